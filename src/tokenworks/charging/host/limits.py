@@ -183,9 +183,8 @@ class HostLimits:
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_ms = self._now_ms()
         self._before_start: list[_PendingRequest] = []
-        self.open = (
-            False  # True once every worker that may have requests in flight has reported them, or is gone
-        )
+        # True once every worker that may have requests in flight has reported them, or is gone.
+        self.open = False
         self.hosts = 1
         self.away_until_ms = 0
         self.away = False  # the ledger did not answer the last call
@@ -302,9 +301,8 @@ class HostLimits:
         now_ms = self._now_ms()
         slot = now_ms // SLOT_MS
         alone = self.hosts == 1
-        longest: tuple[int, int, int] | None = (
-            None  # of the limits that are short: (wait, which limit, what of it)
-        )
+        # Of the limits that are short: the longest wait, which limit it is, and what of it is short.
+        longest: tuple[int, int, int] | None = None
         for at, limit in enumerate(pending.limits):
             window = self._window(limit)
             window.used_ms = now_ms

@@ -32,9 +32,8 @@ class HostQueues:
         self._queues: dict[str, FairQueue] = {}
         # Of each queued request, by (worker, number): the limits that it may run under.
         self._limits_of: dict[tuple[str, int], Sequence[Limit]] = {}
-        self._running: dict[
-            str, Counter[tuple[str, str]]
-        ] = {}  # by worker: requests in flight of (queue, account)
+        # By worker: the requests in flight of (queue, account).
+        self._running: dict[str, Counter[tuple[str, str]]] = {}
         # For the metrics: requests that were refused as a queue was full, or as their time to wait was over.
         self.shed = 0
         self.timed_out = 0

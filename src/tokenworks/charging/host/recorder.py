@@ -419,7 +419,7 @@ class Recorder:
     async def _reply(self, connection: WorkerConnection, request: Request) -> None:
         try:
             answer = await self._answer(request.name, request.argument)
-        except Exception as error:  # the worker gets no answer, and continues with what it knows
+        except Exception as error:  # the worker gets an empty answer, and continues with what it knows
             log.warning(
                 "recorder.request_failed",
                 name=request.name,

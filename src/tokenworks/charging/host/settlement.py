@@ -50,7 +50,7 @@ SETTLE_US: Final = (
     10_000_000,
     60_000_000,
 )
-# Of a record's JSON, without reading all of it.
+# The key's id in a record's JSON, which is found without decoding the record.
 _KEY_ID: Final = re.compile(rb'"key_id":"([0-9a-f]{32})"')
 
 
@@ -150,7 +150,7 @@ class Settler:
 
     def _run(self) -> None:
         connection: Connection | None = None
-        advanced_s = looked_s = 0.0
+        advanced_s = checked_s = 0.0
         while True:
             with self._wake:
                 # Sleep until a record is put; then wait for more, so that they make one batch.
@@ -173,9 +173,9 @@ class Settler:
                     self.cpu_ns += time.thread_time_ns() - began_ns
                     self.times.observe(int((time.monotonic() - began_s) * 1_000_000))
                     advanced_s = now_s
-                if now_s - looked_s >= LOOK_BACK_EVERY_S:
-                    self._look_back(connection)
-                    looked_s = now_s
+                if now_s - checked_s >= LOOK_BACK_EVERY_S:
+                    self._check_heads(connection)
+                    checked_s = now_s
                 self.failing_since_s = None
             except LedgerWentBack as error:
                 # The next recorder replays the journal from the sequence that the database has.
@@ -201,7 +201,7 @@ class Settler:
                     connection.close()
                 return
 
-    def _look_back(self, connection: Connection) -> None:
+    def _check_heads(self, connection: Connection) -> None:
         newest = {
             account_id: self._heads[account_id]
             for account_id in self._newest.values()

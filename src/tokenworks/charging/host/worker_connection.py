@@ -37,9 +37,8 @@ class WorkerConnection(asyncio.Protocol):
         self.ack_due = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(
-            "asyncio.Transport", transport
-        )  # uvloop's transport has all of its methods, but is no subclass
+        # uvloop's transport has all methods of asyncio's, but is no subclass.
+        self.transport = cast("asyncio.Transport", transport)
         if self._recorder.handed_over:
             self.close()
 

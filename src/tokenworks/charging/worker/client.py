@@ -58,7 +58,7 @@ RECONNECTED_WITHIN_S: Final = 2.0
 UNACKED_MESSAGES_MAX: Final = 100_000
 # The most slice requests that wait for an answer.
 SLICE_REQUESTS_MAX: Final = 10_000
-# A slice request is sent at most this often where other requests took what came for it.
+# A slice request is sent at most this many times, if other requests took what came for it.
 TRIES_MAX: Final = 20
 # A slice that runs low is filled up for this many requests like the one that found it low.
 PREFETCH_REQUESTS: Final = 64
@@ -135,9 +135,8 @@ class RecorderClient(asyncio.Protocol):
                 await asyncio.sleep(RECONNECT_S)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(
-            "asyncio.Transport", transport
-        )  # uvloop's transport has all of its methods, but is no subclass
+        # uvloop's transport has all methods of asyncio's, but is no subclass.
+        self._transport = cast("asyncio.Transport", transport)
         self._reader = wire.FrameReader()
         self._transport.write(wire.frame(wire.HELLO, wire.encode(Hello(self._worker_id, os.getpid()))))
 
@@ -208,8 +207,8 @@ class RecorderClient(asyncio.Protocol):
     def request_slices(
         self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, callback: HoldWaiter
     ) -> SliceWait | None:
-        """Request slices for a hold that the slices here do not cover. `callback` gets the hold, or a verdict. Return what `cancel`
-        takes.
+        """Request slices for a hold that the account's slices do not cover. `callback` gets the hold, or a verdict. Return the argument of
+        `cancel`.
         """
         wait = SliceWait(account, cap_ids, model, need, callback, self._loop.time())
         if len(self._slice_waits) >= SLICE_REQUESTS_MAX or self._is_away():

@@ -167,7 +167,7 @@ class Slices:
     def shortage(
         self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, now_ns: int
     ) -> Shortage:
-        """What a request lacks. Complete after the verdict `NOTHING_LEFT`, since the recorder has sent all that there is."""
+        """Return what a request lacks. It is exact after the verdict `NOTHING_LEFT`, as the recorder has sent all that there is."""
         paying = [
             (slice_, rate)
             for slice_ in account.balance
