@@ -409,8 +409,8 @@ class Worker:
         self.host = host
         self.name = name
         self.slices = Slices(lookup)
-        self.asking = {}
-        self.filling = {}
+        self.pending = {}
+        self.prefetches = {}
         self.unacked = []
         self.dead = False
         self.epoch = host.epoch
@@ -432,11 +432,11 @@ class Worker:
             )
         for used in self.unacked:
             host.record(self, used)
-        for number in list(self.asking):
-            self._ask(number)
-        for account in self.filling.values():
+        for number in list(self.pending):
+            self._request_slices(number)
+        for account in self.prefetches.values():
             account.prefetching = False
-        self.filling.clear()
+        self.prefetches.clear()
 
     def _post(self, way, act):
         """In order on its connection, and lost with it."""
@@ -467,10 +467,10 @@ class Worker:
             for answer in content:
                 number = answer.number
                 verdict, _ = wire.verdict_of(answer.code)
-                filled = self.filling.pop(number, None)
+                filled = self.prefetches.pop(number, None)
                 if filled is not None:
-                    filled.filling = False
-                asked = self.asking.pop(number, None)
+                    filled.prefetching = False
+                asked = self.pending.pop(number, None)
                 if asked is not None:
                     asked.set_result(verdict)
 
@@ -484,17 +484,17 @@ class Worker:
             if hold is not None:
                 if account.low and not account.prefetching:
                     account.low, account.prefetching = False, True
-                    self._fill(account, need, caps)
+                    self._prefetch(account, need, caps)
                 break
             number = next(world.ledger.numbers)
-            self.asking[number] = asyncio.get_running_loop().create_future()
-            self.asking[number].ask = (need, caps, model)
-            future = self.asking[number]
-            self._ask(number)
+            self.pending[number] = asyncio.get_running_loop().create_future()
+            self.pending[number].slice_request = (need, caps, model)
+            future = self.pending[number]
+            self._request_slices(number)
             try:
                 verdict = await asyncio.wait_for(future, 20)
             except TimeoutError:
-                self.asking.pop(number, None)
+                self.pending.pop(number, None)
                 return None
             if self.dead:
                 return None
@@ -524,8 +524,8 @@ class Worker:
         self._released(account)
         return counts
 
-    def _ask(self, number):
-        need, caps, model = self.asking[number].ask
+    def _request_slices(self, number):
+        need, caps, model = self.pending[number].slice_request
         account = self.slices.account("acc")
         free = {s.terms.bucket_id: s.free for s in account.all() if not s.closing and s.free}
         self._post(
@@ -535,10 +535,10 @@ class Worker:
             ),
         )
 
-    def _fill(self, account, need, caps):
-        """Ask for more ahead; nobody waits for it."""
+    def _prefetch(self, account, need, caps):
+        """Request more ahead, which no request waits for."""
         number = next(self.host.world.ledger.numbers)
-        self.filling[number] = account
+        self.prefetches[number] = account
         free = {s.terms.bucket_id: s.free for s in account.all() if not s.closing and s.free}
         ahead = Need(0, 64 * need.input_tokens, 64 * need.output_tokens)
         self._post(
