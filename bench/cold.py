@@ -42,7 +42,7 @@ class Crowd(asyncio.Protocol):
     def __init__(self, *, keys):
         self.keys = keys
         self.reader = wire.FrameReader()
-        self.out = {wire.REQUEST: [], wire.GIVE_BACK: [], wire.SLICE_REQUEST: []}
+        self.out = {wire.REQUEST: [], wire.SLICE_RETURN: [], wire.SLICE_REQUEST: []}
         self.slices = {}
         self.waiting = {}
         self.waits_s = []
@@ -74,7 +74,7 @@ class Crowd(asyncio.Protocol):
                 number, account_id, *_ = wire.decode(body)
                 given = self.slices.pop(account_id, {})
                 rows = [[bucket, grant_id, amount] for bucket, (grant_id, amount) in given.items()]
-                self.say(wire.GIVE_BACK, [number, account_id, rows])
+                self.say(wire.SLICE_RETURN, [number, account_id, rows])
             elif kind == wire.WELCOME:
                 self.transport.write(wire.frame(wire.STATE, wire.encode([])))
                 self.ready.set_result(None)

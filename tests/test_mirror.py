@@ -49,7 +49,7 @@ ARGUMENTS = (
     ),
     Argument(
         "settlement, history and jobs: tested by what they make of records, over the real tables",
-        ("charging/ledger/test_chain.py", "charging/test_way.py", "subscriptions/test_failures.py", "e2e/test_following.py",
+        ("charging/ledger/test_chain.py", "charging/test_routing_note.py", "subscriptions/test_failures.py", "e2e/test_following.py",
          "subscriptions/test_transfers.py"),
         ("charging/ledger/settle_rows.py", "charging/ledger/failures.py", "charging/ledger/following.py", "charging/ledger/transfers.py"),
     ),
@@ -62,15 +62,15 @@ ARGUMENTS = (
         "the recorder, its grants and its wire: simulated as a whole over thousands of schedules, and killed for real",
         ("sim/test_sim.py", "sim/test_recorder.py", "charging/ledger/test_turn_store.py", "e2e/test_faults.py", "e2e/test_backup.py",
          "charging/test_disjoint.py"),
-        ("charging/host/account.py", "charging/host/covering.py", "charging/host/grants.py", "charging/host/leases.py",
+        ("charging/host/account.py", "charging/host/provisioning.py", "charging/host/grants.py", "charging/host/leases.py",
          "charging/host/port.py", "charging/host/recorder.py", "charging/host/settlement.py", "charging/host/journal_copy.py",
-         "charging/host/worker_connection.py", "charging/wire.py", "charging/worker/admission.py"),
+         "charging/host/worker_connection.py", "charging/wire.py", "charging/worker/account.py", "charging/worker/admission.py"),
     ),
     Argument(
         "messages: each kind is read and refused as bytes, and a journal of an older release is settled",
         ("charging/test_messages.py", "charging/test_old_journal.py", "charging/worker/test_client.py", "app/process/test_key_lookups.py"),
-        ("charging/payload.py", "charging/questions.py", "charging/wiring_messages.py", "charging/host/journal_look.py",
-         "charging/worker/client_waits.py"),
+        ("charging/payload.py", "charging/questions.py", "charging/wiring_messages.py", "charging/host/journal_inspection.py",
+         "charging/worker/pending.py"),
     ),
     Argument(
         "the catalogue: files, versions and drafts are tested from the file to what is on sale",

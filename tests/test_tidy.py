@@ -16,7 +16,6 @@ FUNCTION_LINES_MAX = 70
 # What is longer still. A list may only shrink: a file or a function that is short by now, or gone, has to leave it.
 LONG_FILES = {
     "src/tokenworks/app/process/recorder.py",
-    "src/tokenworks/charging/worker/slices.py",
     "src/tokenworks/gateway/http/server.py",
     "src/tokenworks/gateway/http/upstream.py",
 }
@@ -25,7 +24,6 @@ LONG_FUNCTIONS = {
 }
 # Named by nothing still, as above.
 UNNAMED = {
-    "src/tokenworks/charging/host/journal.py: PAYLOAD_BYTES_MAX",
     "src/tokenworks/gateway/protocol/fields/body.py: Parsed.add_usage",
     "src/tokenworks/gateway/protocol/fields/body.py: Parsed.upstream_object",
 }

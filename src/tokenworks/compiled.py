@@ -1,11 +1,11 @@
-"""Compiled modules take the place of their sources while these sources are the ones that were compiled.
+"""Imports compiled modules in the place of their sources, as long as these are the sources that were compiled.
 
-`scripts/compile.py` translates the hot modules (compiled.toml) with mypyc. Its result is a folder: one shared library and a manifest
-that names the modules in it and the digest of every source that it depends on. A wheel has the folder in the package, a checkout in
-`build/compiled`. `install` puts a finder before Python's own; the finder reads the sources once, when the first of the modules is
-imported, and stands back if one differs: who edits a module runs what was edited, and `state` says why nothing is compiled.
+`scripts/compile.py` compiles the hot modules (compiled.toml) with mypyc. The result is a folder with one shared library and a manifest,
+which names the modules in it and the digest of every source that it depends on. A wheel has the folder in the package, a checkout in
+`build/compiled`. `install` puts a finder before Python's own. When the first of the modules is imported, the finder reads the sources
+once; if one of them differs, it finds no module, so that the edited sources run, and `state` says why nothing is compiled.
 
-`TOKENWORKS_COMPILE=0` runs the sources, whatever there is; with `TOKENWORKS_COMPILE=1` it is an error where they would run.
+With `TOKENWORKS_COMPILE=0` the sources always run; with `TOKENWORKS_COMPILE=1` it is an error if they would run.
 """
 
 import functools
@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 VARIABLE: Final = "TOKENWORKS_COMPILE"
 MANIFEST: Final = "manifest.json"
 PACKAGE: Final = Path(__file__).parent
-# An extension module fits one minor version of Python on one platform.
+# An extension module works with one minor version of Python on one platform.
 TAG: Final = (
     EXTENSION_SUFFIXES[0].strip(".").rpartition(".")[0] or f"{sys.implementation.cache_tag}-{sys.platform}"
 )
@@ -29,7 +29,7 @@ _DIGEST_BYTES: Final = 16
 
 
 class Compiled(NamedTuple):
-    """A folder of compiled modules. `modules`: module -> file in it; `sources`: path in the package -> digest."""
+    """A folder of compiled modules. `modules`: module -> file in the folder; `sources`: path in the package -> digest."""
 
     folder: Path
     modules: dict[str, str]
@@ -37,7 +37,7 @@ class Compiled(NamedTuple):
 
 
 class State(NamedTuple):
-    """What runs: `word` is "compiled" or "interpreted"; `reason` says why it is not compiled, and is empty otherwise."""
+    """`word` is "compiled" or "interpreted"; `reason` says why the modules are interpreted, and is empty if they are compiled."""
 
     word: str
     reason: str = ""
@@ -47,12 +47,12 @@ class State(NamedTuple):
 
 
 def folders() -> tuple[Path, ...]:
-    """Where compiled modules lie: those of a wheel, and those of the checkout that the package is in."""
+    """The folders for compiled modules: of a wheel, and of the checkout that the package is in."""
     return (PACKAGE / "native" / TAG, PACKAGE.parents[1] / "build" / "compiled" / TAG)
 
 
 def read(folder: Path) -> Compiled | None:
-    """What a folder has; None where it is empty or its manifest is not one."""
+    """Read a folder's manifest; None if there is none, or it is not valid."""
     try:
         content = (folder / MANIFEST).read_bytes()
         import json  # noqa: PLC0415 - every command imports this file, and most have nothing compiled
@@ -70,7 +70,7 @@ def digest(content: bytes) -> str:
 
 
 def difference(compiled: Compiled, package: Path = PACKAGE) -> str:
-    """The first source that is not the one that was compiled; empty where all of them are."""
+    """The first source that differs from the one that was compiled; empty if none does."""
     for name, expected in compiled.sources.items():
         try:
             if digest((package / name).read_bytes()) == expected:
@@ -82,7 +82,7 @@ def difference(compiled: Compiled, package: Path = PACKAGE) -> str:
 
 
 class _Finder:
-    """Finds the modules of one folder; those of other names, and all of them once a source differs, are for the finders after it."""
+    """Finds the compiled modules of one folder. It finds none if a source differs; Python's own finders then find the sources."""
 
     def __init__(self, compiled: Compiled) -> None:
         self._compiled = compiled
@@ -101,33 +101,33 @@ class _Finder:
         if file is None:
             return None
         if self.state.reason:
-            _insist(self.state)
+            _check_required(self.state)
             return None
         location = str(self._compiled.folder / file)
         return spec_from_file_location(fullname, location, loader=ExtensionFileLoader(fullname, location))
 
 
 def _finder() -> _Finder | None:
-    return next((one for one in sys.meta_path if isinstance(one, _Finder)), None)
+    return next((finder for finder in sys.meta_path if isinstance(finder, _Finder)), None)
 
 
-def _insist(state: State) -> None:
+def _check_required(state: State) -> None:
     if os.environ.get(VARIABLE) == "1" and state.reason:
         raise ImportError(f"{VARIABLE}=1, but nothing compiled can be run: {state.reason}")
 
 
 def install() -> None:
-    """Let compiled modules be imported where there are any. ImportError where there are none and `TOKENWORKS_COMPILE=1`."""
+    """Let compiled modules be imported, if there are any. Raises `ImportError` if there are none and `TOKENWORKS_COMPILE=1`."""
     if os.environ.get(VARIABLE) == "0" or _finder() is not None:
         return
     found = next((compiled for folder in folders() if (compiled := read(folder)) is not None), None)
     if found is not None:
         sys.meta_path.insert(0, _Finder(found))
-    _insist(State("compiled") if found is not None else state())
+    _check_required(State("compiled") if found is not None else state())
 
 
 def state() -> State:
-    """What this process runs, or would run: of modules that no one has imported yet, too."""
+    """What this process runs, or would run, as no compiled module may have been imported yet."""
     finder = _finder()
     if finder is not None:
         return finder.state

@@ -1,11 +1,11 @@
-"""What checks from outside stand on: a real PostgreSQL, the schema, and the services of all rooms with a clock that they move.
+"""For tests outside of this repository: a real PostgreSQL, the schema, and the services of all rooms with a clock that a test can move.
 
     with embedded(folder) as url:
         migrate(url)
         with works(url, ManualClock(start)) as services:
             services.subscriptions.register("+8613800000000", "a subscriber")
 
-Not for a server: roles, secrets and durability are those of a throw-away database.
+Not for a server: roles, secrets and durability are those of a temporary database.
 """
 
 import contextlib
@@ -24,15 +24,15 @@ from tokenworks.catalog import seed_catalogue
 from tokenworks.kernel import Clock
 from tokenworks.trust import ensure_pepper
 
-# What is written survives no power cut, which nobody waits for.
+# Writes are fast and do not survive a power cut.
 FAST: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 @contextlib.contextmanager
 def embedded(folder: Path | str) -> Iterator[str]:
-    """An embedded PostgreSQL whose data is in `folder`, up during the block and deleted after it.
+    """Run an embedded PostgreSQL with its data in `folder` during the block, and delete it afterwards.
 
-    Yields the URL of its owner, who may make other databases. Raises `Unavailable` if the server does not come up.
+    Yields the URL of the owner's role, which may make other databases. Raises `Unavailable` if the server does not start.
     """
     server = Embedded(Path(folder), FAST)
     try:
@@ -43,9 +43,9 @@ def embedded(folder: Path | str) -> Iterator[str]:
 
 
 def migrate(url: str) -> None:
-    """Bring a database to this release's schema and put the seed catalogue on sale; doing it twice changes nothing.
+    """Migrate a database to this release's schema and load the seed catalogue. A second call changes nothing.
 
-    `url` is the owner's. Raises what `tokenworks init` raises.
+    `url` is the owner's. Raises the errors of `tokenworks init`.
     """
     schema.migrate(url)
     with works(url) as services:
@@ -54,10 +54,10 @@ def migrate(url: str) -> None:
 
 @contextlib.contextmanager
 def works(url: str, clock: Clock | None = None, settings: Settings | None = None) -> Iterator[AppServices]:
-    """The services of all rooms on one connection, closed after the block.
+    """The services of all rooms on one connection, which is closed after the block.
 
-    `clock` is the system's if None. `settings` is by default that of a dev environment with secrets of this process's own, so
-    keys and personal texts that one block wrote are read by the next.
+    Without `clock` the system's is used. Without `settings` those of a dev environment are used, with secrets of this process, so that a
+    later block can read keys and personal texts that an earlier one wrote.
     """
     with contextlib.closing(connect(url)) as connection:
         yield make_works(settings or _settings(), connection, clock)
@@ -65,7 +65,7 @@ def works(url: str, clock: Clock | None = None, settings: Settings | None = None
 
 @cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    """Deleted when the process ends."""
+    """The folder of this process's secrets, deleted when the process ends."""
     return tempfile.TemporaryDirectory(prefix="tokenworks-testing-")
 
 

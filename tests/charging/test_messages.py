@@ -25,11 +25,11 @@ from tokenworks.charging.messages import (
     Drop,
     Finish,
     FinishAtRisk,
-    GiveBack,
-    Held,
+    HeldAmount,
     Hello,
     JournalBatch,
     JournalOp,
+    LegacyUsageRecord,
     Limit,
     LimitAnswer,
     LimitRequest,
@@ -43,7 +43,7 @@ from tokenworks.charging.messages import (
     Progress,
     Publication,
     QueueAnswer,
-    Queued,
+    QueueEntry,
     QueueRequest,
     QueueReturn,
     Recall,
@@ -52,10 +52,10 @@ from tokenworks.charging.messages import (
     SliceAnswer,
     SliceGrant,
     SliceRequest,
+    SliceReturn,
     SliceState,
     Start,
     UsageRecord,
-    UsageRecordBeforeCauses,
     Verdict,
     Welcome,
     WrittenBatch,
@@ -63,25 +63,28 @@ from tokenworks.charging.messages import (
 from tokenworks.charging.payload import checkpoint_payload, read_payload
 from tokenworks.charging.wire import WireError
 from tokenworks.charging.wiring_messages import (
-    Alive,
     BlockedKeys,
     ClockOffset,
+    DatabaseAlive,
+    DeploymentPause,
     EndedKey,
     JournalSpace,
-    LackingPeppers,
     LiveKey,
     LossyAccounts,
+    MissingPeppers,
     ObjectOwner,
+    PausedDeployments,
     PublishedSnapshot,
-    Rested,
-    Resting,
     ScopedLimit,
     UpstreamObject,
 )
 
 A, B, G, W = "a" * 32, "b" * 32, "c" * 32, "f" * 32
 WEIGHTS = (0, *[1000] * 8)
-HELD, HELD_ROW = Held(B, G, "r", "token", "balance", 5, WEIGHTS), [B, G, "r", "token", "balance", 5, WEIGHTS]
+HELD, HELD_ROW = (
+    HeldAmount(B, G, "r", "token", "balance", 5, WEIGHTS),
+    [B, G, "r", "token", "balance", 5, WEIGHTS],
+)
 COUNTS = Counts(1, 2, 3, 4, 5, 6, 7, 8)
 AMOUNT, AMOUNT_ROW = Amount(B, G, 7), [B, G, 7]
 LIMIT = Limit("l" * 32, 5, 100, 2)
@@ -129,12 +132,12 @@ ARRAYS = [
     (Hello(W, 12), [W, 12], FROZEN, None),
     (SliceState(A, B, G, 7), [A, B, G, 7], FROZEN, None),
     (SliceRequest(1, A, (B,), "m", Need(1, 2, 3), {B: 5}, False), [1, A, [B], "m", [1, 2, 3], {B: 5}, False], FROZEN, None),
-    (GiveBack(0, A, [AMOUNT]), [0, A, [AMOUNT_ROW]], FROZEN, None),
+    (SliceReturn(0, A, [AMOUNT]), [0, A, [AMOUNT_ROW]], FROZEN, None),
     (LimitRequest(1, 10, (LIMIT,)), [1, 10, [LIMIT]], FROZEN, None),
     (LimitReturn("l", 3, 0, -5, True), ["l", 3, 0, -5, True], FROZEN, None),
     (LimitSlot(3, 1, 10), [3, 1, 10], CHANGED, None),
     (LimitState(LIMIT, 2, [LimitSlot(3, 1, 10)]), [LIMIT, 2, [[3, 1, 10]]], FROZEN, None),
-    (QueueRequest(1, 10, (LIMIT,), Queued("m", A, 1, 1, 500)), [1, 10, [LIMIT], ["m", A, 1, 1, 500]], FROZEN, None),
+    (QueueRequest(1, 10, (LIMIT,), QueueEntry("m", A, 1, 1, 500)), [1, 10, [LIMIT], ["m", A, 1, 1, 500]], FROZEN, None),
     (QueueReturn("m", A, 10, 7), ["m", A, 10, 7], FROZEN, None),
     (Request(1, "keys", RAW), [1, "keys", ["x", 1]], FROZEN, None),
     (Welcome(3), [3], FROZEN, None),
@@ -151,14 +154,14 @@ ARRAYS = [
     (EndedKey(b"mac", "revoked"), [b"mac", "revoked"], FROZEN, None),
     (UpstreamObject(A, "resp-1"), [A, "resp-1"], FROZEN, None),
     (ObjectOwner("d", 7), ["d", 7], FROZEN, None),
-    (Rested("d", 1.5), ["d", 1.5], FROZEN, None),
+    (DeploymentPause("d", 1.5), ["d", 1.5], FROZEN, None),
 ]  # fmt: skip
 MAPS = [
-    (Alive(["00"], [A]), {"keys": ["00"], "accounts": [A]}),
+    (DatabaseAlive(["00"], [A]), {"keys": ["00"], "accounts": [A]}),
     (BlockedKeys(["k"]), {"keys": ["k"]}),
-    (LackingPeppers([2]), {"lacking": [2]}),
+    (MissingPeppers([2]), {"lacking": [2]}),
     (ClockOffset(1, 2, None), {"offset_ns": 1, "error_ns": 2, "off_s": None}),
-    (Resting({"d": 1.5}), {"until_s": {"d": 1.5}}),
+    (PausedDeployments({"d": 1.5}), {"until_s": {"d": 1.5}}),
     (JournalSpace(True), {"full": True}),
     (LossyAccounts([A]), {"accounts": [A]}),
     (
@@ -181,7 +184,7 @@ def test_every_message_is_listed_here():
         found for module in (messages, wiring_messages) for _, found in inspect.getmembers(module, inspect.isclass)
         if issubclass(found, msgspec.Struct) and found.__module__ == module.__name__
     }  # fmt: skip
-    listed = {type(row[0]) for row in [*ARRAYS, *MAPS]} | {UsageRecord, UsageRecordBeforeCauses}
+    listed = {type(row[0]) for row in [*ARRAYS, *MAPS]} | {UsageRecord, LegacyUsageRecord}
     assert made == listed
 
 
@@ -270,7 +273,7 @@ GOOD = {
         [[0, *STARTED_ROW], [1, A, COUNTS, None, 5, [HELD_ROW]], [2, A, B, [AMOUNT_ROW], b"{}"], [3, A]],
     ],
     wire.SLICE_REQUEST: [[1, A, [B], "m", [1, 2, 3], {B: 5}, False]],
-    wire.GIVE_BACK: [[0, A, [AMOUNT_ROW]]],
+    wire.SLICE_RETURN: [[0, A, [AMOUNT_ROW]]],
     wire.REQUEST: [[1, "keys", [b"mac"]]],
     wire.LIMIT_REQUEST: [[1, 10, [LIMIT]]],
     wire.LIMIT_RETURN: [["l", 3, 0, -5, True]],
@@ -299,7 +302,7 @@ REFUSED = {
         [1, [[0, *STARTED_ROW[:-1], [[B, G, "r", "token", "loan", 5, WEIGHTS]]]]], [1, [[1, A, COUNTS, "5", 5, []]]],
     ],
     wire.SLICE_REQUEST: [[[1, A, [B], "m", [1, 2], {}, False]], [[1, A, [B], "m", [1, 2, 3], {B: "5"}, False]], [[1, A, B, "m", [1, 2, 3], {}, 0]]],
-    wire.GIVE_BACK: [[[0, A, [[B, G]]]], [[None, A, []]]],
+    wire.SLICE_RETURN: [[[0, A, [[B, G]]]], [[None, A, []]]],
     wire.REQUEST: [[[1, "keys"]], [[1, 5, []]]],
     wire.LIMIT_REQUEST: [[[1, 10, [["l", 1, 2]]]], [[1, 10, [["l", 1, 2, 3, 4]]]], [[1, None, []]]],
     wire.LIMIT_RETURN: [[["l", 3, 0, -5, 1]], [["l", 3, 0]]],
@@ -362,7 +365,7 @@ def test_a_worker_that_speaks_otherwise_is_cut_off_and_nothing_of_it_is_written(
             (tmp_path / f"{kind}-{number}").mkdir()
             recorder = make_recorder(tmp_path / f"{kind}-{number}")
             recorder._on_fatal = fatal.append
-            recorder.limits.state = recorder.queues.forget = None  # they are not called
+            recorder.limits.adopt_state = recorder.queues.cancel = None  # they are not called
             recorder.recover(0)
             recorder.begin()
             seq = recorder.journal.next_seq
@@ -383,11 +386,11 @@ def test_questions_are_answered_in_their_own_types():
     rows = [LIVE_KEY, EndedKey(b"mac", "expired")]
     assert questions.KEYS.decode_answer(questions.KEYS.answer(rows)) == rows
     assert questions.KEYS.decode_answer(wire.encode([LIVE_KEY_ROW, [b"mac", "expired"]])) == rows
-    assert questions.OWNS.decode_answer(wire.encode(["", 0])) == ObjectOwner("", 0)
+    assert questions.OBJECT_OWNER.decode_answer(wire.encode(["", 0])) == ObjectOwner("", 0)
     for answer in ([[b"mac", "lost"]], [[b"mac"]], [LIVE_KEY_ROW[:-1]], [5], {}):
         with pytest.raises(WireError):
             questions.KEYS.decode_answer(wire.encode(answer))
     with pytest.raises(WireError):
-        questions.OWNS.decode_argument(wire.encode([A]))
+        questions.OBJECT_OWNER.decode_argument(wire.encode([A]))
     with pytest.raises(WireError):
-        questions.ALIVE.decode(wire.encode({"keys": []}))
+        questions.DATABASE_ALIVE.decode(wire.encode({"keys": []}))

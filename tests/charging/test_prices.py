@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from tokenworks.catalog import Counts, seed_catalogue
-from tokenworks.charging import first_that_pays, hold_rate
+from tokenworks.charging import first_that_pays
 from tokenworks.charging.ledger.model import Bucket
 from tokenworks.charging.messages import BucketTerms
-from tokenworks.charging.model import spending_order
+from tokenworks.charging.model import hold_rate, spending_order
 
 NOW = datetime(2027, 4, 1, tzinfo=UTC)
 CARD = seed_catalogue().rate_cards[0]
@@ -39,7 +39,7 @@ def test_buckets_are_asked_in_the_order_of_the_data_plane():
             )
             for number in range(6)
         ]  # fmt: skip
-        terms = [
+        all_terms = [
             BucketTerms(
                 b.bucket_id.hex, "", b.kind, b.unit, b.priority,
                 None if b.valid_until is None else int(b.valid_until.timestamp() * 1000), b.model_classes, b.rate_version,
@@ -52,7 +52,7 @@ def test_buckets_are_asked_in_the_order_of_the_data_plane():
         def lookup(version, model, rate=rate):
             return (rate.model_class, rate.weights()) if version == "r" else None
 
-        paying = [one for one in sorted(terms, key=spending_order) if hold_rate(one, lookup, MODEL)]
+        paying = [terms for terms in sorted(all_terms, key=spending_order) if hold_rate(terms, lookup, MODEL)]
         cost, unit, paid = first_that_pays(buckets, {"r": CARD}, MODEL, counts, NOW)
         assert paid == bool(paying)
         assert unit == (f"thousandths of a {paying[0].unit}" if paying else "") and (cost > 0) == paid, seed

@@ -16,7 +16,7 @@ def test_a_burst_then_a_rate_and_the_others_are_counted():
     assert not limit.admits("a", 103.0)
     assert limit.left_out(110.0) == [("a", 3)]
     assert limit.left_out(200.0) == []
-    assert limit.left_out(200.0, all_of_them=True) == []
+    assert limit.left_out(200.0, include_recent=True) == []
 
 
 def test_kinds_are_bounded_and_those_at_rest_are_forgotten():
@@ -25,7 +25,7 @@ def test_kinds_are_bounded_and_those_at_rest_are_forgotten():
         assert limit.admits(kind, 0.0)
     assert limit.admits("one more", 0.5)
     assert not limit.admits("and another", 0.5), "they share a place"
-    assert limit.left_out(0.5, all_of_them=True) == [(OTHER, 1)]
+    assert limit.left_out(0.5, include_recent=True) == [(OTHER, 1)]
     assert limit.admits("much later", 1000.0)
     assert limit.admits("and another one", 1000.0)
 
@@ -38,6 +38,6 @@ def test_nothing_is_lost_and_no_more_is_written_than_may(asks):
         now_s += wait_ms / 1000
         admitted += limit.admits(kind, now_s)
         said += sum(count for _, count in limit.left_out(now_s))
-    said += sum(count for _, count in limit.left_out(now_s, all_of_them=True))
+    said += sum(count for _, count in limit.left_out(now_s, include_recent=True))
     assert admitted + said == len(asks)
     assert admitted <= 3 * (5 + 0.1 * now_s) + 1e-6

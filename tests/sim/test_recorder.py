@@ -134,7 +134,7 @@ class World:
         self.journal = Journal(self.folder / "journal", 64 * 1024, zeroes_ahead=False)
         made = Recorder(self.journal, self.workers_dir, None, on_fatal=self.fatal)
         grants = SimpleNamespace(
-            open=False, used=lambda *_: None, worker_lost=lambda _: None, adopt_slice=lambda *_: True
+            open=False, record_used=lambda *_: None, worker_lost=lambda _: None, adopt_slice=lambda *_: True
         )
         grants.start = lambda: setattr(grants, "open", True)
         made.grants = grants

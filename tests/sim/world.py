@@ -357,11 +357,11 @@ class Host:
         return not self.pending
 
     def hear(self):
-        self.grants.recalls_wait()
+        self.grants.answer_recalls()
 
     def record(self, worker, used):
         """Used as soon as it is written; acknowledged when the disk, which may be slow, says so."""
-        self.grants.used(worker.name, "acc", used)
+        self.grants.record_used(worker.name, "acc", used)
         self.pending.append((worker, used))
         epoch = self.epoch
         delay_s = self.world.rng.choice((0.0001, 0.001, 0.05))
@@ -409,8 +409,8 @@ class Worker:
         self.host = host
         self.name = name
         self.slices = Slices(lookup)
-        self.asking = {}
-        self.filling = {}
+        self.pending = {}
+        self.prefetches = {}
         self.unacked = []
         self.dead = False
         self.epoch = host.epoch
@@ -432,11 +432,11 @@ class Worker:
             )
         for used in self.unacked:
             host.record(self, used)
-        for number in list(self.asking):
-            self._ask(number)
-        for account in self.filling.values():
-            account.filling = False
-        self.filling.clear()
+        for number in list(self.pending):
+            self._request_slices(number)
+        for account in self.prefetches.values():
+            account.prefetching = False
+        self.prefetches.clear()
 
     def _post(self, way, act):
         """In order on its connection, and lost with it."""
@@ -462,15 +462,15 @@ class Worker:
         elif kind == wire.RECALL:
             number, account = content.number, content.account_id
             given = self.slices.recall(account, content.bucket_ids, content.closing)
-            self._post("out", lambda: self.host.grants.give(self.name, number, account, given))
+            self._post("out", lambda: self.host.grants.take_back(self.name, number, account, given))
         elif kind == wire.SLICE_ANSWER:
             for answer in content:
                 number = answer.number
                 verdict, _ = wire.verdict_of(answer.code)
-                filled = self.filling.pop(number, None)
+                filled = self.prefetches.pop(number, None)
                 if filled is not None:
-                    filled.filling = False
-                asked = self.asking.pop(number, None)
+                    filled.prefetching = False
+                asked = self.pending.pop(number, None)
                 if asked is not None:
                     asked.set_result(verdict)
 
@@ -482,19 +482,19 @@ class Worker:
             account = self.slices.account("acc")
             hold = self.slices.hold(account, caps, model, need, clock.boot_ns())
             if hold is not None:
-                if account.low and not account.filling:
-                    account.low, account.filling = False, True
-                    self._fill(account, need, caps)
+                if account.low and not account.prefetching:
+                    account.low, account.prefetching = False, True
+                    self._prefetch(account, need, caps)
                 break
             number = next(world.ledger.numbers)
-            self.asking[number] = asyncio.get_running_loop().create_future()
-            self.asking[number].ask = (need, caps, model)
-            future = self.asking[number]
-            self._ask(number)
+            self.pending[number] = asyncio.get_running_loop().create_future()
+            self.pending[number].slice_request = (need, caps, model)
+            future = self.pending[number]
+            self._request_slices(number)
             try:
                 verdict = await asyncio.wait_for(future, 20)
             except TimeoutError:
-                self.asking.pop(number, None)
+                self.pending.pop(number, None)
                 return None
             if self.dead:
                 return None
@@ -524,34 +524,34 @@ class Worker:
         self._released(account)
         return counts
 
-    def _ask(self, number):
-        need, caps, model = self.asking[number].ask
+    def _request_slices(self, number):
+        need, caps, model = self.pending[number].slice_request
         account = self.slices.account("acc")
         free = {s.terms.bucket_id: s.free for s in account.all() if not s.closing and s.free}
         self._post(
             "out",
-            lambda: self.host.grants.ask(
+            lambda: self.host.grants.request(
                 "acc", PendingSliceRequest(self.name, number, caps, model, need, free)
             ),
         )
 
-    def _fill(self, account, need, caps):
-        """Ask for more ahead; nobody waits for it."""
+    def _prefetch(self, account, need, caps):
+        """Request more ahead, which no request waits for."""
         number = next(self.host.world.ledger.numbers)
-        self.filling[number] = account
+        self.prefetches[number] = account
         free = {s.terms.bucket_id: s.free for s in account.all() if not s.closing and s.free}
         ahead = Need(0, 64 * need.input_tokens, 64 * need.output_tokens)
         self._post(
             "out",
-            lambda: self.host.grants.ask(
-                "acc", PendingSliceRequest(self.name, number, caps, "m", ahead, free, soft=True)
+            lambda: self.host.grants.request(
+                "acc", PendingSliceRequest(self.name, number, caps, "m", ahead, free, prefetch=True)
             ),
         )
 
     def _released(self, account):
         given = self.slices.take_closing(account)
         if given:
-            self._post("out", lambda: self.host.grants.give(self.name, 0, "acc", given))
+            self._post("out", lambda: self.host.grants.take_back(self.name, 0, "acc", given))
 
 
 class World:
@@ -631,7 +631,7 @@ class World:
                 if not self.away and self.rng.random() < 0.8:
                     host.settle()
                 await host.grants.tend()
-                host.grants.recalls_wait()
+                host.grants.answer_recalls()
                 if epoch == host.epoch:
                     for account in host.grants.accounts.values():
                         for bucket in account.buckets.values():

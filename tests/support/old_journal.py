@@ -132,7 +132,7 @@ class Worker:
 def make_recorder(folder, workers_dir):
     made = Recorder(Journal(folder, SEGMENT_BYTES), workers_dir, None, on_fatal=sys.exit)
     made.grants = SimpleNamespace(
-        open=False, used=lambda *_: None, worker_lost=lambda _: None, adopt_slice=lambda *_: True, start=lambda: None
+        open=False, record_used=lambda *_: None, worker_lost=lambda _: None, adopt_slice=lambda *_: True, start=lambda: None
     )  # fmt: skip
     made.limits = made.queues = SimpleNamespace(start=lambda: None, worker_lost=lambda _: None)
     made.settler = SimpleNamespace(put=lambda _: None, advance=lambda _: None)

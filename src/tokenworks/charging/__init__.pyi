@@ -19,15 +19,15 @@ from tokenworks.charging.host.journal import Journal, read_frames, sync_folder
 from tokenworks.charging.host.journal_copy import (
     SegmentCopy,
     copy_journal,
-    held,
     journal_end,
+    journal_locked,
     put_journal,
     put_journal_aside,
 )
-from tokenworks.charging.host.journal_look import inspect_journal, read_journal_id, records_after
+from tokenworks.charging.host.journal_inspection import inspect_journal, read_journal_id, records_after
 from tokenworks.charging.host.limits import HostLimits
 from tokenworks.charging.host.port import GATHER_S, DatabaseThread, RecorderLedger
-from tokenworks.charging.host.queues import SHED, WAITED, HostQueues
+from tokenworks.charging.host.queues import SHED, TIMED_OUT, HostQueues
 from tokenworks.charging.host.recorder import COMMIT_US, Recorder
 from tokenworks.charging.host.settlement import SETTLE_US, Settler
 from tokenworks.charging.host.worker_connection import WorkerConnection
@@ -62,7 +62,7 @@ from tokenworks.charging.messages import (
     Loss,
     Need,
     Part,
-    Queued,
+    QueueEntry,
     Start,
     State,
     UsageRecord,
@@ -86,45 +86,47 @@ from tokenworks.charging.money.model import Adjustment, BillLine, Charge, Sale
 from tokenworks.charging.money.revenue import FEN_NANO, fen_of, share
 from tokenworks.charging.prices import first_that_pays
 from tokenworks.charging.questions import (
-    ALIVE,
-    BLOCKED,
-    CLOCK,
+    BLOCKED_KEYS,
+    CLOCK_OFFSET,
+    DATABASE_ALIVE,
+    DEPLOYMENT_PAUSE,
     JOURNAL_SPACE,
     KEYS,
-    LOSSY,
-    OWNS,
-    PEPPERS,
-    RESTED,
-    RESTING,
+    LOSSY_ACCOUNTS,
+    MISSING_PEPPERS,
+    OBJECT_OWNER,
+    PAUSED_DEPLOYMENTS,
     SNAPSHOT,
 )
 from tokenworks.charging.wiring_messages import (
-    Alive,
     BlockedKeys,
     ClockOffset,
+    DatabaseAlive,
+    DeploymentPause,
     EndedKey,
     JournalSpace,
     KeyEnd,
-    LackingPeppers,
     LiveKey,
+    MissingPeppers,
     ObjectOwner,
+    PausedDeployments,
     PublishedSnapshot,
-    Rested,
-    Resting,
     ScopedLimit,
     UpstreamObject,
 )
-from tokenworks.charging.worker.admission import NOBODY, Admission
+from tokenworks.charging.worker.account import AccountSlices, Hold, Shortage
+from tokenworks.charging.worker.admission import NO_ANSWER, Admission
 from tokenworks.charging.worker.client import RecorderClient
-from tokenworks.charging.worker.client_waits import SliceWait
-from tokenworks.charging.worker.slices import AccountSlices, Hold, Shortage, Slices
+from tokenworks.charging.worker.pending import SliceWait
+from tokenworks.charging.worker.slices import Slices
 
 __all__ = [
-    "ALIVE",
-    "BLOCKED",
-    "CLOCK",
+    "BLOCKED_KEYS",
+    "CLOCK_OFFSET",
     "COMMIT_US",
     "COUNT_NEED",
+    "DATABASE_ALIVE",
+    "DEPLOYMENT_PAUSE",
     "FEN_NANO",
     "FOLLOW_UP",
     "GATHER_S",
@@ -132,19 +134,18 @@ __all__ = [
     "JOB_STATES",
     "JOURNAL_SPACE",
     "KEYS",
-    "LOSSY",
+    "LOSSY_ACCOUNTS",
     "LOSS_CAUSES",
-    "NOBODY",
-    "OWNS",
-    "PEPPERS",
+    "MISSING_PEPPERS",
+    "NO_ANSWER",
+    "OBJECT_OWNER",
+    "PAUSED_DEPLOYMENTS",
     "PER_UNIT",
     "REQUEST_ID_CHARS_MAX",
-    "RESTED",
-    "RESTING",
     "SETTLE_US",
     "SHED",
     "SNAPSHOT",
-    "WAITED",
+    "TIMED_OUT",
     "AccountNotFound",
     "AccountSlices",
     "Adjustment",
@@ -152,7 +153,6 @@ __all__ = [
     "AdjustmentNotFound",
     "Adjustments",
     "Admission",
-    "Alive",
     "Attempt",
     "BalanceMove",
     "BillLine",
@@ -164,7 +164,9 @@ __all__ = [
     "ClockOffset",
     "CountedBy",
     "CreditLimitReached",
+    "DatabaseAlive",
     "DatabaseThread",
+    "DeploymentPause",
     "EndedKey",
     "FailedJob",
     "FailedJobNotFound",
@@ -183,18 +185,19 @@ __all__ = [
     "JournalFailed",
     "JournalSpace",
     "KeyEnd",
-    "LackingPeppers",
     "Ledger",
     "LedgerWentBack",
     "Limit",
     "LiveKey",
     "Loss",
+    "MissingPeppers",
     "Need",
     "NotConfirmed",
     "ObjectOwner",
     "Part",
+    "PausedDeployments",
     "PublishedSnapshot",
-    "Queued",
+    "QueueEntry",
     "RateLookup",
     "Recorder",
     "RecorderAway",
@@ -202,8 +205,6 @@ __all__ = [
     "RecorderLedger",
     "RefundTooMuch",
     "Release",
-    "Rested",
-    "Resting",
     "Sale",
     "ScopedLimit",
     "SegmentCopy",
@@ -230,11 +231,11 @@ __all__ = [
     "decode_record",
     "fen_of",
     "first_that_pays",
-    "held",
     "hold_rate",
     "inspect_journal",
     "is_nothing",
     "journal_end",
+    "journal_locked",
     "journal_to_reset",
     "most",
     "put_journal",

@@ -1,4 +1,4 @@
-"""Facts about charging, in order of precedence."""
+"""The errors of charging, in order of precedence."""
 
 from tokenworks.kernel import Conflict, NotFound, TokenworksError, Unavailable
 
@@ -12,7 +12,7 @@ class GrantNotFound(NotFound):
 
 
 class GrantNotInDoubt(Conflict):
-    """A grant whose host can still spend it: let it expire, or stop the host, before it is written off."""
+    """A grant that its host can still spend: it must expire, or its host stop, before it is written off."""
 
 
 class ChargeNotFound(NotFound):
@@ -24,19 +24,19 @@ class AdjustmentNotFound(NotFound):
 
 
 class AdjustmentNotAllowed(Conflict):
-    """The same person can't ask and decide; or the bucket has less than that."""
+    """One person cannot both request and decide an adjustment; or the bucket has less than the amount."""
 
 
 class CreditLimitReached(Conflict):
-    """More would be owed than the subscriber's credit limit allows."""
+    """The subscriber would owe more than the credit limit allows."""
 
 
 class RefundTooMuch(Conflict):
-    """More than what is left of a charge can't be given back."""
+    """A refund cannot be more than what is left of the charge."""
 
 
 class FailedJobNotFound(NotFound):
-    """No such job has failed, or it has been released or done since."""
+    """No such job has failed, or the job has been released or done since."""
 
 
 class LimitNotFound(NotFound):
@@ -44,7 +44,7 @@ class LimitNotFound(NotFound):
 
 
 class RequestNotFound(NotFound):
-    """No request with this id: the sentence says what was looked for and where."""
+    """No request with this id. The message says what was searched, and where."""
 
 
 class QuarantineNotFound(NotFound):
@@ -52,7 +52,7 @@ class QuarantineNotFound(NotFound):
 
 
 class RecordRefused(TokenworksError):
-    """A usage record that can't be settled as it is: it goes to quarantine."""
+    """A usage record that cannot be settled: it goes to quarantine."""
 
 
 class TransferNotFound(NotFound):
@@ -60,31 +60,31 @@ class TransferNotFound(NotFound):
 
 
 class TransferNotAllowed(Conflict):
-    """The cap has less than that left, or free at this moment."""
+    """The cap has less than the amount left, or free at this moment."""
 
 
 class RecorderAway(Unavailable):
-    """The host's recorder does not answer: nothing can be finished, so nothing is begun."""
+    """The host's recorder does not answer. No request could be finished, so none is begun."""
 
 
 class GrantStillOpen(Conflict):
-    """A grant has records that are not settled: it can't be closed yet."""
+    """A grant cannot be closed yet, as some of its records are not settled."""
 
 
 class JournalCorrupt(TokenworksError):
-    """An invalid frame with valid ones after it. Nothing is settled past it; restore the segment or ask for help."""
+    """A segment has an invalid frame with valid ones after it. Nothing after it is settled; restore the segment or ask for help."""
 
 
 class LedgerWentBack(TokenworksError):
-    """The database has settled less than it had: a restore or a fail-over lost commits. The journal is replayed."""
+    """The database lost commits that it had, by a restore or a fail-over. The journal is replayed."""
 
 
 class ChangesMissed(TokenworksError):
-    """A host was away for longer than news are kept: it begins anew, from what there is now."""
+    """A host was away for longer than changes are kept: it begins anew, from the present state."""
 
 
 class JournalFailed(TokenworksError):
-    """A write or fsync failed: the file is never written again; the next recorder opens a new segment."""
+    """A write or an fsync failed. The file is never written again; the next recorder opens a new segment."""
 
 
 class JournalBusy(Conflict):

@@ -1,16 +1,16 @@
 """The messages of charging as types: the frames between a worker and its host's recorder, the operations in the journal, the usage record.
 
-A message is an array of its fields in the order in which they stand here (`array_like`); an operation's first element is its kind
-(`tag`). A field is added at the end and with a default, so that what a release before wrote is still read; any other change takes a new
-frame kind or a new `wire.VERSION`, and for the journal a new kind of payload (`payload.py`).
+A message is an array of its fields in the order in which they are declared (`array_like`); an operation's first element is its kind
+(`tag`). A new field is added at the end and has a default, so that what an earlier release wrote can still be read. Any other change
+needs a new frame kind or a new `wire.VERSION`, and for the journal a new kind of payload (`payload.py`).
 
-Invariants of those who send and read them
+Invariants
 - An acknowledged message is on disk.
 - A message number is used once: a worker numbers its batches 1, 2, 3, …, and the recorder takes each number once.
 - What the journal holds settles the same, whichever release wrote it.
 
-This module has types alone and no logic: a compiler of the rest leaves it out, since a compiled Struct loses its configuration and its
-`Literal`s. Ids are 32 hex digits, amounts are in the smallest part of a bucket's unit, times are milliseconds since 1970 unless their
+This module has only types and no logic, so that it need not be compiled: a compiled Struct loses its configuration and its `Literal`s.
+Ids are 32 hex digits, amounts are in the smallest part of a bucket's unit, times are milliseconds since 1970 unless their
 name says otherwise.
 """
 
@@ -29,21 +29,21 @@ WorkerId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 
 
 class Verdict(IntEnum):
-    """What the recorder says of a request for slices. The numbers are those of `wire.verdict_code`."""
+    """The recorder's answer to a request for slices. The numbers are those of `wire.verdict_code`."""
 
     ENOUGH = 0
     NOTHING_LEFT = 1
     ELSEWHERE = 2
-    """Other hosts or workers hold what would cover it: it may be there in a moment."""
+    """Other hosts or workers hold what would cover the request: it may be free in a moment."""
     AWAY = 3
-    """The database does not answer, or the recorder does not."""
+    """The database or the recorder does not answer."""
     PAYS_AS_IT_GOES = 4
-    """Nothing is left, and what is missing would be bought, but not for a count of tokens."""
+    """Nothing is left. For a request, more would be bought; for a count of tokens, nothing is bought."""
     WINDOW_USED_UP = 16
-    """A window's quantity is used up; the number of seconds until the first use comes back stands beside it."""
+    """A window's quantity is used up. Beside this verdict stand the seconds until the earliest use leaves the window."""
 
 
-# Words that several messages use.
+# Types that several messages use.
 
 
 class Need(Struct, frozen=True, array_like=True, gc=False):
@@ -55,7 +55,7 @@ class Need(Struct, frozen=True, array_like=True, gc=False):
 
 
 class BucketTerms(Struct, frozen=True, array_like=True, gc=False):
-    """What never changes in a bucket. `windows`: buckets of which as much is drawn beside it (so much in any 5 hours, a week)."""
+    """What never changes of a bucket. `windows`: buckets that are charged the same beside this one (a quantity for any 5 hours, a week)."""
 
     bucket_id: str
     account_id: str
@@ -69,7 +69,7 @@ class BucketTerms(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Limit(NamedTuple):
-    """The most of each; 0 is no limit."""
+    """A protective limit: the most of each, 0 for no limit."""
 
     limit_id: str
     requests_per_min: int
@@ -77,8 +77,8 @@ class Limit(NamedTuple):
     streams_max: int
 
 
-class Queued(NamedTuple):
-    """What a request says of itself that would rather wait than be refused."""
+class QueueEntry(NamedTuple):
+    """Where a request is queued: the queue, its account with its weight and class of service, and how long it waits at most."""
 
     queue: str
     account_id: str
@@ -88,15 +88,15 @@ class Queued(NamedTuple):
 
 
 class Amount(Struct, frozen=True, array_like=True, gc=False):
-    """So much of one grant: used by a record, or given back."""
+    """An amount of one grant: used by a record, or returned."""
 
     bucket_id: str
     grant_id: str
     amount: int
 
 
-class Held(Struct, frozen=True, array_like=True, gc=False):
-    """What an attempt holds of one bucket, and what one request and one token of each class cost there."""
+class HeldAmount(Struct, frozen=True, array_like=True, gc=False):
+    """What an attempt holds of one bucket. `weights`: what one request and one token of each class cost there."""
 
     bucket_id: str
     grant_id: str
@@ -107,11 +107,11 @@ class Held(Struct, frozen=True, array_like=True, gc=False):
     weights: tuple[int, ...]
 
 
-# The usage record, which is JSON in the journal and goes to the database as it came.
+# The usage record. It is JSON in the journal, and settlement passes that JSON to the database.
 
 
 class Part(NamedTuple):
-    """What one bucket pays of a record. `counts` is None where the part pays for the whole record."""
+    """What one bucket pays of a record. `counts` is None if the part pays for the whole record."""
 
     bucket_id: str
     grant_id: str
@@ -124,7 +124,7 @@ class Part(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What the operator bears of a record, and why: `requests` (0 or 1) and tokens by class."""
+    """What the operator bears of a record: `requests` (0 or 1) and tokens by class. `cause` is one of `LOSS_CAUSES`."""
 
     cause: str
     requests: int
@@ -156,23 +156,23 @@ class UsageRecord(Struct, omit_defaults=True):
     loss: list[Loss]
     flags: list[str]
     upstream_id: str | None
-    # Whether a person asked; else it goes on with a tool's result, which a plan of prompts does not count.
+    # False where the request continues with a tool's result, which a plan that counts prompts does not count.
     prompt: bool = True
-    # What the client asked for, and why it got this model, where it named an intent and not a model.
+    # The name that the client requested, and why the request got this model, if the name is an intent's and not a model's.
     asked: str | None = None
     choice: str | None = None
-    # (requests, tokens) that neither the hold nor the host could pay: settlement draws them from what the account has left.
+    # (requests, tokens) that neither the hold nor the host could pay: settlement charges them to what the account has left.
     unpaid: tuple[int, Counts] | None = None
     # Tokens that may have been produced and are not charged: they count for the account's loss budget of the day.
     risk_tokens: int = 0
-    # By which id the client named the request, and (deployment, cause) of the attempts before this one: with `choice` they
-    # are one text of the row (`way`).
+    # The client's own id of the request, and (deployment, cause) of the attempts before this one. With `choice` they are one text in
+    # the database (`routing_note`).
     client_request_id: str | None = None
     tried: list[tuple[str, str]] | None = None
 
 
-class UsageRecordBeforeCauses(UsageRecord):
-    """As journals of releases before schema 0011 have it: (requests, tokens by class) that the operator bears, without a cause."""
+class LegacyUsageRecord(UsageRecord):
+    """A usage record of a release before schema 0011: its loss is (requests, tokens by class), without a cause."""
 
     loss: tuple[int, Counts] | None  # type: ignore[assignment]
 
@@ -181,7 +181,7 @@ class UsageRecordBeforeCauses(UsageRecord):
 
 
 class Attempt(Struct, array_like=True, gc=False):
-    """One try of a request at one deployment: what its start and its record say of it."""
+    """One attempt of a request at one deployment: the fields that its start and its record share."""
 
     usage_id: str
     account_id: str
@@ -196,9 +196,9 @@ class Attempt(Struct, array_like=True, gc=False):
 
 
 class AttemptStart(Attempt):
-    """An attempt's beginning and what it holds, in order. A hold grows while its stream runs: `held` is what it is by now."""
+    """The start of an attempt and what it holds, in order. `held` is replaced as the hold grows with its stream."""
 
-    held: list[Held]
+    held: list[HeldAmount]
 
 
 class Start(AttemptStart, tag=0):
@@ -206,17 +206,17 @@ class Start(AttemptStart, tag=0):
 
 
 class Progress(Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """What is known to have been produced so far, and what is held by now."""
+    """What the attempt is known to have produced so far, and what it holds by now."""
 
     usage_id: str
     counts: Counts
     first_byte_ms: int | None
     now_ms: int
-    held: list[Held]
+    held: list[HeldAmount]
 
 
 class Finish(Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """An attempt ended, with its record as JSON: the recorder has to know only what it used of what."""
+    """An attempt ended. `record` is its usage record as JSON, which the recorder does not decode: `used` has what it needs."""
 
     usage_id: str
     account_id: str
@@ -225,14 +225,14 @@ class Finish(Struct, frozen=True, array_like=True, gc=False, tag=2):
 
 
 class FinishAtRisk(Finish, frozen=True, tag=2):
-    """A finish with tokens that may have been produced and are not charged. One without them is read as this type, too."""
+    """A finish with tokens that may have been produced and are not charged. A finish without them is read as this type, too."""
 
     ended_ms: int = 0
     risk_tokens: int = 0
 
 
 class Drop(Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """An attempt gave nothing: it leaves no record."""
+    """An attempt produced nothing: it leaves no record."""
 
     usage_id: str
 
@@ -240,11 +240,11 @@ class Drop(Struct, frozen=True, array_like=True, gc=False, tag=3):
 JournalOp = Start | Progress | FinishAtRisk | Drop
 """An operation as it is read."""
 WrittenOp = Start | Progress | Finish | Drop
-"""An operation as it is written: one without a risk is two fields shorter."""
+"""An operation as it is written: a finish without a risk is two fields shorter."""
 
 
 class OpenAttempt(Struct, array_like=True, gc=False):
-    """An attempt that has not ended, with the last progress that was reported of it. As in a checkpoint."""
+    """An attempt that has not ended, with its last reported progress, as a checkpoint has it."""
 
     worker_id: str
     start: AttemptStart
@@ -261,7 +261,7 @@ class Checkpoint(Struct, frozen=True, array_like=True, gc=False):
 
 
 class JournalBatch(Struct, frozen=True, array_like=True, gc=False):
-    """One message of a worker to the journal. The bytes of this frame go into the journal as they came."""
+    """One message of a worker to the journal. The bytes of this frame are written to the journal unchanged."""
 
     number: int
     ops: list[JournalOp]
@@ -285,7 +285,7 @@ class Hello(Struct, frozen=True, array_like=True, gc=False):
 
 
 class SliceState(Struct, frozen=True, array_like=True, gc=False):
-    """What a worker still has of a grant, free and held together, as of the last message that the recorder knows."""
+    """What a worker has of a grant, free and held together, as of the last message that the recorder knows."""
 
     account_id: str
     bucket_id: str
@@ -294,8 +294,8 @@ class SliceState(Struct, frozen=True, array_like=True, gc=False):
 
 
 class SliceRequest(Struct, frozen=True, array_like=True, gc=False):
-    """A request that the worker's slices do not cover, and what it has free of each bucket. `soft`: a slice runs low and is filled up
-    ahead; no client waits.
+    """A request for slices, as the worker's slices do not cover a hold. `free`: what the worker has free of each bucket. `prefetch`: a
+    slice runs low and is filled up ahead; no client waits.
     """
 
     number: int
@@ -304,11 +304,11 @@ class SliceRequest(Struct, frozen=True, array_like=True, gc=False):
     model: str
     need: Need
     free: dict[str, int]
-    soft: bool
+    prefetch: bool
 
 
-class GiveBack(Struct, frozen=True, array_like=True, gc=False):
-    """What a worker returns of its slices. `recall_number` 0: without being asked."""
+class SliceReturn(Struct, frozen=True, array_like=True, gc=False):
+    """What a worker returns of its slices. `recall_number` is 0 if no recall asked for it."""
 
     recall_number: int
     account_id: str
@@ -316,7 +316,7 @@ class GiveBack(Struct, frozen=True, array_like=True, gc=False):
 
 
 class LimitRequest(Struct, frozen=True, array_like=True, gc=False):
-    """May a request of about so many tokens begin under all of these limits?"""
+    """A request of about so many tokens is to be admitted under all of these limits."""
 
     number: int
     tokens: int
@@ -324,7 +324,7 @@ class LimitRequest(Struct, frozen=True, array_like=True, gc=False):
 
 
 class LimitReturn(Struct, frozen=True, array_like=True, gc=False):
-    """What was reserved of a limit and not used: `tokens` below zero were used beyond. `ended`: the request is over."""
+    """What was reserved of a limit and not used. `tokens` is negative if more was used. `ended`: the request is over."""
 
     limit_id: str
     slot: int
@@ -334,7 +334,7 @@ class LimitReturn(Struct, frozen=True, array_like=True, gc=False):
 
 
 class LimitSlot(Struct, array_like=True, gc=False):
-    """What began in one slot (a tenth of a second) of a limit's minute."""
+    """The requests that began in one slot (a tenth of a second) of a limit's minute, and their tokens."""
 
     slot: int
     requests: int
@@ -350,12 +350,12 @@ class LimitState(Struct, frozen=True, array_like=True, gc=False):
 
 
 class QueueRequest(Struct, frozen=True, array_like=True, gc=False):
-    """Which of these limits has room for a request of about so many tokens, now or within its time to wait?"""
+    """A request of about so many tokens is to be admitted under one of these limits, now or within its time to wait."""
 
     number: int
     tokens: int
     limits: Sequence[Limit]
-    queued: Queued
+    queued: QueueEntry
 
 
 class QueueReturn(Struct, frozen=True, array_like=True, gc=False):
@@ -368,7 +368,7 @@ class QueueReturn(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Request(Struct, frozen=True, array_like=True, gc=False):
-    """A question for the wiring. The type of `argument` is that of the question's name."""
+    """A question to the wiring. `name` decides the type of `argument`."""
 
     number: int
     name: str
@@ -379,7 +379,7 @@ class Request(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Welcome(Struct, frozen=True, array_like=True, gc=False):
-    """The last message of this worker that is in the journal."""
+    """The answer to `Hello`: the number of the worker's last message that is in the journal."""
 
     last_number: int
 
@@ -408,7 +408,7 @@ class SliceAnswer(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Recall(Struct, frozen=True, array_like=True, gc=False):
-    """Give back what is free of these buckets; `closing`: and what is released later."""
+    """The worker is to return what it has free of these buckets; if `closing`, also what requests release later."""
 
     number: int
     account_id: str
@@ -417,7 +417,7 @@ class Recall(Struct, frozen=True, array_like=True, gc=False):
 
 
 class LimitAnswer(Struct, frozen=True, array_like=True, gc=False):
-    """Milliseconds to wait (0: begin), which of the limits is short, what of it, and the slot that the request began in."""
+    """`wait_ms` 0: the request is admitted, in `slot`. Else how long to wait, `which` of the limits is short, and `what` of it."""
 
     number: int
     wait_ms: int
@@ -427,20 +427,20 @@ class LimitAnswer(Struct, frozen=True, array_like=True, gc=False):
 
 
 class QueueAnswer(LimitAnswer, frozen=True):
-    """`which`: the limit that has room. `counted_tokens`: as how many tokens the request counts for its account's share."""
+    """`which`: the limit that has room. `counted_tokens`: as how many tokens the request counts in its account's share."""
 
     counted_tokens: int
 
 
 class Reply(Struct, frozen=True, array_like=True, gc=False):
-    """The answer to a `Request`. Its type is that of the question's name; nil where the recorder could not answer."""
+    """The answer to a `Request`. The question's name decides its type; nil if the recorder could not answer."""
 
     number: int
     answer: Raw
 
 
 class Publication(Struct, frozen=True, array_like=True, gc=False):
-    """News for every worker. The type of `content` is that of its name."""
+    """Content for every worker. `name` decides its type."""
 
     name: str
     content: Raw

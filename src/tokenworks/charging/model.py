@@ -1,11 +1,11 @@
-"""The words of holds and records, frozen and pure: what a request may cost, what a bucket's terms are, what a record says.
+"""Holds and usage records, pure: what a request may cost in a bucket, how a record is made and read.
 
 Quantities are integers in the bucket's unit (thousandths of a token, call or credit).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypedDict
 
 import msgspec
 
@@ -14,31 +14,31 @@ from tokenworks.charging.messages import (
     Attempt,
     BucketTerms,
     CountedBy,
+    LegacyUsageRecord,
     Loss,
     Need,
     Part,
     State,
     UsageRecord,
-    UsageRecordBeforeCauses,
 )
 
 # Thousandths of a token, call or credit.
 PER_UNIT: Final = 1000
-# A cap counts every token as one, whatever it costs; requests are free.
+# The rate version of a cap, which counts every token as one, whatever it costs; requests are free.
 CAP_RATE: Final = "cap"
-# Before the model's name where a request is no prompt (its last item is a tool's result): no model's name begins so.
+# Prefix of the model's name if the request is not a prompt (its last item is a tool's result). No model's name begins with it.
 FOLLOW_UP: Final = "+"
-# Of what costs nothing: it draws on no grant.
+# The grant id of what costs nothing and so uses no grant.
 NO_GRANT: Final = "0" * 32
 WHOLE_UNITS: Final = frozenset({"call", "prompt"})
 CAP_WEIGHTS: Final = Weights(0, *[PER_UNIT] * len(TOKEN_CLASSES))
 
 RateLookup = Callable[[str, str], tuple[str, Weights] | None]
-"""(rate version, model) -> (model class, weights), or None where the card does not sell the model."""
+"""(rate version, model) -> (model class, weights), or None if the rate card does not have the model."""
 
 
-# What an account must be able to pay for a count of tokens, which spends nothing, so that nothing is bought for it either. No
-# other request holds so little.
+# What an account must be able to pay before a count of tokens, which costs nothing, so that nothing is bought for it either. No other
+# request needs so little.
 COUNT_NEED: Final = Need(1, 1, 0)
 NO_NEED: Final = Need(0, 0, 0)
 
@@ -50,10 +50,10 @@ class HoldRate:
     request: int
     input_token: int
     output_token: int
-    # Counted in requests: it pays a whole request, or nothing of it.
+    # The bucket counts requests: it pays for a whole request, or for nothing of it.
     whole: bool
     weights: Weights
-    # The same as a plain tuple, request apart: what the hot path multiplies with.
+    # The weights of the token classes as a plain tuple, for the hot path.
     class_weights: tuple[int, ...]
 
 
@@ -74,7 +74,7 @@ LOSS_CAUSES: Final[dict[str, str]] = {
     "late": "settled after its grant was written off, when its bucket had nothing left",
     "unnamed": "recorded by a release that named no causes",
 }
-"""Why the operator bears what was produced: cause -> what it means. `ledger verify` refuses any other."""
+"""Why the operator bears what was produced: cause -> its meaning. `ledger verify` refuses any other cause."""
 
 
 def usage_record(
@@ -93,8 +93,8 @@ def usage_record(
     flags: list[str],
     upstream_id: str | None,
 ) -> UsageRecord:
-    """The record of an attempt; what few records have is set on it. Not by the Struct's own names: CPython takes 6 µs for a call with
-    more than 16 of them.
+    """The record of an attempt; the caller sets the fields that few records have. The Struct is called with positional arguments, as
+    CPython needs 6 µs for a call with more than 16 names.
     """
     return UsageRecord(
         attempt.account_id,
@@ -124,11 +124,11 @@ def usage_record(
 
 encode_record: Callable[[UsageRecord], bytes] = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(UsageRecord).decode
-_decode_before: Final = msgspec.json.Decoder(UsageRecordBeforeCauses).decode
+_decode_before: Final = msgspec.json.Decoder(LegacyUsageRecord).decode
 
 
 def decode_record(text: bytes) -> UsageRecord:
-    """A record of a journal, of this release or an earlier one. Raises `msgspec.DecodeError`."""
+    """Decode a record of a journal, of this release or an earlier one. Raises `msgspec.DecodeError`."""
     try:
         return _decode(text)
     except msgspec.ValidationError:
@@ -137,15 +137,23 @@ def decode_record(text: bytes) -> UsageRecord:
     return UsageRecord(**values | {"loss": [] if before.loss is None else [Loss("unnamed", *before.loss)]})
 
 
-def losses_of(row: list[Any] | None) -> list[Loss]:
-    """The losses of a usage row. A host of an earlier release, still running on this schema, writes [requests, [tokens]]."""
+class LossShown(TypedDict):
+    """A loss as people and programs read it. `counts` has only the token classes that lost something."""
+
+    cause: str
+    requests: int
+    counts: dict[str, int]
+
+
+def losses_of(row: Sequence[object] | None) -> list[Loss]:
+    """The losses in a row of usage. A host of an earlier release that still runs writes [requests, [tokens]], without a cause."""
     if row and not isinstance(row[0], list):
         row = [["unnamed", *row]]
-    return [Loss(cause, requests, Counts(*counts)) for cause, requests, counts in row or ()]
+    return msgspec.convert(row or (), list[Loss])
 
 
-def losses_shown(row: list[Any] | None) -> list[dict[str, Any]]:
-    """The losses of a usage row as people and programs read them: cause, requests, and the classes that lost something."""
+def losses_shown(row: Sequence[object] | None) -> list[LossShown]:
+    """The losses in a row of usage, for people and programs."""
     return [
         {
             "cause": cause,
@@ -162,7 +170,7 @@ def spending_order(terms: BucketTerms) -> tuple[int, int, str]:
 
 
 def hold_rate(terms: BucketTerms, lookup: RateLookup, model: str) -> HoldRate | None:
-    """What a request for `model` costs at most in a bucket, or None where the bucket may not pay for it."""
+    """What a request for `model` costs at most in a bucket, or None if the bucket may not pay for it."""
     if terms.kind == "cap":
         weights = CAP_WEIGHTS
     else:
@@ -187,10 +195,10 @@ def is_nothing(need: Need) -> bool:
 
 
 def cover(rate: HoldRate, available: int, need: Need) -> tuple[int, Need]:
-    """How much of `need` a bucket with `available` can hold: the quantity, and what is left to hold elsewhere.
+    """How much of `need` a bucket with `available` can hold: the quantity, and what is left to be held in other buckets.
 
-    Whole requests and tokens only; the request first, then input, then output. A bucket that is counted in requests
-    pays no remainder of one that another bucket began; one that is counted in tokens takes the request only with a token.
+    Whole requests and tokens only: the request first, then input, then output. A bucket that counts requests pays for no remainder of a
+    request that another bucket began to pay. A bucket that counts tokens takes the request only together with a token.
     """
     if rate.whole and not need.requests:
         return 0, need
@@ -220,7 +228,7 @@ def cover(rate: HoldRate, available: int, need: Need) -> tuple[int, Need]:
 
 
 def most(weights: Weights, need: Need) -> int:
-    """The most that `need` can cost by these weights."""
+    """The most that `need` can cost with these weights."""
     return (
         need.requests * weights.request
         + need.input_tokens * weights.most_input
@@ -229,7 +237,7 @@ def most(weights: Weights, need: Need) -> int:
 
 
 def cost(rate: HoldRate, need: Need) -> int:
-    """What holding all of `need` takes of one bucket."""
+    """The quantity of one bucket that all of `need` holds."""
     return (
         need.requests * rate.request
         + need.input_tokens * rate.input_token

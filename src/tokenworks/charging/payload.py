@@ -1,8 +1,8 @@
-"""What a frame of the journal holds. The first byte of a payload is its kind, and stands for the layout of what follows.
+"""The payload of a frame of the journal. Its first byte is its kind, which decides the layout of the rest.
 
-Version 1 of the layout has the three kinds below. Another layout takes other letters, so that a release knows what it can't read and
-says so, instead of settling it wrongly; a release reads all letters that were ever written (`tests/charging/test_old_journal.py` has a
-journal of each layout).
+Version 1 of the layout has the three kinds below. Another layout uses other letters, so that a release refuses what it cannot read
+instead of settling it wrongly. A release reads all letters that were ever written (`tests/charging/test_old_journal.py` has a journal of
+each layout).
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ from tokenworks.charging.messages import (
 )
 
 FROM_WORKER: Final = b"W"
-"""A worker's id (16 bytes) and its `JournalBatch`, as it came."""
+"""A worker's id (16 bytes) and its `JournalBatch`, unchanged."""
 OWN: Final = b"R"
-"""Operations of the recorder's own: it closes what a lost worker left open."""
+"""Operations of the recorder itself, which closes the open attempts of a lost worker."""
 CHECKPOINT: Final = b"C"
 """A `Checkpoint`, the first frame of each segment."""
 WORKER_ID_BYTES: Final = 16
@@ -40,6 +40,8 @@ class WorkerPayload(NamedTuple):
 
 
 class OwnPayload(NamedTuple):
+    """Operations of the recorder itself."""
+
     ops: list[JournalOp]
 
 
@@ -52,7 +54,7 @@ def own_payload(ops: Sequence[WrittenOp]) -> bytes:
 
 
 def checkpoint_payload(attempts: Sequence[OpenAttempt], last_message: Mapping[str, int]) -> bytes:
-    """A start stands in it without its tag, as it is an operation no more."""
+    """A checkpoint of these attempts and message numbers. Starts are written without the tag of an operation."""
     rows = [
         OpenAttempt(
             attempt.worker_id,
@@ -67,7 +69,7 @@ def checkpoint_payload(attempts: Sequence[OpenAttempt], last_message: Mapping[st
 
 
 def read_payload(seq: int, payload: bytes) -> WorkerPayload | OwnPayload | Checkpoint:
-    """What the frame with this sequence holds. Raises `JournalCorrupt`."""
+    """Decode the payload of the frame with this sequence. Raises `JournalCorrupt`."""
     kind, body = payload[:1], payload[1:]
     try:
         if kind == FROM_WORKER:
@@ -83,11 +85,11 @@ def read_payload(seq: int, payload: bytes) -> WorkerPayload | OwnPayload | Check
 
 
 def ops_of(seq: int, payload: bytes) -> Sequence[JournalOp]:
-    """The operations of a frame; none of a checkpoint. Raises `JournalCorrupt`."""
-    found = read_payload(seq, payload)
-    if isinstance(found, WorkerPayload):
-        return found.batch.ops
-    return found.ops if isinstance(found, OwnPayload) else ()
+    """The operations in a payload; a checkpoint has none. Raises `JournalCorrupt`."""
+    content = read_payload(seq, payload)
+    if isinstance(content, WorkerPayload):
+        return content.batch.ops
+    return content.ops if isinstance(content, OwnPayload) else ()
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What a request would cost a subscriber, by the first of its buckets that pays for the model."""
+"""What a request would cost a subscriber: by the first of the subscriber's buckets that pays for the model."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -10,8 +10,8 @@ from tokenworks.charging.ledger.model import Bucket
 def first_that_pays(
     buckets: Iterable[Bucket], cards: Mapping[str, RateCard], model: str, counts: Counts, now: datetime
 ) -> tuple[int, str, bool]:
-    """(cost in thousandths, of which unit, whether a bucket pays): buckets are spent by priority, then expiry, then id, as the data
-    plane spends them. `cards` by rate version.
+    """Return (cost in thousandths, the unit, True if a bucket pays). Buckets are spent by priority, then expiry, then id, as the data
+    plane spends them. `cards` has the rate cards by version.
     """
     live = [
         bucket

@@ -1,7 +1,7 @@
-"""What a worker asks of the wiring through the recorder, and what the recorder publishes to workers: names and their types.
+"""What a worker asks the wiring through the recorder, and what the wiring publishes to workers: names and their types.
 
-Both go as bytes inside a frame (`Request`, `Reply`, `Publication`): the recorder and the client pass them on, and only the two that talk
-read them.
+Both are bytes inside a frame (`Request`, `Reply`, `Publication`). The recorder and the worker's client pass the bytes on; only the
+wiring on both sides decodes them.
 """
 
 from collections.abc import Callable
@@ -11,18 +11,18 @@ import msgspec
 
 from tokenworks.charging import wire
 from tokenworks.charging.wiring_messages import (
-    Alive,
     BlockedKeys,
     ClockOffset,
+    DatabaseAlive,
+    DeploymentPause,
     EndedKey,
     JournalSpace,
-    LackingPeppers,
     LiveKey,
     LossyAccounts,
+    MissingPeppers,
     ObjectOwner,
+    PausedDeployments,
     PublishedSnapshot,
-    Rested,
-    Resting,
     UpstreamObject,
 )
 
@@ -35,7 +35,7 @@ NIL: Final = b"\xc0"
 
 
 class Question(Generic[Argument, Answer]):
-    """One question by its name: how its argument and its answer are written and read."""
+    """A kind of question, by its name: encodes and decodes its argument and its answer."""
 
     __slots__ = ("decode_answer", "decode_argument", "name")
 
@@ -57,7 +57,7 @@ _ended_key: Final = wire.BodyDecoder("a key that ended", EndedKey)
 
 
 def _decode_keys(body: wire.Bytes) -> list[LiveKey | EndedKey]:
-    """A key that ended is a shorter row. Raises `WireError`."""
+    """A row of a key that ended is shorter than one of a live key. Raises `WireError`."""
     found: list[LiveKey | EndedKey] = []
     for row in _key_rows(body):
         try:
@@ -67,31 +67,33 @@ def _decode_keys(body: wire.Bytes) -> list[LiveKey | EndedKey]:
     return found
 
 
-# MACs of one key under each pepper -> what is known of it; nothing: no such key was ever issued.
+# The MACs of one key under each pepper -> the key with one of these MACs; an empty answer: no such key was ever issued.
 KEYS: Final = Question("keys", list[bytes], _decode_keys)
-OWNS: Final = Question("owns", UpstreamObject, wire.BodyDecoder("the answer of owns", ObjectOwner))
-RESTED: Final = Question("rested", Rested, wire.BodyDecoder("the answer of rested", type(None)))
+OBJECT_OWNER: Final = Question("owns", UpstreamObject, wire.BodyDecoder("the answer of owns", ObjectOwner))
+DEPLOYMENT_PAUSE: Final = Question(
+    "rested", DeploymentPause, wire.BodyDecoder("the answer of rested", type(None))
+)
 
 
 class Topic(Generic[Content]):
-    """One kind of news for workers, by its name."""
+    """A kind of publication, by its name."""
 
     __slots__ = ("decode", "name")
 
     def __init__(self, name: str, content: type[Content]) -> None:
         self.name = name
-        self.decode = wire.BodyDecoder(f"the news {name}", content)
+        self.decode = wire.BodyDecoder(f"the publication {name}", content)
 
     def encode(self, content: Content) -> msgspec.Raw:
         return msgspec.Raw(wire.encode(content))
 
 
-ALIVE: Final = Topic("alive", Alive)
-BLOCKED: Final = Topic("blocked", BlockedKeys)
-PEPPERS: Final = Topic("peppers", LackingPeppers)
-CLOCK: Final = Topic("clock", ClockOffset)
-RESTING: Final = Topic("rested", Resting)
+DATABASE_ALIVE: Final = Topic("alive", DatabaseAlive)
+BLOCKED_KEYS: Final = Topic("blocked", BlockedKeys)
+MISSING_PEPPERS: Final = Topic("peppers", MissingPeppers)
+CLOCK_OFFSET: Final = Topic("clock", ClockOffset)
+PAUSED_DEPLOYMENTS: Final = Topic("rested", PausedDeployments)
 JOURNAL_SPACE: Final = Topic("journal", JournalSpace)
-LOSSY: Final = Topic("lossy", LossyAccounts)
+LOSSY_ACCOUNTS: Final = Topic("lossy", LossyAccounts)
 SNAPSHOT: Final = Topic("snapshot", PublishedSnapshot)
 """`gateway.snapshot_to_wire` makes it, `gateway.snapshot_from_wire` reads it."""

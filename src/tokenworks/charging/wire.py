@@ -1,19 +1,18 @@
 """The wire between workers and the host's recorder: a Unix socket, frames, and how each kind of frame is read.
 
 A frame is a length (u32, little endian), a kind (u8) and a msgpack body; one frame of each kind per turn of the
-loop. What a body holds is a type of `messages.py`, and a body that is none of it is a `WireError`. `JOURNAL` bodies go into the journal
-as they came.
+loop. A body has a type of `messages.py`; a body that does not decode as its type is a `WireError`. `JOURNAL` bodies are written to the
+journal unchanged.
 """
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
 from tokenworks.charging.messages import (
     Ack,
-    GiveBack,
     Hello,
     JournalBatch,
     LimitAnswer,
@@ -30,6 +29,7 @@ from tokenworks.charging.messages import (
     SliceAnswer,
     SliceGrant,
     SliceRequest,
+    SliceReturn,
     SliceState,
     Verdict,
     Welcome,
@@ -39,8 +39,8 @@ from tokenworks.kernel import TokenworksError
 FRAME_HEADER: Final = struct.Struct("<IB")
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
 
-# Of the frames and of the snapshot that is published. A reload has workers of the release before for as long as they drain, beside a
-# recorder of the new one: it takes their version, too, or the reload is refused.
+# The version of the frames and of the published snapshot. During a reload, workers of the earlier release drain beside a recorder of the
+# new one. `TAKES` has the versions of workers that this release's recorder takes; with others the reload is refused.
 VERSION: Final = 1
 TAKES: Final = frozenset({1})
 
@@ -49,7 +49,7 @@ HELLO: Final = 1
 STATE: Final = 2  # after WELCOME
 JOURNAL: Final = 3
 SLICE_REQUEST: Final = 4
-GIVE_BACK: Final = 5
+SLICE_RETURN: Final = 5
 REQUEST: Final = 6  # for the wiring (keys, upstream objects)
 LIMIT_REQUEST: Final = 7
 LIMIT_RETURN: Final = 8
@@ -69,25 +69,25 @@ FENCE: Final = 24  # nothing in it: your attempts have been closed; leave
 LIMIT_ANSWER: Final = 25
 QUEUE_ANSWER: Final = 26
 
-# Operations in the journal, as their types are tagged.
+# The tags of the operations in the journal.
 START: Final = 0
 PROGRESS: Final = 1
 FINISH: Final = 2
 DROP: Final = 3
 
-# Whatever msgspec raises for bytes that are not what they should be.
+# All that msgspec raises for bytes that do not decode.
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 Bytes = bytes | memoryview | msgspec.Raw
 encode: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
-decode: Callable[[Bytes], Any] = msgspec.msgpack.Decoder().decode
-"""Without a type: for tools and tests that look at bytes."""
+decode: Callable[[Bytes], object] = msgspec.msgpack.Decoder().decode
+"""Decodes without a type: for tools and tests."""
 
 Body_co = TypeVar("Body_co", covariant=True)
 
 
 class WireError(TokenworksError):
-    """The other side does not speak this."""
+    """The other process sent something that this one cannot read."""
 
 
 class BodyDecoder(Generic[Body_co]):
@@ -111,7 +111,7 @@ decode_hello: Final = BodyDecoder("HELLO", Hello)
 decode_state: Final = BodyDecoder("STATE", list[SliceState])
 decode_journal: Final = BodyDecoder("JOURNAL", JournalBatch)
 decode_slice_requests: Final = BodyDecoder("SLICE_REQUEST", list[SliceRequest])
-decode_give_backs: Final = BodyDecoder("GIVE_BACK", list[GiveBack])
+decode_slice_returns: Final = BodyDecoder("SLICE_RETURN", list[SliceReturn])
 decode_requests: Final = BodyDecoder("REQUEST", list[Request])
 decode_limit_requests: Final = BodyDecoder("LIMIT_REQUEST", list[LimitRequest])
 decode_limit_returns: Final = BodyDecoder("LIMIT_RETURN", list[LimitReturn])
@@ -134,7 +134,7 @@ BODIES: Final[dict[int, BodyDecoder[object]]] = {
     STATE: decode_state,
     JOURNAL: decode_journal,
     SLICE_REQUEST: decode_slice_requests,
-    GIVE_BACK: decode_give_backs,
+    SLICE_RETURN: decode_slice_returns,
     REQUEST: decode_requests,
     LIMIT_REQUEST: decode_limit_requests,
     LIMIT_RETURN: decode_limit_returns,
@@ -153,16 +153,16 @@ BODIES: Final[dict[int, BodyDecoder[object]]] = {
     LIMIT_ANSWER: decode_limit_answers,
     QUEUE_ANSWER: decode_queue_answers,
 }
-"""Each kind of frame and how its body is read."""
+"""The decoder of each kind of frame."""
 
 
 def verdict_code(verdict: Verdict, back_s: int = 0) -> int:
-    """One number for both, as `SliceAnswer` has it: from `WINDOW_USED_UP` on it is that verdict, and the seconds are added."""
+    """A verdict and its seconds as one number for `SliceAnswer`: the seconds are added to `WINDOW_USED_UP`, the largest verdict."""
     return int(verdict) + (back_s if verdict is Verdict.WINDOW_USED_UP else 0)
 
 
 def verdict_of(code: int) -> tuple[Verdict, int]:
-    """(verdict, seconds until a window's quantity comes back). Raises `WireError`."""
+    """The verdict and its seconds in a number of `verdict_code`. Raises `WireError`."""
     if code >= Verdict.WINDOW_USED_UP:
         return Verdict.WINDOW_USED_UP, code - Verdict.WINDOW_USED_UP
     try:
@@ -176,7 +176,7 @@ def frame(kind: int, body: bytes) -> bytes:
 
 
 class FrameReader:
-    """Bytes in, frames out."""
+    """Cuts a stream of bytes into frames."""
 
     __slots__ = ("_rest",)
 
@@ -184,6 +184,7 @@ class FrameReader:
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield (kind, body) of each frame that is complete. Raises `WireError`."""
         if self._rest:
             data = self._rest + data
         at, end = 0, len(data)

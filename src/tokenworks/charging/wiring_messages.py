@@ -1,6 +1,6 @@
-"""What stands inside a question, an answer or a publication (`questions.py`), as types. Without logic, as `messages.py` is.
+"""The contents of questions, answers and publications (`questions.py`) as types. Without logic, as `messages.py`.
 
-A question's argument and its answer are arrays, by the name of the question. What is published are maps, since a release may add to them.
+Arguments and answers are arrays. Publications are maps, since a release may add fields to them.
 """
 
 from typing import Literal
@@ -11,14 +11,14 @@ from tokenworks.charging.messages import Limit
 
 
 class ScopedLimit(Struct, frozen=True, array_like=True, gc=False):
-    """A limit and whose it is."""
+    """A limit, and what it is of: `scope` is a key, a member, …"""
 
     scope: str
     limit: Limit
 
 
 class LiveKey(Struct, frozen=True, array_like=True, gc=False):
-    """A key that is good, and all that a worker has to know of its holder. None: no restriction, or not set."""
+    """A valid key, with all that a worker needs to know of its holder. None means no restriction, or not set."""
 
     mac: bytes
     key_id: str
@@ -34,56 +34,56 @@ class LiveKey(Struct, frozen=True, array_like=True, gc=False):
     counts_prompts: bool
     limits: tuple[ScopedLimit, ...]
     regions: tuple[str, ...] | None
-    """Where the subscriber's data may go."""
+    """The regions to which the subscriber's data may go."""
     home_region: str | None
     service: str
     """The plan's service as JSON, defaults left out."""
     origins: tuple[str, ...] | None
-    """Of pages that may use the key."""
+    """Origins of the web pages that may use the key."""
     suspended_by: tuple[str, ...]
     payg: tuple[str, int] | None
-    """How pay-as-you-go stands (`open`, `locked`, `no_consent`) and its monthly cap in nano."""
+    """The state of pay-as-you-go (`open`, `locked`, `no_consent`) and its monthly cap in nano."""
     refused_by: str | None
-    """The consent without which nothing is served, where it is missing."""
+    """The missing consent without which no request is served; None if none is missing."""
 
 
 KeyEnd = Literal["revoked", "expired", "closed"]
-"""Why a key is not good any more; `closed`: its account is."""
+"""Why a key is not valid any more. `closed`: its account is closed."""
 
 
 class EndedKey(Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """A key that was issued and is not good any more."""
+    """A key that was issued and is not valid any more."""
 
     mac: bytes
     why: KeyEnd
 
 
 class UpstreamObject(Struct, frozen=True, array_like=True, gc=False):
-    """Which deployment made this object (a stored response) for this account?"""
+    """The question which deployment made this object (a stored response) for this account."""
 
     account_id: str
     upstream_id: str
 
 
 class ObjectOwner(Struct, frozen=True, array_like=True, gc=False):
-    """The deployment that made an object and the tokens of its record; `deployment` is empty where the account has no such object."""
+    """The deployment that made an object, and the tokens of its record. `deployment` is empty if the account has no such object."""
 
     deployment: str
     tokens: int
 
 
-class Rested(Struct, frozen=True, array_like=True, gc=False):
-    """An upstream named a time until which it takes nothing, in monotonic seconds of the host."""
+class DeploymentPause(Struct, frozen=True, array_like=True, gc=False):
+    """A deployment announced until when it takes no requests, in monotonic seconds of the host."""
 
     deployment: str
     until_s: float
 
 
-# What the recorder publishes: by the name of the publication. Maps, since a release may add to them.
+# Publications.
 
 
-class Alive(Struct, frozen=True, gc=False):
-    """The database answered. Keys (their MACs in hex) and accounts that have changed since the last time."""
+class DatabaseAlive(Struct, frozen=True, gc=False):
+    """The database answered. `keys` (MACs in hex) and `accounts` have changed since the last publication."""
 
     keys: list[str]
     accounts: list[str]
@@ -95,28 +95,28 @@ class BlockedKeys(Struct, frozen=True, gc=False):
     keys: list[str]
 
 
-class LackingPeppers(Struct, frozen=True, gc=False):
-    """Versions of peppers that the works uses and this host has not."""
+class MissingPeppers(Struct, frozen=True, gc=False):
+    """Versions of peppers that are in use and that this host does not have."""
 
     lacking: list[int]
 
 
 class ClockOffset(Struct, frozen=True, gc=False):
-    """Civil time by the database's clock. `off_s`: by how much the host's own is off, where that is too much."""
+    """Civil time by the database's clock. `off_s`: by how much the host's own clock is wrong, None if that is tolerable."""
 
     offset_ns: int
     error_ns: int
     off_s: float | None
 
 
-class Resting(Struct, frozen=True, gc=False):
-    """Until when deployments take nothing, in monotonic seconds of the host."""
+class PausedDeployments(Struct, frozen=True, gc=False):
+    """By deployment: until when it takes no requests, in monotonic seconds of the host."""
 
     until_s: dict[str, float]
 
 
 class JournalSpace(Struct, frozen=True, gc=False):
-    """Whether the journal's disk, or what waits for the database, leaves room for something new."""
+    """`full`: the journal's disk, or the records that wait for the database, leave no room for new requests."""
 
     full: bool
 
@@ -128,7 +128,9 @@ class LossyAccounts(Struct, frozen=True, gc=False):
 
 
 class PublishedSnapshot(Struct, frozen=True, gc=False):
-    """What requests are placed and rated by; the text of each deployment, card, model and intent is JSON. `number` grows."""
+    """The data by which deployments are chosen and requests are rated. Deployments, cards, models and intents are JSON texts. `number`
+    grows with every snapshot.
+    """
 
     number: int
     deployments: list[str]

@@ -15,8 +15,8 @@ from tokenworks.charging import (
     PER_UNIT,
     check_confirmed,
     check_undamaged,
-    held,
     inspect_journal,
+    journal_locked,
     journal_to_reset,
     put_journal_aside,
     why_lost,
@@ -110,7 +110,7 @@ def journal_reset(context: Context, journal_id: UUID | None, confirm: UUID | Non
     with contextlib.ExitStack() as stack:
         if ours:
             stack.enter_context(nobody_serves(settings.data_dir))
-            stack.enter_context(held(settings.journal))
+            stack.enter_context(journal_locked(settings.journal))
         with context.services() as services:
             known = services.ledger.journals(wanted)
             settled = known[0].settled_seq if known else 0

@@ -128,7 +128,7 @@ class RequestLog:
 
     def flush(self, now_s: float, *, room: bool = True, last: bool = False) -> None:
         """Once a second: what was said goes to the file. `room`: whether the disk has room for it; what it has not is left out."""
-        for kind, count in self._failures.left_out(now_s, all_of_them=last):
+        for kind, count in self._failures.left_out(now_s, include_recent=last):
             cause, deployment = kind if isinstance(kind, tuple) else (str(kind), "")
             self.write(
                 Line(

@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
 from tokenworks.catalog import Weights
-from tokenworks.charging import RESTED, RecorderClient, Rested, Slices
+from tokenworks.charging import DEPLOYMENT_PAUSE, DeploymentPause, RecorderClient, Slices
 from tokenworks.factory import DeploymentView, Placement, RetryBudget
 from tokenworks.gateway.counting import TokenizerClient
 from tokenworks.gateway.ids import IdSource
@@ -111,7 +111,9 @@ class Shared:
         """The upstream of a place named a time: until then no worker of this host asks it."""
         now_s = self.loop.time()
         place.rest(now_s, seconds)
-        self.client.request(RESTED, Rested(place.name, place.named_until_s), lambda _told: None)
+        self.client.request(
+            DEPLOYMENT_PAUSE, DeploymentPause(place.name, place.named_until_s), lambda _told: None
+        )
 
     def rested(self, until_s: Mapping[str, float]) -> None:
         """Times that upstreams named to workers of this host, by place, in monotonic seconds of the host."""

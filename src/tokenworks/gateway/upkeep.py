@@ -83,7 +83,7 @@ class Upkeep:
         counters["upstream_open"], counters["upstream_idle"] = self._pools.count()
         counters["unacknowledged"] = shared.client.open_messages
         counters["deployments"] = len(shared.snapshot.places)
-        counters["recorder_ready"] = int(shared.client.is_there)
+        counters["recorder_ready"] = int(shared.client.is_available)
         counters["snapshot_age_ms"] = int((now_s - shared.database_ok_s) * 1000)
 
     def not_ready(self) -> list[str]:
@@ -91,7 +91,7 @@ class Upkeep:
         shared = self._shared
         reasons = []
         self._look_whether_leaving()
-        if not shared.client.is_there or shared.client.hangs():
+        if not shared.client.is_available or shared.client.hangs():
             reasons.append("the recorder does not answer")
         if not shared.snapshot.number:
             reasons.append("no snapshot yet")

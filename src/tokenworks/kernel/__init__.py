@@ -1,4 +1,4 @@
-"""Money, units, ids, clock and the error tree. No I/O; imports nothing of ours."""
+"""Money, units, ids, clock and the error tree. No I/O; imports no other room."""
 
 from tokenworks.kernel.clock import AnchoredClock, Clock, ManualClock, SystemClock
 from tokenworks.kernel.errors import Conflict, Invalid, NotFound, Refused, TokenworksError, Unavailable

@@ -1,4 +1,4 @@
-"""Time as an argument: whoever needs the time is given a clock, so that a test can move it."""
+"""Clocks. Code that needs the time gets a clock as an argument, so that a test can move it."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -7,26 +7,26 @@ from typing import Final, Protocol
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 NS_PER_S: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000
-# What a quartz may drift, in millionths; a disciplined clock drifts less.
+# The most that a quartz clock drifts, in millionths; a disciplined clock drifts less.
 DRIFT_PPM: Final = 200
 
 
 class Clock(Protocol):
     def now(self) -> datetime:
-        """The wall clock in UTC: for what people see. It may jump."""
+        """The wall clock in UTC, for what people see. It may jump."""
 
     def civil_ms(self) -> int:
-        """The same in milliseconds since 1970, for what is written down of a request."""
+        """The wall clock in milliseconds since 1970, for the records of a request."""
 
     def boot_ns(self) -> int:
         """Nanoseconds since boot, suspended time included, the same for all processes of a host.
 
-        Leases are measured on it: it never jumps, and it goes on while the machine sleeps.
+        Leases are measured on this clock: it never jumps, and it runs while the machine sleeps.
         """
 
 
 class SystemClock:
-    """The host's own clocks. `shift_s` moves its civil time, so that a test can run a host whose time is wrong."""
+    """The host's own clocks. `shift_s` shifts civil time, so that a test can run a host whose time is wrong."""
 
     def __init__(self, shift_s: float = 0.0) -> None:
         self._shift_ns = int(shift_s * NS_PER_S)
@@ -42,38 +42,41 @@ class SystemClock:
 
 
 class AnchoredClock:
-    """The wall clock of somebody who is trusted, the database's, carried on by our own boot clock.
+    """The wall clock of a trusted source, the database, continued by the host's own boot clock.
 
-    So a host whose wall clock jumps, or is off, neither expires nor opens anything at the wrong time. Until it is first
-    anchored it says what the system says. An answer took a round trip, so the time there is known to half of it (Cristian,
-    Probabilistic clock synchronization, 1989); meanwhile a boot clock drifts.
+    So a host whose wall clock jumps or is wrong neither expires nor opens anything at the wrong time. Until it is first anchored, this
+    clock has the system's time. An answer takes a round trip, so the source's time is known to half of that (Cristian, Probabilistic
+    clock synchronization, 1989); after the answer the boot clock drifts.
     """
 
     def __init__(self, system: Clock | None = None) -> None:
         self._system = system or SystemClock()
         self._boot_ns = self._system.boot_ns
-        # Civil time less boot time, and how far off that may have been when it was measured.
+        # Civil time minus boot time; its largest error when it was measured is `_half_trip_ns`.
         self._offset_ns: int | None = None
         self._half_trip_ns = 0
         self._measured_ns = 0
 
-    def anchor(self, there: datetime, asked_boot_ns: int) -> None:
-        """It was `there` at some moment since `asked_boot_ns`. A slower answer than before tells less, until drift is more."""
+    def anchor(self, source_time: datetime, asked_boot_ns: int) -> None:
+        """Set the clock: the source's time was `source_time` at some moment between `asked_boot_ns` and now.
+
+        An answer that is less precise than the last one is ignored, until that one has drifted as far.
+        """
         answered_ns = self.boot_ns()
         half_trip_ns = (answered_ns - asked_boot_ns) // 2
         if self._offset_ns is not None and half_trip_ns > self._error_ns():
             return
-        there_ns = (there - EPOCH) // timedelta(microseconds=1) * 1000
+        source_ns = (source_time - EPOCH) // timedelta(microseconds=1) * 1000
         self._half_trip_ns, self._measured_ns = half_trip_ns, answered_ns
-        self._offset_ns = there_ns - (asked_boot_ns + answered_ns) // 2
+        self._offset_ns = source_ns - (asked_boot_ns + answered_ns) // 2
 
     def follow(self, offset_ns: int, error_ns: int) -> None:
-        """Be the clock of another process of this host, which was anchored: both have the same boot clock."""
+        """Take over the clock of another process of this host, which was anchored: both have the same boot clock."""
         self._offset_ns, self._half_trip_ns, self._measured_ns = offset_ns, error_ns, self.boot_ns()
 
     @property
     def anchored(self) -> tuple[int, int] | None:
-        """For `follow`: (civil less boot time, error), in nanoseconds. None before it is anchored."""
+        """The arguments of `follow`: (civil minus boot time, error) in nanoseconds. None before the clock is anchored."""
         return None if self._offset_ns is None else (self._offset_ns, self._error_ns())
 
     def _error_ns(self) -> int:
@@ -99,11 +102,11 @@ class AnchoredClock:
 
     @property
     def error_s(self) -> float:
-        """How far off `skew_s` may be: half the round trip, and the drift since."""
+        """The largest error of `skew_s`: half the round trip, and the drift since then."""
         return 0.0 if self._offset_ns is None else self._error_ns() / NS_PER_S
 
     def is_off(self, skew_max_s: float) -> bool:
-        """True if the wall clock is off by more than so much, whatever the answer's way there and back took."""
+        """True if the host's wall clock is wrong by more than `skew_max_s`, even with the largest error."""
         return abs(self.skew_s) - self.error_s > skew_max_s
 
 

@@ -1,33 +1,33 @@
 """The error tree. Names are facts; the message says what to do. HTTP status and exit code are decided at the edge.
 
 TokenworksError
-  Invalid       what came in is not what this takes; nothing changed
-  NotFound      there is no such thing (or it is not yours)
-  Conflict      it is there, in a state that does not allow this; nothing changed
-  Refused       understood and not allowed; nothing changed, nothing charged
-  Unavailable   not now: something this needs does not answer
+  Invalid       the input is not valid; nothing changed
+  NotFound      there is no such thing, or the caller may not see it
+  Conflict      the state of the thing does not allow the operation; nothing changed
+  Refused       the operation is understood and not allowed; nothing changed, nothing charged
+  Unavailable   the operation needs something that does not answer at the moment
 """
 
 
 class TokenworksError(Exception):
-    """The root: everything that we raise on purpose. Its text is one clear sentence."""
+    """The root of all errors that are raised on purpose. Its text is one clear sentence."""
 
 
 class Invalid(TokenworksError):
-    """What came in is not what this takes; nothing changed."""
+    """The input is not valid; nothing changed."""
 
 
 class NotFound(TokenworksError):
-    """There is no such thing, or it is not yours."""
+    """There is no such thing, or the caller may not see it."""
 
 
 class Conflict(TokenworksError):
-    """It is there, in a state that does not allow this; nothing changed."""
+    """The state of the thing does not allow the operation; nothing changed."""
 
 
 class Refused(TokenworksError):
-    """Understood and not allowed; nothing changed, nothing charged."""
+    """The operation is understood and not allowed; nothing changed, nothing charged."""
 
 
 class Unavailable(TokenworksError):
-    """Not now: something this needs does not answer."""
+    """The operation needs something that does not answer at the moment."""

@@ -1,4 +1,4 @@
-"""How often something took how long: counts below fixed bounds, as Prometheus reads them. Integers alone."""
+"""A histogram: counts of values below fixed bounds, as Prometheus reads them. Integers only."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class Histogram:
-    """`bounds`: upper ends, inclusive, ascending, in the unit of what is observed; one count more is for what is above the last."""
+    """`bounds`: inclusive upper bounds, ascending, in the unit of the values. `counts` has one more count, of values above the last."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -20,20 +20,20 @@ class Histogram:
         self.total += value
 
     def observe_all(self, values: Sequence[int]) -> None:
-        """Many at once, of which most are alike."""
+        """Observe many values, of which most are equal."""
         for value, times in Counter(values).items():
             self.counts[bisect_left(self.bounds, value)] += times
         self.total += sum(values)
 
     def add(self, row: Sequence[int]) -> None:
-        """What another one, of the same bounds, has seen (its `wire`)."""
-        assert len(row) == len(self.counts) + 1, "another one's bounds"
+        """Add the counts of another histogram with the same bounds. `row` is its `wire`."""
+        assert len(row) == len(self.counts) + 1, "a histogram with other bounds"
         for at, count in enumerate(row[:-1]):
             self.counts[at] += count
         self.total += row[-1]
 
     def wire(self) -> list[int]:
-        """Its counts and then its total."""
+        """The counts, then the total of all values."""
         return [*self.counts, self.total]
 
     @property

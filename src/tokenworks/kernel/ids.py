@@ -55,5 +55,5 @@ def uuid7_ms(id_: UUID) -> int:
 
 
 def uuid7_floor(ms: int) -> UUID:
-    """The smallest id of a millisecond: the bound of a partition or of a query by time."""
+    """The smallest id of a millisecond, as the bound of a partition or of a query by time."""
     return _make(ms, 0, 0)

@@ -1,15 +1,15 @@
-"""How often a log line may be written: so many at once of each kind, and then one every so often. Pure: the caller has the time."""
+"""A rate limit for log lines: a burst of each kind, then so many a second. Pure: the caller passes the time."""
 
 from collections.abc import Hashable
 from typing import Final
 
-# Kinds that are told apart; those beyond share one place.
+# The most kinds that are counted by themselves; further kinds are counted together.
 KINDS_MAX: Final = 500
 OTHER: Final = "other"
 
 
 class LineLimit:
-    """A token bucket for each kind of line. What is left out is counted, and said once `summary_s` later at the latest."""
+    """A token bucket for each kind of line. Lines that are left out are counted, and reported after `summary_s`."""
 
     __slots__ = ("_burst", "_kinds", "_per_s", "_summary_s")
 
@@ -17,11 +17,11 @@ class LineLimit:
         self._burst = burst
         self._per_s = per_s
         self._summary_s = summary_s
-        # Kind -> [lines that may be written at once, seconds when that was true, lines left out, seconds of the first of them].
+        # Kind -> [lines that may be written now, when that was computed, lines left out, when the first of them was], times in seconds.
         self._kinds: dict[Hashable, list[float]] = {}
 
     def admits(self, kind: Hashable, now_s: float) -> bool:
-        """True where a line of this kind may be written now; else it is counted as left out."""
+        """Return True if a line of this kind may be written now; else count it as left out."""
         found = self._kinds.get(kind)
         if found is None:
             if len(self._kinds) >= KINDS_MAX:
@@ -39,17 +39,17 @@ class LineLimit:
         found[2] += 1
         return False
 
-    def left_out(self, now_s: float, *, all_of_them: bool = False) -> list[tuple[Hashable, int]]:
-        """(kind, lines) of what was left out for `summary_s` and not said yet, or of all that was; from now on it is said."""
+    def left_out(self, now_s: float, *, include_recent: bool = False) -> list[tuple[Hashable, int]]:
+        """Take (kind, lines left out) of the kinds whose first such line is `summary_s` old, or of all kinds. Their counts begin anew."""
         due = []
         for kind, found in self._kinds.items():
-            if found[2] and (all_of_them or now_s - found[3] >= self._summary_s):
+            if found[2] and (include_recent or now_s - found[3] >= self._summary_s):
                 due.append((kind, int(found[2])))
                 found[2] = 0
         return due
 
     def _forget(self, now_s: float) -> None:
-        """Kinds of which a burst may be written again, and nothing is to be said."""
+        """Forget kinds of which a full burst may be written again, and no line was left out."""
         full = [
             kind
             for kind, (tokens, at_s, left_out, _) in self._kinds.items()

@@ -1,7 +1,7 @@
-"""Quantities are integers with a unit. A float never meets a balance.
+"""Quantities are integers with a unit. No balance is ever computed with a float.
 
 Plan tokens are counted in millitokens (1 token = 1000 mtok), money in nano units of its currency
-(1 yuan = 1 000 000 000 nano). The distinct types are for the reader and for mypy; at run time they are `int`.
+(1 yuan = 1 000 000 000 nano). The distinct types help readers and mypy; at run time they are `int`.
 """
 
 import re
@@ -59,7 +59,7 @@ class Money:
 
 
 def parse_money(text: str, currency: str = "CNY") -> Money:
-    """A decimal such as `49.9` as money, exactly. Raises `Invalid` on anything else, floats included."""
+    """Read a decimal such as `49.9` as money, exactly. Raises `Invalid` for anything else, including floats."""
     match = _MONEY.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise Invalid(
@@ -70,14 +70,14 @@ def parse_money(text: str, currency: str = "CNY") -> Money:
 
 
 def format_money(amount_nano: int) -> str:
-    """An amount for people: in yuan and fen, half a fen away from zero. 15226967206 is `15.23`."""
+    """An amount in yuan and fen, for people. Half a fen is rounded away from zero. 15226967206 is `15.23`."""
     sign = "-" if amount_nano < 0 else ""
     fen = (abs(amount_nano) + NANO_PER_FEN // 2) // NANO_PER_FEN
     return f"{sign if fen else ''}{fen // 100:,}.{fen % 100:02d}"
 
 
 def format_money_exact(amount_nano: int) -> str:
-    """Nano units as a decimal with at least two places: 15226967206 is `15.226967206`. Loses nothing."""
+    """An exact decimal of nano units, with at least two places. 15226967206 is `15.226967206`."""
     sign = "-" if amount_nano < 0 else ""
     whole, fraction = divmod(abs(amount_nano), NANO_PER_UNIT)
     digits = f"{fraction:09d}".rstrip("0").ljust(2, "0")
@@ -85,14 +85,16 @@ def format_money_exact(amount_nano: int) -> str:
 
 
 def exact_decimal(amount: int, parts: int) -> Decimal:
-    """`amount` of so many parts of a unit (a power of ten) as units, exactly and without zeros at its end: 1500 of 1000 is 1.5."""
+    """`amount` parts of a unit, of which the unit has `parts` (a power of ten), as an exact decimal without trailing zeros. 1500 of 1000
+    is 1.5.
+    """
     whole, rest = divmod(abs(amount), parts)
     text = f"{whole}.{rest:0{len(str(parts)) - 1}d}".rstrip("0").rstrip(".")
     return Decimal(f"-{text}" if amount < 0 else text)
 
 
 def format_quantity(amount: int, unit: str) -> str:
-    """A bucket's quantity for people. `amount` is in thousandths of a token, call or credit."""
+    """A quantity of a bucket, for people. `amount` is in thousandths of a token, call or credit."""
     if unit == "CNY":
         return f"{format_money_exact(amount)} CNY"
     sign = "-" if amount < 0 else ""
@@ -102,7 +104,7 @@ def format_quantity(amount: int, unit: str) -> str:
 
 
 def format_tokens(amount: int, unit: str, language: str) -> str:
-    """A quantity for people who read a bill: in Chinese by 万 and 亿, exactly where that is short, else with separators.
+    """A quantity for a bill. In Chinese in 万 or 亿 if that is exact and short, else with separators.
 
     `amount` is in thousandths of a token, call, prompt or credit.
     """

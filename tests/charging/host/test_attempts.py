@@ -10,7 +10,7 @@ from tests.charging.host.test_losses import make_recorder
 from tests.charging.ledger.test_unpaid_store import IDS
 from tokenworks.charging import wire
 from tokenworks.charging.host.attempts import interrupted
-from tokenworks.charging.messages import Amount, AttemptStart, Held, Loss, OpenAttempt
+from tokenworks.charging.messages import Amount, AttemptStart, HeldAmount, Loss, OpenAttempt
 from tokenworks.charging.model import decode_record, encode_record
 
 OLD, NEW = [0, *[1000] * 7], [0, *[1000] * 8]
@@ -32,7 +32,7 @@ def test_what_the_hold_does_not_cover_is_lost_with_its_cause(weights):
         "m",
         "d",
         1000,
-        [Held(*held(4000, weights)), Held(*held(9000, weights, "cap"))],
+        [HeldAmount(*held(4000, weights)), HeldAmount(*held(9000, weights, "cap"))],
     )
     row = json.loads(msgspec.json.encode(OpenAttempt("w", start, None, None, 1000)))
     row[2] = [0, 0, 0, 0, 6, 0, 0]

@@ -93,13 +93,13 @@ class Host:
         self.number += 1
         number = self.number
         self.answers[number] = self.loop.create_future()
-        self.limits.ask(worker, LimitRequest(number, tokens, [limit]))
+        self.limits.request(worker, LimitRequest(number, tokens, [limit]))
         answer = await self.answers[number]
         del self.answers[number]
         return answer
 
     def back(self, limit, slot, requests=0, tokens=0, worker="w"):
-        self.limits.back(worker, LimitReturn(limit.limit_id, slot, requests, tokens, True))
+        self.limits.return_unused(worker, LimitReturn(limit.limit_id, slot, requests, tokens, True))
 
 
 def simulate(main):
@@ -209,8 +209,8 @@ def test_what_a_lost_worker_asked_before_the_recorder_began_takes_nothing():
             SimClock(loop),
             on_fatal=pytest.fail,
         )
-        limits.ask("a", LimitRequest(1, 10, [limit]))
-        limits.ask("b", LimitRequest(2, 10, [limit]))
+        limits.request("a", LimitRequest(1, 10, [limit]))
+        limits.request("b", LimitRequest(2, 10, [limit]))
         limits.worker_lost("a")
         limits.start()
         assert [(worker, rows[0].number, rows[0].wait_ms) for worker, _, rows in answered] == [("b", 2, 0)]
@@ -235,13 +235,13 @@ def test_a_new_recorder_learns_from_the_workers():
                         if kind == wire.LIMIT_REQUEST:
                             answer = loop.create_future()
                             host.answers[row.number] = answer
-                            host.limits.ask("w", row)
+                            host.limits.request("w", row)
                             admissions.answered(LimitAnswer(row.number, *(await answer)))
                         elif kind == wire.LIMIT_RETURN:
-                            host.limits.back("w", row)
+                            host.limits.return_unused("w", row)
 
         for _ in range(4):
-            admissions.ask((limit,), 10, lambda got, *_: begun.append(got))
+            admissions.request((limit,), 10, lambda got, *_: begun.append(got))
             await pump(old)
         admissions.end(begun[0], 10, begun=True)
         admissions.end(begun[1], 0, begun=False)  # nothing was sent: it does not count
@@ -249,7 +249,7 @@ def test_a_new_recorder_learns_from_the_workers():
         await asyncio.sleep(5)
         new = Host(loop, leases, "a")
         (state,) = [wire.decode_limit_state(body) for _, body in wire.FrameReader().feed(admissions.state())]
-        new.limits.state("w", state)
+        new.limits.adopt_state("w", state)
         # Three of five a minute are used, two of four are in flight.
         assert [(await new.ask(limit))[0] > 0 for _ in range(3)] == [False, False, True]
         await asyncio.sleep(61)

@@ -128,7 +128,7 @@ def make_recorder(folder):
         Journal(folder / "journal", 65_536), folder, None, on_fatal=print, loss_budget_tokens=BUDGET
     )
     made.grants = SimpleNamespace(
-        open=True, used=lambda *_: None, worker_lost=lambda _: None, adopt_slice=lambda *_: True
+        open=True, record_used=lambda *_: None, worker_lost=lambda _: None, adopt_slice=lambda *_: True
     )
     made.limits = made.queues = SimpleNamespace(worker_lost=lambda _: None)
     made.settler = SimpleNamespace(put=lambda _: None, advance=lambda _: None)

@@ -12,7 +12,7 @@ from msgspec.structs import astuple
 
 from tests.charging.host.test_limits import NaiveLeases, simulate
 from tests.sim.loop import SimClock
-from tokenworks.charging import SHED, WAITED, Admission, HostLimits, HostQueues, Limit, Queued, wire
+from tokenworks.charging import SHED, TIMED_OUT, Admission, HostLimits, HostQueues, Limit, QueueEntry, wire
 from tokenworks.charging.messages import LimitReturn, QueueAnswer, QueueRequest, QueueReturn
 from tokenworks.charging.worker.admission import Admissions
 from tokenworks.factory import FLEX, PRIORITY, STANDARD
@@ -54,8 +54,8 @@ class Queueing:
         """(number, future of [wait, which, what, slot, counted])"""
         number = next(self.numbers)
         answer = self.answers[worker, number] = self.loop.create_future()
-        queued = Queued(queue, account, weight, service, wait_ms)
-        self.queues.ask(worker, QueueRequest(number, tokens, limits, queued))
+        queued = QueueEntry(queue, account, weight, service, wait_ms)
+        self.queues.request(worker, QueueRequest(number, tokens, limits, queued))
         return number, answer
 
     async def ask(self, limits, **more):
@@ -63,8 +63,8 @@ class Queueing:
 
     def end(self, limits, answer, account="x", used=10, tokens=10, worker="w", queue="m"):
         _, which, _, slot, counted = answer
-        self.limits.back(worker, LimitReturn(limits[which].limit_id, slot, 0, tokens - used, True))
-        self.queues.ended(worker, QueueReturn(queue, account, counted, used))
+        self.limits.return_unused(worker, LimitReturn(limits[which].limit_id, slot, 0, tokens - used, True))
+        self.queues.request_ended(worker, QueueReturn(queue, account, counted, used))
 
     async def tend(self):
         while True:
@@ -103,7 +103,7 @@ def test_waiting_ends_and_says_why():
         assert (await host.ask([a]))[0] == 0
         began = loop.time()
         refused = await host.ask([a], wait_ms=4000)
-        assert refused[0] > 0 and refused[2] == WAITED and 4 <= loop.time() - began <= 5.5
+        assert refused[0] > 0 and refused[2] == TIMED_OUT and 4 <= loop.time() - began <= 5.5
         assert (await host.ask([a], wait_ms=0))[:3] == [1000, 0, 0]
         waiting = [host.begin([a])[1] for _ in range(2)]
         assert (await host.ask([a]))[2] == SHED, "he has most of those who wait"
@@ -138,8 +138,8 @@ def test_who_is_gone_waits_for_nothing_and_holds_nothing():
         number, forgotten = host.begin([a], worker="w")
         _, lost = host.begin([a], worker="dies")
         _, waits = host.begin([a], worker="w", account="y")
-        host.queues.forget("w", number)
-        assert (await forgotten)[2] == WAITED
+        host.queues.cancel("w", number)
+        assert (await forgotten)[2] == TIMED_OUT
         host.limits.worker_lost("dies")
         host.queues.worker_lost("dies")
         assert (await waits)[0] == 0 and first[0] == 0 and not lost.done()
@@ -341,9 +341,9 @@ def test_a_new_recorder_is_asked_for_what_still_waits_and_knows_what_runs():
                 for kind, body in wire.FrameReader().feed(frame)
             ]
 
-        queued = Queued("m", "x", 1, STANDARD, 30_000)
+        queued = QueueEntry("m", "x", 1, STANDARD, 30_000)
         for _ in range(3):
-            admissions.ask((a,), 10, lambda admission, *_: got.append(admission), queued)
+            admissions.request((a,), 10, lambda admission, *_: got.append(admission), queued)
         ((kind, rows),) = frames()
         assert kind == wire.QUEUE_REQUEST and len(rows) == 3
         admissions.answered(QueueAnswer(rows[0].number, 0, 0, 0, 5, 10))
@@ -359,27 +359,27 @@ def test_a_new_recorder_is_asked_for_what_still_waits_and_knows_what_runs():
             and rows[0].queued.wait_ms == 20_000
         )
         host = Queueing(loop)
-        host.limits.state("w", state)
+        host.limits.adopt_state("w", state)
         answer = host.answers["w", 3] = loop.create_future()
-        host.queues.ask("w", rows[0])
+        host.queues.request("w", rows[0])
         assert not answer.done()
         admissions.end(got[0], 7, begun=True)
         for kind, rows in frames():
             for row in rows:
                 if kind == wire.LIMIT_RETURN:
-                    host.limits.back("w", row)
+                    host.limits.return_unused("w", row)
                 else:
                     assert kind == wire.QUEUE_RETURN
-                    host.queues.ended("w", row)
+                    host.queues.request_ended("w", row)
         assert (await answer)[0] == 0
         # A worker that does not wait any more says so, and what was given to it meanwhile goes back.
-        number = admissions.ask((a,), 10, lambda admission, *_: got.append(admission), queued)
+        number = admissions.request((a,), 10, lambda admission, *_: got.append(admission), queued)
         frames()
-        admissions.forget(number)
+        admissions.cancel(number)
         assert frames() == [(wire.QUEUE_LEAVE, [number])]
         # Who leaves in the turn in which he came is heard to come, and then to leave.
-        number = admissions.ask((a,), 10, lambda admission, *_: got.append(admission), queued)
-        admissions.forget(number)
+        number = admissions.request((a,), 10, lambda admission, *_: got.append(admission), queued)
+        admissions.cancel(number)
         assert [kind for kind, _ in frames()] == [wire.QUEUE_REQUEST, wire.QUEUE_LEAVE]
 
     simulate(main)

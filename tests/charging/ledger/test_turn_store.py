@@ -278,12 +278,12 @@ def test_accounts_that_wait_are_bounded_and_one_more_is_told_to_come_again(servi
         )  # fmt: skip
         grants.start()
         for at in range(ACCOUNTS_SERVED_MAX + 1):
-            grants.ask(f"account-{at}", PendingSliceRequest("w", at, (), "m", Need(1, 1, 1), {}))
-        assert grants.asks_refused == 1
+            grants.request(f"account-{at}", PendingSliceRequest("w", at, (), "m", Need(1, 1, 1), {}))
+        assert grants.requests_refused == 1
         assert f"account-{ACCOUNTS_SERVED_MAX}" not in grants.accounts
         # An account that is being served may ask on: it waits in its own queue.
-        grants.ask("account-0", PendingSliceRequest("w", -1, (), "m", Need(1, 1, 1), {}))
-        assert grants.asks_refused == 1
+        grants.request("account-0", PendingSliceRequest("w", -1, (), "m", Need(1, 1, 1), {}))
+        assert grants.requests_refused == 1
         for task in list(grants._tasks):
             task.cancel()
         await asyncio.sleep(0)

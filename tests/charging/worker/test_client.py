@@ -86,7 +86,7 @@ def test_a_verdict_comes_with_its_seconds(code, verdict, back_s):
     async def run():
         talking, told = Talking(), []
         account = talking.client._slices.account(A)
-        talking.client.ask(account, (), "m", Need(1, 2, 3), lambda *answer: told.append(answer))
+        talking.client.request_slices(account, (), "m", Need(1, 2, 3), lambda *answer: told.append(answer))
         assert await talking.said() == [(wire.SLICE_REQUEST, [[1, A, [], "m", [1, 2, 3], {}, False]])]
         talking.hear(wire.SLICE_ANSWER, [[1, code]])
         assert told == [(None, verdict, back_s)]
@@ -124,6 +124,6 @@ def test_a_frame_that_is_none_ends_the_connection_and_what_was_not_answered_is_a
         )
         assert again._transport is talking_transport
         again.data_received(wire.frame(wire.WELCOME, wire.encode([0])))
-        assert again._requests == [1]
+        assert again._unsent_questions == [1]
 
     asyncio.run(run())

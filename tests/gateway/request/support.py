@@ -98,16 +98,16 @@ class Recorder:
         self.records.append((record, risk_tokens))
         self.durable = lambda: durable(argument)
 
-    def ask(self, account, cap_ids, model, need, answered):
+    def request_slices(self, account, cap_ids, model, need, answered):
         asked = SimpleNamespace(account=account, model=model, need=need, answered=answered)
         self.asked.append(asked)
         return asked
 
-    def fill(self, account, cap_ids, model, need):
+    def prefetch(self, account, cap_ids, model, need):
         account.low = False
         self.filled.append(need)
 
-    def forget(self, asked):
+    def cancel(self, asked):
         self.forgotten.append(asked)
 
     def request(self, question, argument, answered):
@@ -121,14 +121,14 @@ class Admissions:
     def __init__(self):
         self.asked, self.ended, self.forgotten = [], [], []
 
-    def ask(self, limits, tokens, answered, queued=None):
+    def request(self, limits, tokens, answered, queued=None):
         self.asked.append(SimpleNamespace(limits=limits, tokens=tokens, answered=answered, queued=queued))
         return len(self.asked)
 
     def end(self, admission, tokens, *, begun):
         self.ended.append((admission, tokens, begun))
 
-    def forget(self, number):
+    def cancel(self, number):
         self.forgotten.append(number)
 
 

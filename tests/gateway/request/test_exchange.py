@@ -13,7 +13,7 @@ from tests.gateway.request.support import (
     used,
     whole,
 )
-from tokenworks.charging import OWNS, Limit, ObjectOwner, UpstreamObject, Verdict
+from tokenworks.charging import OBJECT_OWNER, Limit, ObjectOwner, UpstreamObject, Verdict
 from tokenworks.charging.worker.admission import Admission
 
 MINE = Limit("l-1", 10, 0, 0)
@@ -228,7 +228,7 @@ def test_an_upstreams_object_is_asked_for_and_goes_where_it_was_made():
     body = b'{"model": "m", "input": "hi", "max_output_tokens": 50, "previous_response_id": "resp_1"}'
     exchange = worker.begins(protocol="responses", body=body)
     ((question, argument, answered),) = worker.recorder.requests
-    assert question is OWNS and argument == UpstreamObject("acc", "resp_1") and not worker.held
+    assert question is OBJECT_OWNER and argument == UpstreamObject("acc", "resp_1") and not worker.held
     answered(ObjectOwner("d2", 300))
     assert exchange.tried == ["d2"] and exchange.stored_tokens == 300
     other = worker.begins(protocol="responses", body=body)

@@ -52,7 +52,7 @@ def test_what_is_taken_is_given_back():
 def test_while_others_of_the_account_ask_this_one_asks_too():
     worker = Worker()
     request = worker.held_state()
-    worker.slices.account("acc").asking = 1
+    worker.slices.account("acc").requests_pending = 1
     assert not worker.parts.holds.take(request)
     worker.parts.holds.ask(request, print)
     (asked,) = worker.recorder.asked

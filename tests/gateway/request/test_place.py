@@ -3,7 +3,7 @@
 import pytest
 
 from tests.gateway.request.support import Worker, answering, deployment
-from tokenworks.charging import SHED, WAITED, Limit
+from tokenworks.charging import SHED, TIMED_OUT, Limit
 from tokenworks.charging.worker.admission import Admission
 from tokenworks.factory import Candidate
 
@@ -54,7 +54,7 @@ def test_a_full_one_is_waited_for_unless_another_has_room():
     assert (chosen if isinstance(chosen, Candidate) else chosen.otherwise).place.name == "d2"
 
 
-@pytest.mark.parametrize(("what", "status"), [(SHED, 503), (WAITED, 503), (1, 429)])
+@pytest.mark.parametrize(("what", "status"), [(SHED, 503), (TIMED_OUT, 503), (1, 429)])
 def test_why_there_was_no_room(what, status):
     worker = Worker(limits={"d1": FULL})
     refusal = worker.parts.places.full(worker.held_state(), FULL, what, 1500)

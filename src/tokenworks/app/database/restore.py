@@ -26,9 +26,9 @@ from tokenworks.app.settings import Settings
 from tokenworks.app.verifier import audit, audit_steps
 from tokenworks.charging import (
     Finding,
-    held,
     inspect_journal,
     journal_end,
+    journal_locked,
     put_journal,
     put_journal_aside,
     read_journal_id,
@@ -139,7 +139,7 @@ class Restore:
             )
         load_peppers(self._settings.secrets)
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with nobody_serves(data_dir), no_other_backup(data_dir), held(self._settings.journal):
+        with nobody_serves(data_dir), no_other_backup(data_dir), journal_locked(self._settings.journal):
             if has_database(data_dir) and not replace:
                 raise NotEmpty(
                     f"there is a database in {data_dir}: --replace moves it aside, or name an empty --data-dir"

@@ -41,21 +41,21 @@ from tokenworks.app.process.served import say_waiting
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import Offerings, RateCard, Weights
 from tokenworks.charging import (
-    ALIVE,
-    BLOCKED,
-    CLOCK,
+    BLOCKED_KEYS,
+    CLOCK_OFFSET,
     COMMIT_US,
+    DATABASE_ALIVE,
+    DEPLOYMENT_PAUSE,
     JOURNAL_SPACE,
     KEYS,
-    OWNS,
-    PEPPERS,
-    RESTED,
-    RESTING,
+    MISSING_PEPPERS,
+    OBJECT_OWNER,
+    PAUSED_DEPLOYMENTS,
     SETTLE_US,
     SNAPSHOT,
-    Alive,
     BlockedKeys,
     ClockOffset,
+    DatabaseAlive,
     DatabaseThread,
     HostGrants,
     HostLimits,
@@ -64,17 +64,17 @@ from tokenworks.charging import (
     JournalBusy,
     JournalCorrupt,
     JournalSpace,
-    LackingPeppers,
     Ledger,
     LedgerWentBack,
     Limit,
+    MissingPeppers,
     Need,
     ObjectOwner,
+    PausedDeployments,
     PublishedSnapshot,
     Recorder,
     RecorderLedger,
     Release,
-    Resting,
     Settler,
     WorkerConnection,
     decode_record,
@@ -205,7 +205,7 @@ class Feed:
             self._told_clock = anchored[0], off
             off_s = abs(self._clock.skew_s) if off else None
             told = ClockOffset(anchored[0], anchored[1], off_s)
-            self._recorder.publish(CLOCK, told, keep=True)
+            self._recorder.publish(CLOCK_OFFSET, told, keep=True)
 
     async def _look(self) -> None:
         """For the metrics: what is in doubt and in quarantine. Seldom: it is not news."""
@@ -236,7 +236,7 @@ class Feed:
         if lacking != self.peppers_lacking:
             self.peppers_lacking = lacking
             log.critical("recorder.peppers_lacking", versions=lacking)
-            self._recorder.publish(PEPPERS, LackingPeppers(lacking), keep=True)
+            self._recorder.publish(MISSING_PEPPERS, MissingPeppers(lacking), keep=True)
         self._recorder.limits.set_hosts(self.hosts)
 
     def _check_went_back(self, connection: Connection, expected: int) -> None:
@@ -258,7 +258,7 @@ class Feed:
         if len(live) < RESTS_MAX or place in live:
             live[place] = max(until_s, live.get(place, 0.0))
         self._rests = live
-        self._recorder.publish(RESTING, Resting(live), keep=True)
+        self._recorder.publish(PAUSED_DEPLOYMENTS, PausedDeployments(live), keep=True)
 
     def look_at_blocked(self) -> None:
         """Keys that an operator blocked on this host: known without the database."""
@@ -269,7 +269,7 @@ class Feed:
         if ids != self._blocked:
             self._blocked = ids
             log.warning("recorder.keys_blocked", keys=len(ids))
-            self._recorder.publish(BLOCKED, BlockedKeys(ids), keep=True)
+            self._recorder.publish(BLOCKED_KEYS, BlockedKeys(ids), keep=True)
 
     def look_at_disk(self) -> int:
         """Bytes that are free for the journal. Below the reserve nothing new is begun."""
@@ -323,8 +323,8 @@ class Feed:
             self._recorder.grants.account_changed(account_id)
         for ref in [ref for _, kind, ref in changes if kind == "grant"]:
             self._recorder.grants.close_soon(*ref.split(":"))
-        self._recorder.grants.recalls_wait()
-        self._recorder.publish(ALIVE, Alive(keys, accounts), keep=False)
+        self._recorder.grants.answer_recalls()
+        self._recorder.publish(DATABASE_ALIVE, DatabaseAlive(keys, accounts), keep=False)
 
     async def _publish_snapshot(self) -> None:
         found = await self._thread.run(lambda connection: read_snapshot(connection, self._clock))
@@ -398,20 +398,20 @@ async def serve(
     async def answer(name: str, argument: Raw) -> Raw:
         if name == KEYS.name:
             return KEYS.answer(await keys.find(KEYS.decode_argument(argument)))
-        if name == OWNS.name:
-            asked = OWNS.decode_argument(argument)
+        if name == OBJECT_OWNER.name:
+            asked = OBJECT_OWNER.decode_argument(argument)
             account_id, upstream_id = asked.account_id, asked.upstream_id
             for _, account, _, text in recorder.unsettled():
                 if account == account_id and upstream_id.encode() in text:
                     record = decode_record(text)
                     if record.upstream_id == upstream_id and record.protocol == "responses":
-                        return OWNS.answer(ObjectOwner(record.deployment, sum(record.c)))
+                        return OBJECT_OWNER.answer(ObjectOwner(record.deployment, sum(record.c)))
             owned = await lookups.run(lambda c: Ledger(c, clock).owns_upstream_id(account_id, upstream_id))
-            return OWNS.answer(ObjectOwner(*(owned or ("", 0))))
-        if name == RESTED.name:
-            rested = RESTED.decode_argument(argument)
+            return OBJECT_OWNER.answer(ObjectOwner(*(owned or ("", 0))))
+        if name == DEPLOYMENT_PAUSE.name:
+            rested = DEPLOYMENT_PAUSE.decode_argument(argument)
             feed.rested(rested.deployment, rested.until_s)
-            return RESTED.answer(None)
+            return DEPLOYMENT_PAUSE.answer(None)
         raise Unavailable(f"nothing answers {name}")
 
     def look(connection: Connection) -> None:
@@ -512,7 +512,7 @@ async def serve(
 
     def heard() -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: this process ends
-            loop.call_soon_threadsafe(grants.recalls_wait)
+            loop.call_soon_threadsafe(grants.answer_recalls)
 
     Listener(url, heard).start()
     server = await loop.create_unix_server(lambda: WorkerConnection(recorder), sock=listener)

@@ -20,14 +20,14 @@ from tokenworks.app.process.host_secrets import ProcessSecrets
 from tokenworks.app.process.renewing import Certificates, Credentials
 from tokenworks.app.settings import Settings
 from tokenworks.charging import (
-    ALIVE,
-    BLOCKED,
-    CLOCK,
+    BLOCKED_KEYS,
+    CLOCK_OFFSET,
+    DATABASE_ALIVE,
     JOURNAL_SPACE,
     KEYS,
-    LOSSY,
-    PEPPERS,
-    RESTING,
+    LOSSY_ACCOUNTS,
+    MISSING_PEPPERS,
+    PAUSED_DEPLOYMENTS,
     SNAPSHOT,
     PublishedSnapshot,
     RecorderClient,
@@ -128,28 +128,28 @@ class Worker:
 
     def _published(self, name: str, content: Raw) -> None:
         shared = self.shared
-        if name == ALIVE.name:
-            changed = ALIVE.decode(content)
+        if name == DATABASE_ALIVE.name:
+            changed = DATABASE_ALIVE.decode(content)
             shared.database_ok_s = self.loop.time()
             for mac in changed.keys:
                 shared.keys.forget(bytes.fromhex(mac))
             for account_id in changed.accounts:
                 shared.keys.forget_account(account_id)
                 shared.slices.drop_empty(account_id)
-        elif name == BLOCKED.name:
-            shared.keys.block(frozenset(BLOCKED.decode(content).keys))
-        elif name == PEPPERS.name:
-            shared.keys.lacking = tuple(PEPPERS.decode(content).lacking)
-        elif name == CLOCK.name:
-            told = CLOCK.decode(content)
+        elif name == BLOCKED_KEYS.name:
+            shared.keys.block(frozenset(BLOCKED_KEYS.decode(content).keys))
+        elif name == MISSING_PEPPERS.name:
+            shared.keys.lacking = tuple(MISSING_PEPPERS.decode(content).lacking)
+        elif name == CLOCK_OFFSET.name:
+            told = CLOCK_OFFSET.decode(content)
             self.clock.follow(told.offset_ns, told.error_ns)
             shared.clock_off_s = told.off_s
-        elif name == RESTING.name:
-            shared.rested(RESTING.decode(content).until_s)
+        elif name == PAUSED_DEPLOYMENTS.name:
+            shared.rested(PAUSED_DEPLOYMENTS.decode(content).until_s)
         elif name == JOURNAL_SPACE.name:
             shared.journal_full = JOURNAL_SPACE.decode(content).full
-        elif name == LOSSY.name:
-            shared.risk.lossy = frozenset(LOSSY.decode(content).accounts)
+        elif name == LOSSY_ACCOUNTS.name:
+            shared.risk.lossy = frozenset(LOSSY_ACCOUNTS.decode(content).accounts)
         elif name == SNAPSHOT.name:
             snapshot = snapshot_from_wire(SNAPSHOT.decode(content), {}, shared.snapshot)
             self.plane.upkeep.swap(snapshot, self.credentials.read(snapshot))

@@ -1,4 +1,4 @@
-"""What a host's recorder knows of an account: its buckets and the host's grants of them, who asks, and the ledger's door."""
+"""What a host's recorder knows of an account: its buckets, the host's grants of them and the slice requests that are queued."""
 
 import asyncio
 from collections import deque
@@ -11,12 +11,12 @@ from tokenworks.charging.messages import BucketTerms, Need, SliceRequest, Verdic
 from tokenworks.charging.model import CAP_RATE, spending_order
 
 NS_PER_S: Final = 1_000_000_000
-# Asks of a crowd that are served as one.
-ALIKE_MAX: Final = 1000
+# The most queued slice requests of one account that are combined into one.
+COMBINED_MAX: Final = 1000
 
 
 class LedgerPort(Protocol):
-    """What the grants need of the database; every call may raise `Unavailable`."""
+    """The calls to the ledger that the grants of a host need. Each call may raise `Unavailable`."""
 
     async def load_terms(self, account_id: str) -> list[tuple[BucketTerms, int]]: ...
     async def granted_elsewhere(self, account_id: str) -> int: ...
@@ -54,17 +54,17 @@ class HostBucket:
         self.active_s = 0.0
         self.burn_s = 0
         self.used_before = 0
-        self.used_lately = False  # since the last look; `active_s` follows once a second
+        self.used_lately = False  # since the last `tend`, which then sets `active_s`
         self.closing = False
 
-    def hold(self, grant_id: str, amount: int, used: int) -> None:
-        """An open grant of it, as the ledger says."""
+    def set_grant(self, grant_id: str, amount: int, used: int) -> None:
+        """Set the host's open grant of the bucket to what the ledger has."""
         self.grant_id, self.amount, self.used, self.free = grant_id, amount, used, amount - used
 
-    def take(self, worker_id: str, amount: int, did: str) -> None:
-        """From a worker's slice, which has so much: it `did` so."""
+    def take_from_slice(self, worker_id: str, amount: int, violation: str) -> None:
+        """Take an amount out of a worker's slice. `violation` says what the worker did wrong where its slice has less."""
         left = self.slices.get(worker_id, 0) - amount
-        assert left >= 0, f"worker {worker_id} {did}"
+        assert left >= 0, f"worker {worker_id} {violation}"
         if left:
             self.slices[worker_id] = left
         else:
@@ -78,12 +78,12 @@ class HostBucket:
 
 
 class PendingSliceRequest:
-    """A worker that could not hold: what for, and what it had free of each bucket when it asked.
+    """A worker's `SliceRequest` that is not answered yet. `free` is what the worker has free of each bucket.
 
-    Nobody waits for a `soft` one: a slice runs low, and is filled up from what is free anyway.
+    `prefetch`: no client waits; the worker's slice runs low and is filled up from what is free anyway.
     """
 
-    __slots__ = ("asked_s", "cap_ids", "free", "model", "need", "number", "soft", "worker_id")
+    __slots__ = ("cap_ids", "free", "model", "need", "number", "prefetch", "received_s", "worker_id")
 
     def __init__(
         self,
@@ -93,10 +93,10 @@ class PendingSliceRequest:
         model: str,
         need: Need,
         free: dict[str, int],
-        soft: bool = False,
+        prefetch: bool = False,
     ) -> None:
-        self.soft = soft
-        self.asked_s = 0.0
+        self.prefetch = prefetch
+        self.received_s = 0.0
         self.worker_id = worker_id
         self.number = number
         self.cap_ids = cap_ids
@@ -113,66 +113,72 @@ class PendingSliceRequest:
             request.model,
             request.need,
             request.free,
-            request.soft,
+            request.prefetch,
         )
 
     @classmethod
-    def together(cls, alike: Sequence["PendingSliceRequest"]) -> "PendingSliceRequest":
-        """One for all of what a worker wants for one model under the same caps."""
-        first = alike[0]
+    def combined(cls, requests: Sequence["PendingSliceRequest"]) -> "PendingSliceRequest":
+        """One request for all of these, which are of one worker, for one model and under the same caps."""
+        first = requests[0]
         need = Need(
-            sum(ask.need.requests for ask in alike),
-            sum(ask.need.input_tokens for ask in alike),
-            sum(ask.need.output_tokens for ask in alike),
+            sum(request.need.requests for request in requests),
+            sum(request.need.input_tokens for request in requests),
+            sum(request.need.output_tokens for request in requests),
         )
-        free = {bucket_id: min(ask.free.get(bucket_id, 0) for ask in alike) for bucket_id in first.free}
+        free = {
+            bucket_id: min(request.free.get(bucket_id, 0) for request in requests) for bucket_id in first.free
+        }
         return cls(first.worker_id, first.number, first.cap_ids, first.model, need, free)
 
 
 class HostAccount:
+    """One account on this host. `lock` is held while grants are extended, renewed or closed, so that no request is refused because
+    of a bucket that is just being closed.
+    """
+
     __slots__ = (
         "account_id",
-        "asks",
         "behind",
         "buckets",
-        "called_s",
-        "called_verdict",
-        "lacks",
         "loaded_s",
         "lock",
-        "quiet_until_s",
-        "returning",
+        "needs_reconcile",
+        "next_tend_s",
+        "queue",
+        "recall_verdict",
+        "recalled_s",
+        "returns_in_flight",
         "serving",
+        "shortfall",
         "top_up_after_s",
         "top_up_refused",
-        "unsure",
-        "windows_short",
+        "windows_used_up",
     )
 
     def __init__(self, account_id: str) -> None:
         self.account_id = account_id
-        # Gathering, renewing and closing exclude each other: a bucket that is being closed refuses nobody.
         self.lock = asyncio.Lock()
         self.buckets: dict[str, HostBucket] = {}
-        self.asks: deque[PendingSliceRequest] = deque()
+        self.queue: deque[PendingSliceRequest] = deque()
         self.loaded_s = -1e9
         self.serving = False
-        # Until when nothing of it is to be looked after, unless something happens to it.
-        self.quiet_until_s = 0.0
-        # A call that may have changed our grants was not answered: what the ledger has is looked at first.
-        self.unsure = False
-        # Quantity on its way back to the ledger, not under the lock: what the ledger says meanwhile is no news.
-        self.returning = 0
-        # Another host has waited longer for what there is.
+        # `tend` skips the account until then; any event on the account sets this back to 0.
+        self.next_tend_s = 0.0
+        # A call that may have changed the grants was not answered: they are read from the ledger before anything else.
+        self.needs_reconcile = False
+        # Calls that return quantity to the ledger without the lock. `reconcile` waits until there are none.
+        self.returns_in_flight = 0
+        # Another host has waited longer for the account's quantity, so the ledger serves that host first.
         self.behind = False
-        self.called_s = -1e9
-        self.called_verdict = Verdict.ELSEWHERE
-        # What the last ask lacked, where buying more would help; and when that may be tried again.
-        self.lacks: Need | None = None
+        # When other hosts were last asked for what they have free, and what came of it.
+        self.recalled_s = -1e9
+        self.recall_verdict = Verdict.ELSEWHERE
+        # What the last request lacked, where buying more would help; and when that may be tried again.
+        self.shortfall: Need | None = None
         self.top_up_after_s = -1e9
         self.top_up_refused = 0
-        # Windows that the last ask found used up, where the balance would have covered it.
-        self.windows_short: list[str] = []
+        # Windows whose quantity the last request found used up, although the balance would have covered the request.
+        self.windows_used_up: list[str] = []
 
     def ordered(self) -> list[HostBucket]:
         return sorted(
@@ -180,51 +186,51 @@ class HostAccount:
             key=lambda b: spending_order(b.terms),
         )
 
-    def alike(self, first: PendingSliceRequest) -> list[PendingSliceRequest]:
-        """What the same worker wants for the same model under the same caps, the first one with it."""
-        if first.soft or len(self.asks) == 1:
+    def combinable(self, first: PendingSliceRequest) -> list[PendingSliceRequest]:
+        """The queued requests of the same worker for the same model under the same caps, `first` included."""
+        if first.prefetch or len(self.queue) == 1:
             return [first]
         return [
-            ask
-            for ask in islice(self.asks, ALIKE_MAX)
-            if ask.worker_id == first.worker_id and ask.model == first.model and ask.cap_ids == first.cap_ids and not ask.soft
+            request
+            for request in islice(self.queue, COMBINED_MAX)
+            if request.worker_id == first.worker_id and request.model == first.model and request.cap_ids == first.cap_ids and not request.prefetch
         ]  # fmt: skip
 
-    def take(self, served: Iterable[PendingSliceRequest]) -> list[PendingSliceRequest]:
-        """Take asks that are served out of the queue; those that were still in it."""
-        ids = {id(ask) for ask in served}
-        taken = [ask for ask in self.asks if id(ask) in ids]
-        self.asks = deque(ask for ask in self.asks if id(ask) not in ids)
-        return taken
+    def dequeue(self, served: Iterable[PendingSliceRequest]) -> list[PendingSliceRequest]:
+        """Remove requests that are served from the queue. Return those that were still in it."""
+        ids = {id(request) for request in served}
+        removed = [request for request in self.queue if id(request) in ids]
+        self.queue = deque(request for request in self.queue if id(request) not in ids)
+        return removed
 
-    def leaves(self, served: PendingSliceRequest, bucket_id: str, left: int) -> None:
-        """What an ask leaves of what its worker has is there for those of that worker that wait behind it."""
-        for ask in islice(self.asks, ALIKE_MAX) if left > 0 else ():
-            if ask is not served and ask.worker_id == served.worker_id:
-                ask.free[bucket_id] = max(ask.free.get(bucket_id, 0), left)
+    def share_surplus(self, served: PendingSliceRequest, bucket_id: str, surplus: int) -> None:
+        """Count what the worker's slice has beyond a served request as free for the worker's other queued requests."""
+        for request in islice(self.queue, COMBINED_MAX) if surplus > 0 else ():
+            if request is not served and request.worker_id == served.worker_id:
+                request.free[bucket_id] = max(request.free.get(bucket_id, 0), surplus)
 
-    def gave(self, worker_id: str, bucket_id: str, amount: int) -> None:
-        """A worker has so much less free than when it asked."""
-        for ask in self.asks:
-            if ask.worker_id == worker_id and bucket_id in ask.free:
-                ask.free[bucket_id] = max(0, ask.free[bucket_id] - amount)
+    def deduct_returned(self, worker_id: str, bucket_id: str, amount: int) -> None:
+        """A worker returned so much of its slice: its queued requests have that much less free."""
+        for request in self.queue:
+            if request.worker_id == worker_id and bucket_id in request.free:
+                request.free[bucket_id] = max(0, request.free[bucket_id] - amount)
 
-    def next_look_s(self, idle_s: float, spend_for_s: float) -> float:
-        """When there is something to be looked after, unless something happens before: a host has many accounts that came once,
-        and looks at each when it is due, not every second. In seconds since boot.
+    def due_s(self, idle_s: float, spend_for_s: float) -> float:
+        """When the account has to be tended next, in seconds since boot, if no event comes before. A host has many accounts that were
+        used once; it looks at each when that is due, not every second.
         """
-        look_s = self.loaded_s + idle_s
+        due_s = self.loaded_s + idle_s
         for bucket in self.buckets.values():
-            if bucket.closing or bucket.used_lately or bucket.burn_s or self.unsure:
+            if bucket.closing or bucket.used_lately or bucket.burn_s or self.needs_reconcile:
                 return 0.0
             if bucket.grant_id is None:
                 continue
-            look_s = min(look_s, bucket.active_s + idle_s)
+            due_s = min(due_s, bucket.active_s + idle_s)
             if bucket.slices:
-                look_s = min(look_s, bucket.spend_until_ns / NS_PER_S - spend_for_s * 2 / 3)
-        return look_s
+                due_s = min(due_s, bucket.spend_until_ns / NS_PER_S - spend_for_s * 2 / 3)
+        return due_s
 
 
 def unknown_terms(account_id: str, bucket_id: str) -> BucketTerms:
-    """Of a grant that is known before its account is loaded."""
+    """Placeholder terms of a bucket whose grant is known before the account's terms are loaded."""
     return BucketTerms(bucket_id, account_id, "balance", "", 0, None, (), CAP_RATE)

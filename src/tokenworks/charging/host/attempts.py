@@ -1,9 +1,9 @@
-"""Attempts that are open on this host, and what an attempt costs whose worker is gone."""
+"""The finish of an attempt whose worker is gone."""
 
 from typing import Final
 
 from tokenworks.catalog import Counts, split, weights_of
-from tokenworks.charging.messages import Amount, Finish, Held, Loss, OpenAttempt, Part
+from tokenworks.charging.messages import Amount, Finish, HeldAmount, Loss, OpenAttempt, Part
 from tokenworks.charging.model import encode_record, usage_record
 
 OPEN_ATTEMPTS_MAX: Final = 1_000_000
@@ -11,10 +11,10 @@ WORKER_LOST: Final = "worker_lost"
 
 
 def interrupted(attempt: OpenAttempt, reason: str) -> Finish | None:
-    """The finish of an attempt whose worker is gone, charged from its last progress; None where it gave nothing.
+    """The finish of an attempt whose worker is gone, charged from its last progress; None if the attempt produced nothing.
 
-    It is drawn from what the attempt held, so nothing is overdrawn; progress counts events with content, of which
-    each has at least one token, so the charge is never above the upstream's count.
+    The charge comes out of what the attempt held, so nothing is overdrawn. Progress counts events with content, and each of them has
+    at least one token, so the charge is never above the upstream's count.
     """
     counts = attempt.counts
     if counts is None or not any(counts):
@@ -44,13 +44,13 @@ def interrupted(attempt: OpenAttempt, reason: str) -> Finish | None:
         flags=[],
         upstream_id=None,
     )
-    # A plan of prompts does not count what goes on with a tool's result: its request weighs nothing.
+    # A plan that counts prompts does not count a request that continues with a tool's result: its request weighs nothing.
     record.prompt = all(held.weights[0] for held in start.held if held.unit == "prompt")
     used = [Amount(part.bucket_id, part.grant_id, part.amount) for part in parts]
     return Finish(start.usage_id, start.account_id, used, encode_record(record))
 
 
-def _part(held: Held, amount: int, requests: int, counts: Counts) -> Part:
+def _part(held: HeldAmount, amount: int, requests: int, counts: Counts) -> Part:
     return Part(
         held.bucket_id, held.grant_id, held.rate_version, held.unit, held.kind, amount, requests, counts
     )

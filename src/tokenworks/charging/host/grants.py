@@ -1,6 +1,6 @@
-"""The host's grants as its recorder's loop sees them: workers ask and give back, records use, hosts recall.
+"""The host's grants in the recorder's loop: workers request and return slices, records use them, other hosts recall.
 
-`leases.py` has the grants in step with the ledger, `covering.py` brings together what an ask needs.
+`leases.py` keeps the grants in step with the ledger; `provisioning.py` provides what a slice request needs.
 
 Invariant, per bucket: amount = used + free + the sum of the workers' slices; none of them is ever negative.
 """
@@ -19,24 +19,28 @@ from tokenworks.charging.host.account import (
     PendingSliceRequest,
     unknown_terms,
 )
-from tokenworks.charging.host.covering import Covering
 from tokenworks.charging.host.leases import (
     Leases,
     Send,
 )
+from tokenworks.charging.host.provisioning import Provisioner
 from tokenworks.charging.messages import Amount, SliceAnswer, Verdict
 from tokenworks.charging.model import (
     RateLookup,
 )
 from tokenworks.kernel import Clock, Unavailable
 
-ASK_QUEUE_MAX: Final = 100_000
-# Accounts whose asks are being answered at once. One more is told to come again: the ledger opens some thousands a second.
+# The most slice requests in the queue of one account.
+QUEUE_MAX: Final = 100_000
+# The most accounts that are served at once: the ledger opens some thousands a second. Requests of further accounts are refused.
 ACCOUNTS_SERVED_MAX: Final = 5000
+# Wait times that are kept for the metrics.
 WAITS_KEPT: Final = 1000
 
 
 class HostGrants:
+    """All grants of this host. Runs in the recorder's loop."""
+
     def __init__(
         self,
         ledger: LedgerPort,
@@ -53,49 +57,55 @@ class HostGrants:
         self._clock = clock
         self._on_fatal = on_fatal
         self._leases = Leases(ledger, send, clock, spend_for_s=spend_for_s, idle_s=idle_s)
-        self._covering = Covering(self._leases, ledger, lookup, send, clock)
+        self._provisioner = Provisioner(self._leases, ledger, lookup, send, clock)
         self.accounts = self._leases.accounts
-        self.open = False  # until every worker that may hold slices was heard
+        self.open = False  # True once every worker that may hold slices has reported them, or is gone
         self._tasks: set[asyncio.Task[None]] = set()
-        self._answering = False
-        self._answer_again = False
-        self._served = 0
-        self.asks_refused = 0
-        # How long the latest asks waited that somebody waited for.
+        self._answering_recalls = False
+        self._recalled_again = False
+        self._accounts_served = 0
+        self.requests_refused = 0
+        # Wait times of recent slice requests that blocked a client.
         self.waits_s: deque[float] = deque(maxlen=WAITS_KEPT)
 
-    # What workers say.
+    # Frames of workers.
 
-    def ask(self, account_id: str, ask: PendingSliceRequest) -> None:
+    def request(self, account_id: str, request: PendingSliceRequest) -> None:
+        """Queue a slice request. It is answered with `SLICE_ANSWER`, at once with `AWAY` where a limit is reached."""
         known = self.accounts.get(account_id)
-        full = self._served >= ACCOUNTS_SERVED_MAX and not (known and (known.serving or known.buckets))
-        if full or (known is not None and len(known.asks) >= ASK_QUEUE_MAX):
-            self.asks_refused += 1
-            self._answer(ask, Verdict.AWAY)
+        full = self._accounts_served >= ACCOUNTS_SERVED_MAX and not (
+            known and (known.serving or known.buckets)
+        )
+        if full or (known is not None and len(known.queue) >= QUEUE_MAX):
+            self.requests_refused += 1
+            self._answer(request, Verdict.AWAY)
             return
         account = known or self._leases.account(account_id)
-        ask.asked_s = self._leases.now_s()
-        account.asks.append(ask)
+        request.received_s = self._leases.now_s()
+        account.queue.append(request)
         self._serve(account)
 
-    def give(self, worker_id: str, recall_number: int, account_id: str, given: Iterable[Amount]) -> None:
-        """A worker gives back what it has free, on a recall or on its own."""
+    def take_back(
+        self, worker_id: str, recall_number: int, account_id: str, amounts: Iterable[Amount]
+    ) -> None:
+        """A worker returns what it has free of its slices. `recall_number` is 0 where no recall asked for it."""
         account = self.accounts.get(account_id)
-        for back in given:
-            bucket_id, grant_id, amount = back.bucket_id, back.grant_id, back.amount
+        for returned in amounts:
+            bucket_id, grant_id, amount = returned.bucket_id, returned.grant_id, returned.amount
             bucket = account.buckets.get(bucket_id) if account else None
             if bucket is None or bucket.grant_id != grant_id:
                 continue
-            bucket.take(worker_id, amount, "gave back more than it had")
+            bucket.take_from_slice(worker_id, amount, "gave back more than it had")
             bucket.free += amount
             bucket.check()
             if account is not None:
-                account.gave(worker_id, bucket_id, amount)
-        self._leases.heard(worker_id, recall_number)
+                account.deduct_returned(worker_id, bucket_id, amount)
+        self._leases.recall_answered(worker_id, recall_number)
 
-    def used(self, worker_id: str | None, account_id: str, parts: Iterable[Amount]) -> None:
-        """A record was journaled: what it used of each (bucket, grant) moves from the worker's slice (of a lost one: from the rest)
-        to used. What a host that comes back had open on grants that are gone (written off, restored away) is settled as late.
+    def record_used(self, worker_id: str | None, account_id: str, parts: Iterable[Amount]) -> None:
+        """A record is in the journal: move what it used of each grant from the worker's slice to `used`. `worker_id` None: the worker
+        is lost and its slices are free again, so the amounts come out of `free`. Before `start`, such a record may use a
+        grant that is gone (written off, or lost in a restore); settlement charges it as late.
         """
         account = self.accounts.get(account_id)
         for part in parts:
@@ -111,43 +121,43 @@ class HostGrants:
                 bucket.free -= amount
                 assert bucket.free >= 0, "a lost worker used more than its slice"
             else:
-                bucket.take(worker_id, amount, "used more than its slice")
+                bucket.take_from_slice(worker_id, amount, "used more than its slice")
             bucket.used += amount
             bucket.used_lately = True
             if account is not None:
-                account.quiet_until_s = 0.0
+                account.next_tend_s = 0.0
 
     def worker_lost(self, worker_id: str) -> None:
-        """What a worker still had is free again. Its open attempts have been closed (and moved to used) right after."""
+        """Free the slices of a worker that is gone. The caller then closes the worker's open attempts, which use some of it."""
         for account in self.accounts.values():
-            account.asks = deque(ask for ask in account.asks if ask.worker_id != worker_id)
+            account.queue = deque(request for request in account.queue if request.worker_id != worker_id)
             for bucket in account.buckets.values():
                 bucket.free += bucket.slices.pop(worker_id, 0)
                 bucket.check()
         self._leases.worker_lost(worker_id)
 
     def adopt(self, account_id: str, bucket_id: str, grant_id: str, amount: int, used: int) -> None:
-        """A grant that this host's journal had open before: `used` is settled and unsettled together."""
+        """Take over a grant that this host had open before the recorder started. `used`: what settled and unsettled records used."""
         account = self._leases.account(account_id)
         before = account.buckets.get(bucket_id)
         if before is not None and before.grant_id is not None:
-            # Two of one bucket: the answer to the first was lost, so nobody ever spent it.
+            # Two grants of one bucket: the answer to one of them was lost, so nothing of that one was ever used.
             keep_first = before.used >= used
-            self._leases.orphans.append((account_id, grant_id if keep_first else before.grant_id))
+            self._leases.unused_grants.append((account_id, grant_id if keep_first else before.grant_id))
             if keep_first:
                 return
         bucket = account.buckets[bucket_id] = HostBucket(unknown_terms(account_id, bucket_id), 0)
-        bucket.hold(grant_id, amount, used)
-        # Terms are unknown until the account is loaded; until then nothing is sliced, and the lease is not ours to use.
+        bucket.set_grant(grant_id, amount, used)
+        # Until the account's terms are loaded, no slice may be made of the grant.
         bucket.closing = True
         bucket.check()
 
     def adopt_slice(
         self, worker_id: str, account_id: str, bucket_id: str, grant_id: str, outstanding: int
     ) -> bool:
-        """What a worker that outlived the last recorder still has. False where that can't be."""
+        """Take over a slice of a worker that outlived the last recorder. Return False if the host's grant does not have that much."""
         if not outstanding:
-            return True  # of a grant that may be closed by now
+            return True  # the grant may be closed by now
         account = self.accounts.get(account_id)
         bucket = account.buckets.get(bucket_id) if account else None
         if bucket is None or bucket.grant_id != grant_id or bucket.free < outstanding:
@@ -158,31 +168,31 @@ class HostGrants:
         return True
 
     def start(self) -> None:
-        """Every worker was heard: serve."""
+        """Start to serve: every worker has reported its slices, or is gone."""
         self.open = True
         for account in list(self.accounts.values()):
             self._serve(account)
 
     def account_changed(self, account_id: str) -> None:
-        """The ledger says that buckets of this account changed (ordered, closing, expired, frozen)."""
+        """Reload an account whose buckets changed in the ledger (ordered, closing, expired, frozen)."""
         account = self.accounts.get(account_id)
         if account is not None:
             account.loaded_s = -1e9
-            account.quiet_until_s = 0.0
+            account.next_tend_s = 0.0
             account.top_up_after_s = -1e9
             if self.open:
                 self._spawn(self._leases.reload(account))
 
     def close_soon(self, account_id: str, grant_id: str) -> None:
-        """An operator wants this grant closed: as soon as nothing runs on it."""
+        """Close a grant at an operator's request, as soon as no request in flight holds any of it."""
         account = self.accounts.get(account_id)
         for bucket in account.buckets.values() if account is not None else ():
             if account is not None and bucket.grant_id == grant_id:
                 bucket.active_s = -1e9
                 bucket.used_lately = False
-                account.quiet_until_s = 0.0
+                account.next_tend_s = 0.0
 
-    # Serving asks.
+    # Serving slice requests.
 
     def _spawn(self, coroutine: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -193,126 +203,132 @@ class HostGrants:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self._on_fatal(error)  # an invariant is broken: the next recorder starts from the journal
+            self._on_fatal(error)  # an invariant is broken; the next recorder starts from the journal
 
     def _serve(self, account: HostAccount) -> None:
-        if self.open and not account.serving and account.asks:
+        if self.open and not account.serving and account.queue:
             account.serving = True
-            self._served += 1
-            self._spawn(self._serve_asks(account))
+            self._accounts_served += 1
+            self._spawn(self._serve_queue(account))
 
-    async def _serve_asks(self, account: HostAccount) -> None:
-        together = True
+    async def _serve_queue(self, account: HostAccount) -> None:
+        combine = True
         try:
-            while account.asks:
-                ask = account.asks[0]
-                alike = account.alike(ask) if together else [ask]
-                if len(alike) > 1:
-                    together = await self._serve_alike(account, alike)
+            while account.queue:
+                request = account.queue[0]
+                combinable = account.combinable(request) if combine else [request]
+                if len(combinable) > 1:
+                    combine = await self._serve_combined(account, combinable)
                 else:
-                    await self._serve_one(account, ask)
+                    await self._serve_single(account, request)
         finally:
             account.serving = False
-            account.quiet_until_s = 0.0
-            self._served -= 1
+            account.next_tend_s = 0.0
+            self._accounts_served -= 1
 
-    async def _serve_one(self, account: HostAccount, ask: PendingSliceRequest) -> None:
+    async def _serve_single(self, account: HostAccount, request: PendingSliceRequest) -> None:
         try:
             async with account.lock:
-                verdict, back_s = await self._covering.gather(account, ask)
+                verdict, back_s = await self._provisioner.provide(account, request)
         except Unavailable:
             verdict, back_s = Verdict.AWAY, 0
-        if account.asks and account.asks[0] is ask:
-            account.asks.popleft()
-            self._answer(ask, verdict, back_s)
-            if not ask.soft:
-                self.waits_s.append(self._leases.now_s() - ask.asked_s)
+        # The worker may be lost by now, and its requests with it.
+        if account.queue and account.queue[0] is request:
+            account.queue.popleft()
+            self._answer(request, verdict, back_s)
+            if not request.prefetch:
+                self.waits_s.append(self._leases.now_s() - request.received_s)
 
-    def _answer(self, ask: PendingSliceRequest, verdict: Verdict, back_s: int = 0) -> None:
-        answer = SliceAnswer(ask.number, wire.verdict_code(verdict, back_s))
-        self._send(ask.worker_id, wire.SLICE_ANSWER, [answer])
+    def _answer(self, request: PendingSliceRequest, verdict: Verdict, back_s: int = 0) -> None:
+        answer = SliceAnswer(request.number, wire.verdict_code(verdict, back_s))
+        self._send(request.worker_id, wire.SLICE_ANSWER, [answer])
 
-    async def _serve_alike(self, account: HostAccount, alike: list[PendingSliceRequest]) -> bool:
-        """A crowd asks at once: what one worker wants for one model is brought to it as one. Returns whether there was
-        enough; where not, each is looked at by itself, so that what is left goes to whom it suffices.
+    async def _serve_combined(self, account: HostAccount, requests: list[PendingSliceRequest]) -> bool:
+        """Serve requests of one worker for one model with one provision. Return False if there was not enough for all of them:
+        each is then served by itself, so that what is left goes to those that it covers.
         """
-        first = alike[0]
-        whole = PendingSliceRequest.together(alike)
+        first = requests[0]
+        combined = PendingSliceRequest.combined(requests)
         try:
             async with account.lock:
-                if account.unsure:
+                if account.needs_reconcile:
                     await self._leases.reconcile(account)
                 await self._leases.load(account, fresh=False)
-                verdict = await self._covering.bring(account, whole)
+                verdict = await self._provisioner.fill_slices(account, combined)
         except Unavailable:
             return False
         if verdict != Verdict.ENOUGH:
-            for ask in alike:  # what was brought for all of them is there for each
-                ask.free = dict(whole.free)
+            for request in requests:  # what the worker was given for all of them counts for each
+                request.free = dict(combined.free)
             return False
-        waited = account.take(alike)
+        served = account.dequeue(requests)
         enough = wire.verdict_code(Verdict.ENOUGH)
-        self._send(first.worker_id, wire.SLICE_ANSWER, [SliceAnswer(ask.number, enough) for ask in waited])
+        self._send(
+            first.worker_id, wire.SLICE_ANSWER, [SliceAnswer(request.number, enough) for request in served]
+        )
         now_s = self._leases.now_s()
-        self.waits_s.extend(now_s - ask.asked_s for ask in waited)
+        self.waits_s.extend(now_s - request.received_s for request in served)
         return True
 
-    # Between hosts: the ledger asks them, never one host another.
+    # Recalls by other hosts, which come through the ledger.
 
-    def recalls_wait(self) -> None:
-        """Some host may wait for what this one has. Called twice a second, and when the ledger says so."""
-        if self._answering:
-            self._answer_again = True
+    def answer_recalls(self) -> None:
+        """Answer the recalls that other hosts made. Called twice a second, and when the ledger notifies the host."""
+        if self._answering_recalls:
+            self._recalled_again = True
             return
-        self._answering = True
+        self._answering_recalls = True
         self._spawn(self._answer_recalls())
 
     async def _answer_recalls(self) -> None:
         try:
             while True:
-                self._answer_again = False
+                self._recalled_again = False
                 with contextlib.suppress(Unavailable):
                     for recall_id, account_id in await self._ledger.recalls():
-                        if await self._give_back(account_id):
+                        if await self._return_free(account_id):
                             await self._ledger.answer_recall(recall_id)
-                if not self._answer_again:
+                if not self._recalled_again:
                     return
         finally:
-            self._answering = False
+            self._answering_recalls = False
 
-    async def _give_back(self, account_id: str) -> bool:
-        """Give the ledger what nobody here holds. Whether every worker was heard. Not under the account's lock: two
-        hosts that wait for each other would wait for ever.
+    async def _return_free(self, account_id: str) -> bool:
+        """Return to the ledger what no request in flight on this host holds. Return True if every worker answered.
+
+        The account's lock is not taken: two hosts that each wait for the other would wait for ever.
         """
         account = self.accounts.get(account_id)
         if account is None or not self.open:
             return account is None
-        if account.unsure:
+        if account.needs_reconcile:
             return False
         buckets = [bucket for bucket in account.buckets.values() if bucket.grant_id is not None]
         workers = {worker for bucket in buckets for worker in bucket.slices}
-        heard = await self._leases.recall(account, buckets, workers, closing=False) if workers else True
+        all_answered = (
+            await self._leases.recall(account, buckets, workers, closing=False) if workers else True
+        )
         for bucket in buckets:
             amount, grant_id = bucket.free, bucket.grant_id
             if not amount or grant_id is None:
                 continue
-            if account.unsure:
+            if account.needs_reconcile:
                 return False
             bucket.free -= amount
             bucket.amount -= amount
             bucket.remaining = 0
             account.loaded_s = -1e9
-            account.quiet_until_s = 0.0
-            account.returning += 1
+            account.next_tend_s = 0.0
+            account.returns_in_flight += 1
             try:
                 if not await self._ledger.return_grant(account_id, grant_id, amount):
-                    account.unsure = True
+                    account.needs_reconcile = True
             except Unavailable:
-                account.unsure = True
+                account.needs_reconcile = True
                 raise
             finally:
-                account.returning -= 1
-        return heard
+                account.returns_in_flight -= 1
+        return all_answered
 
     # Leases: renewed while in use, closed when idle.
 
@@ -321,5 +337,5 @@ class HostGrants:
         await self._leases.tend()
 
     async def drain(self) -> bool:
-        """Close every grant that nobody holds. Whether none is left."""
+        """Close every grant that no request in flight holds. Return True if none is left."""
         return await self._leases.drain()

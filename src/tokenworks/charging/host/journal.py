@@ -1,10 +1,10 @@
-"""The journal: append-only, pre-zeroed segments of frames, durable before anybody is told.
+"""The journal: append-only, pre-zeroed segments of frames, which are durable before they are acknowledged.
 
 A segment starts with a header (magic, journal id, first sequence). A frame is length u32, sequence u64,
 CRC-32C u32 (Castagnoli, as in RFC 3720 B.4) over sequence and payload, payload. Segments are opened with
-O_DSYNC, so a write that returned is on disk, and `flock`ed for their life. Every recorder begins a new segment:
-what an earlier one left is only read. The first frame of a segment is a checkpoint that says all that is still
-open, so that recovery reads the segments from the settled sequence on and no further back.
+O_DSYNC, so a write that returned is on disk, and are locked (`flock`) while they are open. Every recorder begins a new segment; it only
+reads the earlier ones. The first frame of a segment is a checkpoint of all that is still open, so recovery reads the segments from the
+settled sequence on, and none before.
 """
 
 import contextlib
@@ -28,12 +28,13 @@ HEADER: Final = struct.Struct("<8s16sQ")
 FRAME: Final = struct.Struct("<IQI")
 SEGMENT_BYTES_DEFAULT: Final = 16 * 1024 * 1024
 SEGMENT_BYTES_MIN: Final = 64 * 1024
-PAYLOAD_BYTES_MAX: Final = 64 * 1024 * 1024
 _SEQ_AHEAD_MAX: Final = 1_000_000
 _ZEROS: Final = bytes(1024 * 1024)
 
 
 class Frame(NamedTuple):
+    """One frame of a segment, its CRC checked."""
+
     seq: int
     payload: bytes
 
@@ -47,9 +48,9 @@ def pack(seq: int, payload: bytes) -> bytes:
 
 
 class Journal:
-    """One host's journal, held by one recorder at a time. Raises `JournalBusy` where another has it.
+    """One host's journal, which one recorder at a time has locked. Raises `JournalBusy` if another one has.
 
-    `zeroes_ahead`: a thread zeroes the next segment before it is needed; without it the same calls are the same run.
+    `zeroes_ahead`: a thread zeroes the next segment before it is needed. Tests switch that off, to be deterministic.
     """
 
     def __init__(
@@ -92,14 +93,14 @@ class Journal:
         return journal_id
 
     def segments(self) -> list[tuple[int, Path]]:
-        """(first sequence, path) in order."""
+        """(first sequence, path) of each segment, in order."""
         return sorted((int(path.stem), path) for path in self.folder.glob("*.seg"))
 
     def replay(self, from_seq: int) -> Iterator[Frame]:
-        """Frames from the segment that contains `from_seq` on. Sets where new frames continue.
+        """Yield the frames from the segment that contains `from_seq` on. Afterwards new frames continue from the last one.
 
-        A cut tail is the end of a segment. An invalid frame with valid ones after it raises `JournalCorrupt`,
-        and so do segments that don't join.
+        A frame that is cut off is the end of a segment. Raises `JournalCorrupt` for an invalid frame with valid ones after it, and where
+        segments are missing between others.
         """
         segments = self.segments()
         if segments and from_seq < segments[0][0]:
@@ -121,7 +122,7 @@ class Journal:
         self.next_seq = expected if expected is not None else 1
 
     def begin_segment(self, checkpoint: bytes, room_bytes: int = 0) -> None:
-        """A fresh file with the checkpoint as its first frame and room for what follows, durable when this returns."""
+        """Begin a new file with the checkpoint as its first frame and room for `room_bytes` more, durable when this returns."""
         first = self.next_seq
         path = self.folder / f"{first:020d}.seg"
         frame = pack(first, checkpoint)
@@ -137,7 +138,7 @@ class Journal:
                 out.write(HEADER.pack(MAGIC, self.journal_id.bytes, first) + frame)
                 out.flush()
                 os.fsync(out.fileno())
-            # A segment of the same name holds nothing but a checkpoint that never was acknowledged past it.
+            # A segment of the same name has only a checkpoint, and nothing after it was ever acknowledged.
             half.rename(path)
             sync_folder(self.folder)
             file = os.open(path, os.O_WRONLY | os.O_DSYNC | os.O_CLOEXEC)
@@ -161,19 +162,19 @@ class Journal:
         return seq
 
     def has_room(self, payload_bytes: int) -> bool:
-        """Whether one more frame fits this segment."""
+        """True if one more frame fits this segment."""
         return self._at + self._pending_bytes + FRAME.size + payload_bytes <= self._segment_end
 
     @property
     def wants_next(self) -> bool:
-        """Whether it is time to zero the next segment in the background; true once a segment."""
+        """True, once a segment, when it is time to zero the next segment in the background."""
         if not self._zeroes_ahead or self._preparing or self._at < self._segment_end // 2:
             return False
         self._preparing = True
         return True
 
     def prepare_next(self) -> None:
-        """Zero the next segment's file ahead of its use. Runs in a thread; a failure shows when it is begun."""
+        """Zero the next segment's file before its use. Runs in a thread; a failure shows when the segment is begun."""
         with contextlib.suppress(OSError):
             self._make_zeroed(self.folder / "next.half", self.segment_bytes)
             (self.folder / "next.half").rename(self.folder / "next.zeroed")
@@ -187,7 +188,7 @@ class Journal:
             os.fsync(out.fileno())
 
     def commit(self) -> None:
-        """Put everything queued on disk. Raises `JournalFailed`, after which nothing is written any more."""
+        """Write everything that is queued to disk. Raises `JournalFailed`, after which nothing is written any more."""
         if not self._pending:
             return
         if self.failed:
@@ -208,7 +209,7 @@ class Journal:
         self.last_commit_s = time.monotonic() - began_s
 
     def delete_settled(self, settled_seq: int, older_than_s: float, now_s: float) -> int:
-        """Delete segments that are settled to their end and untouched for long. Returns how many."""
+        """Delete segments that are settled to their end and were last written so long ago. Return how many."""
         deleted = 0
         segments = self.segments()
         for (_, path), (next_first, _) in pairwise(segments):
@@ -227,12 +228,12 @@ class Journal:
 
 
 def read_segment(path: Path, journal_id: UUID, first: int) -> Iterator[Frame]:
-    """The frames of one segment, up to its end or a cut tail."""
+    """Yield the frames of one segment, up to its end or a frame that is cut off."""
     yield from read_frames(path.read_bytes(), path, journal_id, first)
 
 
 def read_frames(data: bytes, path: Path, journal_id: UUID, first: int) -> Iterator[Frame]:
-    """As `read_segment`, of a segment that was read already; `path` is for messages."""
+    """As `read_segment`, from the content of the file; `path` is for error messages. Raises `JournalCorrupt`."""
     if len(data) < HEADER.size:
         raise JournalCorrupt(f"{path} is shorter than its header")
     magic, id_bytes, header_first = HEADER.unpack_from(data)
@@ -247,7 +248,7 @@ def read_frames(data: bytes, path: Path, journal_id: UUID, first: int) -> Iterat
         yield frame
         at += FRAME.size + len(frame.payload)
         expected += 1
-    # Nothing valid may follow what is not valid.
+    # Behind an invalid frame there may be no valid one.
     for later in range(at + 1, end - FRAME.size + 1):
         found = _frame_at(data, later, expected, expected + _SEQ_AHEAD_MAX)
         if found is not None:
@@ -267,7 +268,7 @@ def _frame_at(data: bytes, at: int, seq_min: int, seq_max: int) -> Frame | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """A new name is durable when its folder is."""
+    """Make new names in a folder durable."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(file)

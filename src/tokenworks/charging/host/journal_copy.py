@@ -1,7 +1,7 @@
-"""A journal as it is copied while a recorder writes it, put back, and put aside.
+"""Copies a journal while a recorder writes it, puts a copy back, and moves a journal aside.
 
-A copied segment ends with its last whole frame. What a commit writes at the very moment of the copy may be there in part; such a
-frame is not acknowledged yet, so nobody relies on it.
+A copied segment ends with its last whole frame. Of a commit that is written at the moment of the copy, a part may be in the file; such
+a frame is not acknowledged yet, so nothing depends on it.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from uuid import UUID
 from tokenworks.charging.errors import JournalBusy, JournalCorrupt
 from tokenworks.charging.host.journal import FRAME, HEADER, read_frames, sync_folder
 
-# A copy that sees a later page of a commit before an earlier one looks like damage; the next look does not.
-LOOKS: Final = 5
-_LOOK_AGAIN_S: Final = 0.05
+# A read that gets a later page of a commit before an earlier one looks like damage; the next read does not.
+READS_MAX: Final = 5
+_READ_AGAIN_S: Final = 0.05
 
 
 class SegmentCopy(NamedTuple):
-    """`last`: the sequence of its last frame."""
+    """A segment's whole frames. `first` and `last`: the sequences of the first and the last one."""
 
     name: str
     first: int
@@ -31,18 +31,20 @@ class SegmentCopy(NamedTuple):
 
 
 def copy_journal(folder: Path, journal_id: UUID) -> Iterator[SegmentCopy]:
-    """Its segments in order. One that is deleted meanwhile, being settled and old, is left out. Raises `JournalCorrupt`."""
+    """Yield copies of its segments in order. A segment that is deleted meanwhile, as it is settled, is left out. Raises
+    `JournalCorrupt`.
+    """
     for path in sorted(folder.glob("*.seg")):
-        for look in range(LOOKS):
+        for read in range(READS_MAX):
             try:
                 yield _copy(path, journal_id)
                 break
             except FileNotFoundError:
                 break
             except JournalCorrupt:
-                if look == LOOKS - 1:
+                if read == READS_MAX - 1:
                     raise
-                time.sleep(_LOOK_AGAIN_S)
+                time.sleep(_READ_AGAIN_S)
 
 
 def _copy(path: Path, journal_id: UUID) -> SegmentCopy:
@@ -55,14 +57,14 @@ def _copy(path: Path, journal_id: UUID) -> SegmentCopy:
 
 
 def journal_end(folder: Path, journal_id: UUID) -> int:
-    """The sequence of the last frame that is on disk, 0 where there is none. Raises `JournalCorrupt`."""
+    """The sequence of the last frame that is on disk, 0 if there is none. Raises `JournalCorrupt`."""
     newest = max(folder.glob("*.seg"), default=None)
     return 0 if newest is None else _copy(newest, journal_id).last
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """No recorder has the journal while this context lasts. Raises `JournalBusy`."""
+def journal_locked(folder: Path) -> Iterator[None]:
+    """Lock the journal in a folder during the block, so that no recorder opens it. Raises `JournalBusy` if one has it."""
     if not folder.exists():
         yield
         return
@@ -80,7 +82,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def put_journal(folder: Path, journal_id: UUID, segments: list[tuple[str, bytes]]) -> None:
-    """Write a journal into a folder that has none; the id is written last, and a folder without one is no journal."""
+    """Write a journal into a folder that has none. The id is written last: without its file the folder is no journal."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name, content in [*segments, ("id", f"{journal_id}\n".encode())]:
         file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -92,15 +94,15 @@ def put_journal(folder: Path, journal_id: UUID, segments: list[tuple[str, bytes]
 
 
 def put_journal_aside(folder: Path, mark: str) -> Path | None:
-    """Move all that a journal's folder has into one beside it, whose path is returned; None where there is nothing. The folder
-    itself stays: it may be a disk of its own.
+    """Move all files of a journal's folder into a new folder in it, and return that one's path; None if there are no files. The folder
+    itself stays, as it may be a mount point.
     """
     files = [path for path in folder.glob("*") if path.name != "lock" and not path.is_dir()]
     if not files:
         return None
     aside = folder / f"aside-{mark}"
     aside.mkdir(mode=0o700)
-    # The id last: cut off here, the folder is a journal whose segments are missing, and none that begins anew among old ones.
+    # The id is moved last. If this is interrupted, segments are missing, which is noticed; a new journal never begins among old segments.
     for path in sorted(files, key=lambda path: path.name == "id"):
         path.rename(aside / path.name)
     sync_folder(aside)

@@ -1,6 +1,6 @@
 """A host's grants as leases of the ledger's buckets: loaded, renewed while in use, recalled from workers, closed when idle.
 
-What is read and changed of an account here is so under the account's lock.
+Every method that reads or changes an account expects its caller to hold the account's lock, if it does not take the lock itself.
 """
 
 import asyncio
@@ -20,17 +20,20 @@ from tokenworks.charging.host.account import (
 from tokenworks.charging.messages import Recall, SliceGrant
 from tokenworks.kernel import Clock, Unavailable
 
+# How long workers have to answer a recall.
 RECALL_WAIT_S: Final = 0.3
+# Terms younger than this are used without a call to the database.
 TERMS_FRESH_S: Final = 2.0
-# An empty account that is hammered costs the database this often, no more.
+# The least time between two loads of an empty account, however many requests come for it.
 RELOAD_S: Final = 0.1
-# Accounts that are looked after at once, and as many closings wait for one turn of the ledger.
+# Accounts that are tended at once, so that their closings share a turn of the ledger.
 TENDED_TOGETHER_MAX: Final = 128
+# A grant is extended by what the account is expected to use in this time.
 GRANT_AHEAD_S: Final = 10
 RETURNING_POLL_S: Final = 0.005
 
 Send = Callable[[str, int, object], bool]
-"""(worker, frame kind, content) -> whether the worker is there."""
+"""(worker, frame kind, content) -> True if the worker is connected."""
 
 
 class Leases:
@@ -46,12 +49,13 @@ class Leases:
         self._idle_s = idle_s
         self.accounts: dict[str, HostAccount] = {}
         self.draining = False
-        # Grants that nobody has ever spent of: (account, grant).
-        self.orphans: list[tuple[str, str]] = []
+        # Open grants that no record ever used, to be closed: (account, grant).
+        self.unused_grants: list[tuple[str, str]] = []
+        # By number: the workers that have not answered yet, and the event that all of them have.
         self._recalls: dict[int, tuple[set[str], asyncio.Event]] = {}
         self._recall_number = 0
 
-    def heard(self, worker_id: str, recall_number: int) -> None:
+    def recall_answered(self, worker_id: str, recall_number: int) -> None:
         """A worker has answered a recall."""
         if recall_number in self._recalls:
             waiting, event = self._recalls[recall_number]
@@ -60,21 +64,21 @@ class Leases:
                 event.set()
 
     def worker_lost(self, worker_id: str) -> None:
-        """A lost worker answers no recall."""
+        """Stop waiting for a worker that is gone."""
         for waiting, event in self._recalls.values():
             waiting.discard(worker_id)
             if not waiting:
                 event.set()
 
     def account(self, account_id: str) -> HostAccount:
-        """The account as this host knows it; made when it is first asked for."""
+        """Return the account as this host knows it, which is created at its first use."""
         account = self.accounts.get(account_id)
         if account is None:
             account = self.accounts[account_id] = HostAccount(account_id)
         return account
 
     async def load(self, account: HostAccount, *, fresh: bool) -> None:
-        """Read the account's terms from the ledger, unless they were read a moment ago. Under the account's lock."""
+        """Read the account's terms from the ledger, unless they are younger than `TERMS_FRESH_S` (if `fresh`: `RELOAD_S`)."""
         now_s = self.now_s()
         if now_s - account.loaded_s < (RELOAD_S if fresh else TERMS_FRESH_S):
             return
@@ -98,22 +102,22 @@ class Leases:
                     del account.buckets[bucket_id]
 
     async def reload(self, account: HostAccount) -> None:
-        """The ledger says that buckets of the account changed: read them, and close those that can't be spent."""
+        """Buckets of the account changed in the ledger: read them, and close those that may not be used any more."""
         async with account.lock:
             try:
-                if account.unsure:
+                if account.needs_reconcile:
                     await self.reconcile(account)
                 await self.load(account, fresh=True)
             except Unavailable:
                 return
             for bucket in list(account.buckets.values()):
-                if bucket.closing and not account.unsure:
+                if bucket.closing and not account.needs_reconcile:
                     await self.close(account, bucket)
-            account.quiet_until_s = 0.0
+            account.next_tend_s = 0.0
 
     async def reconcile(self, account: HostAccount) -> None:
-        """What the ledger has of this host's grants, after a call that was not answered: it may have been made."""
-        while account.returning:
+        """Read this host's grants from the ledger, after a call that was not answered and may have been made."""
+        while account.returns_in_flight:
             await asyncio.sleep(RETURNING_POLL_S)
         found = await self._ledger.open_grants_of(account.account_id)
         open_ids = {grant_id for _, grant_id, _, _ in found}
@@ -128,7 +132,7 @@ class Leases:
                 account.buckets[bucket_id].closing = True  # until the terms are loaded
             bucket = account.buckets[bucket_id]
             if bucket.grant_id is None:
-                bucket.hold(grant_id, amount, used)
+                bucket.set_grant(grant_id, amount, used)
                 bucket.spend_until_ns = 0
             elif bucket.grant_id == grant_id:
                 bucket.free += amount - bucket.amount
@@ -136,23 +140,23 @@ class Leases:
             else:
                 await self._ledger.close_grant(account.account_id, grant_id)
             bucket.check()
-        account.unsure = False
+        account.needs_reconcile = False
         account.loaded_s = -1e9
 
     def send_slice(
         self, worker_id: str, bucket: HostBucket, grant_id: str, amount: int, until_ns: int
     ) -> bool:
-        """Whether the worker is there."""
+        """Send a worker more of a grant, or (amount 0) a renewal. Return True if the worker is connected."""
         grant = SliceGrant(bucket.terms.account_id, grant_id, bucket.terms, amount, until_ns)
         return self._send(worker_id, wire.SLICE_GRANT, [grant])
 
     async def extend(self, bucket: HostBucket, short: int, *, expired: bool) -> None:
-        """Ask the ledger for `short` and some more, or (0) for a renewal of the lease."""
+        """Extend the grant by `short` and a reserve, or (0) only renew its lease. Raises `Unavailable`."""
         if bucket.closing or (not bucket.remaining and (bucket.grant_id is None or not expired)):
             return
-        # For some seconds at the rate at which it is spent, and not too much of what is left.
-        cushion = min(bucket.remaining // 8, max(64 * short, GRANT_AHEAD_S * bucket.burn_s))
-        asked_ns = self._clock.boot_ns()
+        # The reserve: enough for some seconds at the present rate of use, at most an eighth of what is left.
+        reserve = min(bucket.remaining // 8, max(64 * short, GRANT_AHEAD_S * bucket.burn_s))
+        called_ns = self._clock.boot_ns()
         account = self.account(bucket.terms.account_id)
         account.behind = False
         try:
@@ -160,11 +164,11 @@ class Leases:
                 bucket.terms.account_id,
                 bucket.terms.bucket_id,
                 bucket.grant_id,
-                short + cushion,
+                short + reserve,
                 self._spend_for_s,
             )
         except Unavailable:
-            account.unsure = True
+            account.needs_reconcile = True
             raise
         if granted is not None and granted.behind:
             account.behind = True
@@ -180,14 +184,14 @@ class Leases:
         bucket.amount += granted.added
         bucket.free += granted.added
         bucket.remaining = granted.remaining
-        # Measured from before we asked, on our own clock: never longer than the ledger thinks.
-        bucket.spend_until_ns = asked_ns + int(granted.spend_for_s * NS_PER_S)
+        # Measured from before the call, on the host's own clock, so that it ends no later than the ledger's lease.
+        bucket.spend_until_ns = called_ns + int(granted.spend_for_s * NS_PER_S)
         bucket.check()
 
     async def recall(
         self, account: HostAccount, buckets: list[HostBucket], workers: set[str], *, closing: bool
     ) -> bool:
-        """Ask workers for what they have free. Whether all of them answered in time."""
+        """Recall from workers what they have free. Return True if all of them answered in time."""
         self._recall_number += 1
         number = self._recall_number
         content = Recall(number, account.account_id, [b.terms.bucket_id for b in buckets], closing)
@@ -206,13 +210,13 @@ class Leases:
 
     async def tend(self) -> None:
         """Renew what is in use, close what is idle or closing. Called about once a second."""
-        for orphan in list(self.orphans):
+        for unused in list(self.unused_grants):
             with contextlib.suppress(Unavailable, GrantStillOpen):
-                await self._ledger.close_grant(*orphan)
-                self.orphans.remove(orphan)
+                await self._ledger.close_grant(*unused)
+                self.unused_grants.remove(unused)
         now_s = self.now_s()
-        due = [account for account in self.accounts.values() if account.quiet_until_s <= now_s]
-        # Together, so that what they ask of the ledger goes in the same turns.
+        due = [account for account in self.accounts.values() if account.next_tend_s <= now_s]
+        # At once, so that their calls share the ledger's turns.
         for at in range(0, len(due), TENDED_TOGETHER_MAX):
             await asyncio.gather(*map(self._tend_account, due[at : at + TENDED_TOGETHER_MAX]))
 
@@ -221,16 +225,16 @@ class Leases:
             return
         async with account.lock:
             try:
-                if account.unsure:
+                if account.needs_reconcile:
                     await self.reconcile(account)
             except Unavailable:
                 return
             for bucket in list(account.buckets.values()):
                 await self._tend(account, bucket)
-                if account.unsure:
+                if account.needs_reconcile:
                     break
-            account.quiet_until_s = account.next_look_s(self._idle_s, self._spend_for_s)
-        if not account.buckets and not account.asks and not account.serving:
+            account.next_tend_s = account.due_s(self._idle_s, self._spend_for_s)
+        if not account.buckets and not account.queue and not account.serving:
             self.accounts.pop(account.account_id, None)
 
     async def _tend(self, account: HostAccount, bucket: HostBucket) -> None:
@@ -241,7 +245,7 @@ class Leases:
         now_s, now_ns = self.now_s(), self._clock.boot_ns()
         if bucket.used_lately:
             bucket.used_lately, bucket.active_s = False, now_s
-        # Spent a second, smoothed; this is called about once a second.
+        # The smoothed rate of use: `tend` is called about once a second.
         bucket.burn_s = (3 * bucket.burn_s + bucket.used - bucket.used_before) // 4
         bucket.used_before = bucket.used
         if bucket.closing or now_s - bucket.active_s > self._idle_s:
@@ -256,9 +260,9 @@ class Leases:
             await self.extend(bucket, 0, expired=True)
 
     async def close(self, account: HostAccount, bucket: HostBucket) -> None:
-        """Get everything back and close the grant (under the account's lock).
+        """Recall all slices of the grant and close it.
 
-        What requests hold comes back when they end: until then the grant stays open, and an idle one usable.
+        What requests in flight hold comes back when they end. Until then the grant stays open, and if it is only idle, usable.
         """
         if bucket.grant_id is None:
             return
@@ -274,30 +278,30 @@ class Leases:
             bucket.active_s = self.now_s()
             return
         except Unavailable:
-            # It may be closed: nothing of it may be given out before the ledger was asked.
-            account.unsure = True
+            # The grant may be closed: no slice may be made of it before the ledger has been read.
+            account.needs_reconcile = True
             return
         account.buckets.pop(bucket.terms.bucket_id, None)
         account.loaded_s = -1e9
 
     async def drain(self) -> bool:
-        """Close every grant that nobody holds. Whether none is left."""
+        """Close every grant that no request in flight holds. Return True if none is left."""
         self.draining = True
-        held = list(self.accounts.values())
-        for at in range(0, len(held), TENDED_TOGETHER_MAX):
-            await asyncio.gather(*map(self._drain_account, held[at : at + TENDED_TOGETHER_MAX]))
+        accounts = list(self.accounts.values())
+        for at in range(0, len(accounts), TENDED_TOGETHER_MAX):
+            await asyncio.gather(*map(self._drain_account, accounts[at : at + TENDED_TOGETHER_MAX]))
         return not any(b.grant_id for a in self.accounts.values() for b in a.buckets.values())
 
     async def _drain_account(self, account: HostAccount) -> None:
         async with account.lock:
             try:
-                if account.unsure:
+                if account.needs_reconcile:
                     await self.reconcile(account)
             except Unavailable:
                 return
             for bucket in list(account.buckets.values()):
                 bucket.closing = True
-                if not account.unsure:
+                if not account.needs_reconcile:
                     await self.close(account, bucket)
 
     def now_s(self) -> float:

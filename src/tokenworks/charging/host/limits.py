@@ -1,10 +1,10 @@
 """Protective limits, the host's side: requests and tokens a minute, requests at once. Runs in the recorder's loop.
 
-On one host they are exact: the recorder keeps a sliding minute in slots of a tenth of a second, and every worker asks it. Where
-several hosts live, each leases what it admits from the ledger in chunks of a twentieth; a lease is spent within
-`LEASE_SPEND_S` and counts for a minute and as long as that, so the sum never exceeds the limit, and stays within a tenth of it.
-Without the ledger a host goes on with the share that it had leased. Nothing here is money: a limit may be lost
-with the processes that knew it, and then it starts anew.
+On one host they are exact: the recorder keeps a sliding minute in slots of a tenth of a second, and every worker requests admission
+from it. Several hosts lease what they admit from the ledger, in parts of a twentieth of the limit. A lease is spent within
+`LEASE_SPEND_S` and counts for a minute longer than that, so the sum over all hosts never exceeds the limit, and stays within a tenth
+of it. Without the ledger a host goes on with the share that it had leased. Limits are not money: when all processes that know one
+are gone, it starts anew.
 """
 
 import asyncio
@@ -21,23 +21,25 @@ SLOT_MS: Final = 100
 WINDOW_SLOTS: Final = 600
 LEASE_SPEND_S: Final = 3.0
 LEASE_PARTS: Final = 20
-# A host that comes to others waits this long before it leases: by then they have heard of it.
-JOIN_S: Final = 3.0
-# The ledger is not asked again sooner where it had nothing, or did not answer.
+# A new host waits this long before it leases: by then the other hosts know of it.
+HOST_JOIN_S: Final = 3.0
+# The least time between two calls of the ledger for a limit where it had nothing left, or did not answer.
 ASK_AGAIN_MS: Final = 1000
 STREAMS_AGAIN_MS: Final = 1000
-# The share without the ledger is the mean of the last two spans in which leases count: they come in bursts.
+# Without the ledger a host's share is the mean over twice the time for which a lease counts, as leases come in bursts.
 SHARE_MS: Final = 2 * int((60 + LEASE_SPEND_S) * 1000)
+# A limit that nothing used for this long is forgotten.
 IDLE_MS: Final = 120_000
 WAITING_MAX: Final = 100_000
 NS_PER_MS: Final = 1_000_000
 
+# What of a limit is short.
 STREAMS, REQUESTS, TOKENS = range(3)
 Send = Callable[[str, int, object], bool]
 
 
 class Lease(NamedTuple):
-    """What the ledger granted of a limit to this host, and, where that is too little, when to come again."""
+    """What the ledger leased of a limit to this host, and how long to wait before the next call where that is too little."""
 
     requests: int
     tokens: int
@@ -46,14 +48,14 @@ class Lease(NamedTuple):
 
 
 class LimitPort(Protocol):
-    """What limits need of the database; every call may raise `Unavailable`."""
+    """The calls to the ledger that limits need. Each call may raise `Unavailable`."""
 
     async def lease_limit(self, limit: Limit, requests: int, tokens: int, streams: int) -> Lease: ...
     async def return_lease(self, limit_id: str, requests: int, tokens: int) -> None: ...
 
 
 class _Pool:
-    """A lease that is not spent yet."""
+    """What is left of a lease."""
 
     __slots__ = ("requests", "tokens", "until_ms")
 
@@ -93,10 +95,10 @@ class _Window:
         self.pools: deque[_Pool] = deque()
         self.leased: deque[tuple[int, int, int]] = deque()  # (ms, requests, tokens), of the last `SHARE_MS`
         self.streams_claimed = 0
-        self.returned = [0, 0]  # requests and tokens that the ledger has to hear of
+        self.returned = [0, 0]  # requests and tokens that are to be returned to the ledger
         self.leasing = False
-        self.waiting: list[_Asked] = []
-        self.wanted_tokens = 0  # by the largest request that waits in a queue
+        self.waiting: list[_PendingRequest] = []
+        self.wanted_tokens = 0  # by the largest request in a queue
         self.denied_until_ms = 0
         self.denied_wait_ms = 0
         self.used_ms = 0
@@ -109,14 +111,14 @@ class _Window:
             self.tokens -= tokens
 
     def add(self, slot: int, requests: int, tokens: int) -> None:
-        """May come for a slot in the past: what was reserved and not used goes out of the slot it is in."""
+        """Add to a slot. It may be in the past: what was reserved and not used is taken out of the slot of the request."""
         at = len(self.slots)
         while at and self.slots[at - 1][0] > slot:
             at -= 1
         if at and self.slots[at - 1][0] == slot:
             row = self.slots[at - 1]
         elif requests < 0 or tokens < 0:
-            return  # that slot is over
+            return  # that slot is older than the window
         else:
             row = [slot, 0, 0]
             self.slots.insert(at, row)
@@ -126,7 +128,7 @@ class _Window:
         self.tokens += tokens
 
     def wait_ms(self, now_ms: int, requests_max: int, tokens_max: int, tokens: int) -> tuple[int, int] | None:
-        """(milliseconds until one more of so many tokens fits, what is short the longest), or None where it fits now."""
+        """Return (milliseconds until a request of so many tokens fits, what is short the longest), or None if it fits now."""
         longest: tuple[int, int] | None = None
         for what, most, used, need, column in (
             (REQUESTS, requests_max, self.requests, 1, 1),
@@ -150,7 +152,9 @@ class _Window:
         return sum(self.in_flight.values())
 
 
-class _Asked:
+class _PendingRequest:
+    """A `LimitRequest` of a worker that is not answered."""
+
     __slots__ = ("limits", "number", "tokens", "worker_id")
 
     def __init__(self, worker_id: str, number: int, tokens: int, limits: Sequence[Limit]) -> None:
@@ -161,6 +165,8 @@ class _Asked:
 
 
 class HostLimits:
+    """All protective limits on this host."""
+
     def __init__(
         self,
         ledger: LimitPort,
@@ -175,13 +181,14 @@ class HostLimits:
         self._on_fatal = on_fatal
         self._windows: dict[str, _Window] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._began_ms = self._now_ms()
-        self._held_back: list[_Asked] = []
-        self.open = False  # until every worker that may have requests in flight was heard
+        self._started_ms = self._now_ms()
+        self._before_start: list[_PendingRequest] = []
+        # True once every worker that may have requests in flight has reported them, or is gone.
+        self.open = False
         self.hosts = 1
         self.away_until_ms = 0
-        self.away = False  # the ledger did not answer the last time
-        self.on_room: Callable[[], None] = lambda: None  # something may fit that did not
+        self.away = False  # the ledger did not answer the last call
+        self.on_room: Callable[[], None] = lambda: None  # called when a request may fit that did not before
 
     def _now_ms(self) -> int:
         return self._clock.boot_ns() // NS_PER_MS
@@ -194,20 +201,20 @@ class HostLimits:
             window.limit = limit
         return window
 
-    # What workers say.
+    # Frames of workers.
 
-    def ask(self, worker_id: str, request: LimitRequest) -> None:
-        """May this request begin? Answered with `LIMIT_ANSWER`: all of its limits, or none."""
-        asked = _Asked(worker_id, request.number, request.tokens, request.limits)
+    def request(self, worker_id: str, request: LimitRequest) -> None:
+        """Admit a request under all of its limits, or under none. It is answered with `LIMIT_ANSWER`."""
+        pending = _PendingRequest(worker_id, request.number, request.tokens, request.limits)
         if self.open:
-            self._decide(asked)
-        elif len(self._held_back) < WAITING_MAX:
-            self._held_back.append(asked)
+            self._decide(pending)
+        elif len(self._before_start) < WAITING_MAX:
+            self._before_start.append(pending)
         else:
-            self._refuse(asked, ASK_AGAIN_MS, 0, STREAMS)
+            self._refuse(pending, ASK_AGAIN_MS, 0, STREAMS)
 
-    def back(self, worker_id: str, returned: LimitReturn) -> None:
-        """What was reserved and not used, and whether the request is over."""
+    def return_unused(self, worker_id: str, returned: LimitReturn) -> None:
+        """Take back what a request reserved of a limit and did not use."""
         window = self._windows.get(returned.limit_id)
         if window is None:
             return
@@ -227,19 +234,19 @@ class HostLimits:
             else:
                 window.in_flight.pop(worker_id, None)
 
-    def state(self, worker_id: str, states: Sequence[LimitState]) -> None:
-        """A worker that outlived the last recorder: what it has in flight, and what it began within the minute."""
+    def adopt_state(self, worker_id: str, states: Sequence[LimitState]) -> None:
+        """Take over what a worker that outlived the last recorder has in flight, and what it began within the minute."""
         for state in states:
             window = self._window(state.limit)
             if state.in_flight:
                 window.in_flight[worker_id] = state.in_flight
-            for begun in state.slots:
-                window.add(begun.slot, begun.requests, begun.tokens)
+            for slot in state.slots:
+                window.add(slot.slot, slot.requests, slot.tokens)
 
-    # For queues: what one limit says, without an answer.
+    # For queues: one limit at a time, without an answer to the worker.
 
     def room(self, limit: Limit, tokens: int, now_ms: int) -> tuple[int, int] | None:
-        """What is short of a limit for a request of so many tokens, as (milliseconds to wait, what); None where it fits."""
+        """Return (milliseconds to wait, what is short) for a request of so many tokens, or None if it fits."""
         window = self._window(limit)
         window.used_ms = now_ms
         window.prune(now_ms // SLOT_MS)
@@ -253,7 +260,7 @@ class HostLimits:
         return short
 
     def take(self, worker_id: str, limit: Limit, tokens: int, now_ms: int) -> int:
-        """One request begins under a limit. Returns its slot."""
+        """Begin a request under a limit. Return its slot."""
         window = self._windows[limit.limit_id]
         reserved = self._reserved(limit, tokens)
         if self.hosts > 1 and now_ms >= self.away_until_ms:
@@ -264,67 +271,68 @@ class HostLimits:
         return slot
 
     def streams(self, limit: Limit) -> int:
-        """How many requests run under a limit on this host."""
+        """How many requests are in flight under a limit on this host."""
         return self._window(limit).streams
 
     def streams_max(self, limit: Limit) -> int:
-        """How many may run at once on this host; 0: any number."""
+        """How many requests may be in flight at once on this host; 0: any number."""
         if self.hosts == 1 or not limit.streams_max:
             return limit.streams_max
         return max(1, self._window(limit).streams_claimed)
 
     def worker_lost(self, worker_id: str) -> None:
-        # Nobody would return what it is given now.
-        self._held_back = [asked for asked in self._held_back if asked.worker_id != worker_id]
+        # A worker that is gone would return nothing that it is granted now.
+        self._before_start = [pending for pending in self._before_start if pending.worker_id != worker_id]
         for window in self._windows.values():
             window.in_flight.pop(worker_id, None)
-            window.waiting = [asked for asked in window.waiting if asked.worker_id != worker_id]
+            window.waiting = [pending for pending in window.waiting if pending.worker_id != worker_id]
 
     def start(self) -> None:
-        """Every worker was heard."""
+        """Start to admit: every worker has reported what it has in flight, or is gone."""
         self.open = True
-        held_back, self._held_back = self._held_back, []
-        for asked in held_back:
-            self._decide(asked)
+        waiting, self._before_start = self._before_start, []
+        for pending in waiting:
+            self._decide(pending)
         self.on_room()
 
     # Deciding.
 
-    def _decide(self, asked: _Asked) -> None:
+    def _decide(self, pending: _PendingRequest) -> None:
         now_ms = self._now_ms()
         slot = now_ms // SLOT_MS
         alone = self.hosts == 1
-        longest: tuple[int, int, int] | None = None  # of all limits that are short: how long, which, what
-        for at, limit in enumerate(asked.limits):
+        # Of the limits that are short: the longest wait, which limit it is, and what of it is short.
+        longest: tuple[int, int, int] | None = None
+        for at, limit in enumerate(pending.limits):
             window = self._window(limit)
             window.used_ms = now_ms
             window.prune(slot)
             short = (
-                self._short_alone(window, asked.tokens, now_ms)
+                self._short_alone(window, pending.tokens, now_ms)
                 if alone or now_ms < self.away_until_ms
                 else None
             )
             if short is None and not alone and now_ms >= self.away_until_ms:
-                short = self._short_leased(window, asked.tokens, now_ms)
+                short = self._short_leased(window, pending.tokens, now_ms)
                 if short is not None and short[0] < 0:
-                    self._lease(window, asked)
+                    self._wait_for_lease(window, pending)
                     return
             if short is not None and (longest is None or short[0] > longest[0]):
                 longest = short[0], at, short[1]
         if longest is not None:
-            self._refuse(asked, *longest)
+            self._refuse(pending, *longest)
             return
-        for limit in asked.limits:
-            self.take(asked.worker_id, limit, asked.tokens, now_ms)
-        self._send(asked.worker_id, wire.LIMIT_ANSWER, [LimitAnswer(asked.number, 0, 0, 0, slot)])
+        for limit in pending.limits:
+            self.take(pending.worker_id, limit, pending.tokens, now_ms)
+        self._send(pending.worker_id, wire.LIMIT_ANSWER, [LimitAnswer(pending.number, 0, 0, 0, slot)])
 
     @staticmethod
     def _reserved(limit: Limit, tokens: int) -> int:
-        """A request that alone is larger than the limit takes all of it."""
+        """What a request reserves of a limit's tokens: a request that alone is larger than the limit takes all of them."""
         return min(tokens, limit.tokens_per_min) if limit.tokens_per_min else tokens
 
-    def _short_alone(self, window: _Window, asked_tokens: int, now_ms: int) -> tuple[int, int] | None:
-        """What is short by this host's own count, and for how long. Without the ledger its share is the limit."""
+    def _short_alone(self, window: _Window, requested_tokens: int, now_ms: int) -> tuple[int, int] | None:
+        """Return (wait, what is short) by this host's own count. Without the ledger the host's share is the limit."""
         limit = window.limit
         requests, tokens, streams = limit.requests_per_min, limit.tokens_per_min, limit.streams_max
         if self.hosts > 1:
@@ -334,11 +342,11 @@ class HostLimits:
             streams = streams and max(1, streams // least, window.streams_claimed)
         if streams and window.streams >= streams:
             return STREAMS_AGAIN_MS, STREAMS
-        wanted = min(asked_tokens, tokens) if tokens else 0
+        wanted = min(requested_tokens, tokens) if tokens else 0
         return window.wait_ms(now_ms, requests, tokens, wanted)
 
     def _short_leased(self, window: _Window, tokens: int, now_ms: int) -> tuple[int, int] | None:
-        """None where the leases cover it; -1 where the ledger has to be asked first."""
+        """Return (wait, what is short), or None if the leases cover the request; a wait of -1: a lease has to be requested first."""
         limit = window.limit
         if self._covered(window, tokens, now_ms):
             return None
@@ -369,22 +377,24 @@ class HostLimits:
             requests -= took
             tokens -= drew
 
-    def _refuse(self, asked: _Asked, wait_ms: int, which: int, what: int) -> None:
-        self._send(asked.worker_id, wire.LIMIT_ANSWER, [LimitAnswer(asked.number, wait_ms, which, what, 0)])
+    def _refuse(self, pending: _PendingRequest, wait_ms: int, which: int, what: int) -> None:
+        self._send(
+            pending.worker_id, wire.LIMIT_ANSWER, [LimitAnswer(pending.number, wait_ms, which, what, 0)]
+        )
 
     # Between hosts.
 
-    def _lease(self, window: _Window, asked: _Asked) -> None:
+    def _wait_for_lease(self, window: _Window, pending: _PendingRequest) -> None:
         if len(window.waiting) >= WAITING_MAX:
-            self._refuse(asked, ASK_AGAIN_MS, 0, REQUESTS)
+            self._refuse(pending, ASK_AGAIN_MS, 0, REQUESTS)
             return
-        window.waiting.append(asked)
+        window.waiting.append(pending)
         self._begin_lease(window)
 
     def _begin_lease(self, window: _Window) -> None:
         if not window.leasing:
             window.leasing = True
-            task = asyncio.get_running_loop().create_task(self._lease_more(window))
+            task = asyncio.get_running_loop().create_task(self._renew_lease(window))
             self._tasks.add(task)
             task.add_done_callback(self._task_done)
 
@@ -394,24 +404,24 @@ class HostLimits:
         if error is not None:
             self._on_fatal(error)
 
-    async def _lease_more(self, window: _Window) -> None:
+    async def _renew_lease(self, window: _Window) -> None:
         try:
-            joining_ms = self._began_ms + int(JOIN_S * 1000) - self._now_ms()
+            joining_ms = self._started_ms + int(HOST_JOIN_S * 1000) - self._now_ms()
             if joining_ms > 0:
                 await asyncio.sleep(joining_ms / 1000)
             limit = window.limit
-            asks = len(window.waiting)
-            wanted = sum(self._reserved(limit, asked.tokens) for asked in window.waiting)
+            request_count = len(window.waiting)
+            wanted = sum(self._reserved(limit, pending.tokens) for pending in window.waiting)
             wanted, window.wanted_tokens = max(wanted, window.wanted_tokens), 0
             before_ms = self._now_ms()
             try:
                 lease = await self._ledger.lease_limit(
                     limit,
-                    max(asks, math.ceil(limit.requests_per_min / LEASE_PARTS))
+                    max(request_count, math.ceil(limit.requests_per_min / LEASE_PARTS))
                     if limit.requests_per_min
                     else 0,
                     max(wanted, math.ceil(limit.tokens_per_min / LEASE_PARTS)) if limit.tokens_per_min else 0,
-                    window.streams + max(asks, math.ceil(limit.streams_max / LEASE_PARTS))
+                    window.streams + max(request_count, math.ceil(limit.streams_max / LEASE_PARTS))
                     if limit.streams_max
                     else 0,
                 )
@@ -419,7 +429,7 @@ class HostLimits:
                 self._ledger_away()
                 return
             self.away = False
-            # Spent within its time, measured from before it was asked for.
+            # The time in which the lease may be spent is measured from before the call.
             window.pools.append(_Pool(lease, before_ms + int(LEASE_SPEND_S * 1000)))
             window.leased.append((before_ms, lease.requests, lease.tokens))
             window.streams_claimed = lease.streams
@@ -429,8 +439,8 @@ class HostLimits:
         finally:
             window.leasing = False
             waiting, window.waiting = window.waiting, []
-            for asked in waiting:
-                self._decide(asked)
+            for pending in waiting:
+                self._decide(pending)
             self.on_room()
 
     def _ledger_away(self) -> None:
@@ -438,17 +448,17 @@ class HostLimits:
         self.away_until_ms = self._now_ms() + ASK_AGAIN_MS
 
     def set_hosts(self, hosts: int) -> None:
-        """How many hosts live. With the second one what was admitted here within the minute becomes a lease of this host."""
+        """Set how many hosts live. When a second one joins, what this host admitted within the minute becomes a lease of it."""
         hosts = max(1, hosts)
         joined = self.hosts == 1 and hosts > 1
         self.hosts = hosts
         if joined:
             for window in self._windows.values():
-                task = asyncio.get_running_loop().create_task(self._tell(window))
+                task = asyncio.get_running_loop().create_task(self._claim_current_use(window))
                 self._tasks.add(task)
                 task.add_done_callback(self._task_done)
 
-    async def _tell(self, window: _Window) -> None:
+    async def _claim_current_use(self, window: _Window) -> None:
         window.prune(self._now_ms() // SLOT_MS)
         try:
             lease = await self._ledger.lease_limit(
@@ -460,7 +470,7 @@ class HostLimits:
         window.streams_claimed = lease.streams
 
     async def tend(self) -> None:
-        """Return what was leased and not spent, forget what nobody uses. Called about once a second."""
+        """Return what was leased and not spent; forget limits that nothing uses. Called about once a second."""
         now_ms = self._now_ms()
         for limit_id, window in list(self._windows.items()):
             window.prune(now_ms // SLOT_MS)

@@ -1,8 +1,8 @@
 """The ledger for an event loop: calls run in threads with a connection each.
 
-What many accounts wait for at once (terms, grants, closings) is made in turns: all that waits when the database is free goes in one
-transaction and a few round trips. An account has one call at a time, so it has one place in a turn, however much it asks for.
-What would have to wait for a lock is made by itself, on another connection: it keeps no other account waiting.
+Calls of many accounts (terms, grants, closings) are combined into turns: all calls that wait when the database is free are made in one
+transaction and a few round trips. An account has one call at a time, so it has one place in a turn, however many requests it has.
+A call that would have to wait for a lock is made alone, on another connection, so that no other account waits for it.
 """
 
 import asyncio
@@ -25,20 +25,20 @@ from tokenworks.charging.model import FOLLOW_UP
 from tokenworks.kernel import Clock, Unavailable
 
 Result = TypeVar("Result")
-# A database that hangs must not make anybody wait for longer.
+# A call that the database does not answer within this time fails.
 ANSWER_S: Final = 3.0
-# Of each kind in one turn: what comes after it waits for tens of milliseconds, not for hundreds.
+# The most calls of each kind in one turn, so that the next turn begins within tens of milliseconds, not hundreds.
 TURN_LOADS_MAX: Final = 256
 TURN_GRANTS_MAX: Final = 256
 TURN_CLOSES_MAX: Final = 128
-# Between two turns of many, so that more go together: a turn of two costs as many statements as one of two hundred. After a turn of
-# one the next one begins at once: where few come, none waits. Not Final, so that tests can set it: a compiled module has the value of a
-# Final built in.
+# The pause after a turn of several calls, so that the next turn has more: a turn of two costs as many statements as one of two hundred.
+# After a turn of one call the next turn begins at once. Not Final, so that tests can set it: a compiled module has the value of a Final
+# built in.
 GATHER_S = 0.005
 
 
 class DatabaseThread:
-    """One thread, one connection. A call that finds the connection broken is not repeated: it may have committed."""
+    """One thread with one connection. A call that finds the connection broken is not repeated, since it may have committed."""
 
     def __init__(self, connect: Callable[[], Connection], name: str) -> None:
         self._connect = connect
@@ -48,7 +48,7 @@ class DatabaseThread:
         self.hangs = False
 
     async def run(self, call: Callable[[Connection], Result]) -> Result:
-        """Raises `Unavailable` where the database does not answer in time. The call may still be made then."""
+        """Run a call in the thread. Raises `Unavailable` if the database does not answer in time; the call may still be made then."""
         future = asyncio.get_running_loop().run_in_executor(self._executor, self._call, call)
         done, _ = await asyncio.wait([future], timeout=ANSWER_S)
         self.hangs = not done
@@ -73,53 +73,54 @@ class DatabaseThread:
         return result
 
     def close(self) -> None:
-        def bye() -> None:
+        def disconnect() -> None:
             if self._connection is not None:
                 self._connection.close()
 
-        self._executor.submit(bye)
+        self._executor.submit(disconnect)
         self._executor.shutdown()
 
 
-Asked = TypeVar("Asked")
+Call = TypeVar("Call")
 Answer = TypeVar("Answer")
-_Made = tuple[list[list[tuple[BucketTerms, int]] | None], list[Granted | None], list[bool]]
-"""What a turn answers: terms, grants, whether it closed."""
-_Taken = list[tuple[Asked, asyncio.Future[Answer]]]
+_TurnAnswers = tuple[list[list[tuple[BucketTerms, int]] | None], list[Granted | None], list[bool]]
+"""The answers of a turn: to each load its terms, to each grant what was granted, to each closing whether the grant was closed. None and
+False: the call would have to wait for a lock."""
+_Calls = list[tuple[Call, asyncio.Future[Answer]]]
 
 
-class _Waiting(Generic[Asked, Answer]):
-    """What waits for a turn of the ledger, first come, first served."""
+class _CallQueue(Generic[Call, Answer]):
+    """Calls of one kind that wait for a turn, first come, first served."""
 
     def __init__(self) -> None:
-        self._queue: deque[tuple[Asked, asyncio.Future[Answer]]] = deque()
+        self._queue: deque[tuple[Call, asyncio.Future[Answer]]] = deque()
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    def join(self, asked: Asked) -> "asyncio.Future[Answer]":
+    def put(self, call: Call) -> "asyncio.Future[Answer]":
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._queue.append((asked, answer))
+        self._queue.append((call, answer))
         return answer
 
-    def take(self, count_max: int) -> _Taken[Asked, Answer]:
+    def take(self, count_max: int) -> _Calls[Call, Answer]:
         return [self._queue.popleft() for _ in range(min(count_max, len(self._queue)))]
 
 
-def _answer(taken: _Taken[Asked, Answer], answers: Sequence[Answer]) -> None:
-    for (_, future), answer in zip(taken, answers, strict=True):
+def _set_answers(calls: _Calls[Call, Answer], answers: Sequence[Answer]) -> None:
+    for (_, future), answer in zip(calls, answers, strict=True):
         if not future.done():
             future.set_result(answer)
 
 
-def _fail(taken: _Taken[Asked, Answer], error: Exception) -> None:
-    for _, future in taken:
+def _set_error(calls: _Calls[Call, Answer], error: Exception) -> None:
+    for _, future in calls:
         if not future.done():
             future.set_exception(error)
 
 
 class RecorderLedger:
-    """The ledger as `HostGrants` needs it, for one journal. `alone`: the thread of what may wait for a lock."""
+    """The ledger as `HostGrants` needs it, for one journal. `alone`: the thread of calls that may wait for a lock."""
 
     def __init__(
         self,
@@ -133,10 +134,10 @@ class RecorderLedger:
     ) -> None:
         self._thread = thread
         self._alone = alone or thread
-        self._loads: _Waiting[UUID, list[tuple[BucketTerms, int]] | None] = _Waiting()
-        self._grants: _Waiting[GrantAsk, Granted | None] = _Waiting()
-        self._closes: _Waiting[CloseAsk, bool] = _Waiting()
-        self._turning: asyncio.Task[None] | None = None
+        self._loads: _CallQueue[UUID, list[tuple[BucketTerms, int]] | None] = _CallQueue()
+        self._grants: _CallQueue[GrantAsk, Granted | None] = _CallQueue()
+        self._closes: _CallQueue[CloseAsk, bool] = _CallQueue()
+        self._turn_task: asyncio.Task[None] | None = None
         self.turns = 0
         self._settler = settler
         self._clock = clock
@@ -146,7 +147,7 @@ class RecorderLedger:
         self._settled = asyncio.Event()
 
     def settled(self, _seq: int) -> None:
-        """In the loop: the settler got on."""
+        """Called in the event loop when the settler has settled more."""
         self._settled.set()
 
     async def _run(self, call: Callable[[Ledger], Result]) -> Result:
@@ -154,47 +155,49 @@ class RecorderLedger:
 
     # Turns.
 
-    async def _together(self, waiting: "_Waiting[Asked, Answer]", asked: Asked) -> Answer:
-        """The answer of the turn that takes it. Raises `Unavailable`."""
-        answer = waiting.join(asked)
-        if self._turning is None:
-            self._turning = asyncio.get_running_loop().create_task(self._turn())
+    async def _call_in_turn(self, queue: "_CallQueue[Call, Answer]", call: Call) -> Answer:
+        """Return the answer of the turn that makes the call. Raises `Unavailable`."""
+        answer = queue.put(call)
+        if self._turn_task is None:
+            self._turn_task = asyncio.get_running_loop().create_task(self._make_turns())
         return await answer
 
-    async def _turn(self) -> None:
-        """While anything waits. What this turn does not take is the next one's, first come, first served."""
+    async def _make_turns(self) -> None:
+        """Make turns until no call waits. What a turn does not take is left to the next one."""
         try:
             while self._loads or self._grants or self._closes:
                 loads = self._loads.take(TURN_LOADS_MAX)
                 grants = self._grants.take(TURN_GRANTS_MAX)
                 closes = self._closes.take(TURN_CLOSES_MAX)
                 try:
-                    loaded, granted, closed = await self._make(
-                        [asked for asked, _ in loads],
-                        [asked for asked, _ in grants],
-                        [asked for asked, _ in closes],
+                    loaded, granted, closed = await self._make_turn(
+                        [call for call, _ in loads],
+                        [call for call, _ in grants],
+                        [call for call, _ in closes],
                     )
-                except Exception as error:  # each of them hears it, and decides
+                except Exception as error:  # every caller of the turn gets the error
                     if self._thread.hangs:
-                        # Those who would be next have waited as long.
+                        # The calls of the next turn have waited as long, so they fail, too.
                         loads += self._loads.take(len(self._loads))
                         grants += self._grants.take(len(self._grants))
                         closes += self._closes.take(len(self._closes))
-                    _fail(loads, error)
-                    _fail(grants, error)
-                    _fail(closes, error)
+                    _set_error(loads, error)
+                    _set_error(grants, error)
+                    _set_error(closes, error)
                 else:
-                    _answer(loads, loaded)
-                    _answer(grants, granted)
-                    _answer(closes, closed)
+                    _set_answers(loads, loaded)
+                    _set_answers(grants, granted)
+                    _set_answers(closes, closed)
                 self.turns += 1
                 if len(loads) + len(grants) + len(closes) > 1:
                     await asyncio.sleep(GATHER_S)
         finally:
-            self._turning = None
+            self._turn_task = None
 
-    async def _make(self, loads: list[UUID], grants: list[GrantAsk], closes: list[CloseAsk]) -> _Made:
-        def make(connection: Connection) -> _Made:
+    async def _make_turn(
+        self, loads: list[UUID], grants: list[GrantAsk], closes: list[CloseAsk]
+    ) -> _TurnAnswers:
+        def make(connection: Connection) -> _TurnAnswers:
             ledger = Ledger(connection, self._clock)
             loaded = ledger.load_terms_together(loads)
             granted, closed = ledger.turn(self._journal_id, grants, closes) if grants or closes else ([], [])
@@ -203,7 +206,7 @@ class RecorderLedger:
         return await self._thread.run(make)
 
     async def load_terms(self, account_id: str) -> list[tuple[BucketTerms, int]]:
-        found = await self._together(self._loads, UUID(account_id))
+        found = await self._call_in_turn(self._loads, UUID(account_id))
         return await self._run(lambda ledger: ledger.load_terms(account_id)) if found is None else found
 
     async def granted_elsewhere(self, account_id: str) -> int:
@@ -212,16 +215,16 @@ class RecorderLedger:
     async def grant(
         self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float
     ) -> Granted | None:
-        asked = GrantAsk(
+        call = GrantAsk(
             UUID(account_id),
             UUID(bucket_id),
             None if grant_id is None else UUID(grant_id),
             amount,
             spend_for_s,
         )
-        made = await self._together(self._grants, asked)
-        if made is not None:
-            return made
+        granted = await self._call_in_turn(self._grants, call)
+        if granted is not None:
+            return granted
         return await self._run(
             lambda ledger: ledger.grant(
                 account_id=account_id,
@@ -265,7 +268,7 @@ class RecorderLedger:
         await self._run(lambda ledger: ledger.return_lease(self._journal_id, limit_id, requests, tokens))
 
     async def top_up(self, account_id: str, model: str, need: Need) -> bool:
-        """Buy what a request lacks, where the subscriber pays as it goes. Whether there is enough now."""
+        """Buy what a request lacks, if the subscriber pays as it goes. Return True if there is enough now."""
         buy = self._top_up
         if buy is None:
             return False
@@ -277,13 +280,13 @@ class RecorderLedger:
         return await self._run(lambda ledger: ledger.window_back_s(account_id, bucket_ids))
 
     async def close_grant(self, account_id: str, grant_id: str) -> None:
-        """Settle everything that was written so far, then close."""
+        """Close a grant, after everything that was written so far is settled. Raises `Unavailable`."""
         target = await self._settle_written()
-        if not await self._together(self._closes, CloseAsk(UUID(account_id), UUID(grant_id), target)):
+        if not await self._call_in_turn(self._closes, CloseAsk(UUID(account_id), UUID(grant_id), target)):
             await self._run(lambda ledger: ledger.close_grant(account_id, grant_id, self._journal_id, target))
 
     async def _settle_written(self) -> int:
-        """Wait until everything that was written so far is settled; returns up to where. Raises `Unavailable`."""
+        """Wait until everything that was written so far is settled. Return its last sequence. Raises `Unavailable`."""
         target = self._written_seq()
         while self._settler.settled_seq < target:
             self._settled.clear()

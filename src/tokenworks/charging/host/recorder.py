@@ -1,7 +1,7 @@
 """The host's charging agent: owns the journal, the host's grants and the settlement. One process a host.
 
-What a worker reports is durable when it is acknowledged. The loop writes the journal itself (O_DSYNC): while the
-disk works, messages gather in the sockets and the next commit takes them all, so grouping costs no thread hop.
+What a worker reports is durable when it is acknowledged. The event loop writes the journal itself (O_DSYNC): while the disk writes,
+messages gather in the sockets, and the next commit takes all of them, so that group commit needs no other thread.
 """
 
 import asyncio
@@ -53,17 +53,17 @@ from tokenworks.charging.payload import (
     read_payload,
     worker_payload,
 )
-from tokenworks.charging.questions import LOSSY, NIL, Topic
+from tokenworks.charging.questions import LOSSY_ACCOUNTS, NIL, Topic
 from tokenworks.charging.wiring_messages import LossyAccounts
 from tokenworks.kernel import Histogram
 
 log = structlog.get_logger()
 
-# Under load a commit at most every third millisecond: it costs the same whatever it holds. A lone one never waits.
+# Under load a commit is made at most every 3 ms, as it costs the same whatever it holds. A message that comes alone does not wait.
 # Not Final, so that tests can set it: a compiled module has the value of a Final built in.
 COMMIT_PACE_S = 0.003
 CLEAN_EVERY_S: Final = 30.0
-# While a journal is read, a sign of life at least every so many frames.
+# While a journal is read, `alive` is called once in so many frames.
 ALIVE_FRAMES: Final = 256
 # Bounds of a histogram of how long commits took, in microseconds.
 COMMIT_US: Final = (
@@ -83,18 +83,18 @@ COMMIT_US: Final = (
     10_000_000,
 )
 Content = TypeVar("Content")
-Answer = Callable[[str, Raw], Awaitable[Raw]]
+AnswerQuestion = Callable[[str, Raw], Awaitable[Raw]]
 """The wiring: (a question's name, its argument) -> its answer."""
 
 
 class Recorder:
-    """Wired by the app: `grants` and `settler` are made after `recover` said what they begin with."""
+    """Wired by the app, which makes `grants` and `settler` after `recover`, from what it returns. `answer`: the wiring's answers."""
 
     def __init__(
         self,
         journal: Journal,
         workers_dir: Path,
-        answer: Answer,
+        answer: AnswerQuestion,
         *,
         on_fatal: Callable[[BaseException], None],
         loss_budget_tokens: int = 0,
@@ -107,7 +107,7 @@ class Recorder:
         self.limits: HostLimits
         self.queues: HostQueues
         self.settler: Settler
-        self.losses = HostLosses(loss_budget_tokens, self._lossy)
+        self.losses = HostLosses(loss_budget_tokens, self._publish_lossy)
         self.attempts: dict[str, OpenAttempt] = {}
         self.workers: dict[str, WorkerConnection] = {}
         self.last_message: dict[str, int] = {}
@@ -119,7 +119,7 @@ class Recorder:
         self._tasks: set[asyncio.Future[object]] = set()
         self._published: dict[str, Publication] = {}
         self.commit_ns_total = 0
-        self.handed_over = False  # to another recorder: this one hears and writes nothing more
+        self.handed_over = False  # to another recorder: this one reads and writes nothing more
         self.commits = Histogram(COMMIT_US)
         self._cleaned_s = 0.0
 
@@ -129,22 +129,22 @@ class Recorder:
     # Recovery.
 
     def recover(self, settled_seq: int, alive: Callable[[], None] = lambda: None) -> list[Settling]:
-        """Read the journal from the settled sequence on: open attempts, and the records that are not settled. `alive` is called as it
-        goes: a long journal takes its time.
+        """Read the open attempts and the records that are not settled from the journal. Return these records. `alive` is called on the
+        way, as a long journal takes a while.
         """
         records: list[Settling] = []
         for count, frame in enumerate(self.journal.replay(settled_seq + 1)):
             if count % ALIVE_FRAMES == 0:
                 alive()
-            found = read_payload(frame.seq, frame.payload)
-            if isinstance(found, Checkpoint):
-                self.attempts = {attempt.start.usage_id: attempt for attempt in found.attempts}
-                self.last_message = dict(found.last_message)
-            elif isinstance(found, WorkerPayload):
-                self.last_message[found.worker_id] = found.batch.number
-                records += self._apply(found.worker_id, frame.seq, found.batch.ops)
+            content = read_payload(frame.seq, frame.payload)
+            if isinstance(content, Checkpoint):
+                self.attempts = {attempt.start.usage_id: attempt for attempt in content.attempts}
+                self.last_message = dict(content.last_message)
+            elif isinstance(content, WorkerPayload):
+                self.last_message[content.worker_id] = content.batch.number
+                records += self._apply(content.worker_id, frame.seq, content.batch.ops)
             else:
-                records += self._apply(None, frame.seq, found.ops)
+                records += self._apply(None, frame.seq, content.ops)
         if settled_seq >= self.journal.next_seq:
             raise JournalCorrupt(
                 f"the database has settled {settled_seq}, but the journal ends at {self.journal.next_seq - 1}: "
@@ -153,7 +153,7 @@ class Recorder:
         return [record for record in records if record[0] > settled_seq]
 
     def begin(self) -> None:
-        """Open a new segment and close the attempts of workers that are gone; the others are awaited."""
+        """Open a new segment, close the attempts of workers that are gone, and await the others."""
         self.journal.begin_segment(self._checkpoint())
         known = {attempt.worker_id for attempt in self.attempts.values()} | set(self.last_message)
         for path in self._workers_dir.glob("*.lock"):
@@ -167,7 +167,7 @@ class Recorder:
         self._check_awaited()
 
     def _is_alive(self, worker_id: str) -> bool:
-        """A worker holds a lock on a file of its name as long as it lives. Forgets one that is gone."""
+        """True if the worker lives: it holds a lock on a file of its name. The file of a worker that is gone is deleted."""
         path = self._workers_dir / f"{worker_id}.lock"
         try:
             file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -202,28 +202,31 @@ class Recorder:
         if kind == wire.JOURNAL:
             self._journal_frame(connection, body)
         elif kind == wire.SLICE_REQUEST:
-            for asked in wire.decode_slice_requests(body):
-                self.grants.ask(asked.account_id, PendingSliceRequest.of(worker_id, asked))
-        elif kind == wire.GIVE_BACK:
-            for given in wire.decode_give_backs(body):
-                self.grants.give(worker_id, given.recall_number, given.account_id, given.amounts)
+            for slice_request in wire.decode_slice_requests(body):
+                pending = PendingSliceRequest.of(worker_id, slice_request)
+                self.grants.request(slice_request.account_id, pending)
+        elif kind == wire.SLICE_RETURN:
+            for slice_return in wire.decode_slice_returns(body):
+                self.grants.take_back(
+                    worker_id, slice_return.recall_number, slice_return.account_id, slice_return.amounts
+                )
         elif kind == wire.LIMIT_REQUEST:
-            for request in wire.decode_limit_requests(body):
-                self.limits.ask(worker_id, request)
+            for limit_request in wire.decode_limit_requests(body):
+                self.limits.request(worker_id, limit_request)
         elif kind == wire.LIMIT_RETURN:
-            for returned in wire.decode_limit_returns(body):
-                self.limits.back(worker_id, returned)
+            for limit_return in wire.decode_limit_returns(body):
+                self.limits.return_unused(worker_id, limit_return)
         elif kind == wire.QUEUE_REQUEST:
-            for queueing in wire.decode_queue_requests(body):
-                self.queues.ask(worker_id, queueing)
+            for queue_request in wire.decode_queue_requests(body):
+                self.queues.request(worker_id, queue_request)
         elif kind == wire.QUEUE_RETURN:
-            for ended in wire.decode_queue_returns(body):
-                self.queues.ended(worker_id, ended)
+            for queue_return in wire.decode_queue_returns(body):
+                self.queues.request_ended(worker_id, queue_return)
         elif kind == wire.QUEUE_LEAVE:
             for number in wire.decode_queue_leaves(body):
-                self.queues.forget(worker_id, number)
+                self.queues.cancel(worker_id, number)
         elif kind == wire.LIMIT_STATE:
-            self.limits.state(worker_id, wire.decode_limit_state(body))
+            self.limits.adopt_state(worker_id, wire.decode_limit_state(body))
         elif kind == wire.REQUEST:
             for question in wire.decode_requests(body):
                 self._spawn(self._reply(connection, question))
@@ -238,7 +241,7 @@ class Recorder:
         worker_id = hello.worker_id
         connection.worker_id = worker_id
         if worker_id in self.workers or (worker_id in self.last_message and worker_id not in self._awaited):
-            # It was given up for dead: its attempts are closed, and it must not end them once more.
+            # The worker was taken for dead and its attempts are closed: it must not end them again.
             connection.send(wire.FENCE, [])
             connection.worker_id = ""
             return
@@ -247,15 +250,15 @@ class Recorder:
 
     def _state(self, connection: WorkerConnection, slices: list[SliceState]) -> None:
         worker_id = connection.worker_id
-        for one in slices:
+        for held in slices:
             if not self.grants.adopt_slice(
-                worker_id, one.account_id, one.bucket_id, one.grant_id, one.outstanding
+                worker_id, held.account_id, held.bucket_id, held.grant_id, held.outstanding
             ):
                 log.error(
                     "recorder.slice_unknown",
                     worker=worker_id[:8],
-                    grant=one.grant_id,
-                    outstanding=one.outstanding,
+                    grant=held.grant_id,
+                    outstanding=held.outstanding,
                 )
                 connection.send(wire.FENCE, [])
                 connection.close()
@@ -263,8 +266,8 @@ class Recorder:
         self._awaited.discard(worker_id)
         self.last_message.setdefault(worker_id, 0)
         connection.ready = True
-        for news in self._published.values():
-            connection.send(wire.PUBLISH, news)
+        for publication in self._published.values():
+            connection.send(wire.PUBLISH, publication)
         self._check_awaited()
 
     def _journal_frame(self, connection: WorkerConnection, body: bytes) -> None:
@@ -284,7 +287,7 @@ class Recorder:
         self._schedule_commit()
 
     def _apply(self, worker_id: str | None, seq: int, ops: Sequence[JournalOp | WrittenOp]) -> list[Settling]:
-        """Ops of one frame, in the journal's order. Returns the records that they complete."""
+        """Apply the operations of one frame, in the journal's order. Return the records that they complete."""
         records: list[Settling] = []
         grants = getattr(self, "grants", None)  # none while the journal is replayed
         for op in ops:
@@ -296,7 +299,7 @@ class Recorder:
                 if isinstance(op, FinishAtRisk) and op.risk_tokens:
                     self.losses.add(seq, account_id, op.ended_ms, op.risk_tokens)
                 if grants is not None:
-                    grants.used(worker_id, account_id, used)
+                    grants.record_used(worker_id, account_id, used)
             elif isinstance(op, Start):
                 if len(self.attempts) >= OPEN_ATTEMPTS_MAX:
                     raise wire.WireError("too many open attempts")
@@ -313,8 +316,8 @@ class Recorder:
         return records
 
     def hand_over(self) -> None:
-        """Another recorder takes over the journal: write what was heard, acknowledge it, and hear no more. Workers go on with that one;
-        what they have not heard acknowledged they send again.
+        """Hand the journal over to another recorder: write what was received, acknowledge it, and read no more. Workers connect to the
+        other recorder, and send again what is not acknowledged.
         """
         self._commit()
         self.handed_over = True
@@ -332,7 +335,7 @@ class Recorder:
             self._check_awaited()
 
     def _lose(self, worker_id: str) -> None:
-        """A worker is gone: close its open attempts from their last progress, take its slices back."""
+        """Close the open attempts of a worker that is gone, from their last progress, and take its slices back."""
         if hasattr(self, "grants"):
             self.grants.worker_lost(worker_id)
             self.limits.worker_lost(worker_id)
@@ -350,7 +353,7 @@ class Recorder:
     # Commits.
 
     def _append(self, payload: bytes) -> int:
-        """Queue a frame. A full segment is committed first; the next one begins with what is open now."""
+        """Queue a frame for the next commit. A full segment is committed first; the next one begins with what is open now."""
         if not self.journal.has_room(len(payload)):
             self._commit()
             try:
@@ -395,42 +398,42 @@ class Recorder:
             self.settler.put(records)
         self.settler.advance(self.journal.next_seq - 1)
 
-    # The wiring's own requests and news.
+    # Questions to the wiring, and what it publishes.
 
     def unsettled(self) -> list[Settling]:
         """Records that the database does not have yet, newest last."""
         return [*self.settler.queued(), *self._records]
 
-    def _lossy(self, over: frozenset[str]) -> None:
-        self.publish(LOSSY, LossyAccounts(sorted(over)), keep=True)
+    def _publish_lossy(self, over: frozenset[str]) -> None:
+        self.publish(LOSSY_ACCOUNTS, LossyAccounts(sorted(over)), keep=True)
 
     def publish(self, topic: Topic[Content], content: Content, *, keep: bool) -> None:
-        """Tell every worker; what is kept is told to those that connect later, too."""
-        news = Publication(topic.name, topic.encode(content))
+        """Send content to every worker. With `keep`, workers that connect later get it, too."""
+        publication = Publication(topic.name, topic.encode(content))
         if keep:
-            self._published[topic.name] = news
+            self._published[topic.name] = publication
         for connection in self.workers.values():
             if connection.ready:
-                connection.send(wire.PUBLISH, news)
+                connection.send(wire.PUBLISH, publication)
 
-    async def _reply(self, connection: WorkerConnection, asked: Request) -> None:
+    async def _reply(self, connection: WorkerConnection, request: Request) -> None:
         try:
-            answer = await self._answer(asked.name, asked.argument)
-        except Exception as error:  # the worker gets an answer, and goes on with what it knows
+            answer = await self._answer(request.name, request.argument)
+        except Exception as error:  # the worker gets an empty answer, and continues with what it knows
             log.warning(
                 "recorder.request_failed",
-                name=asked.name,
+                name=request.name,
                 error=f"{type(error).__name__}: {error}".splitlines()[0],
             )
             answer = Raw(NIL)
-        connection.send(wire.REPLY, Reply(asked.number, answer))
+        connection.send(wire.REPLY, Reply(request.number, answer))
 
     def send(self, worker_id: str, kind: int, content: object) -> bool:
         connection = self.workers.get(worker_id)
         return connection is not None and connection.send(kind, content)
 
     async def tend(self, retain_s: float) -> None:
-        """Once a second: leases, workers that are awaited, segments that are settled and old."""
+        """Called once a second: tend grants, limits and queues, check awaited workers, delete segments that are settled and old."""
         self._check_awaited()
         await self.grants.tend()
         await self.limits.tend()
@@ -441,7 +444,7 @@ class Recorder:
             await asyncio.get_running_loop().run_in_executor(
                 None, partial(self.journal.delete_settled, self.settler.settled_seq, retain_s, time.time())
             )
-        # A worker that is gone and has nothing open is forgotten with the next checkpoint.
+        # The next checkpoint leaves out a worker that is gone and has nothing open.
         open_workers = {attempt.worker_id for attempt in self.attempts.values()}
         for worker_id in list(self.last_message):
             gone = (

@@ -1,4 +1,4 @@
-"""Journal to PostgreSQL: a thread that settles records in batches, one transaction each, exactly once by sequence."""
+"""From the journal to PostgreSQL: a thread settles records in batches, each in one transaction and exactly once, by sequence."""
 
 import re
 import threading
@@ -24,14 +24,14 @@ log = structlog.get_logger()
 BATCH_RECORDS_MAX: Final = 2000
 SETTLE_EVERY_S: Final = 0.1
 RETRY_S: Final = 0.25
-# Frames without records (starts, progress) advance the settled sequence, but not each on its own.
+# How often the settled sequence advances where the frames have no records (starts, progress).
 ADVANCE_EVERY_S: Final = 5.0
-# Partitions that a batch of late records may make.
+# The most partitions that are made for a batch of late records.
 MONTHS_MAX: Final = 24
 KEYS_USED_MAX: Final = 100_000
-# Accounts whose chains' ends are remembered; that of another one is asked for.
+# The most accounts whose chain heads are remembered; that of another account is read from the database.
 HEADS_MAX: Final = 100_000
-# How often the newest head of each shard is looked at: a node of a distributed database may go back alone.
+# How often the newest chain head of each shard is compared with the database: one node of a distributed database may lose commits.
 # Not Final, so that tests can set it: a compiled module has the value of a Final built in.
 LOOK_BACK_EVERY_S = 5.0
 # Bounds of a histogram of how long batches took, in microseconds.
@@ -50,12 +50,12 @@ SETTLE_US: Final = (
     10_000_000,
     60_000_000,
 )
-# Of a record's JSON, without reading all of it.
+# The key's id in a record's JSON, which is found without decoding the record.
 _KEY_ID: Final = re.compile(rb'"key_id":"([0-9a-f]{32})"')
 
 
 class Settler:
-    """Owns a thread and its connection. `settled` is called in the thread, with the sequence that is settled."""
+    """Owns a thread and its connection. `settled` is called in the thread, with the sequence up to which records are settled."""
 
     def __init__(
         self,
@@ -71,12 +71,12 @@ class Settler:
         self._settled = settled
         self._rates = rates
         self._on_fatal = on_fatal
-        # When what is queued was put: (sequence, seconds since boot).
-        # Ids of keys whose records were settled, until somebody takes them; what nobody takes is forgotten.
+        # Ids of keys whose records were settled, for the caller to take; the oldest are dropped.
         self.keys_used: deque[bytes] = deque(maxlen=KEYS_USED_MAX)
         self._heads: dict[str, Head] = {}
-        # Of each shard, an account of the last batch that had one.
+        # By shard: an account of the last batch that had one.
         self._newest: dict[str, str] = {}
+        # When queued records were put: (sequence, monotonic seconds).
         self._put_s: deque[tuple[int, float]] = deque()
         self._queue: deque[Settling] = deque()
         self._wake = threading.Condition()
@@ -87,7 +87,7 @@ class Settler:
         self.written_seq = settled_seq
         self.applied = 0
         self.quarantined = 0
-        # What the operator bore, in tokens by cause, since this began.
+        # Tokens that the operator bore since the start, by cause.
         self.lost_tokens: Counter[str] = Counter(dict.fromkeys(LOSS_CAUSES, 0))
         self.batches = 0
         self.cpu_ns = 0
@@ -99,7 +99,7 @@ class Settler:
         self._thread.start()
 
     def put(self, records: Iterable[Settling]) -> None:
-        """Records that are on disk, in the journal's order."""
+        """Queue records that are on disk, in the journal's order."""
         before = len(self._queue)
         self._queue.extend(records)
         if len(self._queue) > before:
@@ -109,15 +109,15 @@ class Settler:
                 self._wake.notify()
 
     def advance(self, seq: int) -> None:
-        """Everything up to `seq` is on disk and was put."""
+        """Note that everything up to `seq` is on disk and was queued with `put`."""
         self.written_seq = seq
 
     def queued(self) -> list[Settling]:
-        """What is not settled yet. The thread may take from it meanwhile."""
+        """A copy of the records that are not settled yet. The thread may settle some of them meanwhile."""
         while True:
             try:
                 return list(self._queue)
-            except RuntimeError:  # it changed while it was read
+            except RuntimeError:  # the queue changed while it was copied
                 continue
 
     @property
@@ -135,13 +135,13 @@ class Settler:
         return len(self._queue)
 
     def hurry(self) -> None:
-        """Settle what there is now: somebody waits for it."""
+        """Settle all that is queued now, as a caller waits for it."""
         with self._wake:
             self._urgent = True
             self._wake.notify()
 
     def stop(self, timeout_s: float) -> bool:
-        """Settle what is left and end. Whether everything was settled."""
+        """Settle what is left and end the thread. Return True if everything is settled."""
         with self._wake:
             self._stop = True
             self._wake.notify()
@@ -150,11 +150,11 @@ class Settler:
 
     def _run(self) -> None:
         connection: Connection | None = None
-        advanced_s = looked_s = 0.0
+        advanced_s = checked_s = 0.0
         while True:
             with self._wake:
-                # Nothing to settle: sleep until there is. Else let a batch gather.
-                self._idle = True  # before the queue is looked at: whoever puts looks at it after
+                # Sleep until a record is put; then wait for more, so that they make one batch.
+                self._idle = True  # set before the queue is read, as `put` reads it after it has put
                 if not self._queue and not self._urgent and not self._stop:
                     self._wake.wait(ADVANCE_EVERY_S)
                 self._idle = False
@@ -173,12 +173,12 @@ class Settler:
                     self.cpu_ns += time.thread_time_ns() - began_ns
                     self.times.observe(int((time.monotonic() - began_s) * 1_000_000))
                     advanced_s = now_s
-                if now_s - looked_s >= LOOK_BACK_EVERY_S:
-                    self._look_back(connection)
-                    looked_s = now_s
+                if now_s - checked_s >= LOOK_BACK_EVERY_S:
+                    self._check_heads(connection)
+                    checked_s = now_s
                 self.failing_since_s = None
             except LedgerWentBack as error:
-                # The next recorder begins where the database is, and replays the journal from there.
+                # The next recorder replays the journal from the sequence that the database has.
                 self._on_fatal(error)
                 return
             except (psycopg.Error, TokenworksError, AssertionError) as error:
@@ -201,7 +201,7 @@ class Settler:
                     connection.close()
                 return
 
-    def _look_back(self, connection: Connection) -> None:
+    def _check_heads(self, connection: Connection) -> None:
         newest = {
             account_id: self._heads[account_id]
             for account_id in self._newest.values()
@@ -254,7 +254,9 @@ class Settler:
             self._settle_apart(connection, up_to, batch)
 
     def _settle_apart(self, connection: Connection, up_to: int, batch: list[Settling]) -> None:
-        """Some record is refused. It may only come so late that its month has no partition; else it is bisected out."""
+        """Settle a batch of which some record is refused. First make partitions for late records, which lack one; then find the refused
+        records by bisection and put them into quarantine.
+        """
         settle_store.ensure_usage_months(connection, settle_store.months_of(batch, MONTHS_MAX))
         refused: dict[str, str] = {}
         settle_store.settle(

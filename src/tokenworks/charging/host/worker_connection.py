@@ -12,8 +12,8 @@ from tokenworks.kernel import TokenworksError
 log = structlog.get_logger()
 
 
-class Hears(Protocol):
-    """What a connection tells the recorder."""
+class FrameHandler(Protocol):
+    """The recorder, as its connections call it."""
 
     handed_over: bool
 
@@ -23,11 +23,11 @@ class Hears(Protocol):
 
 
 class WorkerConnection(asyncio.Protocol):
-    """One worker's socket. Its end is the worker's death."""
+    """One worker's socket. When it closes, the worker counts as dead."""
 
     __slots__ = ("_out", "_reader", "_recorder", "ack_due", "ready", "transport", "worker_id")
 
-    def __init__(self, recorder: Hears) -> None:
+    def __init__(self, recorder: FrameHandler) -> None:
         self._recorder = recorder
         self._reader = wire.FrameReader()
         self._out: list[bytes] = []
@@ -37,7 +37,8 @@ class WorkerConnection(asyncio.Protocol):
         self.ack_due = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+        # uvloop's transport has all methods of asyncio's, but is no subclass.
+        self.transport = cast("asyncio.Transport", transport)
         if self._recorder.handed_over:
             self.close()
 
@@ -52,7 +53,7 @@ class WorkerConnection(asyncio.Protocol):
         except TokenworksError as error:
             log.error("recorder.bad_frame", worker=self.worker_id[:8], error=str(error))
             self.close()
-        except Exception as error:  # an invariant is broken: stop, the next recorder starts from the journal
+        except Exception as error:  # an invariant is broken; the next recorder starts from the journal
             self._recorder.fatal(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -60,6 +61,7 @@ class WorkerConnection(asyncio.Protocol):
         self._recorder.connection_lost(self)
 
     def send(self, kind: int, content: object) -> bool:
+        """Queue a frame. Return False if the socket is closed."""
         if self.transport is None or self.transport.is_closing():
             return False
         if not self._out:
@@ -79,7 +81,7 @@ class WorkerConnection(asyncio.Protocol):
             self.transport.abort()
 
     def leave(self) -> None:
-        """What was said goes out before the end."""
+        """Close the socket after what was sent is written."""
         self._flush()
         if self.transport is not None:
             self.transport.close()

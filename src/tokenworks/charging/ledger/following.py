@@ -19,7 +19,7 @@ from tokenworks.charging.ledger import following_store, grant_store, whose_store
 from tokenworks.charging.ledger.chain import OWN
 from tokenworks.charging.model import LOSS_CAUSES
 from tokenworks.charging.money import charge_store
-from tokenworks.charging.way import mark_of
+from tokenworks.charging.routing_note import client_id_mark
 from tokenworks.kernel import Clock, Invalid, uuid7_floor, uuid7_ms
 
 # An id that is looked for: our own are shorter, an upstream's may be as long.
@@ -140,7 +140,9 @@ class Following:
             f"account {account_id} has no record since {begin.isoformat(timespec='seconds')} whose client or upstream named it so"
         )
         floor = uuid7_floor(max(0, int(begin.timestamp() * 1000)))
-        return following_store.requests_named(self._connection, account_id, floor, asked, mark_of(asked))
+        return following_store.requests_named(
+            self._connection, account_id, floor, asked, client_id_mark(asked)
+        )
 
     def _is_ours(self, id_: UUID) -> bool:
         """Whether it has a time that one of our ids can have."""

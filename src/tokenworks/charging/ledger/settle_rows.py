@@ -13,7 +13,7 @@ from tokenworks.charging.errors import RecordRefused
 from tokenworks.charging.ledger import chain
 from tokenworks.charging.messages import Amount, UsageRecord
 from tokenworks.charging.model import PER_UNIT, decode_record
-from tokenworks.charging.way import way_text
+from tokenworks.charging.routing_note import note_text
 from tokenworks.kernel import uuid7
 
 # Lines of what is lost come after those of buckets.
@@ -192,7 +192,7 @@ def usage_line(
     loss = _text(_json(r.loss).decode()) if r.loss else _NULL
     way = r.choice
     if r.tried or r.client_request_id is not None:
-        way = way_text(way, r.tried, r.client_request_id)
+        way = note_text(way, r.tried, r.client_request_id)
     return (
         f"{account}\t{usage}\t{request}\t{r.attempt_no}\t{key}\t{member}\t{protocol}\t{model}\t{deployment}\t{state}\t{reason}"
         f"\t{counted_by}\t{started}\t{ended}\t{first_byte}\t{r.latency_ms}\t{c[0]}\t{c[1]}\t{c[2]}\t{c[3]}\t{c[4]}\t{c[5]}\t{c[6]}"

@@ -12,7 +12,7 @@ from tokenworks.charging.ledger.day_store import INPUT as _INPUT
 from tokenworks.charging.ledger.day_store import OUTPUT as _OUTPUT
 from tokenworks.charging.ledger.store import RECORDS_SHOWN_MAX, database_now
 from tokenworks.charging.model import losses_shown
-from tokenworks.charging.way import read_way
+from tokenworks.charging.routing_note import read_note
 
 # Days of which an account's losses are kept beside the records that have them.
 LOSS_DAYS_KEPT: Final = 35
@@ -35,7 +35,7 @@ def shown_record(row: dict[str, Any]) -> dict[str, Any]:
     """A usage row as it is read: its losses named, and how it came to its deployment."""
     row["loss"] = losses_shown(row["loss"])
     if "choice" in row:
-        way = read_way(row["choice"])
+        way = read_note(row["choice"])
         row["choice"] = way.choice
         row["tried"] = [{"deployment": deployment, "cause": cause} for deployment, cause in way.tried]
         row["client_request_id"] = way.client_request_id

@@ -1,8 +1,8 @@
 """The worker's end of the socket to the host's recorder: records out, acknowledgements and slices in.
 
-One message per turn of the loop. What is not acknowledged is kept and sent again to the next recorder; a waiter is
-called once its record is on disk, and never otherwise. What is asked is answered within `answer_wait_s`: by the recorder, or here,
-where it is away or hangs (`tick`).
+One message per turn of the loop. What is not acknowledged is kept and sent again to the next recorder; a waiter is called once its
+record is on disk, and never otherwise. A request is answered within `answer_wait_s`: by the recorder, or by the client itself if the
+recorder is away or hangs (`tick`).
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from tokenworks.charging.messages import (
     Drop,
     Finish,
     FinishAtRisk,
-    GiveBack,
     Hello,
     Need,
     Progress,
     Request,
     SliceRequest,
+    SliceReturn,
     SliceState,
     Start,
     UsageRecord,
@@ -37,8 +37,9 @@ from tokenworks.charging.messages import (
 )
 from tokenworks.charging.model import encode_record
 from tokenworks.charging.questions import NIL, Question
+from tokenworks.charging.worker.account import AccountSlices, Hold
 from tokenworks.charging.worker.admission import Admissions
-from tokenworks.charging.worker.client_waits import (
+from tokenworks.charging.worker.pending import (
     HoldWaiter,
     QuestionWait,
     SliceWait,
@@ -46,27 +47,30 @@ from tokenworks.charging.worker.client_waits import (
     Used,
     Waiter,
 )
-from tokenworks.charging.worker.slices import ASKS_MAX, AccountSlices, Hold, Slices
+from tokenworks.charging.worker.slices import Slices
 from tokenworks.kernel import Clock
 
 log = structlog.get_logger()
 
 RECONNECT_S: Final = 0.02
-# A recorder that is replaced is back within this.
-BACK_WITHIN_S: Final = 2.0
+# The next recorder is connected within this time after the last one left.
+RECONNECTED_WITHIN_S: Final = 2.0
 UNACKED_MESSAGES_MAX: Final = 100_000
-REASKS_MAX: Final = 20
-# A slice that runs low is filled up for this many requests like the one that found it so.
-FILL_REQUESTS: Final = 64
-# A start or a progress waits this long for company: one message to the recorder costs as much as ten records.
-LATER_S: Final = 0.05
+# The most slice requests that wait for an answer.
+SLICE_REQUESTS_MAX: Final = 10_000
+# A slice request is sent at most this many times, if other requests took what came for it.
+TRIES_MAX: Final = 20
+# A slice that runs low is filled up for this many requests like the one that found it low.
+PREFETCH_REQUESTS: Final = 64
+# A start or a progress is sent with the next message, at the latest after this time: a message costs as much as ten records.
+FLUSH_DELAY_S: Final = 0.05
 
 Argument = TypeVar("Argument")
 Answer = TypeVar("Answer")
 
 
-class Attempt(Protocol):
-    """What begins: asked for its start only if it is to be written before the attempt ends."""
+class BegunAttempt(Protocol):
+    """An attempt that has begun. `start_op` is called only if the start is written before the attempt ends."""
 
     def start_op(self) -> Start: ...
 
@@ -95,26 +99,26 @@ class RecorderClient(asyncio.Protocol):
         self._reader = wire.FrameReader()
         self.ready = False
         self._welcomed = False
-        self._away_s = self._loop.time()
-        """Since when no recorder is there."""
-        self._silent_s: float | None = None
-        """Since when the recorder owes an answer and has said nothing at all."""
+        self._disconnected_s = self._loop.time()
+        """When the connection was lost, or the client was made."""
+        self._owed_since_s: float | None = None
+        """Since when the recorder owes an answer and has sent nothing at all; None where it owes none."""
         self._closed = False
         self._number = 0
         self._unacked: deque[UnackedMessage] = deque()
         self._ops: list[WrittenOp] = []
         self._used: list[Used] = []
         self._waiters: list[tuple[Waiter, str]] = []
-        self._asks: list[int] = []
-        self._gives: list[GiveBack] = []
-        self._requests: list[int] = []
+        self._unsent_slice_requests: list[int] = []
+        self._unsent_returns: list[SliceReturn] = []
+        self._unsent_questions: list[int] = []
         self._flush_scheduled = False
-        self._later: asyncio.TimerHandle | None = None
-        self._starts: dict[str, Attempt] = {}
-        self._asking: dict[int, SliceWait] = {}
-        self._ask_number = 0
-        self._questions: dict[int, QuestionWait] = {}
-        self._request_number = 0
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._starts: dict[str, BegunAttempt] = {}
+        self._slice_waits: dict[int, SliceWait] = {}
+        self._slice_request_number = 0
+        self._question_waits: dict[int, QuestionWait] = {}
+        self._question_number = 0
         self.admissions = Admissions(clock, self._schedule)
 
     # Connection.
@@ -131,16 +135,17 @@ class RecorderClient(asyncio.Protocol):
                 await asyncio.sleep(RECONNECT_S)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+        # uvloop's transport has all methods of asyncio's, but is no subclass.
+        self._transport = cast("asyncio.Transport", transport)
         self._reader = wire.FrameReader()
         self._transport.write(wire.frame(wire.HELLO, wire.encode(Hello(self._worker_id, os.getpid()))))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         if self.ready:
-            self._away_s = self._loop.time()
+            self._disconnected_s = self._loop.time()
         self.ready = False
-        self._silent_s = None
+        self._owed_since_s = None
         if not self._closed:
             self.connect()
 
@@ -153,37 +158,37 @@ class RecorderClient(asyncio.Protocol):
     def open_messages(self) -> int:
         return len(self._unacked) + bool(self._ops) + bool(self._starts)
 
-    # What the data plane says.
+    # Calls of the data plane.
 
-    def begin(self, usage_id: str, attempt: Attempt) -> None:
-        """An attempt begins: written, not waited for. Raises `RecorderAway` where too much is not acknowledged."""
+    def begin(self, usage_id: str, attempt: BegunAttempt) -> None:
+        """Write that an attempt begins, without waiting for it. Raises `RecorderAway` where too much is not acknowledged."""
         if len(self._unacked) >= UNACKED_MESSAGES_MAX:
             raise RecorderAway("the recorder is away for too long: nothing new is begun")
         self._starts[usage_id] = attempt
-        if self._later is None:
-            self._later = self._loop.call_later(LATER_S, self._flush_later)
+        if self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(FLUSH_DELAY_S, self._flush_delayed)
 
     def progress(
         self, usage_id: str, counts: Counts, first_byte_ms: int | None, now_ms: int, hold: Hold
     ) -> None:
-        """What is known to have been produced so far, and what is held by now."""
+        """Write what the attempt is known to have produced so far, and what it holds by now."""
         self._send_start(usage_id)
         self._ops.append(Progress(usage_id, counts, first_byte_ms, now_ms, hold.held()))
-        self._schedule_later()
+        self._schedule_delayed()
 
     def drop(self, usage_id: str) -> None:
-        """The attempt gave nothing: it leaves no record."""
+        """End an attempt that produced nothing and leaves no record."""
         if self._starts.pop(usage_id, None) is None:
             self._ops.append(Drop(usage_id))
-            self._schedule_later()
+            self._schedule_delayed()
 
     def finish(self, record: UsageRecord, waiter: Waiter, argument: str, risk_tokens: int = 0) -> None:
-        """`waiter(argument)` is called once the record is on disk.
+        """End an attempt with its record; `waiter(argument)` is called once the record is on disk.
 
-        `risk_tokens`: tokens that may have been produced and are not charged, losses included, what is unpaid not.
+        `risk_tokens`: tokens that may have been produced and are not charged, with the losses and without what is unpaid.
         """
         usage_id, account_id = record.usage_id, record.account_id
-        # A start that was not sent yet need not be.
+        # A start that was not sent yet is left out.
         self._starts.pop(usage_id, None)
         used = [Amount(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
         if risk_tokens:
@@ -199,38 +204,40 @@ class RecorderClient(asyncio.Protocol):
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
-    def ask(
+    def request_slices(
         self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, callback: HoldWaiter
     ) -> SliceWait | None:
-        """Ask for a hold that the slices here do not cover; the answer comes through `callback`. Returns what `forget` takes."""
-        asking = SliceWait(account, cap_ids, model, need, callback, self._loop.time())
-        if len(self._asking) >= ASKS_MAX or self._is_away():
+        """Request slices for a hold that the account's slices do not cover. `callback` gets the hold, or a verdict. Return the argument of
+        `cancel`.
+        """
+        wait = SliceWait(account, cap_ids, model, need, callback, self._loop.time())
+        if len(self._slice_waits) >= SLICE_REQUESTS_MAX or self._is_away():
             self._loop.call_soon(callback, None, Verdict.AWAY, 0)
             return None
-        account.asking += 1
-        self._ask(asking)
-        return asking
+        account.requests_pending += 1
+        self._queue_slice_request(wait)
+        return wait
 
-    def fill(self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need) -> None:
-        """A slice runs low: ask for more ahead, so that no request has to wait for it. One at a time an account."""
+    def prefetch(self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need) -> None:
+        """Request more ahead, as a slice runs low, so that no request waits for it. An account has one prefetch at a time."""
         account.low = False
-        if account.filling or account.asking or len(self._asking) >= ASKS_MAX:
+        if account.prefetching or account.requests_pending or len(self._slice_waits) >= SLICE_REQUESTS_MAX:
             return
-        account.filling = True
-        ahead = Need(0, FILL_REQUESTS * need.input_tokens, FILL_REQUESTS * need.output_tokens)
-        asking = SliceWait(account, cap_ids, model, ahead, None, self._loop.time())
-        asking.soft = True
-        self._ask(asking)
+        account.prefetching = True
+        ahead = Need(0, PREFETCH_REQUESTS * need.input_tokens, PREFETCH_REQUESTS * need.output_tokens)
+        wait = SliceWait(account, cap_ids, model, ahead, None, self._loop.time())
+        wait.prefetch = True
+        self._queue_slice_request(wait)
 
-    def forget(self, asking: SliceWait | None) -> None:
-        """The client is gone: nobody waits for this answer."""
-        if asking is not None:
-            asking.callback = None
+    def cancel(self, wait: SliceWait | None) -> None:
+        """Drop the callback of a slice request: its client is gone."""
+        if wait is not None:
+            wait.callback = None
 
-    def _ask(self, asking: SliceWait) -> None:
-        self._ask_number += 1
-        self._asking[self._ask_number] = asking
-        self._asks.append(self._ask_number)
+    def _queue_slice_request(self, wait: SliceWait) -> None:
+        self._slice_request_number += 1
+        self._slice_waits[self._slice_request_number] = wait
+        self._unsent_slice_requests.append(self._slice_request_number)
         self._schedule()
 
     def request(
@@ -239,59 +246,61 @@ class RecorderClient(asyncio.Protocol):
         argument: Argument,
         waiter: Callable[[Answer | None], None],
     ) -> None:
-        """Ask the wiring something; `waiter(answer)`, None where the recorder can't be asked or could not answer."""
+        """Send a question to the wiring. `waiter` gets the answer, or None where the recorder is away or could not answer."""
 
-        def answered(answer: Raw | None) -> None:
-            read: Answer | None = None
+        def on_answer(answer: Raw | None) -> None:
+            decoded: Answer | None = None
             if answer is not None:
                 try:
-                    read = question.decode_answer(answer)
-                except wire.WireError:  # the client that waits hears that nobody could say
+                    decoded = question.decode_answer(answer)
+                except wire.WireError:  # the waiter gets None, as for a question without an answer
                     log.exception("client.answer_unreadable", question=question.name)
-            self._guarded(waiter, read)
+            self._guarded(waiter, decoded)
 
         if self._is_away():
-            self._loop.call_soon(answered, None)
+            self._loop.call_soon(on_answer, None)
             return
-        self._request_number += 1
-        asked = QuestionWait(question.name, question.ask(argument), answered, self._loop.time())
-        self._questions[self._request_number] = asked
-        self._requests.append(self._request_number)
+        self._question_number += 1
+        wait = QuestionWait(question.name, question.ask(argument), on_answer, self._loop.time())
+        self._question_waits[self._question_number] = wait
+        self._unsent_questions.append(self._question_number)
         self._schedule()
 
     def released(self, account: AccountSlices) -> None:
-        """Something was released: what closing slices have free goes back."""
-        given = self._slices.take_closing(account) if account.closing else None
-        if given:
-            self._gives.append(GiveBack(0, account.account_id, given))
+        """A hold was released: return what closing slices of the account have free."""
+        returned = self._slices.take_closing(account) if account.closing else None
+        if returned:
+            self._unsent_returns.append(SliceReturn(0, account.account_id, returned))
             self._schedule()
 
     @property
-    def is_there(self) -> bool:
-        """True also in the moment in which one recorder takes over from another: what is asked waits for that, and no longer."""
-        return self.ready or (self._welcomed and self._loop.time() - self._away_s < BACK_WITHIN_S)
+    def is_available(self) -> bool:
+        """True if a recorder is connected, or the next one is expected within a moment: requests then wait for that one."""
+        return self.ready or (
+            self._welcomed and self._loop.time() - self._disconnected_s < RECONNECTED_WITHIN_S
+        )
 
     def _is_away(self) -> bool:
-        """For so long that nothing more is asked. A recorder that died is back within a second."""
-        return not self.ready and self._loop.time() - self._away_s > self._answer_wait_s
+        """True if no recorder was connected for so long that requests are refused at once. A recorder that died is back in a second."""
+        return not self.ready and self._loop.time() - self._disconnected_s > self._answer_wait_s
 
     def hangs(self) -> bool:
-        """Whether the recorder is connected and has said nothing for `answer_wait_s` to what it owes an answer."""
+        """True if the recorder is connected, owes an answer and has sent nothing for `answer_wait_s`."""
         return (
             self.ready
-            and self._silent_s is not None
-            and self._loop.time() - self._silent_s > self._answer_wait_s
+            and self._owed_since_s is not None
+            and self._loop.time() - self._owed_since_s > self._answer_wait_s
         )
 
     def tick(self) -> None:
-        """Once a second: who has waited for `answer_wait_s` is told that nobody answers. What comes later still counts: a grant is
-        the account's, an admission ends at once.
+        """Called once a second: give up requests older than `answer_wait_s`. An answer that comes later still counts: a slice is added
+        to the account, and an admission is ended at once.
         """
         oldest_s = self._loop.time() - self._answer_wait_s
-        for number in [number for number, asking in self._asking.items() if asking.asked_s < oldest_s]:
+        for number in [number for number, wait in self._slice_waits.items() if wait.sent_s < oldest_s]:
             self._answered(number, Verdict.AWAY, 0)
-        for number in [number for number, asked in self._questions.items() if asked.asked_s < oldest_s]:
-            self._questions.pop(number).answered(None)
+        for number in [number for number, wait in self._question_waits.items() if wait.sent_s < oldest_s]:
+            self._question_waits.pop(number).on_answer(None)
         self.admissions.give_up(self._answer_wait_s)
 
     # One message per turn.
@@ -301,18 +310,18 @@ class RecorderClient(asyncio.Protocol):
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
-    def _schedule_later(self) -> None:
-        """For what nobody waits for: it goes with what somebody does, or in a moment by itself."""
-        if self._later is None:
-            self._later = self._loop.call_later(LATER_S, self._flush_later)
+    def _schedule_delayed(self) -> None:
+        """Flush within `FLUSH_DELAY_S`: for what no client waits for, which goes with an earlier message if there is one."""
+        if self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(FLUSH_DELAY_S, self._flush_delayed)
 
     def _send_start(self, usage_id: str) -> None:
         begun = self._starts.pop(usage_id, None)
         if begun is not None:
             self._ops.append(begun.start_op())
 
-    def _flush_later(self) -> None:
-        self._later = None
+    def _flush_delayed(self) -> None:
+        self._flush_timer = None
         for usage_id in list(self._starts):
             self._send_start(usage_id)
         self._flush()
@@ -328,44 +337,48 @@ class RecorderClient(asyncio.Protocol):
             out.append(data)
         if not self.ready:
             return
-        # Records go first: what they used is used before anything is given back or asked for.
-        if self._gives:
-            out.append(wire.frame(wire.GIVE_BACK, wire.encode(self._gives)))
-            self._gives = []
-        if self._asks:
-            asks = [self._slice_request(number) for number in self._asks if number in self._asking]
-            self._asks = []
-            out.append(wire.frame(wire.SLICE_REQUEST, wire.encode(asks)))
-        out += self.admissions.frames()
-        if self._requests:
-            requests = [
-                Request(number, self._questions[number].name, self._questions[number].argument)
-                for number in self._requests
-                if number in self._questions
+        # Records go first: what they used must be used before anything is returned or requested.
+        if self._unsent_returns:
+            out.append(wire.frame(wire.SLICE_RETURN, wire.encode(self._unsent_returns)))
+            self._unsent_returns = []
+        if self._unsent_slice_requests:
+            slice_requests = [
+                self._slice_request(number)
+                for number in self._unsent_slice_requests
+                if number in self._slice_waits
             ]
-            self._requests = []
-            out.append(wire.frame(wire.REQUEST, wire.encode(requests)))
+            self._unsent_slice_requests = []
+            out.append(wire.frame(wire.SLICE_REQUEST, wire.encode(slice_requests)))
+        out += self.admissions.frames()
+        if self._unsent_questions:
+            questions = [
+                Request(number, self._question_waits[number].name, self._question_waits[number].argument)
+                for number in self._unsent_questions
+                if number in self._question_waits
+            ]
+            self._unsent_questions = []
+            out.append(wire.frame(wire.REQUEST, wire.encode(questions)))
         if out and self._transport is not None:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
-            if self._silent_s is None and (self._unacked or self._asking or self._questions):
-                self._silent_s = self._loop.time()
+            if self._owed_since_s is None and (self._unacked or self._slice_waits or self._question_waits):
+                self._owed_since_s = self._loop.time()
 
     def _slice_request(self, number: int) -> SliceRequest:
-        asking = self._asking[number]
-        free = {s.terms.bucket_id: s.free for s in asking.account.all() if not s.closing and s.free}
+        wait = self._slice_waits[number]
+        free = {s.terms.bucket_id: s.free for s in wait.account.all() if not s.closing and s.free}
         return SliceRequest(
-            number, asking.account.account_id, asking.cap_ids, asking.model, asking.need, free, asking.soft
+            number, wait.account.account_id, wait.cap_ids, wait.model, wait.need, free, wait.prefetch
         )
 
-    # What the recorder says.
+    # Frames of the recorder.
 
     def data_received(self, data: bytes) -> None:
-        """Raises `WireError`: the loop closes the connection, and the next one begins anew."""
-        self._silent_s = None
+        """Raises `WireError`: the loop closes the connection, and a new one is made."""
+        self._owed_since_s = None
         for kind, body in self._reader.feed(data):
             self._frame_received(kind, body)
-        if self._unacked or self._asking or self._questions:
-            self._silent_s = self._loop.time()
+        if self._unacked or self._slice_waits or self._question_waits:
+            self._owed_since_s = self._loop.time()
 
     def _frame_received(self, kind: int, body: bytes) -> None:
         if kind == wire.ACK:
@@ -380,8 +393,8 @@ class RecorderClient(asyncio.Protocol):
                 self._answered(answer.number, *wire.verdict_of(answer.code))
         elif kind == wire.RECALL:
             recall = wire.decode_recall(body)
-            given = self._slices.recall(recall.account_id, recall.bucket_ids, recall.closing)
-            self._gives.append(GiveBack(recall.number, recall.account_id, given))
+            returned = self._slices.recall(recall.account_id, recall.bucket_ids, recall.closing)
+            self._unsent_returns.append(SliceReturn(recall.number, recall.account_id, returned))
             self._schedule()
         elif kind == wire.LIMIT_ANSWER:
             for limited in wire.decode_limit_answers(body):
@@ -391,9 +404,9 @@ class RecorderClient(asyncio.Protocol):
                 self.admissions.answered(queued)
         elif kind == wire.REPLY:
             reply = wire.decode_reply(body)
-            asked = self._questions.pop(reply.number, None)
-            if asked is not None:
-                asked.answered(None if bytes(reply.answer) == NIL else reply.answer)
+            wait = self._question_waits.pop(reply.number, None)
+            if wait is not None:
+                wait.on_answer(None if bytes(reply.answer) == NIL else reply.answer)
         elif kind == wire.PUBLISH:
             news = wire.decode_publication(body)
             self._on_publish(news.name, news.content)
@@ -413,38 +426,36 @@ class RecorderClient(asyncio.Protocol):
     def _guarded(waiter: Callable[[Argument], None], argument: Argument) -> None:
         try:
             waiter(argument)
-        except Exception:  # one waiter's failure must not wedge those behind it
+        except Exception:  # the failure of one waiter must not stop the others
             log.exception("client.waiter_failed")
 
     def _answered(self, number: int, verdict: Verdict, back_s: int) -> None:
-        asking = self._asking.pop(number, None)
-        if asking is None:
+        wait = self._slice_waits.pop(number, None)
+        if wait is None:
             return
-        if asking.soft:
-            asking.account.filling = False
+        if wait.prefetch:
+            wait.account.prefetching = False
             return
-        account = self._slices.account(asking.account.account_id)
-        asking.account = account
+        account = self._slices.account(wait.account.account_id)
+        wait.account = account
         hold = None
-        if asking.callback is not None:
-            hold = self._slices.hold(
-                account, asking.cap_ids, asking.model, asking.need, self._clock.boot_ns()
-            )
+        if wait.callback is not None:
+            hold = self._slices.hold(account, wait.cap_ids, wait.model, wait.need, self._clock.boot_ns())
             if hold is None and verdict == Verdict.ENOUGH:
-                asking.tries += 1
-                if asking.tries < REASKS_MAX:
-                    self._ask(asking)
+                wait.tries += 1
+                if wait.tries < TRIES_MAX:
+                    self._queue_slice_request(wait)
                     return
                 verdict = Verdict.ELSEWHERE
-        account.asking = max(0, account.asking - 1)
-        if asking.callback is not None:
+        account.requests_pending = max(0, account.requests_pending - 1)
+        if wait.callback is not None:
             try:
-                asking.callback(hold, Verdict.ENOUGH if hold is not None else verdict, back_s)
+                wait.callback(hold, Verdict.ENOUGH if hold is not None else verdict, back_s)
             except Exception:  # as above
                 log.exception("client.waiter_failed")
 
     def _welcome(self, last_number: int) -> None:
-        """A recorder: tell it what we have as of the last message it knows, then send it the rest."""
+        """A recorder took the connection: send it what this worker has as of the last message that it knows, then the later ones."""
         self._acknowledged(last_number)
         outstanding: dict[tuple[str, str, str], int] = {}
         for account_id, bucket_id, grant_id, amount in self._slices.outstanding():
@@ -455,15 +466,15 @@ class RecorderClient(asyncio.Protocol):
                 outstanding[key] = outstanding.get(key, 0) + part.amount
         assert self._transport is not None
         rows = [SliceState(*key, amount) for key, amount in outstanding.items()]
-        self._gives.clear()
+        self._unsent_returns.clear()
         self._transport.write(
             wire.frame(wire.STATE, wire.encode(rows))
             + self.admissions.state()
             + b"".join(message.data for message in self._unacked)
         )
         self.ready = self._welcomed = True
-        self._asks = list(self._asking)
-        self._requests = list(self._questions)
+        self._unsent_slice_requests = list(self._slice_waits)
+        self._unsent_questions = list(self._question_waits)
         self._schedule()
 
 

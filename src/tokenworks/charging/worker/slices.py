@@ -1,16 +1,14 @@
-"""The worker's side: slices of the host's grants, and the holds of requests in flight. No round trip, no I/O.
+"""The holds of requests in flight over this worker's slices of the host's grants. No round trip, no I/O.
 
-Invariant: a slice is never negative, and free + held + what this worker reported as used or gave back is what it was
-ever given.
+Invariant: a slice is never negative, and free + held + what this worker reported as used or returned is all that it was given.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from operator import add, mul, sub
-from typing import Final, NamedTuple
+from typing import Final
 
 from tokenworks.catalog import Counts, first_tokens, split
-from tokenworks.charging.messages import Amount, BucketTerms, Held, Loss, Need, Part
+from tokenworks.charging.messages import Amount, BucketTerms, Loss, Need, Part
 from tokenworks.charging.model import (
     PER_UNIT,
     HoldRate,
@@ -21,65 +19,14 @@ from tokenworks.charging.model import (
     is_nothing,
     spending_order,
 )
+from tokenworks.charging.worker.account import AccountSlices, HeldPart, Hold, Shortage, Slice, Unpaid
 
-ASKS_MAX: Final = 10_000
-_UNKNOWN: Final = object()
-
-
-class Slice:
-    """The part of one grant that this worker may spend."""
-
-    __slots__ = ("closing", "free", "grant_id", "held", "low", "rates", "spend_until_ns", "terms")
-
-    def __init__(self, terms: BucketTerms, grant_id: str) -> None:
-        self.terms = terms
-        self.grant_id = grant_id
-        self.free = 0
-        self.held = 0
-        self.low = 0  # with less than this free, more is asked for ahead
-        self.spend_until_ns = 0
-        self.closing = False
-        self.rates: dict[str, HoldRate | None] = {}
-
-
-HeldPart = tuple[Slice, int, HoldRate]
-Unpaid = tuple[int, Counts] | None
-"""(requests, tokens) that nothing here could pay."""
-
-
-class Hold:
-    """What one request in flight reserves: parts of slices in order, and of each cap that it is under."""
-
-    __slots__ = ("account", "caps", "parts")
-
-    def __init__(self, account: "AccountSlices", parts: list[HeldPart], caps: list[HeldPart]) -> None:
-        self.account = account
-        self.parts = parts
-        self.caps = caps  # and windows: what is drawn beside the balance
-
-    @property
-    def paid_whole(self) -> bool:
-        """Whether a bucket that counts requests pays it, however long it gets."""
-        return bool(self.parts) and self.parts[0][2].whole
-
-    def held(self) -> list[Held]:
-        """For the journal: what it reserves of each bucket, and what a request and a token cost there."""
-        return [
-            Held(
-                slice_.terms.bucket_id,
-                slice_.grant_id,
-                slice_.terms.rate_version,
-                slice_.terms.unit,
-                slice_.terms.kind,
-                amount,
-                rate.weights,
-            )
-            for slice_, amount, rate in [*self.parts, *self.caps]
-        ]
+# Models whose rate a slice remembers.
+RATES_KEPT: Final = 1000
 
 
 def _merged(parts: list[HeldPart], more: list[HeldPart]) -> list[HeldPart]:
-    """Parts of the same slice become one."""
+    """Combine parts of the same slice into one."""
     merged = {id(part[0]): part for part in parts}
     for slice_, amount, rate in more:
         before = merged.get(id(slice_))
@@ -87,57 +34,10 @@ def _merged(parts: list[HeldPart], more: list[HeldPart]) -> list[HeldPart]:
     return list(merged.values())
 
 
-def _caps_cover(beside: list[HeldPart], counts: Counts) -> bool:
-    """Whether each cap has all of it, held or free. A window has what it holds: its weight is the request's."""
+def _caps_cover(caps: list[HeldPart], counts: Counts) -> bool:
+    """True if each cap has all of the tokens, held or free. A window needs no check: the hold has reserved the same weights of it."""
     tokens = sum(counts) * PER_UNIT
-    return all(held + slice_.free >= tokens for slice_, held, _ in beside if slice_.terms.kind == "cap")
-
-
-Waiter = Callable[[int], None]
-
-
-class Shortage(NamedTuple):
-    """Why a request is not covered, in whole units of what would pay for it: `needed` at least, `left` at most. `cap_left`:
-    tokens that the caps of its key and member leave, where these leave less than it needs.
-    """
-
-    unit: str
-    needed: int
-    left: int
-    cap_left: int | None
-
-
-class AccountSlices:
-    """One account's slices in this worker: balance in spending order, caps and windows by bucket."""
-
-    __slots__ = ("account_id", "asking", "balance", "caps", "closing", "filling", "low", "waiting")
-
-    def __init__(self, account_id: str) -> None:
-        self.account_id = account_id
-        self.balance: list[Slice] = []
-        self.caps: dict[str, Slice] = {}
-        self.waiting: deque[tuple[Sequence[str], str, Need, Waiter]] = deque()
-        self.asking = 0
-        self.low = False  # a slice that pays most requests runs low
-        self.filling = False  # and more was asked for
-        self.closing = False  # whether any slice is: what is released then goes back
-
-    @property
-    def held(self) -> int:
-        """What requests in flight here hold of the balance."""
-        return sum(slice_.held for slice_ in self.balance)
-
-    def all(self) -> list[Slice]:
-        return [*self.balance, *self.caps.values()]
-
-    def find(self, bucket_id: str) -> Slice | None:
-        cap = self.caps.get(bucket_id)
-        if cap is not None:
-            return cap
-        for slice_ in self.balance:
-            if slice_.terms.bucket_id == bucket_id:
-                return slice_
-        return None
+    return all(held + slice_.free >= tokens for slice_, held, _ in caps if slice_.terms.kind == "cap")
 
 
 class Slices:
@@ -154,13 +54,13 @@ class Slices:
         return account
 
     def _rate(self, slice_: Slice, model: str) -> HoldRate | None:
-        rate = slice_.rates.get(model, _UNKNOWN)
-        if rate is _UNKNOWN:
+        rate = slice_.rates.get(model)
+        if rate is None:
             rate = hold_rate(slice_.terms, self._lookup, model)
-            # A card that this worker does not know yet comes with the next snapshot.
-            if rate is not None and len(slice_.rates) < 1000:
+            # None is not kept: the next snapshot may bring a rate card that this worker lacks.
+            if rate is not None and len(slice_.rates) < RATES_KEPT:
                 slice_.rates[model] = rate
-        return rate  # type: ignore[return-value]
+        return rate
 
     @staticmethod
     def _free(slice_: Slice | None, now_ns: int) -> int:
@@ -176,9 +76,9 @@ class Slices:
         *,
         paid_whole: bool = False,
     ) -> Hold | None:
-        """Reserve all of `need` by priority, expiry and id, or nothing.
+        """Reserve all of `need` in spending order, or nothing: None.
 
-        `paid_whole`: the request is paid whole by a bucket that counts requests, so only its caps need more.
+        `paid_whole`: a bucket that counts requests pays for the request, so only its caps need more.
         """
         caps: list[HeldPart] = []
         for cap_id in cap_ids:
@@ -192,7 +92,7 @@ class Slices:
                 return None
             caps.append((cap, amount, cap_rate))
         if account.balance:
-            # Most often the first bucket covers it all.
+            # Most often the first bucket covers all of the need.
             first = account.balance[0]
             rate = first.rates.get(model)
             if rate is not None and not rate.whole and not first.closing and now_ns < first.spend_until_ns:
@@ -246,8 +146,8 @@ class Slices:
         *,
         paid_whole: bool = False,
     ) -> tuple[Hold | None, int]:
-        """Reserve the request and its input, and as much of the output as there is here. Returns the hold and the
-        output tokens in it; None where not even a token of output is covered.
+        """Reserve the request and its input, and as much of the output as this worker's slices cover. Return the hold and the output
+        tokens in it; None where they do not cover even one.
         """
         low, high = 0, need.output_tokens
         while low < high:
@@ -267,7 +167,7 @@ class Slices:
     def shortage(
         self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, now_ns: int
     ) -> Shortage:
-        """What a request lacks. Where the recorder says that nothing is left, what there is has been brought here."""
+        """Return what a request lacks. It is exact after the verdict `NOTHING_LEFT`, as the recorder has sent all that there is."""
         paying = [
             (slice_, rate)
             for slice_ in account.balance
@@ -287,23 +187,23 @@ class Slices:
 
     @staticmethod
     def merge(hold: Hold, more: Hold) -> None:
-        """A request's hold grows by another one of the same account, model and cap; `more` is spent by it."""
+        """Move all of `more`, a hold of the same account, model and caps, into `hold`."""
         hold.parts = _merged(hold.parts, more.parts)
         hold.caps = _merged(hold.caps, more.caps)
         more.parts, more.caps = [], []
 
     def release(self, hold: Hold) -> None:
-        """The request cost nothing."""
+        """Free a hold: the request cost nothing."""
         for slice_, amount, _ in (*hold.parts, *hold.caps):
             slice_.held -= amount
             slice_.free += amount
         hold.parts, hold.caps = [], []
 
     def commit(self, hold: Hold, counts: Counts, boot_ns: Callable[[], int]) -> tuple[list[Part], Unpaid]:
-        """Charge an attempt: what each bucket pays, and (requests, tokens) that nothing here could pay, or None.
+        """Charge an attempt: return what each bucket pays, and what no slice of this worker could pay.
 
-        Beyond the hold an attempt draws on what is free in the account's slices here, as far as its caps have it; what is
-        beyond that goes into the record as `unpaid`.
+        Beyond its hold, an attempt is charged to what is free in the account's slices on this worker, as far as its caps allow it.
+        The rest goes into the record as `unpaid`.
         """
         first = hold.parts[0] if hold.parts else None
         if first is not None and len(hold.parts) == 1:
@@ -326,7 +226,7 @@ class Slices:
                     )
                 ]
                 for cap in hold.caps:
-                    parts.append(self._commit_beside(cap, counts))
+                    parts.append(self._commit_cap(cap, counts))
                 hold.parts, hold.caps = [], []
                 return parts, None
         return self._commit_split(hold, counts, 1, boot_ns())
@@ -334,10 +234,7 @@ class Slices:
     def commit_charged(
         self, hold: Hold, counts: Counts, losses: Sequence[Loss], boot_ns: Callable[[], int]
     ) -> tuple[list[Part], Unpaid]:
-        """As `commit`, where the operator bears `losses`, which are parts of `counts` and together no more than it.
-
-        Losses of every token and of the request: nothing is drawn from any bucket.
-        """
+        """As `commit`, but the operator bears `losses`, which are parts of `counts`. If they are all of it, no bucket pays anything."""
         requests = 1 - sum(loss.requests for loss in losses)
         charged = counts
         for loss in losses:
@@ -350,11 +247,11 @@ class Slices:
             parts, unpaid = self.commit(hold, charged, boot_ns)
         else:
             parts, unpaid = self._commit_split(hold, charged, 0, boot_ns())
-        # A part without counts pays for the whole record, and the record has what was lost, too.
+        # A part without counts pays for the whole record, which includes the losses: here each part says what it pays for.
         return [part if part.counts is not None else part._replace(counts=charged) for part in parts], unpaid
 
     def _beyond(self, hold: Hold, now_ns: int) -> list[tuple[Slice, HoldRate, int]]:
-        """What an attempt may draw on beyond its hold: what is free in the slices it holds, then in the account's others."""
+        """What may be charged beyond a hold: what is free in the slices that it is of, then in the account's other slices."""
         found = [(slice_, rate, slice_.free) for slice_, _, rate in hold.parts]
         if not hold.parts:
             return found
@@ -367,7 +264,7 @@ class Slices:
             if id(slice_) in held or slice_.closing or now_ns >= slice_.spend_until_ns or not slice_.free:
                 continue
             rate = self._rate(slice_, model)
-            # A bucket that is counted in requests pays no remainder of one that another bucket began.
+            # A bucket that counts requests pays for no remainder of a request that another bucket began to pay.
             if rate is not None and not rate.whole:
                 found.append((slice_, rate, slice_.free))
         return found
@@ -410,20 +307,20 @@ class Slices:
         parts = list(merged.values())
         paid = Counts(*map(sub, capped, tokens_left))
         for cap in hold.caps:
-            parts.append(self._commit_beside(cap, paid, requests - requests_left))
+            parts.append(self._commit_cap(cap, paid, requests - requests_left))
         hold.parts, hold.caps = [], []
         unpaid = Counts(*map(sub, counts, paid))
         return parts, (requests_left, unpaid) if requests_left or any(unpaid) else None
 
     @staticmethod
-    def _commit_beside(beside: HeldPart, counts: Counts, requests: int = 1) -> Part:
-        """What is drawn of a cap or window for what the balance pays."""
-        slice_, held, rate = beside
+    def _commit_cap(cap: HeldPart, counts: Counts, requests: int = 1) -> Part:
+        """Charge a cap or window for what the balance pays."""
+        slice_, held, rate = cap
         slice_.held -= held
         slice_.free += held
         terms = slice_.terms
         if terms.kind == "cap":
-            # It counts tokens alone, and has all of these.
+            # A cap counts only tokens, and covers all of these.
             amount, requests = PER_UNIT * sum(counts), 0
         else:
             ((amount, requests, counts),), _, _ = split([(rate.weights, slice_.free)], counts, requests)
@@ -440,12 +337,12 @@ class Slices:
             counts,
         )
 
-    # What the recorder says.
+    # Frames of the recorder.
 
     def receive(
         self, account_id: str, grant_id: str, terms: BucketTerms, amount: int, spend_until_ns: int
     ) -> None:
-        """More of a grant, or (amount 0) a renewal of its lease; an empty slice is for what costs nothing."""
+        """Add to a slice, or (amount 0) renew its lease. An empty slice is for requests that cost nothing in its bucket."""
         account = self.account(account_id)
         slice_ = account.find(terms.bucket_id)
         if slice_ is None or slice_.grant_id != grant_id:
@@ -454,7 +351,7 @@ class Slices:
                     "a new grant while the old one is still spent from"
                 )
                 self._drop(account, slice_)
-            self.accounts[account_id] = account  # the old slice may have been its last
+            self.accounts[account_id] = account  # `_drop` removes an account without slices
             slice_ = Slice(terms, grant_id)
             if terms.kind != "balance":
                 account.caps[terms.bucket_id] = slice_
@@ -467,43 +364,45 @@ class Slices:
         slice_.spend_until_ns = spend_until_ns
 
     def recall(self, account_id: str, bucket_ids: Sequence[str], closing: bool) -> list[Amount]:
-        """Give back what is free; `closing` slices give back what is released later, too."""
+        """Return what is free in the slices. `closing`: what requests release later is returned, too (`take_closing`)."""
         account = self.accounts.get(account_id)
-        given: list[Amount] = []
+        returned: list[Amount] = []
         if account is None:
-            return given
+            return returned
         for bucket_id in bucket_ids:
             slice_ = account.find(bucket_id)
             if slice_ is None:
                 continue
             slice_.closing = slice_.closing or closing
             account.closing = account.closing or closing
-            given.append(Amount(bucket_id, slice_.grant_id, slice_.free))
+            returned.append(Amount(bucket_id, slice_.grant_id, slice_.free))
             slice_.free = 0
             if not slice_.held:
                 self._drop(account, slice_)
-        return given
+        return returned
 
     def drop_empty(self, account_id: str) -> None:
-        """The account changed: what costs nothing, too, is asked for anew."""
+        """The account changed: drop its empty slices, so that the worker requests them again for what costs nothing."""
         account = self.accounts.get(account_id)
-        for slice_ in account.all() if account is not None else ():
+        if account is None:
+            return
+        for slice_ in account.all():
             if not slice_.free and not slice_.held:
-                self._drop(account, slice_)  # type: ignore[arg-type]
+                self._drop(account, slice_)
 
     def take_closing(self, account: AccountSlices) -> list[Amount]:
-        """What closing slices have free by now."""
-        given: list[Amount] = []
+        """Take what closing slices have free by now, to return it."""
+        returned: list[Amount] = []
         if not account.closing:
-            return given
+            return returned
         for slice_ in account.all():
             if slice_.closing and (slice_.free or not slice_.held):
-                given.append(Amount(slice_.terms.bucket_id, slice_.grant_id, slice_.free))
+                returned.append(Amount(slice_.terms.bucket_id, slice_.grant_id, slice_.free))
                 slice_.free = 0
                 if not slice_.held:
                     self._drop(account, slice_)
         account.closing = any(slice_.closing for slice_ in account.all())
-        return given
+        return returned
 
     def outstanding(self) -> list[tuple[str, str, str, int]]:
         """(account, bucket, grant, free + held) of every slice."""
@@ -518,5 +417,5 @@ class Slices:
             account.caps.pop(slice_.terms.bucket_id, None)
         else:
             account.balance.remove(slice_)
-        if not account.balance and not account.caps and not account.waiting:
+        if not account.balance and not account.caps:
             self.accounts.pop(account.account_id, None)

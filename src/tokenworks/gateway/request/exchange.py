@@ -9,7 +9,7 @@ record is on disk. A refusal is a status as long as no head has left, and an eve
 from collections.abc import Callable
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import OWNS, Admission, Hold, Limit, ObjectOwner, UpstreamObject, Verdict
+from tokenworks.charging import OBJECT_OWNER, Admission, Hold, Limit, ObjectOwner, UpstreamObject, Verdict
 from tokenworks.factory import FLEX, Candidate
 from tokenworks.gateway.counting import Counted, Job
 from tokenworks.gateway.http.head import Head
@@ -125,7 +125,7 @@ class Exchange(Held):
             else:
                 self._check_object(at + 1)
 
-        self.shared.client.request(OWNS, UpstreamObject(self.user.account_id, name), answered)
+        self.shared.client.request(OBJECT_OWNER, UpstreamObject(self.user.account_id, name), answered)
 
     # The hold.
 
@@ -134,7 +134,7 @@ class Exchange(Held):
         holds, limits = self.parts.holds, self.user.limits
         holds.size(self)
         if limits and self.admission is None:
-            self.shared.client.admissions.ask(limits, holds.estimate_tokens(self), self._admitted)
+            self.shared.client.admissions.request(limits, holds.estimate_tokens(self), self._admitted)
         else:
             self._reserve()
 
@@ -448,9 +448,9 @@ class Exchange(Held):
         attempt = self.attempt
         at_upstream = attempt is not None and attempt.upstream is not None
         if self.pending_hold is not None and not at_upstream:
-            self.shared.client.forget(self.pending_hold)
+            self.shared.client.cancel(self.pending_hold)
         if self.queue_number:
-            self.shared.client.admissions.forget(self.queue_number)
+            self.shared.client.admissions.cancel(self.queue_number)
         if self.free or self.hold is None:
             # Nothing is held yet, or the record is on its way and ends this exchange.
             self._leave_free()
@@ -464,9 +464,9 @@ class Exchange(Held):
     def forget_what_is_asked(self) -> None:
         """Nobody waits any more for a hold, or for room."""
         if self.pending_hold is not None:
-            self.shared.client.forget(self.pending_hold)
+            self.shared.client.cancel(self.pending_hold)
         if self.queue_number:
-            self.shared.client.admissions.forget(self.queue_number)
+            self.shared.client.admissions.cancel(self.queue_number)
 
     def _leave_free(self) -> None:
         if self.free and self.attempt is not None:

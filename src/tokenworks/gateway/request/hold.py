@@ -8,7 +8,7 @@ What can't be cut (not streamed, or hidden reasoning) holds its whole output max
 from typing import Final
 
 from tokenworks.charging import COUNT_NEED, FOLLOW_UP, Hold, Need, Shortage, Verdict
-from tokenworks.charging.worker.client_waits import HoldWaiter
+from tokenworks.charging.worker.pending import HoldWaiter
 from tokenworks.gateway.counting import Counted
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.estimate import TEMPLATE_TOKENS, at_risk_tokens, bound_input, read_bytes
@@ -72,21 +72,23 @@ class Holds:
         """Hold what is needed of what is free in this worker's slices. False where it has to be asked for."""
         shared, user = self._shared, request.user
         account = shared.slices.account(user.account_id)
-        if account.asking:
+        if account.requests_pending:
             return False
         need = _needed(request)
         request.hold = shared.slices.hold(account, user.cap_ids, request.rated, need, shared.clock.boot_ns())
         if request.hold is None:
             return False
         if account.low:
-            shared.client.fill(account, user.cap_ids, request.rated, need)
+            shared.client.prefetch(account, user.cap_ids, request.rated, need)
         return True
 
     def ask(self, request: Held, held: HoldWaiter) -> None:
         """Ask the recorder for the hold; `held(hold, verdict, back_s)` comes later."""
         shared, user = self._shared, request.user
         account = shared.slices.account(user.account_id)
-        request.pending_hold = shared.client.ask(account, user.cap_ids, request.rated, _needed(request), held)
+        request.pending_hold = shared.client.request_slices(
+            account, user.cap_ids, request.rated, _needed(request), held
+        )
 
     def may_hold_less(self, request: Held) -> bool:
         """Whether counting the input may bring it under what is left, where its bound is over it."""
@@ -173,7 +175,7 @@ class Holds:
         more = min(max(step, shown_bytes - held_output + step), request.need.output_tokens - held_output)
         need = Need(0, 0, more)
         got: Hold | None = None
-        if not account.asking:
+        if not account.requests_pending:
             got = shared.slices.hold(
                 account,
                 user.cap_ids,
@@ -186,9 +188,11 @@ class Holds:
         if got is not None:
             self.add(request, hold, got)
             if account.low:
-                shared.client.fill(account, user.cap_ids, request.rated, need)
+                shared.client.prefetch(account, user.cap_ids, request.rated, need)
             return
-        request.pending_hold = shared.client.ask(account, user.cap_ids, request.rated, need, extended)
+        request.pending_hold = shared.client.request_slices(
+            account, user.cap_ids, request.rated, need, extended
+        )
 
     def add(self, request: Held, hold: Hold, got: Hold) -> None:
         """An extension was granted."""

@@ -10,8 +10,8 @@ from typing import Final
 
 import structlog
 
-from tokenworks.charging import SHED, WAITED, Admission, Limit, Queued
-from tokenworks.charging.worker.admission import Answered
+from tokenworks.charging import SHED, TIMED_OUT, Admission, Limit, QueueEntry
+from tokenworks.charging.worker.admission import AdmissionCallback
 from tokenworks.factory import (
     BLOCK_BYTES,
     FLEX,
@@ -170,14 +170,14 @@ class Places:
         named = tuple([limits[candidate.place.name] for candidate in candidates])
         return Room(candidates, named, service, wait_ms, otherwise)
 
-    def ask_room(self, request: Held, room: Room, answered: Answered) -> None:
+    def ask_room(self, request: Held, room: Room, answered: AdmissionCallback) -> None:
         """Wait for room; `answered(admission, wait_ms, limit, what)` comes at once or later."""
         user, shared = request.user, self._shared
         request.room = room
         request.asked_s = shared.loop.time()
         tokens = request.need.input_tokens + request.held_output
-        queued = Queued(request.model, user.account_id, user.service.weight, room.service, room.wait_ms)
-        request.queue_number = shared.client.admissions.ask(room.limits, tokens, answered, queued)
+        queued = QueueEntry(request.model, user.account_id, user.service.weight, room.service, room.wait_ms)
+        request.queue_number = shared.client.admissions.request(room.limits, tokens, answered, queued)
 
     def room_answered(self, request: Held) -> None:
         """Count how long the request waited."""
@@ -203,7 +203,7 @@ class Places:
         """Why there was no room."""
         if what == SHED:
             said = f"as many requests for {request.model} wait as may, and this one was let go"
-        elif what == WAITED:
+        elif what == TIMED_OUT:
             waited_s = max(1, request.queued_ms // 1000)
             said = (
                 f"all deployments of {request.model} are at their limits, and none came free in {waited_s} s"

@@ -254,7 +254,9 @@ class Records:
             charged(charge)
 
         request.counting = True
-        request.pending_hold = shared.client.ask(hold.account, cap_ids, request.rated, more, answered)
+        request.pending_hold = shared.client.request_slices(
+            hold.account, cap_ids, request.rated, more, answered
+        )
 
     def write(self, charge: Charge, durable: Callable[[str], None]) -> None:
         """Draw the charge from the hold and write the record. `durable` is called once it is on disk, with the reason of an

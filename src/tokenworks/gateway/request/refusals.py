@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from tokenworks.charging import NOBODY, Limit, Shortage, Verdict
+from tokenworks.charging import NO_ANSWER, Limit, Shortage, Verdict
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.snapshot import Snapshot
@@ -57,7 +57,7 @@ _LIMITED_ZH: Final = ("并发请求数", "每分钟请求数", "每分钟词元�
 
 def over_limit(scope: str, limit: Limit, what: int, wait_ms: int) -> Refusal:
     """A protective limit is reached: which, and when there is room again. Or nobody says whether it is."""
-    if what == NOBODY:
+    if what == NO_ANSWER:
         return Refusal(503, "recorder_away", "the limits can't be asked for now", 1)
     most = (limit.streams_max, limit.requests_per_min, limit.tokens_per_min)[what]
     seconds = max(1, -(-wait_ms // 1000))

@@ -1,22 +1,22 @@
-"""What a worker's client of the recorder keeps until it is acknowledged or answered."""
+"""What a worker's client keeps until the recorder acknowledges or answers it."""
 
 from collections.abc import Callable, Sequence
 
 from msgspec import Raw
 
 from tokenworks.charging.messages import Amount, Need, Verdict
-from tokenworks.charging.worker.slices import AccountSlices, Hold
+from tokenworks.charging.worker.account import AccountSlices, Hold
 
 Waiter = Callable[[str], None]
-"""Called once a record is on disk, with the argument that it was handed in with."""
+"""Called once a record is on disk, with the argument that was passed to `finish`."""
 HoldWaiter = Callable[[Hold | None, Verdict, int], None]
-"""(hold, verdict, seconds): the hold, or None and why, and for `WINDOW_USED_UP` when its quantity comes back."""
+"""(hold, verdict, seconds): the hold, or None and why; for `WINDOW_USED_UP` the seconds until the window's quantity comes back."""
 Used = tuple[str, list[Amount]]
 """(account, what one record used)."""
 
 
 class UnackedMessage:
-    """A message to the journal that is not acknowledged: its frame, what it used (for a new recorder), who waits for it."""
+    """A message to the journal that is not acknowledged: its frame, what its records used, and the waiters of its records."""
 
     __slots__ = ("data", "number", "used", "waiters")
 
@@ -28,9 +28,9 @@ class UnackedMessage:
 
 
 class SliceWait:
-    """A request for slices that is not answered. `callback` is None where no client waits any more."""
+    """A slice request that is not answered. `callback` is None where no client waits for it: a prefetch, or the client left."""
 
-    __slots__ = ("account", "asked_s", "callback", "cap_ids", "model", "need", "soft", "tries")
+    __slots__ = ("account", "callback", "cap_ids", "model", "need", "prefetch", "sent_s", "tries")
 
     def __init__(
         self,
@@ -39,31 +39,31 @@ class SliceWait:
         model: str,
         need: Need,
         callback: HoldWaiter | None,
-        asked_s: float,
+        sent_s: float,
     ) -> None:
-        self.asked_s = asked_s
+        self.sent_s = sent_s
         self.account = account
         self.cap_ids = cap_ids
         self.model = model
         self.need = need
         self.callback = callback
-        self.soft = False
+        self.prefetch = False
         self.tries = 0
 
 
 class QuestionWait:
-    """A question to the wiring that is not answered; `answered` reads the answer."""
+    """A question to the wiring that is not answered. `on_answer` decodes the answer."""
 
-    __slots__ = ("answered", "argument", "asked_s", "name")
+    __slots__ = ("argument", "name", "on_answer", "sent_s")
 
     def __init__(
         self,
         name: str,
         argument: Raw,
-        answered: Callable[[Raw | None], None],
-        asked_s: float,
+        on_answer: Callable[[Raw | None], None],
+        sent_s: float,
     ) -> None:
         self.name = name
         self.argument = argument
-        self.answered = answered
-        self.asked_s = asked_s
+        self.on_answer = on_answer
+        self.sent_s = sent_s

@@ -1,4 +1,4 @@
-"""A journal as it is looked at from outside, without its lock: its id, its segments, how many records it has."""
+"""Reads a journal without its lock: its id, its segments, its damage, how many records it has."""
 
 from pathlib import Path
 from typing import TypedDict
@@ -11,8 +11,8 @@ from tokenworks.charging.payload import ops_of
 from tokenworks.kernel import NotFound
 
 
-class SegmentSeen(TypedDict):
-    """One file. `damage` says what is wrong with it, None where nothing is; counts are of what is whole before the damage."""
+class SegmentReport(TypedDict):
+    """One segment. `damage` says what is wrong with it, None if nothing is. The counts are of the whole frames before the damage."""
 
     segment: str
     first: int
@@ -24,19 +24,21 @@ class SegmentSeen(TypedDict):
     last: int
 
 
-class JournalSeen(TypedDict):
+class JournalReport(TypedDict):
+    """What `inspect_journal` found."""
+
     journal_id: str
-    segments: list[SegmentSeen]
+    segments: list[SegmentReport]
 
 
 def read_journal_id(folder: Path) -> UUID | None:
-    """The id of the journal in a folder, where there is one."""
+    """The id of the journal in a folder, or None if there is none."""
     path = folder / "id"
     return UUID(path.read_text().strip()) if path.exists() else None
 
 
 def records_after(folder: Path, journal_id: UUID, seq: int) -> int:
-    """How many usage records a journal has beyond a sequence. Raises `JournalCorrupt`."""
+    """How many usage records a journal has after a sequence. Raises `JournalCorrupt`."""
     count = 0
     for path in sorted(folder.glob("*.seg")):
         for frame in read_segment(path, journal_id, int(path.stem)):
@@ -45,25 +47,25 @@ def records_after(folder: Path, journal_id: UUID, seq: int) -> int:
     return count
 
 
-def inspect_journal(folder: Path) -> JournalSeen:
-    """What is in a journal, read without a lock: a recorder may be writing it. Damage is told, not raised."""
+def inspect_journal(folder: Path) -> JournalReport:
+    """Read a journal while a recorder may be writing it. Damage is reported, not raised. Raises `NotFound`."""
     journal_id = read_journal_id(folder)
     if journal_id is None:
         raise NotFound(f"there is no journal in {folder}")
-    segments: list[SegmentSeen] = []
+    segments: list[SegmentReport] = []
     for path in sorted(folder.glob("*.seg")):
-        seen = _look_at(path, journal_id)
-        if segments and segments[-1]["last"] + 1 != seen["first"] and seen["damage"] is None:
-            seen["damage"] = (
-                f"it begins at {seen['first']}, but the segment before it ends at {segments[-1]['last']}"
+        report = _inspect_segment(path, journal_id)
+        if segments and segments[-1]["last"] + 1 != report["first"] and report["damage"] is None:
+            report["damage"] = (
+                f"it begins at {report['first']}, but the segment before it ends at {segments[-1]['last']}"
             )
-        segments.append(seen)
+        segments.append(report)
     return {"journal_id": str(journal_id), "segments": segments}
 
 
-def _look_at(path: Path, journal_id: UUID) -> SegmentSeen:
+def _inspect_segment(path: Path, journal_id: UUID) -> SegmentReport:
     first = int(path.stem)
-    seen = SegmentSeen(
+    report = SegmentReport(
         segment=path.name,
         first=first,
         bytes=path.stat().st_size,
@@ -75,11 +77,11 @@ def _look_at(path: Path, journal_id: UUID) -> SegmentSeen:
     )
     try:
         for frame in read_segment(path, journal_id, first):
-            seen["frames"] += 1
-            seen["last"] = frame.seq
+            report["frames"] += 1
+            report["last"] = frame.seq
             ops = ops_of(frame.seq, frame.payload)
-            seen["records"] += sum(isinstance(op, Finish) for op in ops)
-            seen["starts"] += sum(isinstance(op, Start) for op in ops)
+            report["records"] += sum(isinstance(op, Finish) for op in ops)
+            report["starts"] += sum(isinstance(op, Start) for op in ops)
     except JournalCorrupt as error:
-        seen["damage"] = str(error)
-    return seen
+        report["damage"] = str(error)
+    return report

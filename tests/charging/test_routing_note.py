@@ -9,26 +9,26 @@ from tokenworks.catalog import Counts
 from tokenworks.charging.ledger.settle_rows import USAGE_COLUMNS, usage_line
 from tokenworks.charging.messages import UsageRecord
 from tokenworks.charging.model import decode_record, encode_record
-from tokenworks.charging.way import TRIED_MAX, Way, mark_of, read_way, way_text
+from tokenworks.charging.routing_note import TRIED_MAX, RoutingNote, client_id_mark, note_text, read_note
 
 REASON = "auto: seems easy (0.20), quality 40 is enough, small has 50, costs about 12 token"
 TEXTS = st.text(max_size=20)
 
 
 def test_what_releases_of_before_wrote_is_the_reason():
-    assert read_way(None) == Way()
-    assert read_way(REASON) == Way(REASON)
-    assert way_text(REASON, None, None) == REASON
-    assert way_text(None, [], None) is None
-    assert read_way('{"not whole') == Way('{"not whole')
+    assert read_note(None) == RoutingNote()
+    assert read_note(REASON) == RoutingNote(REASON)
+    assert note_text(REASON, None, None) == REASON
+    assert note_text(None, [], None) is None
+    assert read_note('{"not whole') == RoutingNote('{"not whole')
 
 
 @given(st.none() | TEXTS.filter(lambda text: not text.startswith("{")), st.lists(st.tuples(TEXTS, TEXTS), max_size=TRIED_MAX), st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:~/=-]{0,127}", fullmatch=True))  # fmt: skip
 def test_what_is_written_is_read(choice, tried, own_id):
-    text = way_text(choice, tried, own_id)
-    assert read_way(text) == Way(choice, tuple(tried), own_id)
+    text = note_text(choice, tried, own_id)
+    assert read_note(text) == RoutingNote(choice, tuple(tried), own_id)
     if own_id is not None:
-        assert mark_of(own_id) in text
+        assert client_id_mark(own_id) in text
 
 
 def test_the_line_of_a_record_is_the_same_from_its_row():
@@ -43,7 +43,7 @@ def test_the_line_of_a_record_is_the_same_from_its_row():
     assert len(cells) == len(names)
     # As COPY reads it.
     text = re.sub(r"\\(.)", lambda found: {"n": "\n"}.get(found[1], found[1]), cells[names.index("choice")])
-    assert read_way(text) == Way(REASON, tuple(record.tried), "own-1")
+    assert read_note(text) == RoutingNote(REASON, tuple(record.tried), "own-1")
     of_row = decode_record(encode_record(record))
     of_row.client_request_id = of_row.tried = None
     of_row.choice = text
