@@ -29,16 +29,16 @@ def cost_us(deployments, seed=1):
         for at in range(deployments)
     ]  # fmt: skip
     placement = Placement()
-    placement.set_places(places)
+    placement.set_views(places)
     now_s = 0.0
     began = time.process_time()
     for ticket in range(ROUNDS):
         body = bodies[ticket % len(bodies)]
         ask = PlacementRequest(len(body) // 4, 500, hash_blocks(body), BLOCK_BYTES / 4, regions=("cn",))
         chosen = placement.choose(places, (), ask, now_s)
-        chosen.place.began(now_s)
+        chosen.view.began(now_s)
         placement.sent(ticket, chosen, ask, now_s)
-        placement.first_token(ticket, chosen.place, now_s + 0.2)
-        chosen.place.ended()
+        placement.first_token(ticket, chosen.view, now_s + 0.2)
+        chosen.view.ended()
         now_s += 0.01
     return (time.process_time() - began) / ROUNDS * 1e6

@@ -6,15 +6,15 @@ import pytest
 
 from tokenworks.factory import (  # fmt: skip
     Placement,
-    Subject,
-    Wanted,
-    ask_for,
-    lone_ask,
+    Requirements,
+    SubscriberPolicy,
     make_deployment,
     make_intent,
     make_model,
     options,
+    placement_request,
     rank,
+    single_deployment_request,
 )
 from tokenworks.gateway.explained import explained
 from tokenworks.gateway.seen import read_seen, write_seen
@@ -52,7 +52,7 @@ def live(random, placement, places):
         place = random.choice(places)
         what = random.random()
         if what < 0.5:
-            ask = ask_for(
+            ask = placement_request(
                 "latency",
                 True,
                 None,
@@ -81,19 +81,19 @@ def live(random, placement, places):
             place.begin_slowly(now_s)
         else:
             placement.choose(
-                places, (), ask_for("latency", True, None, None, 900, 9, (1, 2, 3), 512.0), now_s
+                places, (), placement_request("latency", True, None, None, 900, 9, (1, 2, 3), 512.0), now_s
             )
     return now_s
 
 
 def as_the_gateway(snapshot, placement, now_s, name, subject, wanted, broken, filing):
     """As `Placing` goes about it: the model by its name, its intent's best one, the place; the next one where it can't be asked."""
-    protocol = next((p for p in ("chat", "completions", "embeddings", "responses", "messages") if snapshot.places_of(snapshot.model_for(name, "chat", None, subject.default_model), p)), "chat")  # fmt: skip
+    protocol = next((p for p in ("chat", "completions", "embeddings", "responses", "messages") if snapshot.views_of(snapshot.model_for(name, "chat", None, subject.default_model), p)), "chat")  # fmt: skip
     model = snapshot.model_for(name, protocol, None, subject.default_model)
     intent = snapshot.intents.get(model)
     models = [model]
-    if intent is not None and not snapshot.places_of(model, protocol):
-        ask = ask_for(
+    if intent is not None and not snapshot.views_of(model, protocol):
+        ask = placement_request(
             intent.objective, subject.edge_first, subject.regions, subject.home, max(1, wanted.input_tokens), max(1, wanted.output_tokens)
         )  # fmt: skip
 
@@ -104,20 +104,20 @@ def as_the_gateway(snapshot, placement, now_s, name, subject, wanted, broken, fi
     elif filing and snapshot.card_of(model).filing not in {"filed", "exempt"}:
         return None
     for model in models:
-        places, tried = snapshot.places_of(model, protocol), []
+        places, tried = snapshot.views_of(model, protocol), []
         while places:
-            ask = ask_for(
+            ask = placement_request(
                 subject.objective, subject.edge_first, subject.regions, subject.home, max(1, wanted.input_tokens), max(1, wanted.output_tokens)
             )  # fmt: skip
 
             if len(places) == 1:
-                ask = lone_ask(subject.regions, subject.home)
+                ask = single_deployment_request(subject.regions, subject.home)
             chosen = placement.choose(places, tried, ask, now_s)
             if chosen is None:
                 break
-            if chosen.place.name not in broken:
-                return chosen.place.name
-            tried.append(chosen.place.name)
+            if chosen.view.name not in broken:
+                return chosen.view.name
+            tried.append(chosen.view.name)
     return None
 
 
@@ -139,7 +139,7 @@ def test_both_say_the_same_of_many_states(tmp_path, part):
             return Snapshot(0, deployments, aliases, {}, {}, models=cards, intents=intents)
 
         snapshot, placement = make_snapshot(), Placement()
-        placement.set_places(snapshot.places)
+        placement.set_views(snapshot.places)
         now_s = live(r, placement, snapshot.places)
         broken = {place.name for place in snapshot.places if r.random() < 0.1}
         write_seen(tmp_path / "worker-0.places", placement, now_s, broken)
@@ -156,11 +156,11 @@ def test_both_say_the_same_of_many_states(tmp_path, part):
             "auto:mine",
             "none",
         ):
-            subject = Subject(
+            subject = SubscriberPolicy(
                 r.choice(("latency", "balance", "cost", "quality")), r.random() < 0.8,
                 r.choice((None, None, ("cn",), ("eu",), ())), r.choice((None, "cn-sh", "eu")), r.choice((None, "small")),
             )  # fmt: skip
-            wanted = Wanted(r.random(), frozenset(), False, r.choice((10, 2000)), r.choice((1, 300)))
+            wanted = Requirements(r.random(), frozenset(), False, r.choice((10, 2000)), r.choice((1, 300)))
             filing = r.random() < 0.2
             expected = as_the_gateway(snapshot, placement, now_s, name, subject, wanted, broken, filing)
             ((worker, said),) = explained(
@@ -173,7 +173,7 @@ def test_both_say_the_same_of_many_states(tmp_path, part):
                 assert said.refused or all(c.excluded for c in said.candidates), (seed, name)
             else:
                 chosen += 1
-                kinds.add((name, len(snapshot.places_of(said.model, "chat")) > 1))
+                kinds.add((name, len(snapshot.views_of(said.model, "chat")) > 1))
     assert chosen > STATES // 4 and nowhere > STATES // 8 and len(kinds) >= 10, (chosen, nowhere, kinds)
 
 
@@ -186,8 +186,8 @@ def test_a_worker_of_the_release_before_is_left_out():
         lambda: Snapshot(0, [deployment], {}, {}, {}),
         seen,
         "m",
-        Subject(),
-        Wanted(),
+        SubscriberPolicy(),
+        Requirements(),
         lambda _: (0, "", False),
     )
     assert (worker, said.chosen.name) == ("", "a")

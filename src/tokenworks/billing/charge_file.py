@@ -43,7 +43,7 @@ class FileLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class LineAnswer:
     line_no: int
     accepted: bool
     reason: str | None
@@ -82,10 +82,10 @@ def line_of(reference: str) -> tuple[int, int] | None:
 
 
 # What stands in a stored file for what is encrypted beside it, or follows from that.
-APART: Final = "@"
+REDACTED: Final = "@"
 
 
-def phone_place(line_no: int) -> str:
+def phone_field(line_no: int) -> str:
     """What a line's number is called in the associated data of its ciphertext."""
     return f"charge_file_line.phone:{line_no}"
 
@@ -114,9 +114,9 @@ def _replaced(text: str, phones: Mapping[int, str]) -> str:
     for row in text.split("\n"):
         fields = row.split("|")
         if fields[0] == "D":
-            fields[3] = phones.get(int(fields[1]), APART)
+            fields[3] = phones.get(int(fields[1]), REDACTED)
         elif fields[0] == "T":
-            fields[-1] = APART
+            fields[-1] = REDACTED
         rows.append("|".join(fields))
     return "\n".join(rows)
 
@@ -149,7 +149,7 @@ def _rows(text: str) -> list[str]:
     return rows
 
 
-def read_answer(text: str, lines: int) -> tuple[int, list[Answer]]:
+def read_answer(text: str, lines: int) -> tuple[int, list[LineAnswer]]:
     """(the file's sequence, an answer for each of its lines). Raises `AcknowledgementFaulty`, which says where."""
     rows = _rows(text)
     return _sequence(rows[0]), _answers(rows[1:], lines)
@@ -167,8 +167,8 @@ def _sequence(row: str) -> int:
     return int(fields[2])
 
 
-def _answers(rows: Sequence[str], lines: int) -> list[Answer]:
-    found: dict[int, Answer] = {}
+def _answers(rows: Sequence[str], lines: int) -> list[LineAnswer]:
+    found: dict[int, LineAnswer] = {}
     for at, row in enumerate(rows, 2):
         fields = row.split("|")
         if len(fields) != 4 or fields[0] != "R" or fields[2] not in {"accepted", "rejected"}:
@@ -185,7 +185,7 @@ def _answers(rows: Sequence[str], lines: int) -> list[Answer]:
             raise AcknowledgementFaulty(
                 f"line {at}: a rejected line has a reason of at most {REASON_CHARS_MAX} characters, an accepted one has none"
             )
-        found[number] = Answer(number, fields[2] == "accepted", fields[3] or None)
+        found[number] = LineAnswer(number, fields[2] == "accepted", fields[3] or None)
     if len(found) != lines:
         missing = next(number for number in range(1, lines + 1) if number not in found)
         raise AcknowledgementFaulty(f"line {missing} of the file is not answered")

@@ -16,11 +16,11 @@ from tokenworks.billing.cases import Cases
 from tokenworks.billing.charge_file import (
     LAYOUT,
     LINES_MAX,
-    Answer,
     FileLine,
+    LineAnswer,
     decode_answer,
     line_reference,
-    phone_place,
+    phone_field,
     read_answer,
     sequence_of,
     with_phones,
@@ -97,7 +97,7 @@ class ChargeFiles:
                 without_phones(text), now,
                 [
                     (no, bill.bill_id, bill.remaining_nano,
-                     keys[bill.subscriber_id].seal(phone_place(no), file_id, phones[bill.subscriber_id]))
+                     keys[bill.subscriber_id].seal(phone_field(no), file_id, phones[bill.subscriber_id]))
                     for no, bill in enumerate(found, 1)
                 ],
             )  # fmt: skip
@@ -112,7 +112,7 @@ class ChargeFiles:
         rows = charge_file_store.phones_of_file(self._connection, file_id)
         keys = self._vault.keys(subscriber_id for _, subscriber_id, _ in rows)
         phones = {
-            no: keys[subscriber_id].open(phone_place(no), file_id, sealed)
+            no: keys[subscriber_id].open(phone_field(no), file_id, sealed)
             for no, subscriber_id, sealed in rows
             if sealed is not None and subscriber_id in keys
         }
@@ -175,14 +175,14 @@ class ChargeFiles:
             if file is None:
                 raise ChargeFileNotFound(f"there is no charge file {sequence_no}: `tokenworks bill files`")
             known = charge_file_store.line_states(self._connection, file[0])
-            waiting = [Answer(no, False, f"no answer: {reason}") for no in sorted(known) if known[no] == "sent"]  # fmt: skip
+            waiting = [LineAnswer(no, False, f"no answer: {reason}") for no in sorted(known) if known[no] == "sent"]  # fmt: skip
             self._charges.lock_accounts(charge_file_store.accounts_of_file(self._connection, file[0]))
             for first in range(0, len(waiting), ANSWER_BATCH):
                 self._take_answers(file[0], sequence_no, waiting[first : first + ANSWER_BATCH], known)
         return len(waiting)
 
     def _take_answers(
-        self, file_id: UUID, sequence_no: int, answers: Sequence[Answer], known: Mapping[int, str]
+        self, file_id: UUID, sequence_no: int, answers: Sequence[LineAnswer], known: Mapping[int, str]
     ) -> None:
         """A batch of an answer's lines, in order. `known`: what each line's state was."""
         charge_file_store.answer_lines(

@@ -28,7 +28,7 @@ class Bill:
     currency: str
     amount_nano: int
     tax_nano: int
-    # What is open on it: see `open_of`.
+    # What is open on it: see `open_amounts`.
     remaining_nano: int
     state: Literal["new", "sent", "partiallyPaid", "settled"]
     # How it is collected: by the carrier on the phone bill, or from the subscriber itself.
@@ -204,7 +204,7 @@ class BillRun:
     batches: int
 
 
-def open_of(own: Sequence[tuple[UUID, int]], beside_nano: int = 0) -> tuple[dict[UUID, int], int]:
+def open_amounts(own: Sequence[tuple[UUID, int]], beside_nano: int = 0) -> tuple[dict[UUID, int], int]:
     """(what is open on each of a subscriber's bills, its free credit), in nano: the one rule of what is owed.
 
     `own`: (bill, its lines less its credits and payments), oldest first. Where that is below zero, more came in than the bill

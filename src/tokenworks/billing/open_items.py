@@ -1,6 +1,6 @@
 """What is open on bills, kept with them: every room that asks what is owed reads `Bill.remaining_nano`, and only this writes it.
 
-The rule is `model.open_of`; here it is applied to a subscriber's bills whenever something came in, was credited, was taken
+The rule is `model.open_amounts`; here it is applied to a subscriber's bills whenever something came in, was credited, was taken
 back or was paid out, in the transaction of that. Dunning follows what is open.
 """
 
@@ -12,7 +12,7 @@ from uuid import UUID
 from psycopg import Connection
 
 from tokenworks.billing import dunning_store, open_store
-from tokenworks.billing.model import open_of
+from tokenworks.billing.model import open_amounts
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions import Subscriptions
 
@@ -41,7 +41,7 @@ class OpenItems:
                 open_store.settlements(self._connection, batch), key=lambda row: row[0]
             ):
                 rows = list(found)
-                left, free[subscriber_id] = open_of(
+                left, free[subscriber_id] = open_amounts(
                     [(bill_id, own) for _, bill_id, _, own, *_ in rows], beside.get(subscriber_id, 0)
                 )
                 for _, bill_id, billed, _, kept_nano, kept_state, is_sent in rows:

@@ -28,7 +28,7 @@ from tokenworks.billing.errors import (
 )
 from tokenworks.billing.model import Bill, Channel, Payment, Payout, ReconciliationCase, Reversal
 from tokenworks.billing.open_items import OpenItems
-from tokenworks.billing.providers import Beside, Collections, PaymentProvider
+from tokenworks.billing.providers import Collections, PaymentProvider, SecondConnection
 from tokenworks.charging import FEN_NANO, Charges
 from tokenworks.kernel import REFERENCE_CHARS_MAX, Clock, Invalid, check_name, check_reason, uuid7
 from tokenworks.subscriptions import Subscriber, Subscriptions
@@ -66,7 +66,7 @@ class Payments:
         charges: Charges,
         subscriptions: Subscriptions,
         clock: Clock,
-        beside: Beside,
+        beside: SecondConnection,
     ) -> None:
         self._connection = connection
         self._bills = bills

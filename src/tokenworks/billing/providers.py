@@ -21,7 +21,7 @@ from tokenworks.kernel import Clock, uuid7
 
 BATCH: Final = 500
 # A connection beside the one of the transaction: what is written there stays, whatever becomes of that.
-Beside = Callable[[], AbstractContextManager[Connection]]
+SecondConnection = Callable[[], AbstractContextManager[Connection]]
 
 
 class PaymentProvider(Protocol):
@@ -41,7 +41,7 @@ class Collections:
         self,
         connection: Connection,
         clock: Clock,
-        beside: Beside,
+        beside: SecondConnection,
         lock: Callable[[UUID, UUID], Bill],
         book: Callable[[Bill, str, str, int, int | None], Payment],
     ) -> None:

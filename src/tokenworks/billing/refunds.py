@@ -30,7 +30,7 @@ from tokenworks.subscriptions import (
 )
 
 PENDING_MAX: Final = 1000
-Part = Literal["whole", "unused", "amount"]
+RefundPart = Literal["whole", "unused", "amount"]
 
 
 class Refunds:
@@ -64,7 +64,7 @@ class Refunds:
     def refund(
         self,
         order_id: UUID,
-        part: Part,
+        part: RefundPart,
         reason: str,
         *,
         amount_nano: int | None = None,

@@ -1,15 +1,15 @@
 """Where a request goes: the one rule, which the data plane and `route explain` share.
 
 First which model it gets (`options`, then `rank`, where its name is an intent's), then which place (`Placement.choose`), by what
-is known of the subscriber (`ask_for`, `lone_ask`). `decide` is all of it at once, on a state that nothing is sent at.
+is known of the subscriber (`placement_request`, `single_deployment_request`). `decide` is all of it at once, on a state that nothing is sent at.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from tokenworks.factory.intents.choice import Choice, Intent, ModelCard, Option, Wanted, rank, unfit
+from tokenworks.factory.intents.choice import Choice, Intent, ModelCard, Option, Requirements, rank, unfit
 from tokenworks.factory.placing.placement import (
-    NO_ASK,
+    TRIVIAL_REQUEST,
     Candidate,
     DeploymentView,
     Objective,
@@ -21,7 +21,7 @@ from tokenworks.factory.placing.placement import (
 Cost = Callable[[str], tuple[int, str, bool]]
 
 
-class Known(Protocol):
+class DeclaredModels(Protocol):
     """What is declared: models with their places, aliases, intents. The gateway's snapshot is one."""
 
     @property
@@ -31,10 +31,10 @@ class Known(Protocol):
     ) -> str: ...
     def models_meant(self, intent: Intent) -> Sequence[str]: ...
     def card_of(self, model: str) -> ModelCard: ...
-    def places_of(self, model: str, protocol: str) -> Sequence[DeploymentView]: ...
+    def views_of(self, model: str, protocol: str) -> Sequence[DeploymentView]: ...
 
 
-class Subject(NamedTuple):
+class SubscriberPolicy(NamedTuple):
     """What of a subscriber decides where its requests go: its plan's promises, and where its data may go."""
 
     objective: Objective = "latency"
@@ -44,7 +44,7 @@ class Subject(NamedTuple):
     default_model: str | None = None
 
 
-def ask_for(
+def placement_request(
     objective: Objective,
     edge_first: bool,
     regions: tuple[str, ...] | None,
@@ -60,26 +60,28 @@ def ask_for(
     )
 
 
-def ask_of(subject: Subject, wanted: Wanted, objective: Objective | None = None) -> PlacementRequest:
-    """As `ask_for`, before the prompt's beginning is known."""
-    return ask_for(
+def request_of_subscriber(
+    subject: SubscriberPolicy, wanted: Requirements, objective: Objective | None = None
+) -> PlacementRequest:
+    """As `placement_request`, before the prompt's beginning is known."""
+    return placement_request(
         objective or subject.objective, subject.edge_first, subject.regions, subject.home, max(1, wanted.input_tokens),
         max(1, wanted.output_tokens),
     )  # fmt: skip
 
 
-def lone_ask(regions: tuple[str, ...] | None, home: str | None) -> PlacementRequest:
+def single_deployment_request(regions: tuple[str, ...] | None, home: str | None) -> PlacementRequest:
     """Where a model has one place, nothing is foreseen: only whether the place may have the request."""
     if regions is None and home is None:
-        return NO_ASK
-    return NO_ASK._replace(regions=regions, home=home)
+        return TRIVIAL_REQUEST
+    return TRIVIAL_REQUEST._replace(regions=regions, home=home)
 
 
 def options(
-    known: Known,
+    known: DeclaredModels,
     protocol: str,
     intent: Intent,
-    wanted: Wanted,
+    wanted: Requirements,
     ask: PlacementRequest,
     placement: Placement,
     now_s: float,
@@ -97,7 +99,7 @@ def options(
         if not may_use(model):
             out[model] = "key: it may not use this model"
             continue
-        places, card = known.places_of(model, protocol), known.card_of(model)
+        places, card = known.views_of(model, protocol), known.card_of(model)
         why = (
             "no deployment serves it" if not places else unfit(card, wanted, filing_required=filing_required)
         )
@@ -127,11 +129,11 @@ class Decision(NamedTuple):
 
 
 def decide(
-    known: Known,
+    known: DeclaredModels,
     name: str,
     protocol: str,
-    subject: Subject,
-    wanted: Wanted,
+    subject: SubscriberPolicy,
+    wanted: Requirements,
     placement: Placement,
     now_s: float,
     cost: Cost,
@@ -143,17 +145,17 @@ def decide(
     that can't be asked at all, such as those whose credential is missing.
     """
     model = known.model_for(name, protocol, None, subject.default_model)
-    ask = ask_of(subject, wanted)
+    ask = request_of_subscriber(subject, wanted)
     intent = known.intents.get(model) if protocol != "embeddings" else None
-    if intent is None or known.places_of(model, protocol):
-        if not known.places_of(model, protocol):
+    if intent is None or known.views_of(model, protocol):
+        if not known.views_of(model, protocol):
             return Decision(
                 model, ask, None, refused=f"no deployment serves {name}: tokenworks deployment list"
             )
         why = unfit(known.card_of(model), wanted, filing_required=filing_required)
         placed = _placed(known, model, protocol, subject, ask, placement, now_s, without)
         return placed if why is None else placed._replace(chosen=None, refused=f"{model} can't have this request: {why}")  # fmt: skip
-    ranked = ask_of(subject, wanted, intent.objective)
+    ranked = request_of_subscriber(subject, wanted, intent.objective)
     found, out = options(
         known, protocol, intent, wanted, ranked, placement, now_s, cost, filing_required=filing_required
     )
@@ -168,32 +170,32 @@ def decide(
 
 
 def _placed(
-    known: Known,
+    known: DeclaredModels,
     model: str,
     protocol: str,
-    subject: Subject,
+    subject: SubscriberPolicy,
     ask: PlacementRequest,
     placement: Placement,
     now_s: float,
     without: Collection[str],
 ) -> Decision:
-    places = known.places_of(model, protocol)
+    places = known.views_of(model, protocol)
     chosen = placement.choose(places, without, placed_by(places, subject, ask), now_s)
     candidates = _named(placement.explain(places, (), ask, now_s), without)
     if chosen is not None:
         # Where there is one place it gets what it may have, however long that takes.
         lone = len(places) == 1
-        candidates = [
-            c._replace(excluded=None) if lone and c.place is chosen.place else c for c in candidates
-        ]
-    return Decision(model, ask, None if chosen is None else chosen.place, tuple(candidates))
+        candidates = [c._replace(excluded=None) if lone and c.view is chosen.view else c for c in candidates]
+    return Decision(model, ask, None if chosen is None else chosen.view, tuple(candidates))
 
 
-def placed_by(places: Sequence[DeploymentView], subject: Subject, ask: PlacementRequest) -> PlacementRequest:
+def placed_by(
+    places: Sequence[DeploymentView], subject: SubscriberPolicy, ask: PlacementRequest
+) -> PlacementRequest:
     """What a place is chosen by: where there is one alone, only by whether it may have the request."""
-    return lone_ask(subject.regions, subject.home) if len(places) == 1 else ask
+    return single_deployment_request(subject.regions, subject.home) if len(places) == 1 else ask
 
 
 def _named(candidates: Iterable[Candidate], without: Collection[str]) -> list[Candidate]:
     said = "credential: what it names is not there, or is not taken"
-    return [c._replace(excluded=c.excluded or said) if c.place.name in without else c for c in candidates]
+    return [c._replace(excluded=c.excluded or said) if c.view.name in without else c for c in candidates]

@@ -111,7 +111,7 @@ class Shared:
         """The upstream of a place named a time: until then no worker of this host asks it."""
         now_s = self.loop.time()
         place.rest(now_s, seconds)
-        self.client.request(RESTED, Rested(place.name, place.named_until_s), lambda _told: None)
+        self.client.request(RESTED, Rested(place.name, place.retry_after_until_s), lambda _told: None)
 
     def rested(self, until_s: Mapping[str, float]) -> None:
         """Times that upstreams named to workers of this host, by place, in monotonic seconds of the host."""

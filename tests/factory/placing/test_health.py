@@ -3,12 +3,12 @@
 from tests.factory.placing.test_placement import Router, place
 from tokenworks.factory import (
     FAILURES_TO_OPEN,
-    NO_ASK,
+    TRIVIAL_REQUEST,
     PlacementRequest,
     RetryBudget,
     carry_over,
     eject_outlier,
-    named_wait_s,
+    retry_after_wait_s,
 )
 from tokenworks.factory.placing.health import (
     EJECTION_S,
@@ -66,7 +66,7 @@ def test_what_comes_back_begins_slowly():
     assert takes == [1, 2, 4, 8]
     back.outstanding, other.outstanding = 1, 50
     said = {
-        c.place.name: c.excluded
+        c.view.name: c.excluded
         for c in router.placement.explain(router.places, (), PlacementRequest(9, 9), 20.5)
     }
     assert said["back"] == "slow start: it takes 1 at once for now" and said["other"] is None
@@ -78,11 +78,11 @@ def test_a_place_that_is_new_to_others_begins_slowly_and_the_first_ones_do_not()
     one, two = place("one"), place("two")
     router = Router(one)
     assert one.takes(0.0) is None
-    router.placement.set_places([one, two], 5.0)
+    router.placement.set_views([one, two], 5.0)
     assert two.takes(5.0) == 1 and one.takes(5.0) is None
     # Where nobody else may have it, it takes more.
     two.outstanding = 3
-    assert router.placement.choose([two], (), PlacementRequest(9, 9), 5.0).place is two
+    assert router.placement.choose([two], (), PlacementRequest(9, 9), 5.0).view is two
 
 
 def test_a_draining_place_keeps_what_it_serves_and_gets_nothing_new():
@@ -91,7 +91,7 @@ def test_a_draining_place_keeps_what_it_serves_and_gets_nothing_new():
     router = Router(one, two)
     (kept, other) = carry_over(router.places, [place("one", draining=True), place("two")])
     assert kept is one and other is two and one.outstanding == 1 and one.draining
-    router.placement.set_places([kept, other], 2.0)
+    router.placement.set_views([kept, other], 2.0)
     assert all(router.choose(now_s=2.0) is two for _ in range(5))
     said = router.placement.explain([one, two], (), PlacementRequest(1, 1), 2.0)
     assert said[-1].excluded == "draining: it takes nothing new"
@@ -149,13 +149,17 @@ def test_the_first_good_byte_of_a_trial_closes_the_circuit_and_not_the_answers_e
     alone = place("alone")
     router = Router(alone)
     broken(alone)
-    assert router.placement.choose([alone], (), NO_ASK, 1.0).place is alone, "the next try is not put off"
+    assert router.placement.choose([alone], (), TRIVIAL_REQUEST, 1.0).view is alone, (
+        "the next try is not put off"
+    )
     alone.began(1.0)
-    assert router.placement.choose([alone], (), NO_ASK, 1.5) is None, "one trial at once"
+    assert router.placement.choose([alone], (), TRIVIAL_REQUEST, 1.5) is None, "one trial at once"
     alone.succeeded(2.0)
     assert not alone.trial and not alone.open(2.0)
-    assert router.placement.choose([alone], (), NO_ASK, 2.0).place is alone, "while the trial still streams"
-    assert router.placement.choose([alone], (), PlacementRequest(9, 9), 2.0).place is alone
+    assert router.placement.choose([alone], (), TRIVIAL_REQUEST, 2.0).view is alone, (
+        "while the trial still streams"
+    )
+    assert router.placement.choose([alone], (), PlacementRequest(9, 9), 2.0).view is alone
     alone.ended()
 
 
@@ -166,7 +170,7 @@ def test_a_trial_that_fails_leaves_the_circuit_open_for_the_next_one():
     alone.failed(1.2)
     alone.ended()
     assert alone.open(1.2) and not alone.trial
-    assert Router(alone).placement.choose([alone], (), NO_ASK, 1.3).place is alone
+    assert Router(alone).placement.choose([alone], (), TRIVIAL_REQUEST, 1.3).view is alone
 
 
 def test_until_the_time_that_an_upstream_named_nobody_asks_it():
@@ -176,9 +180,9 @@ def test_until_the_time_that_an_upstream_named_nobody_asks_it():
     alone.rest(10.0, 7.5)
     alone.failed(10.0)
     alone.ended()
-    for ask in (NO_ASK, PlacementRequest(9, 9)):
+    for ask in (TRIVIAL_REQUEST, PlacementRequest(9, 9)):
         assert router.placement.choose([alone], (), ask, 17.4) is None
-        assert router.placement.choose([alone], (), ask, 17.5).place is alone, "and not a moment later"
+        assert router.placement.choose([alone], (), ask, 17.5).view is alone, "and not a moment later"
     assert alone.resting_s(10.0) == 7.5 and alone.resting_s(17.0) == 0.5 and alone.resting_s(17.5) == 0.0
     assert not alone.open(17.5), "a cool-down of our own is not added to it"
 
@@ -217,9 +221,9 @@ def test_of_several_the_one_that_named_no_time_is_tried_and_the_wait_is_the_shor
     router = Router(named, cooling)
     named.rest(0.0, 2.0)
     broken(cooling)
-    assert router.placement.choose([named, cooling], (), PlacementRequest(9, 9), 1.0).place is cooling
-    assert named_wait_s([named, cooling], NO_ASK, 1.0) == 0.0
+    assert router.placement.choose([named, cooling], (), PlacementRequest(9, 9), 1.0).view is cooling
+    assert retry_after_wait_s([named, cooling], TRIVIAL_REQUEST, 1.0) == 0.0
     third.rest(0.0, 5.0)
-    assert named_wait_s([named, third], NO_ASK, 0.5) == 1.5
-    assert named_wait_s([], NO_ASK, 0.5) == 0.0
+    assert retry_after_wait_s([named, third], TRIVIAL_REQUEST, 0.5) == 1.5
+    assert retry_after_wait_s([], TRIVIAL_REQUEST, 0.5) == 0.0
     assert router.placement.choose([named, third], (), PlacementRequest(9, 9), 1.0) is None

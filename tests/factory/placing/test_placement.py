@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenworks.factory import (
     COOL_DOWN_S,
     FAILURES_TO_OPEN,
-    NO_ASK,
+    TRIVIAL_REQUEST,
     DeploymentView,
     Placement,
     PlacementRequest,
@@ -43,19 +43,19 @@ class Router:
     def __init__(self, *places):
         self.places = list(places)
         self.placement = Placement()
-        self.placement.set_places(self.places)
+        self.placement.set_views(self.places)
         self.tickets = 0
 
     def choose(self, ask=PLAIN, now_s=0.0, tried=()):
         found = self.placement.choose(self.places, tried, ask, now_s)
-        return None if found is None else found.place
+        return None if found is None else found.view
 
     def send(self, ask=PLAIN, now_s=0.0, tried=()):
         found = self.placement.choose(self.places, tried, ask, now_s)
         self.tickets += 1
-        found.place.began(now_s)
+        found.view.began(now_s)
         self.placement.sent(self.tickets, found, ask, now_s)
-        return self.tickets, found.place
+        return self.tickets, found.view
 
     def first(self, ticket, at, now_s):
         self.placement.first_token(ticket, at, now_s)
@@ -82,14 +82,14 @@ def test_equal_places_take_turns():
 def test_one_place_without_a_rule_costs_no_forecast():
     only = place("only")
     router = Router(only)
-    ticket, at = router.send(NO_ASK)
+    ticket, at = router.send(TRIVIAL_REQUEST)
     assert at is only and not only.forecast.busy
     router.first(ticket, at, 1.0)
     router.placement.dropped(ticket, at)
-    assert router.choose(NO_ASK, tried=["only"]) is None
+    assert router.choose(TRIVIAL_REQUEST, tried=["only"]) is None
     for _ in range(FAILURES_TO_OPEN):
         only.failed(1.0)
-    assert router.choose(NO_ASK, now_s=1.1) is only, "a wrong guess costs one request"
+    assert router.choose(TRIVIAL_REQUEST, now_s=1.1) is only, "a wrong guess costs one request"
 
 
 def test_running_answers_decide_between_equals():
@@ -176,10 +176,10 @@ def test_a_place_that_goes_takes_what_is_known_of_its_cache_with_it():
     a, b = place("a"), place("b")
     router = Router(a, b)
     _, first = router.send(prompt("chat", 4096))
-    router.placement.set_places([b])
-    router.placement.set_places([a, b])
+    router.placement.set_views([b])
+    router.placement.set_views([a, b])
     found = router.placement.explain([a, b], (), prompt("chat", 4096), 100.0)
-    assert {c.place.name: c.matched_blocks for c in found}[first.name] == (0 if first is a else 8)
+    assert {c.view.name: c.matched_blocks for c in found}[first.name] == (0 if first is a else 8)
 
 
 def test_requests_that_go_on_at_places_that_are_gone_are_heard_by_nobody():
@@ -187,7 +187,7 @@ def test_requests_that_go_on_at_places_that_are_gone_are_heard_by_nobody():
     router = Router(a, b)
     sent = [router.send(prompt(str(n), 4096)) for n in range(4)]
     changed = place("a", region="cn-sh")
-    router.placement.set_places([changed, b])
+    router.placement.set_views([changed, b])
     assert router.placement.busy == 1
     late = router.placement.choose([a, b], (), prompt("late", 100), 0.0)  # by the snapshot that it began with
     a.began(0.0)
@@ -254,7 +254,7 @@ def test_vendors():
     router = Router(other, ours)
     assert router.choose(ask) is ours
     assert router.choose(ask, tried=["ours"]) is None
-    reasons = {c.place.name: c.excluded for c in router.placement.explain(router.places, (), ask, 0.0)}
+    reasons = {c.view.name: c.excluded for c in router.placement.explain(router.places, (), ask, 0.0)}
     assert reasons["ours"] is None and reasons["other"].startswith("vendor:")
 
 
@@ -294,7 +294,7 @@ def test_committed_capacity_costs_nothing_more():
     router = Router(paid, metered)
 
     def costs():
-        return {c.place.name: c.cost_nano for c in router.placement.explain(router.places, (), ask, 1.0)}
+        return {c.view.name: c.cost_nano for c in router.placement.explain(router.places, (), ask, 1.0)}
 
     assert costs() == {"paid": 0, "metered": 2048 * 4000 + 100 * 16_000}
     router.send(ask, tried=("paid",))
@@ -321,7 +321,7 @@ def test_what_is_explained_is_what_is_done(steps):
         best = router.placement.explain(router.places, (), ask, float(at))[0]
         ticket, chosen = router.send(ask, float(at))
         if best.excluded is None:
-            assert chosen is best.place
+            assert chosen is best.view
         if answers:
             router.first(ticket, chosen, at + 0.4)
         if not answers or chosen.trial:
@@ -333,8 +333,8 @@ def test_every_candidate_is_explained():
     d.rest(0.0, 60.0)
     ask = prompt("p", 1000, regions=("cn",))
     found = Router(a, b, c, d).placement.explain([a, b, c, d], ("x",), ask, 1.0)
-    assert (found[0].place.name, found[0].excluded) == ("c", None)
-    said = {f.place.name: f.excluded.partition(":")[0] for f in found[1:]}
+    assert (found[0].view.name, found[0].excluded) == ("c", None)
+    said = {f.view.name: f.excluded.partition(":")[0] for f in found[1:]}
     assert said == {"a": "residency", "b": "residency", "d": "health"}
     # To explain is no request: nothing is counted, or learned.
     assert found == Router(a, b, c, d).placement.explain([a, b, c, d], ("x",), ask, 1.0)

@@ -62,7 +62,7 @@ BUILT_IN: Final = {
 }
 
 
-class Wanted(NamedTuple):
+class Requirements(NamedTuple):
     """What a request needs of a model. `difficulty` from 0 to 1."""
 
     difficulty: float = 0.0
@@ -96,7 +96,7 @@ def models_meant(intent: Intent, cards: Mapping[str, ModelCard]) -> list[str]:
     return list(intent.models) or sorted(name for name, card in cards.items() if card.quality is not None)
 
 
-def unfit(card: ModelCard, wanted: Wanted, *, filing_required: bool = False) -> str | None:
+def unfit(card: ModelCard, wanted: Requirements, *, filing_required: bool = False) -> str | None:
     """Why a model can't have a request, wherever it is served; None where it can."""
     missing = wanted.modalities - set(card.modalities)
     if missing:
@@ -120,7 +120,7 @@ def quality_needed(difficulty: float, objective: Objective = "balance") -> float
     return QUALITY_EASY + (QUALITY_HARD - QUALITY_EASY) * steep - _LENIENCE[objective]
 
 
-def rank(intent: Intent, wanted: Wanted, options: Sequence[Option]) -> list[Choice]:
+def rank(intent: Intent, wanted: Requirements, options: Sequence[Option]) -> list[Choice]:
     """The models for a request, the best first, each with its reason. Those that are good enough come before those that are not.
 
     Costs are compared in one unit: where buckets of several units would pay, by what the operator pays.

@@ -6,7 +6,15 @@ from typing import Final, NamedTuple
 import yaml
 
 from tokenworks.factory.errors import TraceFaulty
-from tokenworks.factory.intents.choice import Intent, ModelCard, Option, Wanted, difficulty, features, rank
+from tokenworks.factory.intents.choice import (
+    Intent,
+    ModelCard,
+    Option,
+    Requirements,
+    difficulty,
+    features,
+    rank,
+)
 
 SYNTHETIC_REQUESTS: Final = Path(__file__).parents[1] / "requests.yaml"
 REQUESTS_BYTES_MAX: Final = 10_000_000
@@ -14,12 +22,12 @@ REQUESTS_BYTES_MAX: Final = 10_000_000
 SMALL_MS, LARGE_MS = 100.0, 400.0
 
 
-class Labelled(NamedTuple):
+class LabelledRequest(NamedTuple):
     hard: bool
     text: str
 
 
-class Verdict(NamedTuple):
+class IntentEvaluation(NamedTuple):
     requests: int
     hard: int
     to_large: int
@@ -28,7 +36,7 @@ class Verdict(NamedTuple):
     well_answered: float
 
 
-def read_requests(path: Path) -> list[Labelled]:
+def read_requests(path: Path) -> list[LabelledRequest]:
     """A YAML list of [easy or hard, text]. Raises `TraceFaulty`."""
     if path.stat().st_size > REQUESTS_BYTES_MAX:
         raise TraceFaulty(f"{path.name} is larger than {REQUESTS_BYTES_MAX} bytes")
@@ -48,18 +56,21 @@ def read_requests(path: Path) -> list[Labelled]:
             and row[1]
         ):
             raise TraceFaulty(f"{path.name}: entry {number} is not [easy or hard, text]")
-        found.append(Labelled(row[0] == "hard", row[1]))
+        found.append(LabelledRequest(row[0] == "hard", row[1]))
     return found
 
 
 def evaluate(
-    intent: Intent, requests: list[Labelled], small: tuple[ModelCard, int], large: tuple[ModelCard, int]
-) -> Verdict:
+    intent: Intent,
+    requests: list[LabelledRequest],
+    small: tuple[ModelCard, int],
+    large: tuple[ModelCard, int],
+) -> IntentEvaluation:
     """Each model comes with the price of its output token; all answers are thought to be as long."""
     to_large = hard_kept = well = 0
     spent = 0
     for request in requests:
-        wanted = Wanted(difficulty(features(request.text)))
+        wanted = Requirements(difficulty(features(request.text)))
         options = [
             Option(card.name, card, ms, price) for (card, price), ms in ((small, SMALL_MS), (large, LARGE_MS))
         ]
@@ -68,7 +79,7 @@ def evaluate(
         hard_kept += got_large and request.hard
         well += got_large or not request.hard
         spent += large[1] if got_large else small[1]
-    return Verdict(
+    return IntentEvaluation(
         len(requests),
         sum(request.hard for request in requests),
         to_large,

@@ -40,8 +40,8 @@ class Health:
         "ejected_s",
         "ejections",
         "failures",
-        "named_until_s",
         "outstanding",
+        "retry_after_until_s",
         "trial",
         "warm_from_s",
     )
@@ -50,7 +50,7 @@ class Health:
         self.outstanding = 0
         self.failures = 0
         self.cool_until_s = 0.0
-        self.named_until_s = 0.0
+        self.retry_after_until_s = 0.0
         self.trial = False
         self.ejections = 0
         self.ejected_s = 0.0
@@ -65,7 +65,7 @@ class Health:
 
     def resting_s(self, now_s: float) -> float:
         """How many seconds of a time that the upstream named are left: until then nothing is sent at all. 0.0: none."""
-        return max(0.0, self.named_until_s - now_s)
+        return max(0.0, self.retry_after_until_s - now_s)
 
     def began(self, now_s: float) -> None:
         self.outstanding += 1
@@ -84,7 +84,7 @@ class Health:
         """
         self._good += 1.0
         self.trial = False
-        if self.failures and now_s >= self.named_until_s:
+        if self.failures and now_s >= self.retry_after_until_s:
             if self.failures >= FAILURES_TO_OPEN:
                 self.warm_from_s = now_s
             self.failures = 0
@@ -97,7 +97,7 @@ class Health:
         self._count(now_s)
         self._bad += 1.0
         self.failures += 1
-        if self.failures >= FAILURES_TO_OPEN and now_s >= self.named_until_s:
+        if self.failures >= FAILURES_TO_OPEN and now_s >= self.retry_after_until_s:
             self.cool_until_s = max(self.cool_until_s, now_s + cool_down_s)
 
     def _count(self, now_s: float) -> None:
@@ -114,12 +114,12 @@ class Health:
     def rest(self, now_s: float, seconds: float) -> None:
         """The upstream named a time (Retry-After): the circuit opens at once, for exactly that long."""
         self.failures = max(self.failures, FAILURES_TO_OPEN)
-        self.cool_until_s = self.named_until_s = max(self.named_until_s, now_s + seconds)
+        self.cool_until_s = self.retry_after_until_s = max(self.retry_after_until_s, now_s + seconds)
 
     def cool_down(self, now_s: float, seconds: float) -> None:
         """No time was named: the circuit opens at once, for that long or until no other place is left."""
         self.failures = max(self.failures, FAILURES_TO_OPEN)
-        if now_s >= self.named_until_s:
+        if now_s >= self.retry_after_until_s:
             self.cool_until_s = max(self.cool_until_s, now_s + seconds)
 
     def eject(self, now_s: float) -> float:

@@ -62,14 +62,13 @@ class PlacementRequest(NamedTuple):
 
 
 # Where there is one place and no rule, there is nothing to foresee and nothing to learn.
-NO_ASK: Final = PlacementRequest(1, 1)
+TRIVIAL_REQUEST: Final = PlacementRequest(1, 1)
 
 
 class DeploymentView(Health):
     """One deployment as a worker sees it."""
 
     __slots__ = (
-        "alone",
         "cached_nano",
         "context_tokens",
         "costs",
@@ -83,6 +82,7 @@ class DeploymentView(Health):
         "number",
         "output_nano",
         "profile",
+        "unscored",
     )
 
     def __init__(self, deployment: Deployment) -> None:
@@ -90,7 +90,7 @@ class DeploymentView(Health):
         self.name = deployment.name
         self.declare(deployment)
         self.number = -1
-        self.alone = Candidate(self, None, 0.0, 0.0, 0.0, 0, 0, 0.0)
+        self.unscored = Candidate(self, None, 0.0, 0.0, 0.0, 0, 0, 0.0)
         self.last_used_s = 0.0
         self.forecast = Forecast(
             deployment.round_trip_ms,
@@ -119,7 +119,7 @@ class DeploymentView(Health):
 
     def check_due(self, now_s: float, idle_s: float) -> bool:
         """True if an active check should ask the place: it failed and its rest is over, or it idles for longer than `idle_s`."""
-        if now_s < self.named_until_s:
+        if now_s < self.retry_after_until_s:
             return False
         return (self.failures > 0 and not self.open(now_s)) or now_s - self.last_used_s > idle_s
 
@@ -140,7 +140,7 @@ class DeploymentView(Health):
             "waiting": forecast.waiting,
             "idle_s": now_s - self.last_used_s,
             "cool_s": self.cool_until_s - now_s,
-            "named_s": self.named_until_s - now_s,
+            "named_s": self.retry_after_until_s - now_s,
             "warm_s": None if self.warm_from_s is None else now_s - self.warm_from_s,
             "trial": self.trial,
         }
@@ -152,7 +152,7 @@ class DeploymentView(Health):
         self.failures = int(seen["failures"])
         self.last_used_s = now_s - float(seen["idle_s"])
         self.cool_until_s = now_s + float(seen["cool_s"])
-        self.named_until_s = now_s + float(seen["named_s"])
+        self.retry_after_until_s = now_s + float(seen["named_s"])
         self.warm_from_s = None if seen["warm_s"] is None else now_s - float(seen["warm_s"])
         self.trial = bool(seen["trial"])
         for number in range(int(seen["waiting"])):
@@ -182,7 +182,7 @@ Views = Sequence[DeploymentView]
 class Candidate(NamedTuple):
     """A place and what is foreseen of a request there; `excluded` says why it may not have it."""
 
-    place: DeploymentView
+    view: DeploymentView
     excluded: str | None
     wait_ms: float
     own_ms: float
@@ -247,7 +247,7 @@ class Placement:
         self._wanted_s = 0.0
         self._rules: dict[tuple[object, ...], dict[DeploymentView, str | None]] = {}
 
-    def set_places(self, places: Views, now_s: float = 0.0) -> None:
+    def set_views(self, places: Views, now_s: float = 0.0) -> None:
         """Those that there are now. A place's cache is forgotten with it; one that comes new to others of its model begins slowly."""
         served = {place.deployment.model for place in self._live}
         # Requests go on at places that are gone: what they tell is heard by nobody.
@@ -268,7 +268,7 @@ class Placement:
             if known is None and place.deployment.model in served:
                 place.begin_slowly(now_s)
             self._numbers[place.name] = place.number = number
-            self._index.add_place(number, place.deployment.cache_blocks or CACHE_BLOCKS_DEFAULT)
+            self._index.add_deployment(number, place.deployment.cache_blocks or CACHE_BLOCKS_DEFAULT)
         self._places = max(1, len(places))
         self._busy = sum(place.forecast.busy for place in places)
 
@@ -340,11 +340,11 @@ class Placement:
         refusing all of them costs every one. Never one whose upstream named a time that is not over. None where nobody may
         have it.
         """
-        if ask is NO_ASK and len(places) == 1:
+        if ask is TRIVIAL_REQUEST and len(places) == 1:
             place = places[0]
-            if place.trial or place.draining or now_s < place.named_until_s or place.name in tried:
+            if place.trial or place.draining or now_s < place.retry_after_until_s or place.name in tried:
                 return None
-            return place.alone
+            return place.unscored
         best = self._foresee(places, tried, ask, now_s, best_only=True)
         if best:
             return best[-1]
@@ -354,18 +354,18 @@ class Placement:
             if place.name not in tried
             and not place.trial
             and not place.draining
-            and now_s >= place.named_until_s
+            and now_s >= place.retry_after_until_s
             and may_have(place.deployment, ask) is None
         ]
         last = min(closed, key=lambda place: place.cool_until_s, default=None)
-        return None if last is None else last.alone
+        return None if last is None else last.unscored
 
     def explain(
         self, places: Views, tried: Collection[str], ask: PlacementRequest, now_s: float
     ) -> list[Candidate]:
         """Every place with what is foreseen there, or why it is out; the best first, the excluded last."""
         found = self._foresee(places, tried, ask, now_s, best_only=False)
-        return sorted(found, key=lambda c: (c.excluded is not None, c.score_nano, c.place.last_used_s))
+        return sorted(found, key=lambda c: (c.excluded is not None, c.score_nano, c.view.last_used_s))
 
     def _foresee(
         self, places: Views, tried: Collection[str], ask: PlacementRequest, now_s: float, *, best_only: bool
@@ -442,9 +442,9 @@ class Placement:
         self, ticket: object, chosen: Candidate, ask: PlacementRequest, now_s: float, *, streams: bool = True
     ) -> None:
         """A request is on its way to the place that was chosen. Where it does not stream, nobody sees its first token."""
-        if ask is NO_ASK:
+        if ask is TRIVIAL_REQUEST:
             return
-        place, forecast = chosen.place, chosen.place.forecast
+        place, forecast = chosen.view, chosen.view.forecast
         uncached = ask.uncached(chosen.matched_blocks)
         if place.number >= 0 and not forecast.busy:
             self._busy += 1
@@ -472,7 +472,7 @@ class Placement:
             self._busy -= 1
 
 
-def named_wait_s(places: Iterable[DeploymentView], ask: PlacementRequest, now_s: float) -> float:
+def retry_after_wait_s(places: Iterable[DeploymentView], ask: PlacementRequest, now_s: float) -> float:
     """Seconds until the first of the places that may have a request takes one, where each of them rests for a time that its
     upstream named; 0.0 where one of them does not rest, or none may have it.
     """

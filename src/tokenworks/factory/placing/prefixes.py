@@ -41,7 +41,7 @@ class PrefixIndex:
         self._lists: dict[int, OrderedDict[int, None]] = {}
         self._capacities: dict[int, int] = {}
 
-    def add_place(self, number: int, capacity_blocks: int) -> None:
+    def add_deployment(self, number: int, capacity_blocks: int) -> None:
         """Capacity: as many blocks as the place's cache is believed to hold."""
         self._lists.setdefault(number, OrderedDict())
         self._capacities[number] = max(1, capacity_blocks)

@@ -13,14 +13,14 @@ from tokenworks.factory.simulation.engine import EngineSpec
 LEAST_MS = 0.001
 
 
-class Read(NamedTuple):
+class PromptTiming(NamedTuple):
     """One prompt that was read alone: its tokens, none of them cached, and when its answer's first token came."""
 
     tokens: int
     first_token_ms: float
 
 
-class Written(NamedTuple):
+class AnswerTiming(NamedTuple):
     """Answers that were written at once: how many, and the mean time between two tokens of one of them."""
 
     at_once: int
@@ -39,8 +39,8 @@ def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 def fit(
     name: str,
-    reads: Sequence[Read],
-    written: Sequence[Written],
+    reads: Sequence[PromptTiming],
+    written: Sequence[AnswerTiming],
     *,
     slots_max: int | None = None,
     round_trip_ms: float = 0.0,

@@ -54,7 +54,7 @@ class EngineSpec(BaseModel):
         return self.input_nano if self.cached_input_nano is None else self.cached_input_nano
 
 
-class Work(NamedTuple):
+class TraceRequest(NamedTuple):
     """A request of a trace. `blocks`: one id for each block of the prompt, equal where everything up to it is equal."""
 
     at_ms: float
@@ -92,11 +92,11 @@ class Engine:
         self.cached_tokens = 0
         self.seen_blocks = 0
         self._now_ms = 0.0
-        self._queue: deque[tuple[int, Work]] = deque()
-        self._reading: tuple[int, Work] | None = None
+        self._queue: deque[tuple[int, TraceRequest]] = deque()
+        self._reading: tuple[int, TraceRequest] | None = None
         self._prefill_left = 0.0
         # (progress at which it is done, ticket); progress counts the tokens that each of them has got.
-        self._decoding: list[tuple[float, int, Work]] = []
+        self._decoding: list[tuple[float, int, TraceRequest]] = []
         self._done_work = 0.0
         self._blocks: OrderedDict[int, None] = OrderedDict()
         self._pinned: dict[int, int] = {}
@@ -138,7 +138,7 @@ class Engine:
             at_ms = min(at_ms, self._now_ms + max(0.0, self._decoding[0][0] - self._done_work) / answer)
         return at_ms
 
-    def add(self, ticket: int, work: Work) -> None:
+    def add(self, ticket: int, work: TraceRequest) -> None:
         self._queue.append((ticket, work))
         self._begin()
 
@@ -174,7 +174,7 @@ class Engine:
             count += 1
         return count
 
-    def _answer_blocks(self, work: Work) -> int:
+    def _answer_blocks(self, work: TraceRequest) -> int:
         return -(-work.output_tokens // self.spec.block_tokens)
 
     def _begin(self) -> None:
@@ -218,7 +218,7 @@ class Engine:
             ][:over]:
                 del cached[block]
 
-    def _unpin(self, work: Work) -> None:
+    def _unpin(self, work: TraceRequest) -> None:
         self._private -= self._answer_blocks(work)
         for block in work.blocks:
             left = self._pinned[block] - 1

@@ -14,10 +14,10 @@ from tokenworks.factory.model import Price
 from tokenworks.factory.placing.placement import DeploymentView, Objective, Placement, PlacementRequest
 from tokenworks.factory.placing.prefixes import PrefixIndex
 from tokenworks.factory.service import make_deployment
-from tokenworks.factory.simulation.engine import INF, Engine, EngineSpec, Work
+from tokenworks.factory.simulation.engine import INF, Engine, EngineSpec, TraceRequest
 
-Policy = Literal["predicted", "least_outstanding", "round_robin", "cache_aware"]
-POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
+PolicyName = Literal["predicted", "least_outstanding", "round_robin", "cache_aware"]
+POLICIES: Final[tuple[PolicyName, ...]] = get_args(PolicyName)
 LATE_MS: Final = 50.0
 RETRY_S: Final = 1.0
 MACHINES_MAX: Final = 1024
@@ -27,10 +27,10 @@ BALANCE_ABS: Final = 32
 BALANCE_REL: Final = 1.1
 
 
-class Told(Protocol):
+class PlacementPolicy(Protocol):
     """A policy: where a request goes, and what is told of it afterwards."""
 
-    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None: ...
+    def choose(self, ticket: int, work: TraceRequest, tried: Sequence[int], now_ms: float) -> int | None: ...
     def first_token(self, ticket: int, engine: int, now_ms: float) -> None: ...
     def ended(self, ticket: int, engine: int, now_ms: float) -> None: ...
     def refused(self, ticket: int, engine: int, now_ms: float) -> None:
@@ -50,7 +50,7 @@ class LeastOutstanding:
     def free(self, tried: Sequence[int], now_ms: float) -> list[int]:
         return [at for at in range(len(self.outstanding)) if at not in tried and self._rests[at] <= now_ms]
 
-    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None:
+    def choose(self, ticket: int, work: TraceRequest, tried: Sequence[int], now_ms: float) -> int | None:
         free = self.free(tried, now_ms)
         if not free:
             return None
@@ -74,7 +74,7 @@ class LeastOutstanding:
 
 
 class RoundRobin(LeastOutstanding):
-    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None:
+    def choose(self, ticket: int, work: TraceRequest, tried: Sequence[int], now_ms: float) -> int | None:
         free = self.free(tried, now_ms)
         return self.take(min(free, key=lambda at: self._used[at])) if free else None
 
@@ -89,9 +89,9 @@ class CacheAware(LeastOutstanding):
         self._index = PrefixIndex()
         self._smallest_tree = smallest_tree
         for at in range(count):
-            self._index.add_place(at, 1 << 40)
+            self._index.add_deployment(at, 1 << 40)
 
-    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None:
+    def choose(self, ticket: int, work: TraceRequest, tried: Sequence[int], now_ms: float) -> int | None:
         free = self.free(tried, now_ms)
         if not free:
             return None
@@ -129,21 +129,21 @@ class Predicted:
                 ),
             )  # fmt: skip
             self._places.append(DeploymentView(deployment))
-        self._placement.set_places(self._places)
+        self._placement.set_views(self._places)
         self._block_tokens = specs[0].block_tokens
 
-    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None:
+    def choose(self, ticket: int, work: TraceRequest, tried: Sequence[int], now_ms: float) -> int | None:
         ask = PlacementRequest(
             work.input_tokens, work.output_tokens, work.blocks, self._block_tokens, self._objective
         )
         names = [self._places[at].name for at in tried]
         now_s = now_ms / 1000.0
         chosen = self._placement.choose(self._places, names, ask, now_s)
-        if chosen is None or chosen.place.open(now_s):
+        if chosen is None or chosen.view.open(now_s):
             return None
-        chosen.place.began(now_s)
+        chosen.view.began(now_s)
         self._placement.sent(ticket, chosen, ask, now_s)
-        return chosen.place.number
+        return chosen.view.number
 
     def first_token(self, ticket: int, engine: int, now_ms: float) -> None:
         place = self._places[engine]
@@ -197,8 +197,8 @@ class Outcome(NamedTuple):
 
 
 def make_policy(
-    policy: Policy, specs: Sequence[EngineSpec], rnd: random.Random, off: float, objective: Objective
-) -> Told:
+    policy: PolicyName, specs: Sequence[EngineSpec], rnd: random.Random, off: float, objective: Objective
+) -> PlacementPolicy:
     if policy == "predicted":
         return Predicted(specs, rnd, off, objective)
     if policy == "cache_aware":
@@ -210,9 +210,9 @@ _ARRIVES, _ENGINE, _FIRST, _ENDED, _REACHES = range(5)
 
 
 def simulate(
-    trace: Sequence[Work],
+    trace: Sequence[TraceRequest],
     fleet: Sequence[EngineSpec],
-    policy: Policy | Callable[[Sequence[EngineSpec]], Told] = "predicted",
+    policy: PolicyName | Callable[[Sequence[EngineSpec]], PlacementPolicy] = "predicted",
     *,
     traffic: float = 1.0,
     seed: int = 0,
@@ -237,7 +237,12 @@ class _Run:
     """A trace on its way through a fleet. Events are handled in the order of their times, those of one time as they were made."""
 
     def __init__(
-        self, trace: Sequence[Work], specs: Sequence[EngineSpec], told: Told, traffic: float, late_ms: float
+        self,
+        trace: Sequence[TraceRequest],
+        specs: Sequence[EngineSpec],
+        told: PlacementPolicy,
+        traffic: float,
+        late_ms: float,
     ) -> None:
         self._trace = trace
         self._specs = specs
@@ -348,9 +353,9 @@ class _Run:
 
 
 def machines_for(
-    trace: Sequence[Work],
+    trace: Sequence[TraceRequest],
     engine: EngineSpec,
-    policy: Policy,
+    policy: PolicyName,
     share: float,
     limit_s: float,
     *,
@@ -377,9 +382,9 @@ def machines_for(
 
 
 def traffic_for(
-    trace: Sequence[Work],
+    trace: Sequence[TraceRequest],
     fleet: Sequence[EngineSpec],
-    policy: Policy,
+    policy: PolicyName,
     mean_s: float,
     *,
     seed: int = 0,
