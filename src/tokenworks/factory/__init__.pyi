@@ -55,19 +55,16 @@ from tokenworks.factory.model import (
 )
 from tokenworks.factory.placing.fairness import FLEX, PRIORITY, STANDARD, FairQueue, Waiter, headroom
 from tokenworks.factory.placing.health import COOL_DOWN_S, FAILURES_TO_OPEN, RetryBudget, eject_outlier
-from tokenworks.factory.placing.placement import (
+from tokenworks.factory.placing.placement import Placement
+from tokenworks.factory.placing.prefixes import BLOCK_BYTES, hash_blocks
+from tokenworks.factory.placing.request import (
     OBJECTIVES,
     TRIVIAL_REQUEST,
-    Candidate,
-    DeploymentView,
     Objective,
-    Placement,
     PlacementRequest,
-    carry_over,
     may_have,
-    retry_after_wait_s,
 )
-from tokenworks.factory.placing.prefixes import BLOCK_BYTES, hash_blocks
+from tokenworks.factory.placing.views import Candidate, DeploymentView, carry_over, retry_after_wait_s
 from tokenworks.factory.service import Deployments, make_deployment, make_intent, make_model, read_credential
 from tokenworks.factory.simulation.calibrate import AnswerTiming, PromptTiming, fit
 from tokenworks.factory.simulation.engine import EngineSpec, TraceRequest

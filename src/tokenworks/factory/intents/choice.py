@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, NamedTuple, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from tokenworks.factory.model import MODEL_PATTERN
-from tokenworks.factory.placing.placement import Objective
+from tokenworks.factory.placing.request import Objective
 
 Modality = Literal["text", "image", "audio", "video", "file"]
 MODALITIES: Final[tuple[Modality, ...]] = get_args(Modality)

@@ -11,8 +11,10 @@ from statistics import fmean
 from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 from tokenworks.factory.model import Price
-from tokenworks.factory.placing.placement import DeploymentView, Objective, Placement, PlacementRequest
+from tokenworks.factory.placing.placement import Placement
 from tokenworks.factory.placing.prefixes import PrefixIndex
+from tokenworks.factory.placing.request import Objective, PlacementRequest
+from tokenworks.factory.placing.views import DeploymentView
 from tokenworks.factory.service import make_deployment
 from tokenworks.factory.simulation.engine import INF, Engine, EngineSpec, TraceRequest
 
