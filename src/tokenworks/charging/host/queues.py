@@ -59,7 +59,7 @@ class HostQueues:
         if not self._limits.open:
             self._join(queue, waiter)
             return
-        if not queue.waits_before(waiter.service) and self._admit(asked.queue, queue, waiter, set()):
+        if not queue.must_queue(waiter.service) and self._admit(asked.queue, queue, waiter, set()):
             return
         # Where it is known that the wait is longer than it would wait, it need not.
         shortest: tuple[int, int, int] | None = None
@@ -121,7 +121,7 @@ class HostQueues:
         full: set[tuple[str, ...]] = set()
         while True:
             for waiter in queue.in_order():
-                if waiter.places not in full and self._admit(name, queue, waiter, full):
+                if waiter.deployments not in full and self._admit(name, queue, waiter, full):
                     break
             else:
                 return
@@ -149,7 +149,7 @@ class HostQueues:
             break
         if taken is None:
             if not any_room and not any(limit.tokens_per_min for limit in found):
-                full.add(waiter.places)
+                full.add(waiter.deployments)
             return False
         queue.leave(ticket)
         del self._asked[ticket]

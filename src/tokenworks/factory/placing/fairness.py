@@ -28,12 +28,12 @@ HEADROOM_PARTS: Final = 8
 
 
 class Waiter:
-    """One queued request. `ticket` names it to the queue's owner; `places` are the deployments that it may have, as the owner names them."""
+    """One queued request. `ticket` names it to the queue's owner; `deployments` are those that it may have, as the owner names them."""
 
-    __slots__ = ("account_id", "places", "service", "ticket", "tokens", "until_ms", "weight")
+    __slots__ = ("account_id", "deployments", "service", "ticket", "tokens", "until_ms", "weight")
 
     def __init__(
-        self, ticket: Hashable, account_id: str, weight: int, service: int, tokens: int, places: tuple[str, ...],
+        self, ticket: Hashable, account_id: str, weight: int, service: int, tokens: int, deployments: tuple[str, ...],
         until_ms: int,
     ) -> None:  # fmt: skip
         self.ticket = ticket
@@ -41,7 +41,7 @@ class Waiter:
         self.weight = max(1, weight)
         self.service = min(max(service, FLEX), PRIORITY)
         self.tokens = tokens
-        self.places = places
+        self.deployments = deployments
         self.until_ms = until_ms
 
 
@@ -72,7 +72,7 @@ class FairQueue:
     def __len__(self) -> int:
         return len(self._waiters)
 
-    def waits_before(self, service: int) -> bool:
+    def must_queue(self, service: int) -> bool:
         """True if a request of this class or a higher one is queued; a new request of this class must not overtake it."""
         return any(self._by_class[level] for level in range(service, CLASSES))
 
