@@ -65,7 +65,7 @@ def route_explain(
 
 def _say(views: list[tuple[str, Decision]], found: Subscriber, as_json: bool) -> None:
     worker, first = views[0]
-    candidates, ask, name = first.candidates, first.ask, first.model
+    candidates, ask, name = first.candidates, first.request, first.model
     by_worker = {one: None if view.chosen is None else view.chosen.name for one, view in views}
     chosen = by_worker[worker]
     if as_json:

@@ -1,4 +1,4 @@
-"""Traffic for the simulator: files of public traces, and traffic made here. Reading refuses what it does not understand."""
+"""Traffic for the simulator: files of public traces, and synthetic traffic. A file with an unknown form is refused."""
 
 import csv
 import gzip
@@ -21,10 +21,10 @@ BLOCK_TOKENS: Final = 512
 
 
 def read_trace(name: str) -> list[TraceRequest]:
-    """A trace by its file or, as `synthetic:NAME[:SEED]`, made here. In the order of time, beginning at zero.
+    """A trace from a file, or synthetic traffic (`synthetic:NAME[:SEED]`). In the order of time, which begins at zero.
 
     Files, gzipped or not: `.jsonl` with `timestamp` (ms), `input_length`, `output_length` and `hash_ids` (Mooncake), `.csv`
-    with TIMESTAMP, ContextTokens, GeneratedTokens (Azure). Raises `TraceFaulty`, which says the line.
+    with TIMESTAMP, ContextTokens, GeneratedTokens (Azure). Raises `TraceFaulty`, which names the line.
     """
     if name.startswith("synthetic:"):
         _, kind, *rest = name.split(":")
@@ -47,9 +47,9 @@ def read_trace(name: str) -> list[TraceRequest]:
         raise TraceFaulty(f"{name} can't be read: {error}") from None
     if not found:
         raise TraceFaulty(f"{name} has no requests")
-    found.sort(key=lambda work: work.at_ms)
+    found.sort(key=lambda request: request.at_ms)
     first_ms = found[0].at_ms
-    return [work._replace(at_ms=work.at_ms - first_ms) for work in found]
+    return [request._replace(at_ms=request.at_ms - first_ms) for request in found]
 
 
 def _tokens(value: object, where: str) -> int:
@@ -97,7 +97,7 @@ def _azure(text: IO[str], name: str) -> Iterator[TraceRequest]:
         )  # fmt: skip
 
 
-# Traffic made here.
+# Synthetic traffic.
 
 
 def _length(rnd: random.Random, median: float, spread: float, most: int) -> int:
@@ -107,7 +107,7 @@ def _length(rnd: random.Random, median: float, spread: float, most: int) -> int:
 def _conversations(
     rnd: random.Random, begun_at_ms: Iterator[float], *, turns: float = 4.0, system_blocks: int = 2
 ) -> list[TraceRequest]:
-    """Chats: each turn's prompt is all that was said before and something new; all begin with one system prompt."""
+    """Chats: the prompt of a turn is the whole conversation so far and something new; all chats begin with one system prompt."""
     found: list[TraceRequest] = []
     fresh = 1_000_000
     for begun_ms in begun_at_ms:
@@ -122,13 +122,13 @@ def _conversations(
             found.append(TraceRequest(at_ms, tokens, made, tuple(blocks)))
             tokens += made
             at_ms += made * 20.0 + rnd.expovariate(1.0 / 40_000)
-    return sorted(found, key=lambda work: work.at_ms)
+    return sorted(found, key=lambda request: request.at_ms)
 
 
 def _poisson(
     rnd: random.Random, until_s: float, rate: Callable[[float], float], most: float
 ) -> Iterator[float]:
-    """Arrivals in ms at a rate a second that changes (thinning: P. A. W. Lewis and G. S. Shedler, 1979)."""
+    """Arrival times in ms, at a rate per second that changes over time (thinning: P. A. W. Lewis and G. S. Shedler, 1979)."""
     at_s = 0.0
     while True:
         at_s += rnd.expovariate(most)
@@ -144,7 +144,7 @@ def _conversation(rnd: random.Random) -> list[TraceRequest]:
 
 
 def _uniform(rnd: random.Random) -> list[TraceRequest]:
-    """Twenty minutes of requests that share nothing, all about as long."""
+    """Twenty minutes of requests of about equal length whose prompts share nothing."""
     return [
         TraceRequest(at_ms, rnd.randint(3000, 5000), rnd.randint(150, 250))
         for at_ms in _poisson(rnd, 1200.0, lambda _: 8.0, 8.0)
@@ -155,7 +155,7 @@ FESTIVAL_TIMES: Final = 14
 
 
 def _festival(rnd: random.Random) -> list[TraceRequest]:
-    """A day on which the traffic grows fourteen-fold towards the evening and falls again; an hour of it is three minutes."""
+    """A day on which the traffic grows fourteen-fold towards the evening and falls again; an hour of the day takes three minutes."""
     day_s, base = 72 * 60.0, 0.12
 
     def rate(at_s: float) -> float:
@@ -176,12 +176,12 @@ def _day(rnd: random.Random) -> list[TraceRequest]:
         return 0.15 + math.exp(-(((hour - 10.5) / 2.5) ** 2)) + 0.9 * math.exp(-(((hour - 20.0) / 2.5) ** 2))
 
     chats = _conversations(rnd, _poisson(rnd, 86_400.0, lambda s: 0.55 * rate(s), 0.7))
-    # There are more than the day has; so many are taken that the tokens are the day's. What a chat says after midnight is
-    # drawn into the day.
-    share = DAY_TOKENS / sum(work.input_tokens + work.output_tokens for work in chats)
-    kept = [work for work in chats if rnd.random() <= share]
+    # More chats are made than needed, and a random part is kept so that the tokens add up to the day's. Times are scaled so that turns
+    # after midnight fall into the day.
+    share = DAY_TOKENS / sum(request.input_tokens + request.output_tokens for request in chats)
+    kept = [request for request in chats if rnd.random() <= share]
     scale = min(1.0, 86_400_000.0 / kept[-1].at_ms)
-    return [work._replace(at_ms=work.at_ms * scale) for work in kept]
+    return [request._replace(at_ms=request.at_ms * scale) for request in kept]
 
 
 SYNTHETIC: Final[dict[str, Callable[[random.Random], list[TraceRequest]]]] = {
