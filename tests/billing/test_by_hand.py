@@ -32,7 +32,7 @@ def test_the_test_provider_takes_all_that_is_open_in_a_dev_environment_alone(ser
         elsewhere.take(bill, "test", "r")
     with pytest.raises(Invalid):
         services.desk.take(bill, "test", "r", bill.remaining_nano - 10**7)
-    with services.transaction(force_rollback=True):
+    with services.transaction(dry_run=True):
         services.desk.take(bill, "test", "r", dry_run=True)
     assert services.bills.find(bill.bill_no).remaining_nano == bill.remaining_nano
     made = services.desk.take(bill, "test", "r")
