@@ -45,7 +45,7 @@ def test_prompts_wait_for_each_other_where_they_are_read_in_turn():
 
 
 def test_a_vendor_that_works_on_many_at_once_is_no_queue():
-    """Twenty at once, each after 500 ms: what is foreseen is about that, not twenty times that."""
+    """Of twenty prompts at once each takes 500 ms: the prediction is about that, not twenty times that."""
     forecast = Forecast()
     now, ticket = 0.0, 0
     for _ in range(30):
@@ -61,7 +61,7 @@ def test_a_vendor_that_works_on_many_at_once_is_no_queue():
     assert foreseen < 1500.0
 
 
-def test_a_place_with_few_slots_is_seen_to_be_slow_when_it_is_full():
+def test_a_deployment_with_few_slots_is_seen_to_be_slow_when_it_is_full():
     forecast = Forecast(50.0, 0.1)
     now = 0.0
     for n in range(200):
@@ -72,7 +72,7 @@ def test_a_place_with_few_slots_is_seen_to_be_slow_when_it_is_full():
     assert forecast.running_ms > 50.0
 
 
-def test_of_a_place_that_nothing_is_declared_of_the_first_answers_are_believed():
+def test_of_a_deployment_that_nothing_is_declared_of_the_first_answers_are_believed():
     unknown, declared = Forecast(), Forecast(50.0, 0.25)
     for n in range(6):
         for forecast in (unknown, declared):

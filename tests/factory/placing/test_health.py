@@ -72,7 +72,7 @@ def test_what_comes_back_begins_slowly():
     assert back.takes(20.0 + SLOW_START_S * SLOW_STARTS) is None
 
 
-def test_a_place_that_is_new_to_others_begins_slowly_and_the_first_ones_do_not():
+def test_a_deployment_that_is_new_to_others_begins_slowly_and_the_first_ones_do_not():
     one, two = view("one"), view("two")
     router = Router(one)
     assert one.takes(0.0) is None

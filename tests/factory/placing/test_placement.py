@@ -1,4 +1,4 @@
-"""Where a request goes: who may have it, what is foreseen there, and what is learned."""
+"""Which deployment gets a request: which may have it, what is predicted there, and what is learned."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +35,7 @@ PLAIN = PlacementRequest(1, 2)
 
 
 class Router:
-    """A placement over some places, and what is told of it."""
+    """A placement over some deployments, with what happens to its requests."""
 
     def __init__(self, *views):
         self.views = list(views)
@@ -65,7 +65,7 @@ def prompt(name, tokens, objective="latency", **more):
     )
 
 
-def test_equal_places_take_turns():
+def test_equal_deployments_take_turns():
     router = Router(view("a"), view("b"), view("c"))
     chosen = []
     for now in range(6):
@@ -76,7 +76,7 @@ def test_equal_places_take_turns():
     assert chosen == ["a", "b", "c", "a", "b", "c"]
 
 
-def test_one_place_without_a_rule_costs_no_forecast():
+def test_one_deployment_without_a_rule_costs_no_forecast():
     only = view("only")
     router = Router(only)
     ticket, at = router.send(TRIVIAL_REQUEST)
@@ -105,8 +105,8 @@ def test_a_prompt_goes_where_its_beginning_is():
         router.first(ticket, again, 10.0 * turn + 0.3)
 
 
-def test_a_popular_beginning_does_not_pile_everything_on_one_place():
-    """Every request has the same first block: where one place has more to do than it saves, another one reads it anew."""
+def test_a_popular_beginning_does_not_pile_everything_on_one_deployment():
+    """Every request has the same first block: when the deployment that holds it is busy, another deployment reads the block again."""
     router = Router(*(view(str(n)) for n in range(4)))
     common = [1, 2]
     used = [
@@ -161,7 +161,7 @@ def test_a_vendors_retry_after_rests_it():
     assert all(Router(one, two).choose(now_s=now) is two for now in (0.0, 10.0, 29.0))
 
 
-def test_a_place_that_goes_takes_what_is_known_of_its_cache_with_it():
+def test_a_deployment_that_goes_takes_what_is_known_of_its_cache_with_it():
     a, b = view("a"), view("b")
     router = Router(a, b)
     _, first = router.send(prompt("chat", 4096))
@@ -171,7 +171,7 @@ def test_a_place_that_goes_takes_what_is_known_of_its_cache_with_it():
     assert {c.view.name: c.matched_blocks for c in found}[first.name] == (0 if first is a else 8)
 
 
-def test_requests_that_go_on_at_places_that_are_gone_are_heard_by_nobody():
+def test_requests_that_go_on_at_deployments_that_are_gone_are_heard_by_nobody():
     a, b = view("a"), view("b")
     router = Router(a, b)
     sent = [router.send(prompt(str(n), 4096)) for n in range(4)]
@@ -271,7 +271,7 @@ def test_every_candidate_is_explained():
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(1, 5000)), max_size=60))
-def test_the_count_of_busy_places_is_right_whatever_comes(steps):
+def test_the_count_of_busy_deployments_is_right_whatever_comes(steps):
     router = Router(view("a"), view("b"), view("c"))
     live = []
     now = 0.0

@@ -19,7 +19,7 @@ def test_a_snapshot_keeps_what_is_unchanged():
     assert new[1] is not old[1]
 
 
-def test_a_draining_place_keeps_what_it_serves_and_gets_nothing_new():
+def test_a_draining_deployment_keeps_what_it_serves_and_gets_nothing_new():
     one, two = view("one"), view("two")
     one.began(1.0)
     router = Router(one, two)
@@ -35,7 +35,7 @@ def test_a_draining_place_keeps_what_it_serves_and_gets_nothing_new():
     (again, _) = carry_over([one, two], [view("one"), view("two")])
     assert again is one and not one.draining
     one.ended()
-    # Anything else that is said of it anew makes it another place.
+    # With any other changed declaration it is another deployment.
     (new, _) = carry_over([one, two], [view("one", context_tokens=5), view("two")])
     assert new is not one
 
@@ -57,7 +57,7 @@ def test_what_one_worker_saw_another_one_restores():
     assert other.forecast.latency_ms == 80.0
 
 
-def test_no_check_asks_a_place_before_its_named_time():
+def test_no_check_asks_a_deployment_before_its_named_time():
     one = view("one")
     one.rest(100.0, 50.0)
     assert not one.check_due(149.0, 10.0), "although it idles for long"

@@ -28,7 +28,7 @@ def test_what_cannot_be_is_said():
     written = [AnswerTiming(1, 10.0), AnswerTiming(2, 11.0)]
     with pytest.raises(TraceFaulty, match="did not take longer"):
         fit("e", [PromptTiming(10, 50.0), PromptTiming(1000, 40.0)], written)
-    with pytest.raises(TraceFaulty, match="two places"):
+    with pytest.raises(TraceFaulty, match="two different x values"):
         fit("e", [PromptTiming(10, 50.0)], written)
     assert (
         fit(

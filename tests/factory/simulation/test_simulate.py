@@ -37,7 +37,7 @@ def mooncake():
 
 
 def test_the_claim_on_the_public_trace(mooncake):
-    """Sixteen engines, speeds and caches believed wrongly by up to 30 %, first tokens seen 50 ms late; over six seeds."""
+    """Sixteen engines, declared speeds and caches wrong by up to 30 %, first tokens seen 50 ms late; over six seeds."""
     ours = [simulate(mooncake, FLEET, "predicted", seed=seed) for seed in range(6)]
     first, whole = fmean(o.mean_first_token_s for o in ours), fmean(o.mean_end_to_end_s for o in ours)
     least = simulate(mooncake, FLEET, "least_outstanding")

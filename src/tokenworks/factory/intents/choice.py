@@ -121,9 +121,9 @@ def quality_needed(difficulty: float, objective: Objective = "balance") -> float
 
 
 def rank(intent: Intent, requirements: Requirements, options: Sequence[Option]) -> list[Choice]:
-    """The models for a request, the best first, each with its reason. Those that are good enough come before those that are not.
+    """The models for a request, the best first, each with the reason for its rank. Models that are good enough come before the others.
 
-    Costs are compared in one unit: where buckets of several units would pay, by what the operator pays.
+    Costs are compared in one unit. If buckets of several units would pay, the operator's costs are compared instead.
     """
     if len({option.unit for option in options if option.paid}) > 1:
         options = [option._replace(cost=0, unit="") for option in options]

@@ -30,7 +30,7 @@ class AnswerTiming(NamedTuple):
 def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """(constant, slope) by least squares. Raises `TraceFaulty` if the points have fewer than two different x values."""
     if len({x for x, _ in points}) < 2:
-        raise TraceFaulty("a line needs points at two places at least")
+        raise TraceFaulty("a line needs points with at least two different x values")
     mean_x = sum(x for x, _ in points) / len(points)
     mean_y = sum(y for _, y in points) / len(points)
     slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
