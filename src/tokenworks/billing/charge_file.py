@@ -135,7 +135,7 @@ def decode_answer(data: bytes) -> str:
 
 def _rows(text: str) -> list[str]:
     """The lines, without the byte order mark and blank lines at the end. Raises `AcknowledgementFaulty`."""
-    # Lines end with LF (or CR LF) alone: `splitlines` also takes a dozen other characters for an end.
+    # Lines end with LF (or CR LF) only; `splitlines` would also split at a dozen other characters.
     rows = [row.removesuffix("\r") for row in text.removeprefix(_BYTE_ORDER_MARK).split("\n")]
     while rows and not rows[-1]:
         rows.pop()
@@ -144,7 +144,7 @@ def _rows(text: str) -> list[str]:
     for at, row in enumerate(rows, 1):
         found = flaw(row)
         if found is not None and (at == 1 or row.count("|") != 3):
-            # Of an answer's reason `_answers` says so.
+            # A flaw in an answer's reason is reported by `_answers`.
             raise AcknowledgementFaulty(f"line {at}: it has {found}; lines end with LF or CR LF")
     return rows
 

@@ -90,8 +90,8 @@ class FairQueue:
         """Lift the counter of an idle subscriber to the lowest counter of those with queued requests."""
         if account.in_flight or any(account.waiting):
             return
-        waiting = [other.counter for by_class in self._by_class for other in by_class.values()]
-        account.counter = max(account.counter, min(waiting, default=self._floor))
+        counters = [queued.counter for by_class in self._by_class for queued in by_class.values()]
+        account.counter = max(account.counter, min(counters, default=self._floor))
 
     def join(self, waiter: Waiter) -> Waiter | None:
         """Queue a request. Returns the request that is shed for it: None, another one, or this one."""
@@ -115,11 +115,11 @@ class FairQueue:
                 break
             if not by_class:
                 continue
-            most = max(by_class.values(), key=lambda a: len(a.waiting[service]) / a.weight)
+            heaviest = max(by_class.values(), key=lambda a: len(a.waiting[service]) / a.weight)
             own_load = len(account.waiting[service]) / account.weight if service == newcomer.service else -1.0
-            if own_load >= len(most.waiting[service]) / most.weight:
+            if own_load >= len(heaviest.waiting[service]) / heaviest.weight:
                 return newcomer
-            return most.waiting[service][-1]
+            return heaviest.waiting[service][-1]
         return newcomer
 
     def leave(self, ticket: Hashable) -> Waiter | None:
