@@ -1,4 +1,4 @@
-"""What placing a request costs the data plane: hashing, choosing, and being told of it, at so many deployments."""
+"""What the placement of a request costs the data plane: hashing the prompt, choosing, and learning, at so many deployments."""
 
 import random
 import time
@@ -17,10 +17,10 @@ ROUNDS = 3000
 
 
 def cost_us(deployments, seed=1):
-    """CPU of one placement in µs: fifty chats of 50 kB in turn, over places that are all in one region."""
+    """CPU of one placement in µs: fifty chats of 50 kB in turn, over deployments in one region."""
     rnd = random.Random(seed)
     bodies = [rnd.randbytes(PROMPT_BYTES) for _ in range(50)]
-    places = [
+    views = [
         DeploymentView(
             make_deployment(
                 name=f"d{at}", model="m", upstream_model="m", base_url="https://x.example/v1", protocols=("chat",), region="cn-sh"
@@ -29,16 +29,16 @@ def cost_us(deployments, seed=1):
         for at in range(deployments)
     ]  # fmt: skip
     placement = Placement()
-    placement.set_places(places)
+    placement.set_views(views)
     now_s = 0.0
     began = time.process_time()
     for ticket in range(ROUNDS):
         body = bodies[ticket % len(bodies)]
-        ask = PlacementRequest(len(body) // 4, 500, hash_blocks(body), BLOCK_BYTES / 4, regions=("cn",))
-        chosen = placement.choose(places, (), ask, now_s)
-        chosen.place.began(now_s)
-        placement.sent(ticket, chosen, ask, now_s)
-        placement.first_token(ticket, chosen.place, now_s + 0.2)
-        chosen.place.ended()
+        request = PlacementRequest(len(body) // 4, 500, hash_blocks(body), BLOCK_BYTES / 4, regions=("cn",))
+        chosen = placement.choose(views, (), request, now_s)
+        chosen.view.began(now_s)
+        placement.sent(ticket, chosen, request, now_s)
+        placement.first_token(ticket, chosen.view, now_s + 0.2)
+        chosen.view.ended()
         now_s += 0.01
     return (time.process_time() - began) / ROUNDS * 1e6

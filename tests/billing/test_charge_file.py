@@ -3,7 +3,7 @@
 import pytest
 
 from tests.kernel.test_text import BAD
-from tokenworks.billing.charge_file import LAYOUT, Answer, read_answer, sequence_of
+from tokenworks.billing.charge_file import LAYOUT, LineAnswer, read_answer, sequence_of
 from tokenworks.billing.errors import AcknowledgementFaulty
 
 
@@ -31,4 +31,4 @@ def test_a_line_and_a_sequence_are_of_ascii_digits(number):
 def test_lines_end_with_lf_or_crlf():
     for end in ("\n", "\r\n"):
         text = end.join([f"A|{LAYOUT}|7", "R|1|accepted|", "R|2|rejected|号码不存在", ""])
-        assert read_answer(text, 2) == (7, [Answer(1, True, None), Answer(2, False, "号码不存在")])
+        assert read_answer(text, 2) == (7, [LineAnswer(1, True, None), LineAnswer(2, False, "号码不存在")])

@@ -1,4 +1,4 @@
-"""What `route explain` says is what a worker in the same state does, whatever that state is."""
+"""What `route explain` says is what a worker in the same state does, for random states."""
 
 import random
 
@@ -6,15 +6,15 @@ import pytest
 
 from tokenworks.factory import (  # fmt: skip
     Placement,
-    Subject,
-    Wanted,
-    ask_for,
-    lone_ask,
+    Requirements,
+    SubscriberPolicy,
     make_deployment,
     make_intent,
     make_model,
     options,
+    placement_request,
     rank,
+    single_deployment_request,
 )
 from tokenworks.gateway.explained import explained
 from tokenworks.gateway.seen import read_seen, write_seen
@@ -25,7 +25,7 @@ STATES = 240
 
 
 def declared(random):
-    """Deployments of one to three models, of all kinds; one model may have a single place."""
+    """Deployments of one to three models, of all kinds; a model may have a single deployment."""
     made = []
     for number in range(random.randint(1, 7)):
         price = random.choice(
@@ -44,15 +44,15 @@ def declared(random):
     return made
 
 
-def live(random, placement, places):
-    """What a worker sees in a minute: answers, failures, rests, slow starts. Returns the time it is then."""
+def live(random, placement, views):
+    """What a worker observes in a minute: answers, failures, rests, slow starts. Returns the time at the end."""
     now_s, open_ = random.uniform(10, 1000), []
     for number in range(random.randint(0, 60)):
         now_s += random.expovariate(2)
-        place = random.choice(places)
+        view = random.choice(views)
         what = random.random()
         if what < 0.5:
-            ask = ask_for(
+            request = placement_request(
                 "latency",
                 True,
                 None,
@@ -62,62 +62,62 @@ def live(random, placement, places):
                 tuple(range(random.randint(0, 9))),
                 512.0,
             )
-            candidate = placement.explain([place], (), ask, now_s)[0]
-            place.began(now_s)
-            placement.sent(number, candidate, ask, now_s)
-            open_.append((number, place))
+            candidate = placement.explain([view], (), request, now_s)[0]
+            view.began(now_s)
+            placement.sent(number, candidate, request, now_s)
+            open_.append((number, view))
         elif what < 0.7 and open_:
-            ticket, place = open_.pop(random.randrange(len(open_)))
-            placement.first_token(ticket, place, now_s)
-            place.succeeded(now_s)
-            place.ended()
+            ticket, view = open_.pop(random.randrange(len(open_)))
+            placement.first_token(ticket, view, now_s)
+            view.succeeded(now_s)
+            view.ended()
         elif what < 0.8:
-            place.failed(now_s)
+            view.failed(now_s)
         elif what < 0.85:
-            place.rest(now_s, random.uniform(0.1, 60))
+            view.rest(now_s, random.uniform(0.1, 60))
         elif what < 0.9:
-            place.cool_down(now_s, random.uniform(0.1, 60))
+            view.cool_down(now_s, random.uniform(0.1, 60))
         elif what < 0.95:
-            place.begin_slowly(now_s)
+            view.begin_slowly(now_s)
         else:
             placement.choose(
-                places, (), ask_for("latency", True, None, None, 900, 9, (1, 2, 3), 512.0), now_s
+                views, (), placement_request("latency", True, None, None, 900, 9, (1, 2, 3), 512.0), now_s
             )
     return now_s
 
 
-def as_the_gateway(snapshot, placement, now_s, name, subject, wanted, broken, filing):
-    """As `Placing` goes about it: the model by its name, its intent's best one, the place; the next one where it can't be asked."""
-    protocol = next((p for p in ("chat", "completions", "embeddings", "responses", "messages") if snapshot.places_of(snapshot.model_for(name, "chat", None, subject.default_model), p)), "chat")  # fmt: skip
-    model = snapshot.model_for(name, protocol, None, subject.default_model)
+def as_the_gateway(snapshot, placement, now_s, name, policy, requirements, broken, filing):
+    """As the gateway chooses: the model by its name or its intent, then the deployment; the next one if a credential is broken."""
+    protocol = next((p for p in ("chat", "completions", "embeddings", "responses", "messages") if snapshot.views_of(snapshot.model_for(name, "chat", None, policy.default_model), p)), "chat")  # fmt: skip
+    model = snapshot.model_for(name, protocol, None, policy.default_model)
     intent = snapshot.intents.get(model)
     models = [model]
-    if intent is not None and not snapshot.places_of(model, protocol):
-        ask = ask_for(
-            intent.objective, subject.edge_first, subject.regions, subject.home, max(1, wanted.input_tokens), max(1, wanted.output_tokens)
+    if intent is not None and not snapshot.views_of(model, protocol):
+        request = placement_request(
+            intent.objective, policy.edge_first, policy.regions, policy.home, max(1, requirements.input_tokens), max(1, requirements.output_tokens)
         )  # fmt: skip
 
         found, _ = options(
-            snapshot, protocol, intent, wanted, ask, placement, now_s, lambda model: (len(model), "x", True), filing_required=filing
+            snapshot, protocol, intent, requirements, request, placement, now_s, lambda model: (len(model), "x", True), filing_required=filing
         )  # fmt: skip
-        models = [choice.model for choice in rank(intent, wanted, found)]
+        models = [choice.model for choice in rank(intent, requirements, found)]
     elif filing and snapshot.card_of(model).filing not in {"filed", "exempt"}:
         return None
     for model in models:
-        places, tried = snapshot.places_of(model, protocol), []
-        while places:
-            ask = ask_for(
-                subject.objective, subject.edge_first, subject.regions, subject.home, max(1, wanted.input_tokens), max(1, wanted.output_tokens)
+        views, tried = snapshot.views_of(model, protocol), []
+        while views:
+            request = placement_request(
+                policy.objective, policy.edge_first, policy.regions, policy.home, max(1, requirements.input_tokens), max(1, requirements.output_tokens)
             )  # fmt: skip
 
-            if len(places) == 1:
-                ask = lone_ask(subject.regions, subject.home)
-            chosen = placement.choose(places, tried, ask, now_s)
+            if len(views) == 1:
+                request = single_deployment_request(policy.regions, policy.home)
+            chosen = placement.choose(views, tried, request, now_s)
             if chosen is None:
                 break
-            if chosen.place.name not in broken:
-                return chosen.place.name
-            tried.append(chosen.place.name)
+            if chosen.view.name not in broken:
+                return chosen.view.name
+            tried.append(chosen.view.name)
     return None
 
 
@@ -139,9 +139,9 @@ def test_both_say_the_same_of_many_states(tmp_path, part):
             return Snapshot(0, deployments, aliases, {}, {}, models=cards, intents=intents)
 
         snapshot, placement = make_snapshot(), Placement()
-        placement.set_places(snapshot.places)
+        placement.set_views(snapshot.places)
         now_s = live(r, placement, snapshot.places)
-        broken = {place.name for place in snapshot.places if r.random() < 0.1}
+        broken = {view.name for view in snapshot.places if r.random() < 0.1}
         write_seen(tmp_path / "worker-0.places", placement, now_s, broken)
         seen = read_seen(tmp_path, stale_s=3600)
         assert len(seen["0"]) == len(deployments)
@@ -156,24 +156,26 @@ def test_both_say_the_same_of_many_states(tmp_path, part):
             "auto:mine",
             "none",
         ):
-            subject = Subject(
+            policy = SubscriberPolicy(
                 r.choice(("latency", "balance", "cost", "quality")), r.random() < 0.8,
                 r.choice((None, None, ("cn",), ("eu",), ())), r.choice((None, "cn-sh", "eu")), r.choice((None, "small")),
             )  # fmt: skip
-            wanted = Wanted(r.random(), frozenset(), False, r.choice((10, 2000)), r.choice((1, 300)))
+            requirements = Requirements(
+                r.random(), frozenset(), False, r.choice((10, 2000)), r.choice((1, 300))
+            )
             filing = r.random() < 0.2
-            expected = as_the_gateway(snapshot, placement, now_s, name, subject, wanted, broken, filing)
-            ((worker, said),) = explained(
-                make_snapshot, seen, name, subject, wanted, lambda model: (len(model), "x", True), filing_required=filing
+            expected = as_the_gateway(snapshot, placement, now_s, name, policy, requirements, broken, filing)
+            ((worker, decision),) = explained(
+                make_snapshot, seen, name, policy, requirements, lambda model: (len(model), "x", True), filing_required=filing
             )  # fmt: skip
-            found = None if said.chosen is None else said.chosen.name
-            assert (worker, found) == ("0", expected), (seed, name, subject, said)
+            found = None if decision.chosen is None else decision.chosen.name
+            assert (worker, found) == ("0", expected), (seed, name, policy, decision)
             if expected is None:
                 nowhere += 1
-                assert said.refused or all(c.excluded for c in said.candidates), (seed, name)
+                assert decision.refused or all(c.excluded for c in decision.candidates), (seed, name)
             else:
                 chosen += 1
-                kinds.add((name, len(snapshot.places_of(said.model, "chat")) > 1))
+                kinds.add((name, len(snapshot.views_of(decision.model, "chat")) > 1))
     assert chosen > STATES // 4 and nowhere > STATES // 8 and len(kinds) >= 10, (chosen, nowhere, kinds)
 
 
@@ -182,12 +184,12 @@ def test_a_worker_of_the_release_before_is_left_out():
     deployment = make_deployment(
         name="a", model="m", upstream_model="m", base_url="https://a.example/v1", protocols=("chat",)
     )
-    ((worker, said),) = explained(
+    ((worker, decision),) = explained(
         lambda: Snapshot(0, [deployment], {}, {}, {}),
         seen,
         "m",
-        Subject(),
-        Wanted(),
+        SubscriberPolicy(),
+        Requirements(),
         lambda _: (0, "", False),
     )
-    assert (worker, said.chosen.name) == ("", "a")
+    assert (worker, decision.chosen.name) == ("", "a")

@@ -19,7 +19,7 @@ from tokenworks.billing import (
     PaymentReversed,
     PayoutNotAllowed,
     TestProvider,
-    open_of,
+    open_amounts,
     tax_of_part,
 )
 from tokenworks.charging import CreditLimitReached, RefundTooMuch
@@ -485,12 +485,18 @@ def test_the_tax_of_a_part():
 
 def test_the_rule_of_what_is_open():
     ids = [uuid7() for _ in range(3)]
-    assert open_of([]) == ({}, 0)
-    assert open_of(list(zip(ids, [5, -7, 4], strict=True))) == (dict(zip(ids, [0, 0, 2], strict=True)), 0)
-    assert open_of(list(zip(ids, [5, 0, 4], strict=True)), 6) == (dict(zip(ids, [0, 0, 3], strict=True)), 0)
+    assert open_amounts([]) == ({}, 0)
+    assert open_amounts(list(zip(ids, [5, -7, 4], strict=True))) == (
+        dict(zip(ids, [0, 0, 2], strict=True)),
+        0,
+    )
+    assert open_amounts(list(zip(ids, [5, 0, 4], strict=True)), 6) == (
+        dict(zip(ids, [0, 0, 3], strict=True)),
+        0,
+    )
     # More was paid out than came in: the bills are open as they are, and that is owed beside them.
-    assert open_of([(ids[0], 5)], -3) == ({ids[0]: 5}, -3)
-    assert open_of([(ids[0], -5)], -3) == ({ids[0]: 0}, 2)
+    assert open_amounts([(ids[0], 5)], -3) == ({ids[0]: 5}, -3)
+    assert open_amounts([(ids[0], -5)], -3) == ({ids[0]: 0}, 2)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from tokenworks.factory import Deployment, EngineSpec, Read, TraceFaulty, Work, Written, fit, simulate
+from tokenworks.factory import (
+    AnswerTiming,
+    Deployment,
+    EngineSpec,
+    PromptTiming,
+    TraceFaulty,
+    TraceRequest,
+    fit,
+    simulate,
+)
 
 PROMPT_WORDS: Final = (40, 150, 400, 800)
 PROMPTS_EACH: Final = 3
@@ -147,14 +156,14 @@ def measure(
     """Time prompts of several lengths alone, then answers several at once."""
     engine.ask(PROMPT_WORDS[0], 2, seed)  # what is loaded with the first request is not its price
     step()
-    reads: list[Read] = []
+    reads: list[PromptTiming] = []
     number = seed
     for words in PROMPT_WORDS:
         found = []
         for _ in range(PROMPTS_EACH):
             number += 1
             timed = engine.ask(words, 1, number)
-            found.append(Read(timed.prompt_tokens, timed.first_token_ms))
+            found.append(PromptTiming(timed.prompt_tokens, timed.first_token_ms))
             step()
         # A busy moment only ever makes it longer.
         reads.append(min(found, key=lambda read: read.first_token_ms))
@@ -170,7 +179,7 @@ def measure(
                 (timed.whole_ms - timed.first_token_ms) / max(1, timed.output_tokens - 1)
                 for timed in [job.result() for job in jobs]
             ]
-        written.append(Written(at_once, statistics.mean(gaps)))
+        written.append(AnswerTiming(at_once, statistics.mean(gaps)))
         step()
     return fit(name, reads, written, slots_max=slots_max)
 
@@ -201,8 +210,9 @@ def check(engine: Engine, spec: EngineSpec, seed: int, step: Callable[[], None])
     with ThreadPoolExecutor(CHECK_REQUESTS) as pool:
         list(pool.map(one, range(CHECK_REQUESTS)))
     timed = [answer for answer in found if answer is not None]
-    trace: Sequence[Work] = [
-        Work(at, answer.prompt_tokens, answer.output_tokens) for at, answer in zip(times, timed, strict=True)
+    trace: Sequence[TraceRequest] = [
+        TraceRequest(at, answer.prompt_tokens, answer.output_tokens)
+        for at, answer in zip(times, timed, strict=True)
     ]
     outcome = simulate(trace, [spec], "round_robin", off=0.0)
     return Check(

@@ -3,7 +3,7 @@ from tokenworks.billing.by_hand import PaymentDesk
 from tokenworks.billing.charge_file import (
     LAYOUT,
     decode_answer,
-    phone_place,
+    phone_field,
     phones_in,
     read_answer,
     without_phones,
@@ -49,13 +49,13 @@ from tokenworks.billing.model import (
     ReconciliationCase,
     Refund,
     Reversal,
-    open_of,
+    open_amounts,
     tax_of_part,
 )
 from tokenworks.billing.open_items import OpenItems
 from tokenworks.billing.payments import Payments, TestProvider
 from tokenworks.billing.providers import PaymentProvider
-from tokenworks.billing.refunds import Part, Refunds
+from tokenworks.billing.refunds import RefundPart, Refunds
 
 __all__ = [
     "LAYOUT",
@@ -86,7 +86,6 @@ __all__ = [
     "DunningPlan",
     "Focus",
     "OpenItems",
-    "Part",
     "Payment",
     "PaymentDeclined",
     "PaymentDesk",
@@ -100,14 +99,15 @@ __all__ = [
     "ReconciliationCase",
     "Refund",
     "RefundNotAllowed",
+    "RefundPart",
     "Refunds",
     "Reversal",
     "TestProvider",
     "decode_answer",
     "discount_nano",
     "invoice_data",
-    "open_of",
-    "phone_place",
+    "open_amounts",
+    "phone_field",
     "phones_in",
     "raise_nano",
     "read_answer",

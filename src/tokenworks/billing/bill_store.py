@@ -1,4 +1,4 @@
-"""The SQL of bills, their lines and numbers."""
+"""The SQL of bills, their lines and their numbers."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,18 +24,18 @@ def lock_due_subscribers(
     days: Sequence[int],
     ends: Sequence[datetime],
     after: UUID,
-    but: Sequence[UUID],
+    excluded: Sequence[UUID],
     limit: int,
 ) -> tuple[list[Due], UUID | None]:
-    """The next ones who owe something for a period that has ended, but for some, locked, and the last one that was looked at,
-    None where there are no more.
+    """Lock the next subscribers that owe something for a period that has ended. Returns what is due, and the last subscriber that was
+    read, or None if there are no more.
 
-    `ends[i]` is the end of the period of those who are billed on `days[i]`. A period begins where the last bill's ended.
-    Credits that exceed what is charged wait for the next bill.
+    `ends[i]` is the end of the period of subscribers that are billed on `days[i]`. A period begins at the end of the last bill's period.
+    If credits exceed charges, they wait for the next bill.
     """
-    # Runs at the same time take turns; and what an order does meanwhile is seen: looked at again once it is locked.
+    # Concurrent runs take turns. What is due is read again under the lock, because an order may have changed it.
     connection.execute("SELECT pg_advisory_xact_lock(7461004)")
-    found = next_due(connection, days, ends, after, but, limit)
+    found = next_due(connection, days, ends, after, excluded, limit)
     connection.execute(
         "SELECT 1 FROM subscriber WHERE subscriber_id = ANY(%s) ORDER BY subscriber_id FOR NO KEY UPDATE",
         (found,),
@@ -49,12 +49,12 @@ def next_due(
     days: Sequence[int],
     ends: Sequence[datetime],
     after: UUID,
-    but: Sequence[UUID],
+    excluded: Sequence[UUID],
     limit: int,
 ) -> list[UUID]:
-    """The next subscribers who owe something for a period that has ended, but for some, in ascending order."""
+    """The next subscribers that owe something for a period that has ended, without the excluded ones, in ascending order."""
     where = "s.subscriber_id > %s AND s.subscriber_id <> ALL(%s::uuid[])"
-    return [row[0] for row in _due(connection, days, ends, where, (after, list(but)), limit)]
+    return [row[0] for row in _due(connection, days, ends, where, (after, list(excluded)), limit)]
 
 
 def _due(
@@ -149,7 +149,7 @@ def bills(
 
 
 def direct_bills(connection: Connection, offset: int, limit: int) -> tuple[list[Bill], int]:
-    """What is open and not collected by phone, oldest first: of closed subscribers, and what was moved."""
+    """Open bills that are not collected by the phone bill, oldest first: of closed subscribers, or moved to the direct channel."""
     where = """FROM bill b JOIN subscriber s USING (subscriber_id)
         WHERE b.state <> 'settled' AND (b.channel = 'direct' OR s.state = 'closed')"""
     rows = connection.execute(
@@ -179,7 +179,7 @@ def lines(connection: Connection, bill_id: UUID) -> list[BillLine]:
 
 
 def set_channel(connection: Connection, bill_id: UUID, channel: str) -> None:
-    """A bill begins anew in its channel."""
+    """Set a bill's channel and reset its count of rejections."""
     connection.execute(
         "UPDATE bill SET channel = %s, file_failures = 0 WHERE bill_id = %s", (channel, bill_id)
     )
@@ -194,7 +194,7 @@ def page_of_subscriber(
     offset: int,
     limit: int,
 ) -> tuple[list[TupleRow], int]:
-    """A page of a subscriber's rows, or of all, and how many there are."""
+    """A page of the rows of one subscriber, or of all subscribers, and how many there are."""
     where = f"FROM {table} WHERE %(id)s::uuid IS NULL OR subscriber_id = %(id)s"
     names = {"id": subscriber_id, "offset": offset, "limit": limit}
     rows = connection.execute(

@@ -27,14 +27,14 @@ from tokenworks.subscriptions import (
 )
 
 RUN_BATCH: Final = 2000
-# A batch that raises is tried again as so many smaller ones.
+# The batch after one that raised has this part of its size.
 _SMALLER: Final = 8
 PAGE_MAX: Final = 1000
 _DAYS: Final = range(1, 29)
 
 
 class Bills:
-    """On one connection, with the rooms that it uses."""
+    """The bill run, bills and credit notes, on one connection."""
 
     def __init__(
         self,
@@ -56,40 +56,40 @@ class Bills:
         self._failed = FailedJobs(connection, clock)
 
     def run_by_hand(self, progress: Callable[[int], None] | None = None) -> BillRun:
-        """A run that somebody asks for: what is earned until now is revenue before it."""
+        """A bill run by command: revenue is recognised up to now first."""
         self._charges.recognise()
         return self.run(progress)
 
     def run(
         self, progress: Callable[[int], None] | None = None, *, batches_max: int | None = None
     ) -> BillRun:
-        """Bill everybody whose period has ended and who owes something for it.
+        """Bill every subscriber whose period has ended and that owes something for it.
 
-        A batch of subscribers is one transaction: whatever ends a run, the next one goes on where it ended, and nobody
-        is billed twice or left out. Bounded memory: one batch. `progress` hears how many bills there are so far. After
-        `batches_max` it ends, too: the next one goes on. A batch that raises is made smaller until one subscriber is left; that
-        one is written down, tried again later, and in the end put in quarantine (`FailedJobs`), and the others have their bills.
+        A batch of subscribers is one transaction: whatever ends a run, the next run continues there, and no subscriber is billed twice
+        or left out. Memory is bounded by one batch. `progress` is called with the number of bills so far. A run ends after
+        `batches_max` batches as well. A batch that raises is made smaller until one subscriber is left; that subscriber is noted in
+        `FailedJobs`, tried again later and finally quarantined, and all others get their bills.
         """
         ends = [bill_period_end(day, self._clock.now()) for day in _DAYS]
         bills = lines = amount = batches = 0
         after: UUID | None = UUID(int=0)
         size = self._batch_size
-        but = self._failed.waiting("bill")
-        again = {failed.ref for failed in self._failed.all() if failed.job == "bill"}
+        excluded = self._failed.waiting("bill")
+        retried = {failed.ref for failed in self._failed.all() if failed.job == "bill"}
         while after is not None and (batches_max is None or batches < batches_max):
             try:
                 with self._connection.transaction():
-                    made, made_lines, last = self._batch(ends, after, but, size)
-                    for subscriber_id in again & {bill.subscriber_id for bill in made}:
+                    made, made_lines, last = self._batch(ends, after, excluded, size)
+                    for subscriber_id in retried & {bill.subscriber_id for bill in made}:
                         self._failed.done("bill", subscriber_id)
-            except Exception as error:  # one subscriber's, to be found among them
+            except Exception as error:  # one subscriber of the batch fails: smaller batches find it
                 if self._connection.closed or self._connection.broken:
                     raise
                 if size > 1:
                     size = -(-size // _SMALLER)
                     continue
                 after = next(
-                    iter(bill_store.next_due(self._connection, list(_DAYS), ends, after, but, 1)), None
+                    iter(bill_store.next_due(self._connection, list(_DAYS), ends, after, excluded, 1)), None
                 )
                 if after is not None:
                     self._failed.note("bill", after, error)
@@ -106,9 +106,11 @@ class Bills:
         return BillRun(bills, lines, amount, batches)
 
     def _batch(
-        self, ends: list[datetime], after: UUID, but: list[UUID], limit: int
+        self, ends: list[datetime], after: UUID, excluded: list[UUID], limit: int
     ) -> tuple[list[Bill], int, UUID | None]:
-        due, last = bill_store.lock_due_subscribers(self._connection, list(_DAYS), ends, after, but, limit)
+        due, last = bill_store.lock_due_subscribers(
+            self._connection, list(_DAYS), ends, after, excluded, limit
+        )
         if not due:
             return [], 0, last
         ids = {subscriber_id: uuid7() for subscriber_id, _, _, _ in due}
@@ -128,7 +130,7 @@ class Bills:
         made = []
         for (subscriber_id, account_id, begin, end), number in zip(due, numbers, strict=True):
             bill_id = ids[subscriber_id]
-            # Below half a fen in all: the lines say zero.
+            # Charges below half a fen in all are rounded to lines of zero.
             owed = max(0, amounts[bill_id])
             made.append(
                 Bill(
@@ -138,19 +140,19 @@ class Bills:
                 )
             )  # fmt: skip
         bill_store.add_bills(self._connection, made, lines)
-        # Credit from before pays them, too.
+        # Earlier free credit pays the new bills.
         self._open.settle([bill.subscriber_id for bill in made])
         return made, len(lines), last
 
     def due(self) -> tuple[int, int]:
-        """(bills, nano) that a run would make now: the dry run."""
+        """The dry run: (bills, nano) that a run would make now."""
         now = self._clock.now()
         return bill_store.count_due(
             self._connection, list(_DAYS), [bill_period_end(day, now) for day in _DAYS]
         )
 
     def find(self, reference: str) -> Bill:
-        """By id or number. Raises `BillNotFound`."""
+        """A bill by id or number. Raises `BillNotFound`."""
         try:
             found = bill_store.find_bill(self._connection, UUID(reference))
         except ValueError:
@@ -160,8 +162,8 @@ class Bills:
         return found
 
     def lock(self, bill: Bill) -> Bill:
-        """A bill as it is now, locked: its subscriber first, then the account, then the bill. In the caller's transaction.
-        Raises `BillNotFound`.
+        """Read a bill and lock it in the caller's transaction: the subscriber first, then the account, then the bill. Raises
+        `BillNotFound`.
         """
         return self.lock_of(bill.subscriber_id, bill.bill_id)
 
@@ -175,7 +177,7 @@ class Bills:
         return self.locked(found)
 
     def locked(self, bill: Bill) -> Bill:
-        """A bill of a locked account, as it is now."""
+        """Read and lock a bill whose account is locked."""
         found = bill_store.find_bill(self._connection, bill.bill_id, lock=True)
         assert found is not None
         return found
@@ -183,7 +185,7 @@ class Bills:
     def all(
         self, subscriber: Subscriber | None = None, offset: int = 0, limit: int = PAGE_MAX
     ) -> tuple[list[Bill], int]:
-        """A page, newest first, and how many there are."""
+        """A page of bills, newest first, and how many there are."""
         subscriber_id = None if subscriber is None else subscriber.subscriber_id
         return bill_store.bills(self._connection, subscriber_id, offset, min(limit, PAGE_MAX))
 
@@ -198,27 +200,27 @@ class Bills:
         raise BillNotFound("there is no such line")
 
     def open_nano(self, bill: Bill) -> int:
-        """What is open on a bill now: its lines less credits and payments, the subscriber's free credit taken off the oldest
-        bills first. Raises `BillNotFound`.
+        """What is open on a bill now: its lines less credits and payments; the subscriber's free credit pays the oldest bills first.
+        Raises `BillNotFound`.
         """
         return self.find(str(bill.bill_id)).remaining_nano
 
     def open_tax_nano(self, bill: Bill) -> int:
-        """The VAT in what is open on a bill now, in whole fen: a part payment settles every line in proportion."""
+        """The VAT in what is open on a bill now, in whole fen: a partial payment settles every line in proportion."""
         left = open_store.lines_left(self._connection, [bill.bill_id])
         return tax_of_part(self.open_nano(bill), [left[bill.bill_id]])
 
     def credit_notes(self, bill: Bill) -> list[CreditNote]:
-        """Corrections of a bill, oldest first."""
+        """The credit notes of a bill, oldest first."""
         return credit_note_store.credit_notes(self._connection, bill.bill_id)
 
     def correct(
         self, bill: Bill, line_no: int, amount_nano: int, reason: str, idempotency_key: str | None = None
     ) -> CreditNote:
-        """Give back a part of a line of an issued bill, in whole fen: a credit note. The bill stays; the note is taken off what is
-        open on it, and where that is less, it is the subscriber's credit.
+        """Issue a credit note: give back a part of a line of an issued bill, in whole fen. The bill itself does not change; the note
+        reduces what is open on it, and an excess is the subscriber's credit.
 
-        Raises `BillNotFound`, `Invalid`, `KeyReused`, `RefundTooMuch`; the same key again gives the same note.
+        Raises `BillNotFound`, `Invalid`, `KeyReused`, `RefundTooMuch`. The same idempotency key gives the same note.
         """
         reason = check_reason(reason)
         check_idempotency_key(idempotency_key)
@@ -243,7 +245,7 @@ class Bills:
                 raise BillNotFound(f"bill {bill.bill_no} has no line {line_no}")
 
             def describe(charge: Charge) -> tuple[str, str]:
-                # Not the reason: a bill's lines are never changed, and a reason may name a person. It is on the note.
+                # Without the reason, which is on the note: it may name a person, and a bill's lines are never changed.
                 return f"{charge.description}: correction", f"{charge.description_zh}（更正）"
 
             made = self._charges.credit_line(bill.account_id, bill.bill_id, line_no, amount_nano, describe)
@@ -262,5 +264,5 @@ class Bills:
         return note
 
     def forget(self, subscriber: Subscriber) -> None:
-        """Of one who is erased: what was written on its credit notes in free text."""
+        """Erase the free text of an erased subscriber's credit notes."""
         credit_note_store.forget(self._connection, subscriber.account_id)

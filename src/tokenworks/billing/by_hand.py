@@ -1,4 +1,4 @@
-"""Payments that a person books: by which methods, and where the test provider takes money."""
+"""Payments that a person books: the allowed methods, and the test provider in a dev environment."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ METHODS: Final = ("bank_transfer", "cash", TestProvider.name)
 
 
 class PaymentDesk:
-    """`is_dev`: whether the test provider takes money here."""
+    """`is_dev`: whether this is a dev environment, in which the test provider may be used."""
 
     def __init__(self, payments: Payments, *, is_dev: bool) -> None:
         self._payments = payments
@@ -25,8 +25,8 @@ class PaymentDesk:
         *,
         dry_run: bool = False,
     ) -> Payment:
-        """Book what came in for a bill, or have the test provider take what is open on it; all that is open where no amount is
-        said. `dry_run`: the test provider is asked nothing; what else is booked the caller rolls back. Raises `Invalid`, and what
+        """Book money that came in for a bill, or have the test provider take it; without an amount, all that is open. With `dry_run` the
+        test provider is not asked, and the caller rolls back what is booked. Raises `Invalid`, and what
         `Payments.pay` and `Payments.collect` raise.
         """
         if method not in METHODS:

@@ -29,7 +29,7 @@ def add_cases(connection: Connection, cases: Sequence[ReconciliationCase]) -> No
 def cases(
     connection: Connection, *, still_open: bool, offset: int, limit: int
 ) -> tuple[list[ReconciliationCase], int]:
-    """Oldest first, and how many there are."""
+    """A page, oldest first, and how many cases there are."""
     where = "FROM reconciliation_case" + (" WHERE closed_at IS NULL" if still_open else "")
     rows = connection.execute(
         f"SELECT {_CASE} {where} ORDER BY opened_at, case_id OFFSET %s LIMIT %s".encode(), (offset, limit)
@@ -55,7 +55,7 @@ def close_cases(
     payment_id: UUID | None = None,
     rejected_bill_id: UUID | None = None,
 ) -> None:
-    """Those that are open of this id, of this payment, or for the rejection of this bill."""
+    """Close the open cases with this id, of this payment, or for the rejection of this bill."""
     connection.execute(
         """UPDATE reconciliation_case SET closed_at = %s, resolution = %s
            WHERE closed_at IS NULL AND (case_id = %s OR payment_id = %s OR (bill_id = %s AND kind = 'rejected'))""",
@@ -64,7 +64,7 @@ def close_cases(
 
 
 def forget(connection: Connection, subscriber_id: UUID) -> None:
-    """What was written about a person in free text."""
+    """Erase the free text."""
     connection.execute(
         "UPDATE reconciliation_case SET resolution = %s WHERE subscriber_id = %s AND resolution IS NOT NULL",
         (FORGOTTEN, subscriber_id),

@@ -1,4 +1,4 @@
-"""Cases to reconcile: money whose place a person has to find, opened and closed with what leads to them."""
+"""Cases to reconcile: money that a person has to assign. They are opened and closed in the transaction of what causes them."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,7 +19,7 @@ class Cases:
         self._clock = clock
 
     def surplus(self, payments: Sequence[tuple[Payment, Bill]]) -> None:
-        """Open one for each payment that was more than what was open, as its bill says that still."""
+        """Open a case for each payment that exceeds what was open; the bills are as they were before the payments."""
         self._add(
             [
                 self._case("surplus", bill, payment.amount_nano - bill.remaining_nano, payment.payment_id)
@@ -29,23 +29,23 @@ class Cases:
         )
 
     def rejected(self, bills: Sequence[Bill]) -> None:
-        """Open one for each bill that the carrier is not asked for again, where something is open on it."""
+        """Open a case for each bill that is not sent to the carrier again, if anything is open on the bill."""
         self._add(
             [self._case("rejected", bill, bill.remaining_nano) for bill in bills if bill.remaining_nano]
         )
 
     def paid_out(self, payment: Payment, bill: Bill, amount_nano: int) -> None:
-        """Open one for a reversed payment that a payout had been made from: what of that is missing now."""
+        """Open a case for a reversed payment that a payout was made from; `amount_nano`: what is missing for the payout."""
         self._add([self._case("paid_out", bill, amount_nano, payment.payment_id)])
 
     def payment_reversed(self, payment: Payment, at: datetime) -> None:
-        """Close those of a payment that was taken back."""
+        """Close the cases of a payment that was reversed."""
         case_store.close_cases(
             self._connection, "the payment was reversed", at, payment_id=payment.payment_id
         )
 
     def resolve(self, bill: Bill, resolution: str) -> None:
-        """Close the one of a bill that the carrier did not collect: what became of it."""
+        """Close the case of a bill that the carrier rejected; `resolution` says what became of the bill."""
         case_store.close_cases(self._connection, resolution, self._clock.now(), rejected_bill_id=bill.bill_id)
 
     def _case(

@@ -1,4 +1,4 @@
-"""Phone-bill charge files: what a carrier's billing system takes over, as text, and how it answers. Pure.
+"""Charge files for the phone bill: the text that a carrier's billing system reads, and its answer. Pure.
 
 Layout `tokenworks-phone-1`, UTF-8, lines end with LF, fields are separated by `|`:
 
@@ -12,8 +12,8 @@ The answer:
     R|<line>|accepted|
     R|<line>|rejected|<reason>
 
-Every line of the file is answered once. An answer is UTF-8 or GB 18030 (of which GBK and GB 2312 are parts), with a byte order
-mark or without; its lines end with LF or CR LF, and there may be blank ones at its end.
+Every line of the file is answered once. An answer is UTF-8 or GB 18030 (which includes GBK and GB 2312), with or without a byte order
+mark; its lines end with LF or CR LF, and blank lines may follow the last one.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _BYTE_ORDER_MARK: Final = "\ufeff"
 class FileLine:
     bill_no: str
     phone: str
-    # YYYY-MM-DD, both in the bill's period.
+    # YYYY-MM-DD: the first and the last day of the bill's period.
     first_day: str
     last_day: str
     amount_fen: int
@@ -43,14 +43,14 @@ class FileLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class LineAnswer:
     line_no: int
     accepted: bool
     reason: str | None
 
 
 def write_file(sequence_no: int, made_at: datetime, lines: Sequence[FileLine]) -> tuple[str, str]:
-    """(text, SHA-256 of it all, hex)."""
+    """(text, SHA-256 of the whole text in hex)."""
     total = sum(line.amount_fen for line in lines)
     rows = [f"H|{LAYOUT}|{sequence_no}|{made_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}|{len(lines)}|{total}"]
     rows += [
@@ -71,22 +71,22 @@ _REFERENCE: Final = re.compile(rf"{LAYOUT}:([0-9]{{1,9}}):([0-9]{{1,9}})(#[0-9]{
 
 
 def line_reference(sequence_no: int, line_no: int) -> str:
-    """What the payment of a file's line is known by; where an answer changed, with `#2` … behind it."""
+    """The reference of the payment of a file's line. Payments after a corrected answer have `#2` … appended."""
     return f"{LAYOUT}:{sequence_no}:{line_no}"
 
 
 def line_of(reference: str) -> tuple[int, int] | None:
-    """(sequence, line) of what `line_reference` made, None of anything else."""
+    """(sequence, line) of a reference made by `line_reference`; None for any other reference."""
     found = _REFERENCE.fullmatch(reference)
     return None if found is None else (int(found[1]), int(found[2]))
 
 
-# What stands in a stored file for what is encrypted beside it, or follows from that.
-APART: Final = "@"
+# Stands in a stored file for a phone number, which is encrypted beside it, and for the digest, from which numbers could be guessed.
+REDACTED: Final = "@"
 
 
-def phone_place(line_no: int) -> str:
-    """What a line's number is called in the associated data of its ciphertext."""
+def phone_field(line_no: int) -> str:
+    """The name of a line's phone number in the associated data of its ciphertext."""
     return f"charge_file_line.phone:{line_no}"
 
 
@@ -97,12 +97,12 @@ def phones_in(text: str) -> dict[int, str]:
 
 
 def without_phones(text: str) -> str:
-    """A file's text as it is stored: without its numbers, and without the digest that they could be guessed from."""
+    """A file's text as it is stored: without phone numbers, and without the digest, from which they could be guessed."""
     return _replaced(text, {})
 
 
 def with_phones(text: str, phones: Mapping[int, str]) -> str:
-    """The text again from what `without_phones` left: byte for byte where every line's number is there."""
+    """The text of a file from its stored form; byte for byte the original if every line's phone number is given."""
     body, _, tail = _replaced(text, phones).rpartition("T|")
     fields = tail.rstrip("\n").split("|")
     fields[-1] = hashlib.sha256(body.encode()).hexdigest()
@@ -114,15 +114,15 @@ def _replaced(text: str, phones: Mapping[int, str]) -> str:
     for row in text.split("\n"):
         fields = row.split("|")
         if fields[0] == "D":
-            fields[3] = phones.get(int(fields[1]), APART)
+            fields[3] = phones.get(int(fields[1]), REDACTED)
         elif fields[0] == "T":
-            fields[-1] = APART
+            fields[-1] = REDACTED
         rows.append("|".join(fields))
     return "\n".join(rows)
 
 
 def decode_answer(data: bytes) -> str:
-    """An acknowledgement as text: UTF-8 where it is that, else GB 18030. Raises `AcknowledgementFaulty`, which says where."""
+    """An acknowledgement as text: UTF-8 if it decodes, else GB 18030. Raises `AcknowledgementFaulty`, which names the line."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -135,7 +135,7 @@ def decode_answer(data: bytes) -> str:
 
 def _rows(text: str) -> list[str]:
     """The lines, without the byte order mark and blank lines at the end. Raises `AcknowledgementFaulty`."""
-    # Lines end with LF (or CR LF) alone: `splitlines` also takes a dozen other characters for an end.
+    # Lines end with LF (or CR LF) only; `splitlines` would also split at a dozen other characters.
     rows = [row.removesuffix("\r") for row in text.removeprefix(_BYTE_ORDER_MARK).split("\n")]
     while rows and not rows[-1]:
         rows.pop()
@@ -144,19 +144,19 @@ def _rows(text: str) -> list[str]:
     for at, row in enumerate(rows, 1):
         found = flaw(row)
         if found is not None and (at == 1 or row.count("|") != 3):
-            # Of an answer's reason `_answers` says so.
+            # A flaw in an answer's reason is reported by `_answers`.
             raise AcknowledgementFaulty(f"line {at}: it has {found}; lines end with LF or CR LF")
     return rows
 
 
-def read_answer(text: str, lines: int) -> tuple[int, list[Answer]]:
-    """(the file's sequence, an answer for each of its lines). Raises `AcknowledgementFaulty`, which says where."""
+def read_answer(text: str, lines: int) -> tuple[int, list[LineAnswer]]:
+    """(sequence of the file, an answer for each of its lines). Raises `AcknowledgementFaulty`, which names the line."""
     rows = _rows(text)
     return _sequence(rows[0]), _answers(rows[1:], lines)
 
 
 def sequence_of(text: str) -> int:
-    """Which file an acknowledgement answers. Raises `AcknowledgementFaulty`."""
+    """The sequence of the file that an acknowledgement answers. Raises `AcknowledgementFaulty`."""
     return _sequence(_rows(text)[0])
 
 
@@ -167,8 +167,8 @@ def _sequence(row: str) -> int:
     return int(fields[2])
 
 
-def _answers(rows: Sequence[str], lines: int) -> list[Answer]:
-    found: dict[int, Answer] = {}
+def _answers(rows: Sequence[str], lines: int) -> list[LineAnswer]:
+    found: dict[int, LineAnswer] = {}
     for at, row in enumerate(rows, 2):
         fields = row.split("|")
         if len(fields) != 4 or fields[0] != "R" or fields[2] not in {"accepted", "rejected"}:
@@ -185,7 +185,7 @@ def _answers(rows: Sequence[str], lines: int) -> list[Answer]:
             raise AcknowledgementFaulty(
                 f"line {at}: a rejected line has a reason of at most {REASON_CHARS_MAX} characters, an accepted one has none"
             )
-        found[number] = Answer(number, fields[2] == "accepted", fields[3] or None)
+        found[number] = LineAnswer(number, fields[2] == "accepted", fields[3] or None)
     if len(found) != lines:
         missing = next(number for number in range(1, lines + 1) if number not in found)
         raise AcknowledgementFaulty(f"line {missing} of the file is not answered")

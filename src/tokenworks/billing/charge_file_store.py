@@ -1,8 +1,8 @@
-"""The SQL of the phone bill's charge files, and of bills as these have them."""
+"""The SQL of the phone bill's charge files and of the bills in them."""
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from psycopg import Connection
@@ -15,7 +15,7 @@ REJECTIONS_MAX: Final = 3
 
 
 def lock_files(connection: Connection) -> None:
-    """Files are made one after the other: their numbers have no gap."""
+    """Make charge files one after the other, so that their numbers have no gap."""
     connection.execute("SELECT pg_advisory_xact_lock(7461003)")
 
 
@@ -28,8 +28,8 @@ def last_sequence(connection: Connection, layout: str) -> int:
 
 
 def bills_for_file(connection: Connection, limit: int) -> list[Bill]:
-    """What is open and collected by phone, that no file waits for an answer of, and that was not rejected too often, of living
-    subscribers who are not erased; locked. A closed one's number may be somebody else's.
+    """Lock the bills for a new file: open, collected by the phone bill, in no unanswered file, not rejected too often, and of a
+    subscriber that is neither closed nor erased. The number of a closed subscriber may belong to another person by now.
     """
     rows = connection.execute(
         f"""SELECT {BILL_OF_B}
@@ -54,7 +54,7 @@ def add_file(
     made_at: datetime,
     lines: Sequence[tuple[int, UUID, int, bytes | None]],
 ) -> None:
-    """`content` is the text without the phone numbers: those are encrypted beside it, the last of each of `lines`."""
+    """`content`: the text without phone numbers. `lines`: (line, bill, amount, encrypted phone number)."""
     connection.execute(
         """INSERT INTO charge_file (charge_file_id, layout, sequence_no, lines, amount_nano, sha256_sealed, content, made_at, phones_apart)
            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, true)""",
@@ -74,8 +74,8 @@ def add_file(
     )
 
 
-def files(connection: Connection, limit: int) -> list[dict[str, Any]]:
-    """Newest first."""
+def files(connection: Connection, limit: int) -> list[dict[str, object]]:
+    """Charge files by column name, newest first."""
     cursor = connection.execute(
         """SELECT charge_file_id, sequence_no, layout, lines, amount_nano, made_at, acknowledged_at, sha256_sealed,
                   (SELECT count(*) FROM charge_file_line l WHERE l.charge_file_id = f.charge_file_id AND state = 'rejected')
@@ -132,7 +132,7 @@ def accounts_of_file(connection: Connection, file_id: UUID) -> list[UUID]:
 
 
 def dunned_of_file(connection: Connection, file_id: UUID) -> list[UUID]:
-    """The subscribers of a file's bills that were dunned, for these or for others."""
+    """The subscribers of a file's bills that have dunning steps, for these bills or for others."""
     rows = connection.execute(
         """SELECT DISTINCT b.subscriber_id FROM charge_file_line l JOIN bill b USING (bill_id)
            WHERE l.charge_file_id = %s AND EXISTS (SELECT 1 FROM dunning d WHERE d.subscriber_id = b.subscriber_id)""",
@@ -142,7 +142,7 @@ def dunned_of_file(connection: Connection, file_id: UUID) -> list[UUID]:
 
 
 def line_states(connection: Connection, file_id: UUID) -> dict[int, str]:
-    """What is known of each line of a file, by its number."""
+    """By line number: the state of each line of a file."""
     rows = connection.execute(
         "SELECT line_no, state FROM charge_file_line WHERE charge_file_id = %s", (file_id,)
     )
@@ -152,7 +152,7 @@ def line_states(connection: Connection, file_id: UUID) -> dict[int, str]:
 def lock_bills_of_file(
     connection: Connection, file_id: UUID, line_nos: Sequence[int]
 ) -> list[tuple[int, int, Bill]]:
-    """(line, nano that was sent, its bill) of some lines of a file, the bills locked, in the order of the lines."""
+    """(line, nano that was sent, bill) of some lines of a file, in the order of the lines. The bills are locked."""
     rows = connection.execute(
         f"""SELECT l.line_no, l.amount_nano, {BILL_OF_B}
             FROM charge_file_line l JOIN bill b USING (bill_id)
@@ -165,7 +165,7 @@ def lock_bills_of_file(
 def answer_lines(
     connection: Connection, file_id: UUID, answers: Sequence[tuple[int, str, str | None]]
 ) -> None:
-    """(line, state, reason) of each."""
+    """Store answers: (line, state, reason) of each."""
     connection.execute(
         """UPDATE charge_file_line l SET state = a.state, reason = a.reason
            FROM unnest(%s::int[], %s::text[], %s::text[]) AS a(line_no, state, reason)
@@ -175,7 +175,7 @@ def answer_lines(
 
 
 def reverse_line(connection: Connection, layout: str, sequence_no: int, line_no: int) -> None:
-    """The carrier took back what it had collected for a line. Where it says that it has not, the line is rejected already."""
+    """Mark a line as reversed whose collected amount the carrier took back. A line that a later answer rejected stays rejected."""
     connection.execute(
         """UPDATE charge_file_line l SET state = 'reversed' FROM charge_file f
            WHERE f.layout = %s AND f.sequence_no = %s AND l.charge_file_id = f.charge_file_id AND l.line_no = %s
@@ -185,7 +185,7 @@ def reverse_line(connection: Connection, layout: str, sequence_no: int, line_no:
 
 
 def is_sent(connection: Connection, bill_id: UUID) -> bool:
-    """Whether the carrier has been asked for a bill and has not answered."""
+    """True if a bill is in a charge file that the carrier has not answered."""
     row = connection.execute(
         "SELECT 1 FROM charge_file_line WHERE bill_id = %s AND state = 'sent'", (bill_id,)
     ).fetchone()
@@ -193,7 +193,7 @@ def is_sent(connection: Connection, bill_id: UUID) -> bool:
 
 
 def add_failures(connection: Connection, bill_ids: Sequence[UUID]) -> list[Bill]:
-    """The carrier did not collect these, or gave it back. Returns those that are not sent again by themselves."""
+    """Count a failed collection of each bill. Returns the bills that have now failed too often to be sent again automatically."""
     rows = connection.execute(
         f"""UPDATE bill SET file_failures = file_failures + 1 WHERE bill_id = ANY(%s)
             RETURNING {BILL_COLUMNS}, file_failures""".encode(),
@@ -211,7 +211,7 @@ def forget_file_hashes(connection: Connection, subscriber_id: UUID) -> None:
 
 
 def forget_reasons(connection: Connection, subscriber_id: UUID) -> None:
-    """What the carrier wrote about a person in free text."""
+    """Erase the carrier's free text about a subscriber."""
     connection.execute(
         """UPDATE charge_file_line SET reason = %s WHERE reason IS NOT NULL
                AND bill_id IN (SELECT bill_id FROM bill WHERE subscriber_id = %s)""",

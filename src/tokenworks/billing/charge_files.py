@@ -1,7 +1,7 @@
-"""The phone bill: charge files of what is open, and the carrier's answers to them.
+"""The phone bill: charge files with the open amounts of bills, and the carrier's answers to them.
 
-Invariant: a bill is in one file at a time that waits for its answer; a file's text never changes; an answer is taken whole or not
-at all, and another one corrects it. What is rejected too often is a case.
+Invariant: a bill is in at most one unanswered file; a file's text never changes; an answer is applied whole or not at all, and a later
+answer corrects it. A bill that is rejected too often becomes a case to reconcile.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from tokenworks.billing.cases import Cases
 from tokenworks.billing.charge_file import (
     LAYOUT,
     LINES_MAX,
-    Answer,
     FileLine,
+    LineAnswer,
     decode_answer,
     line_reference,
-    phone_place,
+    phone_field,
     read_answer,
     sequence_of,
     with_phones,
@@ -41,7 +41,7 @@ ANSWER_BATCH: Final = 2000
 
 
 class ChargeFiles:
-    """On one connection, with the rooms that it uses."""
+    """Charge files and the carrier's answers, on one connection."""
 
     def __init__(
         self,
@@ -64,8 +64,8 @@ class ChargeFiles:
         self._cases = Cases(connection, clock)
 
     def make_file(self, limit: int = LINES_MAX) -> tuple[int, str] | None:
-        """(sequence, text) of a charge file with what is open and no file waits for an answer of, or None where there is nothing.
-        A line says what is open and the VAT in that. What was rejected comes again, at most so often: then it is a case.
+        """(sequence, text) of a new charge file with the bills that are open and in no unanswered file; None if there are none. A line
+        has the open amount and the VAT in it. A rejected bill is sent again until it has been rejected `REJECTIONS_MAX` times.
         """
         with self._connection.transaction():
             charge_file_store.lock_files(self._connection)
@@ -75,7 +75,7 @@ class ChargeFiles:
             sequence_no = charge_file_store.last_sequence(self._connection, LAYOUT) + 1
             now, file_id = self._clock.now(), uuid7()
             keys = self._vault.keys(bill.subscriber_id for bill in found)
-            # Without a number there is no line: who is being erased at this moment, say.
+            # A subscriber without a key has no phone number any more (it is just being erased), so its bills get no line.
             found = [bill for bill in found if bill.subscriber_id in keys]
             if not found:
                 return None
@@ -89,22 +89,22 @@ class ChargeFiles:
                 for bill in found
             ]  # fmt: skip
             text, digest = write_file(sequence_no, now, lines)
-            works_key = self._vault.ensure(NOBODY)
-            assert works_key is not None
+            common_key = self._vault.ensure(NOBODY)
+            assert common_key is not None
             charge_file_store.add_file(
                 self._connection, file_id, LAYOUT, sequence_no, sum(bill.remaining_nano for bill in found),
-                works_key.seal("charge_file.sha256", file_id, digest),
+                common_key.seal("charge_file.sha256", file_id, digest),
                 without_phones(text), now,
                 [
                     (no, bill.bill_id, bill.remaining_nano,
-                     keys[bill.subscriber_id].seal(phone_place(no), file_id, phones[bill.subscriber_id]))
+                     keys[bill.subscriber_id].seal(phone_field(no), file_id, phones[bill.subscriber_id]))
                     for no, bill in enumerate(found, 1)
                 ],
             )  # fmt: skip
         return sequence_no, text
 
     def file(self, sequence_no: int) -> str:
-        """A charge file again, byte for byte, but for the numbers of who was erased since. Raises `ChargeFileNotFound`."""
+        """The text of a charge file, byte for byte, except the phone numbers of erased subscribers. Raises `ChargeFileNotFound`."""
         found = charge_file_store.file_content(self._connection, LAYOUT, sequence_no)
         if found is None:
             raise ChargeFileNotFound(f"there is no charge file {sequence_no}: `tokenworks bill files`")
@@ -112,31 +112,34 @@ class ChargeFiles:
         rows = charge_file_store.phones_of_file(self._connection, file_id)
         keys = self._vault.keys(subscriber_id for _, subscriber_id, _ in rows)
         phones = {
-            no: keys[subscriber_id].open(phone_place(no), file_id, sealed)
+            no: keys[subscriber_id].open(phone_field(no), file_id, sealed)
             for no, subscriber_id, sealed in rows
             if sealed is not None and subscriber_id in keys
         }
         return with_phones(text, phones)
 
     def files(self, limit: int = PAGE_MAX) -> list[dict[str, object]]:
-        """Newest first. Of one with a line of who was erased, the hash is not known any more: the number follows from it."""
+        """Charge files, newest first. The hash of a file with an erased subscriber is None, because the phone number follows from it."""
         found = charge_file_store.files(self._connection, min(limit, PAGE_MAX))
         key = self._vault.key(NOBODY)
         for file in found:
             file_id, sealed = file.pop("charge_file_id"), file.pop("sha256_sealed")
-            file["sha256"] = (
-                None if key is None or sealed is None else key.open("charge_file.sha256", file_id, sealed)
-            )
+            assert isinstance(file_id, UUID)
+            if key is None or sealed is None:
+                file["sha256"] = None
+                continue
+            assert isinstance(sealed, bytes)
+            file["sha256"] = key.open("charge_file.sha256", file_id, sealed)
         return found
 
     # The carrier's answer.
 
     def acknowledge(self, text: str | bytes, *, dry_run: bool = False) -> tuple[int, int]:
-        """The carrier's answer: accepted lines are paid by the phone bill, all that was sent, whatever is open by now; rejected
-        ones may be sent again. All of it or nothing. Another answer to the same file corrects the first one: what it accepts is
-        booked then, what it rejects now is reversed. Returns (accepted, rejected).
+        """Apply the carrier's answer, whole or not at all. An accepted line is booked as a payment of the amount that was sent, whatever
+        is open by now; a rejected line may be sent again. A later answer to the same file corrects the first one: lines that it newly
+        accepts are booked, and payments of lines that it newly rejects are reversed. Returns (accepted, rejected).
 
-        Raises `AcknowledgementFaulty`, `ChargeFileNotFound`, and `ChargeFileAnswered` where it says nothing that is new.
+        Raises `AcknowledgementFaulty`, `ChargeFileNotFound`, and `ChargeFileAnswered` if the answer says nothing new.
         """
         if isinstance(text, bytes):
             text = decode_answer(text)
@@ -148,11 +151,11 @@ class ChargeFiles:
             file_id, count, acknowledged_at = file
             _, answers = read_answer(text, count)
             known = charge_file_store.line_states(self._connection, file_id)
-            # What was collected and taken back was accepted, too: an old answer does not collect it anew.
+            # A reversed line was accepted before, so neither answer to it is new: an old answer must not book it again.
             news = [a for a in answers if known[a.line_no] not in ({"accepted", "reversed"} if a.accepted else {"rejected", "reversed"})]  # fmt: skip
             if acknowledged_at is not None and not news:
                 raise ChargeFileAnswered(f"charge file {sequence_no} is acknowledged already")
-            # As everybody: subscribers whose dunning may end, accounts in ascending order, bills.
+            # The order of locks: subscribers whose dunning may end, accounts in ascending order, bills.
             dunned = charge_file_store.dunned_of_file(self._connection, file_id)
             self._subscriptions.lock(dunned)
             self._charges.lock_accounts(charge_file_store.accounts_of_file(self._connection, file_id))
@@ -166,8 +169,8 @@ class ChargeFiles:
         return accepted, len(answers) - accepted
 
     def lapse(self, sequence_no: int, reason: str) -> int:
-        """Wait no longer for the carrier's answer to a file: what it has not answered may be sent again, as what it rejected. An
-        answer that comes later is taken all the same. Returns how many lines. Raises `ChargeFileNotFound`, `Invalid`.
+        """Wait no longer for the carrier's answer to a file: unanswered lines count as rejected and may be sent again. An answer that
+        comes later is still applied. Returns how many lines. Raises `ChargeFileNotFound`, `Invalid`.
         """
         reason = check_reason(reason)
         with self._connection.transaction():
@@ -175,16 +178,16 @@ class ChargeFiles:
             if file is None:
                 raise ChargeFileNotFound(f"there is no charge file {sequence_no}: `tokenworks bill files`")
             known = charge_file_store.line_states(self._connection, file[0])
-            waiting = [Answer(no, False, f"no answer: {reason}") for no in sorted(known) if known[no] == "sent"]  # fmt: skip
+            unanswered = [LineAnswer(no, False, f"no answer: {reason}") for no in sorted(known) if known[no] == "sent"]  # fmt: skip
             self._charges.lock_accounts(charge_file_store.accounts_of_file(self._connection, file[0]))
-            for first in range(0, len(waiting), ANSWER_BATCH):
-                self._take_answers(file[0], sequence_no, waiting[first : first + ANSWER_BATCH], known)
-        return len(waiting)
+            for first in range(0, len(unanswered), ANSWER_BATCH):
+                self._take_answers(file[0], sequence_no, unanswered[first : first + ANSWER_BATCH], known)
+        return len(unanswered)
 
     def _take_answers(
-        self, file_id: UUID, sequence_no: int, answers: Sequence[Answer], known: Mapping[int, str]
+        self, file_id: UUID, sequence_no: int, answers: Sequence[LineAnswer], known: Mapping[int, str]
     ) -> None:
-        """A batch of an answer's lines, in order. `known`: what each line's state was."""
+        """Apply a batch of an answer's lines, in order. `known`: the state of each line before the answer."""
         charge_file_store.answer_lines(
             self._connection,
             file_id,
@@ -194,7 +197,7 @@ class ChargeFiles:
             self._connection, file_id, [answer.line_no for answer in answers]
         )
         now = self._clock.now()
-        # Something may have been paid otherwise meanwhile: the carrier has collected what it was asked for all the same.
+        # The payment is the amount that was sent even if the bill was paid otherwise meanwhile: the carrier has collected it.
         paid = [
             (
                 Payment(
@@ -233,14 +236,14 @@ class ChargeFiles:
         self._cases.rejected([self._bills.locked(bill) for bill in failed])
 
     def _line_reference(self, bill: Bill, sequence_no: int, line_no: int, *, anew: bool) -> str:
-        """What a line's payment is known by. `anew`: an answer before this one said otherwise."""
+        """The reference of a line's payment. `anew`: an earlier answer had another result for the line."""
         reference = line_reference(sequence_no, line_no)
         before = payment_store.line_payments(self._connection, bill.bill_id, reference) if anew else []
         return f"{reference}#{len(before) + 1}" if before else reference
 
     def forget(self, subscriber: Subscriber) -> None:
-        """Of one who is erased: the hashes of files with its number, which with all other lines would tell it, and what the
-        carrier wrote about it in free text.
+        """Erase, for an erased subscriber, the hashes of files with its phone number (with the other lines they would reveal it) and the
+        carrier's free text about it.
         """
         charge_file_store.forget_file_hashes(self._connection, subscriber.subscriber_id)
         charge_file_store.forget_reasons(self._connection, subscriber.subscriber_id)

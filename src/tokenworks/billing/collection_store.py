@@ -1,4 +1,4 @@
-"""The SQL of what providers are asked for."""
+"""The SQL of requests to payment providers (`collection`)."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,15 +11,15 @@ from tokenworks.billing.model import Collection
 _COLUMNS = "collection_id, subscriber_id, bill_id, method, reference, amount_nano, asked_nano, currency, state, asked_at"
 
 
-def add(connection: Connection, made: Collection) -> None:
+def add(connection: Connection, collection: Collection) -> None:
     connection.execute(
         f"INSERT INTO collection ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)".encode(),
-        (made.collection_id, made.subscriber_id, made.bill_id, made.method, made.reference, made.amount_nano, made.asked_nano,
-         made.currency, made.state, made.asked_at),
+        (collection.collection_id, collection.subscriber_id, collection.bill_id, collection.method, collection.reference,
+         collection.amount_nano, collection.asked_nano, collection.currency, collection.state, collection.asked_at),
     )  # fmt: skip
 
 
-def asked_of(connection: Connection, bill_id: UUID, method: str) -> Collection | None:
+def unanswered_of_bill(connection: Connection, bill_id: UUID, method: str) -> Collection | None:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM collection WHERE bill_id = %s AND method = %s AND state = 'asked'".encode(),
         (bill_id, method),
@@ -27,14 +27,14 @@ def asked_of(connection: Connection, bill_id: UUID, method: str) -> Collection |
     return None if row is None else Collection(*row)
 
 
-def asked(
-    connection: Connection, methods: Sequence[str], after: UUID, but: Sequence[UUID], limit: int
+def unanswered(
+    connection: Connection, methods: Sequence[str], after: UUID, excluded: Sequence[UUID], limit: int
 ) -> list[Collection]:
-    """What has no answer, oldest first, but for some."""
+    """Collections whose result is not known, oldest first, without the excluded ones."""
     rows = connection.execute(
         f"""SELECT {_COLUMNS} FROM collection WHERE state = 'asked' AND method = ANY(%s) AND collection_id > %s
             AND collection_id <> ALL(%s::uuid[]) ORDER BY collection_id LIMIT %s""".encode(),
-        (list(methods), after, list(but), limit),
+        (list(methods), after, list(excluded), limit),
     )
     return [Collection(*row) for row in rows]
 

@@ -16,7 +16,7 @@ _NOTE: Final = "credit_note_id, credit_note_no, bill_id, charge_id, amount_nano,
 def add_credit_note(
     connection: Connection, note: CreditNote, account_id: UUID, idempotency_key: str | None
 ) -> bool:
-    """False where another one has the key by now."""
+    """Return False if another credit note has the idempotency key."""
     row = connection.execute(
         """INSERT INTO credit_note (credit_note_id, credit_note_no, bill_id, account_id, charge_id, amount_nano, tax_nano, reason,
                                     issued_at, idempotency_key, line_no, credit_charge_ids)
@@ -42,12 +42,12 @@ def credit_note_of_key(connection: Connection, idempotency_key: str) -> CreditNo
 
 
 def _note(row: TupleRow) -> CreditNote:
-    """One that was there before."""
+    """A credit note from a row; it is not new."""
     *fields, credit_ids = row
     ids = None if credit_ids is None else tuple(credit_ids)
     return replace(CreditNote(*fields), credit_charge_ids=ids, new=False)
 
 
 def forget(connection: Connection, account_id: UUID) -> None:
-    """What was written about a person in free text. Of history nothing else can be changed (`refuse_change_but_forgetting`)."""
+    """Erase the free text. Nothing else of history can be changed (`refuse_change_but_forgetting`)."""
     connection.execute("UPDATE credit_note SET reason = %s WHERE account_id = %s", (FORGOTTEN, account_id))

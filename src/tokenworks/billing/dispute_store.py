@@ -24,7 +24,7 @@ def add(
     question: str,
     at: datetime,
 ) -> bool:
-    """False where the line has an open question already."""
+    """Return False if the line has an open question already."""
     row = connection.execute(
         """INSERT INTO dispute (dispute_id, subscriber_id, bill_id, line_no, question, asked_at, state)
            VALUES (%s, %s, %s, %s, %s, %s, 'open') ON CONFLICT (bill_id, line_no) WHERE state = 'open' DO NOTHING RETURNING 1""",
@@ -34,7 +34,7 @@ def add(
 
 
 def answer(connection: Connection, dispute_id: UUID, text: str, by: str, at: datetime) -> bool:
-    """False where it is answered already, or there is none."""
+    """Return False if the dispute is answered already, or there is none."""
     row = connection.execute(
         """UPDATE dispute SET state = 'answered', answer = %s, answered_by = %s, answered_at = %s
            WHERE dispute_id = %s AND state = 'open' RETURNING 1""",

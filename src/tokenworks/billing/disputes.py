@@ -1,6 +1,6 @@
-"""Questions about lines of bills: a subscriber asks, staff answers. Money moves by neither: a correction is a credit note.
+"""Questions about lines of bills: a subscriber asks, staff answers. Neither moves money: a correction is a credit note.
 
-Invariant: a line has one open question at a time; what was asked and answered is never edited.
+Invariant: a line has one open question at a time; a question and its answer are never edited.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ State = Literal["open", "answered"]
 
 
 class Disputes:
-    """On one connection, with the rooms that it uses."""
+    """Disputes of bills, on one connection."""
 
     def __init__(
         self, connection: Connection, bills: Bills, subscriptions: Subscriptions, clock: Clock
@@ -35,29 +35,29 @@ class Disputes:
         self._clock = clock
 
     def ask(self, bill: Bill, line_no: int, question: str) -> Dispute:
-        """Question a line of an issued bill. The same question again while it is open is the same dispute.
+        """Question a line of an issued bill. The same question while the first one is open gives the same dispute.
 
-        Raises `BillNotFound`, `DisputeOpen` where another question about the line is open, `Invalid`.
+        Raises `BillNotFound`, `DisputeOpen` if another question about the line is open, `Invalid`.
         """
         question = _checked(question, "a question")
         with self._connection.transaction():
             if line_no not in {line.line_no for line in self._bills.lines(bill)}:
                 raise BillNotFound(f"bill {bill.bill_no} has no line {line_no}")
             before = store.of_line(self._connection, bill.bill_id, line_no)
-            waiting = next((one for one in before if one.state == "open"), None)
-            if waiting is not None and waiting.question == question:
-                return waiting
-            if waiting is None and len(before) >= QUESTIONS_OF_LINE_MAX:
+            unanswered = next((dispute for dispute in before if dispute.state == "open"), None)
+            if unanswered is not None and unanswered.question == question:
+                return unanswered
+            if unanswered is None and len(before) >= QUESTIONS_OF_LINE_MAX:
                 raise Invalid(f"a line of a bill is questioned at most {QUESTIONS_OF_LINE_MAX} times")
             dispute_id = uuid7()
-            if waiting is not None or not store.add(
+            if unanswered is not None or not store.add(
                 self._connection, dispute_id, bill.subscriber_id, bill.bill_id, line_no, question, self._clock.now()
             ):  # fmt: skip
                 raise DisputeOpen(f"line {line_no} of bill {bill.bill_no} has an open question already")
         return replace(self.find(dispute_id), new=True)
 
     def answer(self, dispute_id: UUID, text: str, by: str) -> Dispute:
-        """What staff (`by`) says to a question; the subscriber is told. Raises `DisputeNotFound`, `DisputeAnswered`, `Invalid`."""
+        """Answer a question and notify the subscriber. `by`: the staff member. Raises `DisputeNotFound`, `DisputeAnswered`, `Invalid`."""
         text = _checked(text, "an answer")
         with self._connection.transaction():
             found = self.find(dispute_id)
@@ -78,7 +78,7 @@ class Disputes:
         return found
 
     def of_bills(self, bills: Sequence[Bill]) -> list[Dispute]:
-        """Oldest first."""
+        """The disputes of some bills, oldest first."""
         return store.of_bills(self._connection, [bill.bill_id for bill in bills])
 
     def all(
@@ -88,17 +88,17 @@ class Disputes:
         offset: int = 0,
         limit: int = PAGE_MAX,
     ) -> tuple[list[Dispute], int]:
-        """A page, oldest first, and how many there are."""
+        """A page, oldest first, and how many disputes there are."""
         subscriber_id = None if subscriber is None else subscriber.subscriber_id
         return store.page(self._connection, subscriber_id, state, offset, min(limit, PAGE_MAX))
 
     def forget(self, subscriber: Subscriber) -> None:
-        """Of one who is erased: what was asked and answered, which may name the person."""
+        """Erase the questions and answers of an erased subscriber, because they may name the person."""
         store.forget(self._connection, subscriber.subscriber_id)
 
 
 def _checked(text: str, what: str) -> str:
-    """A text of one or more lines, as it is kept. Raises `Invalid`."""
+    """A text of one or more lines, as it is stored. Raises `Invalid`."""
     text = text.replace("\r\n", "\n").strip()
     found = flaw(text, lines=True)
     if found is not None:

@@ -11,7 +11,7 @@ from tokenworks.subscriptions import Subscriptions
 
 
 class Documents:
-    """On one connection, with the rooms that it uses. `fonts_dir`: where a Chinese font is, beside the system's."""
+    """Makes documents of bills. `fonts_dir`: a folder with a Chinese font, beside the system's fonts."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Documents:
         self._fonts_dir = fonts_dir
 
     def pdf(self, bill: Bill, language: Literal["zh", "en"] | None = None) -> bytes:
-        """A bill as a PDF, in the subscriber's language where none is said. Raises `Unavailable` where no font shows Chinese."""
+        """A bill as a PDF, by default in the subscriber's language. Raises `Unavailable` if no font shows Chinese."""
         subscriber = self._subscriptions.find(str(bill.subscriber_id))
         data = invoice_data(
             bill,

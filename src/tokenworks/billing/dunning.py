@@ -1,4 +1,4 @@
-"""Dunning: the steps that unpaid bills come to, and their end with what was open."""
+"""Dunning: the steps that are taken for unpaid bills, and their end when nothing is open any more."""
 
 from typing import Final
 from uuid import UUID
@@ -16,7 +16,7 @@ DUNNING_BATCH: Final = 500
 
 
 class Dunning:
-    """On one connection, with the rooms that it uses. `plan`: when each step is taken; None: the usual days."""
+    """On one connection. `plan`: when each step is taken; None: the default plan."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Dunning:
         self._open = OpenItems(connection, subscriptions, clock)
 
     def run_dunning(self) -> dict[DunningStep, int]:
-        """Take the steps that unpaid bills have come to. Returns how many of each. Runs on many hosts at once."""
+        """Take the steps that are due for unpaid bills. Returns how many of each. Several hosts may run this at once."""
         self._end_dunning()
         taken: dict[DunningStep, int] = {}
         for step in DUNNING_STEPS:
@@ -56,7 +56,7 @@ class Dunning:
             if bill is None or not bill.remaining_nano or subscriber.state == "closed":
                 return 0
             if charge_file_store.is_sent(self._connection, bill_id):
-                return 0  # the carrier may have collected it: its answer comes first
+                return 0  # the carrier may have collected the bill: its answer comes first
             if not dunning_store.add_dunning(
                 self._connection, bill_id, step, subscriber_id, self._clock.now()
             ):
@@ -81,7 +81,7 @@ class Dunning:
         return 1
 
     def _end_dunning(self) -> None:
-        """Of bills that a credit of an order or a refund has settled meanwhile."""
+        """End the steps of bills that a credit of an order or a refund has settled."""
         for subscriber_id in dunning_store.dunned_for_nothing(self._connection, DUNNING_BATCH):
             with self._connection.transaction():
                 self._subscriptions.lock([subscriber_id])

@@ -7,8 +7,8 @@ from psycopg import Connection
 
 
 def overdue(connection: Connection, due_before: datetime, step: str, limit: int) -> list[tuple[UUID, UUID]]:
-    """(bill, subscriber) of unpaid bills that were due before a time and have not come to a step yet. Not of those that a
-    charge file has which the carrier has not answered.
+    """(bill, subscriber) of unpaid bills that were due before a time and for which the step is not taken yet, without the bills in a
+    charge file that the carrier has not answered.
     """
     return connection.execute(
         """SELECT b.bill_id, b.subscriber_id FROM bill b JOIN subscriber s USING (subscriber_id)
@@ -30,8 +30,8 @@ def add_dunning(connection: Connection, bill_id: UUID, step: str, subscriber_id:
 
 
 def follow_dunning(connection: Connection, subscriber_id: UUID, at: datetime) -> set[str] | None:
-    """Steps end with what is open on their bills, and are in force again with it. Returns those in force, None where none
-    changed.
+    """End the steps of bills that are paid, and put the steps of bills that are open again back in force. Returns the steps in force;
+    None if nothing changed.
     """
     changed = connection.execute(
         """UPDATE dunning d SET lifted_at = CASE WHEN b.remaining_nano = 0 THEN %s::timestamptz END FROM bill b
@@ -47,7 +47,7 @@ def follow_dunning(connection: Connection, subscriber_id: UUID, at: datetime) ->
 
 
 def dunned_for_nothing(connection: Connection, limit: int) -> list[UUID]:
-    """Subscribers with steps in force for bills on which nothing is open any more: a credit from elsewhere settled them."""
+    """Subscribers with steps in force for bills on which nothing is open, because a credit settled them."""
     rows = connection.execute(
         """SELECT DISTINCT d.subscriber_id FROM dunning d JOIN bill b USING (bill_id)
            WHERE d.lifted_at IS NULL AND b.remaining_nano = 0 ORDER BY 1 LIMIT %s""",

@@ -1,4 +1,4 @@
-"""Facts about bills, payments, charge files and refunds."""
+"""Errors about bills, payments, charge files, refunds and disputes."""
 
 from tokenworks.kernel import Conflict, Invalid, NotFound, Refused
 from tokenworks.subscriptions import KeyReused

@@ -1,26 +1,26 @@
 """FOCUS 1.2 (FinOps Open Cost and Usage Specification): a month's costs and usage as the rows that FinOps tools read.
 
-A month has the billing periods that begin in it (in the seller's zone), whole: the charges of their bills, what is charged in
-them and not billed yet, and what was used. `InvoiceId` is the bill's number; the `BilledCost` of its rows add up to the bill:
-where a line was rounded to fen there is a row for the difference.
+A month contains the whole billing periods that begin in it (in the seller's zone): the charges on their bills, the charges in them
+that are not billed yet, and the usage in them. `InvoiceId` is the bill's number. The `BilledCost` of its rows add up to the bill: a line
+that was rounded to fen has a row for the difference.
 
-- A purchase (a cycle, a change, a step of pay-as-you-go) or its refund: `ListCost` by the price list, `ContractedCost` by
-  what this subscriber pays. A part of a cycle is one unit at its share of the price, since a share may have no end as a
-  decimal. What pays for tokens has `EffectiveCost` 0: the rows of their use have it.
-- Usage, by day, product, member and model: `ConsumedQuantity` as it is counted against the allowance; it costs nothing more,
-  so list, contracted and billed cost are 0, and `EffectiveCost` is its share of what was paid for the allowance.
-- A credit afterwards is a `Credit`, a rounding an `Adjustment`.
+- A purchase (a cycle, a change, a step of pay-as-you-go) or its refund: `ListCost` is the list price, `ContractedCost` is what this
+  subscriber pays. A part of a cycle is one unit at its share of the price, because a share may have no finite decimal. A purchase
+  that pays for tokens has `EffectiveCost` 0: the rows of the usage have it.
+- Usage, by day, product, member and model: `ConsumedQuantity` is the quantity counted against the allowance. Usage costs nothing
+  more, so list, contracted and billed cost are 0, and `EffectiveCost` is its share of what was paid for the allowance.
+- A later credit is a `Credit`, a rounding an `Adjustment`.
 
-Amounts include VAT, as bills do. What was paid for and expired unused is in `BilledCost` and in no `EffectiveCost`: the
-specification has rows for the unused part of commitment discounts alone, and a plan is none (decision 40).
+Amounts include VAT, as bills do. What was paid for and expired unused is in `BilledCost` and in no `EffectiveCost`: the specification
+has rows only for the unused part of commitment discounts, and a plan is not one (decision 40).
 """
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from tokenworks.billing.bills import Bills
@@ -40,7 +40,7 @@ COLUMNS: Final = (
     "SubAccountType", "x_Model", "x_RateVersion",
 )  # fmt: skip
 BILLS_AT_ONCE: Final = 1000
-# Rows that are put together before they are sent.
+# Rows that are joined into one piece of the file.
 ROWS_AT_ONCE: Final = 200
 MONTH_FIRST: Final = 2000
 MONTH_LAST: Final = 9998
@@ -51,7 +51,7 @@ Row = dict[str, object]
 
 
 class Focus:
-    """On one connection, with the rooms that it uses."""
+    """FOCUS files of subscribers, on one connection."""
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class Focus:
         self.clock = clock
 
     def csv(self, subscriber: Subscriber, month: str) -> str:
-        """The whole file, as `pieces` gives it."""
+        """The whole file: the pieces of `pieces`, joined."""
         return "".join(self.pieces(subscriber, month))
 
     def pieces(self, subscriber: Subscriber, month: str) -> Iterator[str]:
-        """`month`: YYYY-MM. The file in pieces, whatever its length. Raises `Invalid` at once."""
+        """The file in pieces, so that memory is bounded. `month`: YYYY-MM. Raises `Invalid` before the first piece."""
         year, number = (int(part) for part in month.split("-"))
         if not MONTH_FIRST <= year <= MONTH_LAST:
             raise Invalid(f"month: a year from {MONTH_FIRST} to {MONTH_LAST}")
@@ -107,9 +107,9 @@ def _pieces(rows: Iterator[Row]) -> Iterator[str]:
 class _Month:
     """The rows of a subscriber's billing periods that begin in a month."""
 
-    def __init__(self, rooms: Focus, subscriber: Subscriber, first: datetime) -> None:
-        self._rooms = rooms
-        self._of = subscriber
+    def __init__(self, services: Focus, subscriber: Subscriber, first: datetime) -> None:
+        self._services = services
+        self._subscriber = subscriber
         self._first = first
         self._begin = first.replace(day=subscriber.bill_day)
         self._end = add_months(self._begin, 1)
@@ -120,23 +120,23 @@ class _Month:
     def rows(self) -> Iterator[Row]:
         for bill in self._bills():
             self._periods.append((bill.period_start, bill.period_end))
-            for charge in self._rooms.charges.of_bill(bill.account_id, bill.bill_id):
+            for charge in self._services.charges.of_bill(bill.account_id, bill.bill_id):
                 yield self._charge(charge, bill)
-            for line in self._rooms.bills.lines(bill):
+            for line in self._services.bills.lines(bill):
                 if line.amount_nano != line.charged_nano:
                     yield self._rounding(line, bill)
-        of = self._of
-        for charge in self._rooms.charges.unbilled_between(
-            of.account_id, of.subscriber_id, self._begin, self._end
+        subscriber = self._subscriber
+        for charge in self._services.charges.unbilled_between(
+            subscriber.account_id, subscriber.subscriber_id, self._begin, self._end
         ):
             yield self._charge(charge, None)
         yield from self._usage()
 
     def _bills(self) -> Iterator[Bill]:
-        """Those whose period begins in the month; newest first."""
+        """The bills whose period begins in the month, newest first."""
         end, offset = add_months(self._first, 1), 0
         while True:
-            found, total = self._rooms.bills.all(self._of, offset, BILLS_AT_ONCE)
+            found, total = self._services.bills.all(self._subscriber, offset, BILLS_AT_ONCE)
             yield from (bill for bill in found if self._first <= bill.period_start < end)
             offset += len(found)
             if not found or offset >= total or found[-1].period_start < self._first:
@@ -145,20 +145,20 @@ class _Month:
     def _base(self, bill: Bill | None, currency: str) -> Row:
         begin, end = (self._begin, self._end) if bill is None else (bill.period_start, bill.period_end)
         return {
-            "BillingAccountId": self._of.account_id,
-            "BillingAccountName": self._of.name,
+            "BillingAccountId": self._subscriber.account_id,
+            "BillingAccountName": self._subscriber.name,
             "BillingAccountType": "Token account",
             "BillingCurrency": currency,
             "BillingPeriodStart": _at(begin),
             "BillingPeriodEnd": _at(end),
             "InvoiceId": None if bill is None else bill.bill_no,
-            "InvoiceIssuerName": self._rooms.operator,
-            "ProviderName": self._rooms.operator,
-            "PublisherName": self._rooms.operator,
+            "InvoiceIssuerName": self._services.operator,
+            "ProviderName": self._services.operator,
+            "PublisherName": self._services.operator,
         }
 
     def _product(self, version: str | None, product_id: UUID | None) -> Row:
-        """What names the thing that was sold."""
+        """The columns that name what was sold."""
         sold = None if version is None else self._offering(version)
         name, category, subcategory = _AI if sold is None or sold.offering.buckets else _OTHER
         found: Row = {"ServiceName": name, "ServiceCategory": category, "ServiceSubcategory": subcategory}
@@ -176,7 +176,7 @@ class _Month:
 
     def _offering(self, version: str) -> SoldOffering:
         if version not in self._sold:
-            self._sold[version] = self._rooms.offerings.sold(version)
+            self._sold[version] = self._services.offerings.sold(version)
         return self._sold[version]
 
     def _charge(self, charge: Charge, bill: Bill | None) -> Row:
@@ -200,7 +200,7 @@ class _Month:
             row["ChargeCategory"] = "Purchase"
             row |= self._prices(charge)
             if charge.recognise == "usage":
-                row["EffectiveCost"] = decimal(0)  # the rows of its use have it
+                row["EffectiveCost"] = decimal(0)  # the rows of its usage have it
         elif charge.kind == "refund":
             unit = decimal(abs(charge.amount_nano))
             row |= {"ChargeCategory": "Purchase", "PricingCategory": "Standard", "PricingQuantity": -1, "PricingUnit": "Refunds"}  # fmt: skip
@@ -210,7 +210,7 @@ class _Month:
         return row
 
     def _prices(self, charge: Charge) -> Row:
-        """List against contracted: by the price list, and what this subscriber pays."""
+        """The columns of prices: list price, and what this subscriber pays."""
         sold = None if charge.offering_version is None else self._offering(charge.offering_version)
         listed = (
             charge.price_nano
@@ -237,10 +237,10 @@ class _Month:
         return sold is not None and sold.offering.cycle != "once"
 
     def _class(self, charge: Charge, bill: Bill | None) -> str | None:
-        """A correction of what an earlier invoice had; one within the same period is none."""
+        """`Correction` if the charge corrects an earlier invoice; None within the same period."""
         if charge.of_charge_id is None:
             return None
-        before = self._rooms.charges.find(charge.account_id, charge.of_charge_id).bill_id
+        before = self._services.charges.find(charge.account_id, charge.of_charge_id).bill_id
         return None if before is None or (bill is not None and before == bill.bill_id) else "Correction"
 
     def _rounding(self, line: BillLine, bill: Bill) -> Row:
@@ -262,30 +262,35 @@ class _Month:
 
     def _usage(self) -> Iterator[Row]:
         day = self._begin
-        now = self._rooms.clock.now()
+        now = self._services.clock.now()
         while day < min(self._end, now):
             following = min(day + timedelta(days=1), self._end)
-            for used in self._rooms.ledger.consumed(self._of.account_id, day, following):
+            for used in self._services.ledger.consumed(self._subscriber.account_id, day, following):
                 yield self._used(used, day, following)
             day = following
 
-    def _used(self, used: dict[str, Any], day: datetime, following: datetime) -> Row:
-        found = used["charge_id"]
-        charge = None if found is None else self._rooms.charges.find(self._of.account_id, found)
+    def _used(self, used: Mapping[str, object], day: datetime, following: datetime) -> Row:
+        charge_id, product_id = _id(used["charge_id"]), _id(used["product_id"])
+        member_id, amount = _id(used["member_id"]), used["amount"]
+        assert member_id is not None
+        assert isinstance(amount, int)
+        charge = (
+            None if charge_id is None else self._services.charges.find(self._subscriber.account_id, charge_id)
+        )
         version = None if charge is None else charge.offering_version
-        if version is None and used["product_id"] is not None:
-            version = self._rooms.orders.product(used["product_id"])[0].offering_version
-        unit, amount = str(used["unit"]), int(used["amount"])
+        if version is None and product_id is not None:
+            version = self._services.orders.product(product_id)[0].offering_version
+        unit = str(used["unit"])
         worth = 0
         if charge is not None and charge.recognise == "usage" and charge.quantity:
             worth = charge.amount_nano * amount // charge.quantity
         quantity = exact_decimal(amount, PER_UNIT)
         row = self._base(None, "CNY" if charge is None else charge.currency)
         for begin, end in self._periods:
-            if begin <= day < end:  # the first period of all begins within its month
+            if begin <= day < end:  # a subscriber's first period may begin after the billing day
                 row |= {"BillingPeriodStart": _at(begin), "BillingPeriodEnd": _at(end)}
         row |= {"SkuId": "tokens", "SkuPriceId": "tokens", "SkuMeter": "Allowance"}
-        row |= self._product(version, used["product_id"])
+        row |= self._product(version, product_id)
         return row | {
             "BilledCost": decimal(0),
             "ListCost": decimal(0),
@@ -303,8 +308,8 @@ class _Month:
             "PricingCategory": "Standard",
             "PricingQuantity": quantity,
             "PricingUnit": f"{unit.capitalize()}s",
-            "SubAccountId": used["member_id"],
-            "SubAccountName": self._member(used["member_id"]),
+            "SubAccountId": member_id,
+            "SubAccountName": self._member(member_id),
             "SubAccountType": "Member",
             "x_Model": used["model"],
             "x_RateVersion": used["rate_version"],
@@ -312,9 +317,14 @@ class _Month:
 
     def _member(self, member_id: UUID) -> str:
         if member_id not in self._members:
-            found = self._rooms.members.by_id(member_id)
+            found = self._services.members.by_id(member_id)
             self._members[member_id] = "member" if found is None or not found.name else found.name
         return self._members[member_id]
+
+
+def _id(value: object) -> UUID | None:
+    assert value is None or isinstance(value, UUID)
+    return value
 
 
 def _at(at: datetime) -> str:

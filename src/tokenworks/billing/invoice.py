@@ -1,11 +1,11 @@
-"""A bill as a PDF for people, in Chinese or English, and as data."""
+"""A bill as a PDF in Chinese or English, and as the data of the PDF."""
 
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from tokenworks.billing.model import Bill, CreditNote
 from tokenworks.charging import BillLine
@@ -17,6 +17,44 @@ _FONT: Final = "Noto Sans CJK SC"
 _OTHER_FONTS: Final = ("Source Han Sans SC",)
 
 
+class InvoiceLine(TypedDict):
+    """A line of the PDF, as texts."""
+
+    what: str
+    quantity: str
+    count: str
+    tax: str
+    amount: str
+
+
+class InvoiceNote(TypedDict):
+    """A credit note on the PDF, as texts."""
+
+    number: str
+    reason: str
+    amount: str
+
+
+class InvoiceData(TypedDict):
+    """All that the PDF shows; `invoice.typ` computes nothing. `words` are the PDF's own texts in the language."""
+
+    language: Language
+    words: dict[str, str]
+    operator: str
+    number: str
+    issued_s: int
+    subscriber: str
+    period: str
+    issued: str
+    due: str
+    to_pay: str
+    settled: str
+    tax: str
+    amount: str
+    lines: list[InvoiceLine]
+    notes: list[InvoiceNote]
+
+
 def invoice_data(
     bill: Bill,
     lines: Sequence[BillLine],
@@ -25,8 +63,8 @@ def invoice_data(
     quantities: Mapping[int, tuple[int, str]],
     operator: str,
     language: Language,
-) -> dict[str, Any]:
-    """What a bill says, and what is open on it now, as text in a language. `quantities`: line -> (thousandths, unit) of what it brought."""
+) -> InvoiceData:
+    """A bill and what is open on it now, as texts in a language. `quantities`: line -> (thousandths of the unit, unit) of what it brought."""
 
     def quantity(line: BillLine) -> str:
         amount, unit = quantities.get(line.line_no, (0, "token"))
@@ -77,7 +115,7 @@ def _yuan(amount_nano: int) -> str:
 
 
 def font_folders(fonts_dir: Path | None) -> list[Path]:
-    """Where a Chinese font is looked for beside the system's: the operator's folder, and the font package where it is."""
+    """Folders that are searched for a Chinese font beside the system's: the operator's, and the font package's if it is installed."""
     folders = [] if fonts_dir is None else [fonts_dir]
     spec = find_spec("mplfonts")
     if spec is not None and spec.origin is not None:
@@ -85,9 +123,9 @@ def font_folders(fonts_dir: Path | None) -> list[Path]:
     return folders
 
 
-def render_pdf(data: Mapping[str, Any], fonts_dir: Path | None = None) -> bytes:
-    """The PDF of `invoice_data`. Raises `Unavailable` where there is no font that can show Chinese."""
-    import typst  # noqa: PLC0415 - only who prints a bill loads the typesetter
+def render_pdf(data: InvoiceData, fonts_dir: Path | None = None) -> bytes:
+    """The PDF of `invoice_data`. Raises `Unavailable` if there is no font that shows Chinese."""
+    import typst  # noqa: PLC0415 - the typesetter is loaded only when a bill is printed
 
     folders = font_folders(fonts_dir)
     fonts = typst.Fonts(include_system_fonts=True, font_paths=[str(folder) for folder in folders])
@@ -101,7 +139,7 @@ def render_pdf(data: Mapping[str, Any], fonts_dir: Path | None = None) -> bytes:
         font_paths=fonts,
         sys_inputs={"bill": json.dumps(data, ensure_ascii=False)},
         format="pdf",
-        timestamp=int(data["issued_s"]),  # the same bill, the same bytes
+        timestamp=data["issued_s"],  # so that the same bill gives the same bytes
     )
     assert isinstance(pdf, bytes)
     return pdf

@@ -28,16 +28,16 @@ class Bill:
     currency: str
     amount_nano: int
     tax_nano: int
-    # What is open on it: see `open_of`.
+    # What is open on the bill: see `open_amounts`.
     remaining_nano: int
     state: Literal["new", "sent", "partiallyPaid", "settled"]
-    # How it is collected: by the carrier on the phone bill, or from the subscriber itself.
+    # How the bill is collected: by the carrier on the phone bill, or from the subscriber directly.
     channel: Channel = "phone"
 
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """Money that came in for a bill. `new` is False where the reference had been used for the same payment before."""
+    """Money that came in for a bill. `new` is False if the reference was used for the same payment before."""
 
     payment_id: UUID
     subscriber_id: UUID
@@ -48,16 +48,16 @@ class Payment:
     reference: str
     paid_at: datetime
     new: bool = True
-    # What was asked for with the reference; None: all that was open.
+    # The amount that was requested with the reference. None: all that was open.
     asked_nano: int | None = None
     reversed_at: datetime | None = None
-    # Of what was written off.
+    # Why a debt was written off. None for other payments.
     reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
-    """A payment that is taken back: a chargeback, a booking by mistake."""
+    """The reversal of a payment: a chargeback, or the correction of a mistake."""
 
     reversal_id: UUID
     payment_id: UUID
@@ -71,9 +71,9 @@ CaseKind = Literal["surplus", "rejected", "paid_out", "unbooked"]
 
 @dataclass(frozen=True, slots=True)
 class ReconciliationCase:
-    """Money whose place a person has to find. `surplus`: a payment was more than what was open, and is the subscriber's credit;
-    `rejected`: the carrier has not collected a bill so often that it is not sent again; `paid_out`: a payment was reversed that
-    a payout had been made from; `unbooked`: what the carrier collected before all of it was booked.
+    """Money that a person has to assign. `surplus`: a payment was more than what was open, and the rest is the subscriber's credit;
+    `rejected`: the carrier rejected a bill so often that it is not sent again; `paid_out`: a payment was reversed after a payout was
+    made from it; `unbooked`: an amount that the carrier collected and an older release did not book in full.
     """
 
     case_id: UUID
@@ -89,7 +89,7 @@ class ReconciliationCase:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What a provider was asked to take for a bill. `asked`: what came of it is not known here; then the same is asked again."""
+    """A request to a provider to take money for a bill. In the state `asked` its result is not known; the same request is then repeated."""
 
     collection_id: UUID
     subscriber_id: UUID
@@ -97,7 +97,7 @@ class Collection:
     method: str
     reference: str
     amount_nano: int
-    # What the caller said; None: all that is open.
+    # The amount that the caller named. None: all that is open.
     asked_nano: int | None
     currency: str
     state: Literal["asked", "declined", "booked"]
@@ -106,7 +106,7 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class Payout:
-    """Money that went to a closed subscriber: what its credits were more than its charges."""
+    """Money that was paid to a closed subscriber: the excess of its credits over its charges."""
 
     payout_id: UUID
     subscriber_id: UUID
@@ -119,7 +119,7 @@ class Payout:
 
 @dataclass(frozen=True, slots=True)
 class CreditNote:
-    """A correction of an issued bill's line, in whole fen: it is taken off that bill."""
+    """A correction of a line of an issued bill, in whole fen. The amount is taken off that bill."""
 
     credit_note_id: UUID
     credit_note_no: str
@@ -136,7 +136,7 @@ class CreditNote:
 
 @dataclass(frozen=True, slots=True)
 class Dispute:
-    """A subscriber's question about a line of a bill, and its answer. `amount_nano` is the line's."""
+    """A subscriber's question about a line of a bill, and its answer. `amount_nano` is the amount of the line."""
 
     dispute_id: UUID
     subscriber_id: UUID
@@ -152,14 +152,15 @@ class Dispute:
     answer: str | None
     answered_by: str | None
     answered_at: datetime | None
-    # False where the same question is open already: it is the same dispute.
+    # False if the same question was open already, and this is its dispute.
     new: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """What is given back of one charge. Pending while something of it is still granted. `asked_nano`: an amount that was asked for,
-    or what was not earned by time at that instant; `kept`: of what the charge brought, what was used or still there then.
+    """What is given back of one charge; pending while a part of the charge's quantity is granted. `asked_nano`: the amount that was
+    requested, or the amount that was not yet earned with time at `asked_at`. `kept`: how much of the charge's quantity was used or
+    still there at `asked_at`.
     """
 
     refund_id: UUID
@@ -173,7 +174,7 @@ class Refund:
     amount_nano: int | None
     asked_at: datetime
     done_at: datetime | None
-    # Refunds of one request have one.
+    # All refunds of one request have the same batch.
     batch_id: UUID
     kept: int | None = None
     new: bool = field(default=True, compare=False)
@@ -181,7 +182,7 @@ class Refund:
 
 @dataclass(frozen=True, slots=True)
 class DunningPlan:
-    """How many days after a bill was due each step is taken; None: never."""
+    """After how many days past a bill's due date each step is taken. None: never."""
 
     remind: int | None = 3
     restrict: int | None = 10
@@ -189,14 +190,14 @@ class DunningPlan:
     close: int | None = 90
 
     def due_before(self, step: DunningStep, now: datetime) -> datetime | None:
-        """Bills that were due before this are at this step."""
+        """Bills that were due before this time have come to the step. None: the step is never taken."""
         days: int | None = getattr(self, step)
         return None if days is None else now - timedelta(days=days)
 
 
 @dataclass(frozen=True, slots=True)
 class BillRun:
-    """What a run did, or would do."""
+    """The result of a bill run, or of its dry run."""
 
     bills: int
     lines: int
@@ -204,12 +205,12 @@ class BillRun:
     batches: int
 
 
-def open_of(own: Sequence[tuple[UUID, int]], beside_nano: int = 0) -> tuple[dict[UUID, int], int]:
-    """(what is open on each of a subscriber's bills, its free credit), in nano: the one rule of what is owed.
+def open_amounts(own: Sequence[tuple[UUID, int]], beside_nano: int = 0) -> tuple[dict[UUID, int], int]:
+    """({bill: what is open on it}, the subscriber's free credit), in nano: the one rule of what is owed.
 
-    `own`: (bill, its lines less its credits and payments), oldest first. Where that is below zero, more came in than the bill
-    asked for: that is the subscriber's credit, and pays its other bills, oldest first. `beside_nano` is what came in for no
-    bill, less what was paid out. The free credit is below zero where more was paid out than there is any more.
+    `own`: (bill, its lines less its credits and payments), oldest first. A value below zero means that more came in than the bill
+    says: that is the subscriber's credit, and pays its other bills, oldest first. `beside_nano` is what came in for no bill, less what
+    was paid out. The free credit is below zero if more was paid out than is left after a reversal.
 
     sum(open) - free = sum(own) - beside_nano.
     """
@@ -224,7 +225,7 @@ def open_of(own: Sequence[tuple[UUID, int]], beside_nano: int = 0) -> tuple[dict
 
 
 def tax_of_part(part_nano: int, lines: Sequence[tuple[int, int]]) -> int:
-    """The VAT in a part of what lines come to, in whole fen, in nano: each line is settled in the proportion of its amount.
+    """The VAT in a part of the total of lines, in nano, rounded to whole fen: each line is settled in proportion to its amount.
 
     `lines`: (amount, VAT in it) of each, less its credits, in nano.
     """

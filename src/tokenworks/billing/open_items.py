@@ -1,7 +1,7 @@
-"""What is open on bills, kept with them: every room that asks what is owed reads `Bill.remaining_nano`, and only this writes it.
+"""What is open on bills, stored with them: every reader uses `Bill.remaining_nano`, and only this module writes it.
 
-The rule is `model.open_of`; here it is applied to a subscriber's bills whenever something came in, was credited, was taken
-back or was paid out, in the transaction of that. Dunning follows what is open.
+The rule is `model.open_amounts`. It is applied to a subscriber's bills in the transaction of each payment, credit, reversal and payout.
+Dunning follows what is open.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from uuid import UUID
 from psycopg import Connection
 
 from tokenworks.billing import dunning_store, open_store
-from tokenworks.billing.model import open_of
+from tokenworks.billing.model import open_amounts
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions import Subscriptions
 
@@ -28,8 +28,8 @@ class OpenItems:
         self._clock = clock
 
     def settle(self, subscriber_ids: Sequence[UUID]) -> dict[UUID, int]:
-        """Write what is open on every bill of these subscribers. Returns their free credit, in nano, below zero where a payout
-        has no credit any more, of those who have bills.
+        """Write what is open on every bill of these subscribers. Returns, for each subscriber with bills, its free credit in nano; it is
+        below zero if a payout exceeds the credit that is left.
         """
         free: dict[UUID, int] = {}
         ids = sorted(set(subscriber_ids))
@@ -41,7 +41,7 @@ class OpenItems:
                 open_store.settlements(self._connection, batch), key=lambda row: row[0]
             ):
                 rows = list(found)
-                left, free[subscriber_id] = open_of(
+                left, free[subscriber_id] = open_amounts(
                     [(bill_id, own) for _, bill_id, _, own, *_ in rows], beside.get(subscriber_id, 0)
                 )
                 for _, bill_id, billed, _, kept_nano, kept_state, is_sent in rows:
@@ -53,8 +53,8 @@ class OpenItems:
         return free
 
     def follow(self, subscriber_id: UUID) -> None:
-        """Dunning ends where nothing is open any more, and is in force again where a payment was taken back. The subscriber is
-        locked, before its account.
+        """End dunning for bills on which nothing is open, and put it back in force for bills that are open again. The caller has locked
+        the subscriber, before its account.
         """
         steps = dunning_store.follow_dunning(self._connection, subscriber_id, self._clock.now())
         if steps is None:

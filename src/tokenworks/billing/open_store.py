@@ -12,8 +12,8 @@ from tokenworks.charging import by_shard
 def settlements(
     connection: Connection, subscriber_ids: Sequence[UUID]
 ) -> list[tuple[UUID, UUID, int, int, int, str, bool]]:
-    """(subscriber, bill, billed, billed less credits and payments, open as it is kept, state as it is kept, whether the carrier
-    has been asked for it) of every bill of these, each one's oldest first. In nano.
+    """(subscriber, bill, billed, billed less credits and payments, stored open amount, stored state, whether it is in an unanswered
+    charge file) of every bill of these subscribers, the oldest of each first. Amounts in nano.
     """
     accounts = connection.execute(
         "SELECT account_id FROM subscriber WHERE subscriber_id = ANY(%s)", (list(subscriber_ids),)
@@ -47,7 +47,7 @@ def settlements(
 
 
 def beside_bills(connection: Connection, subscriber_ids: Sequence[UUID]) -> dict[UUID, int]:
-    """What came in for no bill, less what was paid out, in nano, of those of whom there is such."""
+    """By subscriber: payments for no bill less payouts, in nano; subscribers without either are left out."""
     rows = connection.execute(
         """SELECT subscriber_id, sum(nano)::bigint FROM (
                SELECT subscriber_id, amount_nano AS nano FROM payment p
@@ -61,7 +61,7 @@ def beside_bills(connection: Connection, subscriber_ids: Sequence[UUID]) -> dict
 
 
 def set_open(connection: Connection, bills: Sequence[tuple[UUID, int, str]], at: datetime) -> None:
-    """(bill, open, state) of each. One that was paid and is open again is dunned from now on."""
+    """Write (bill, open, state) of each. Dunning of a paid bill that is open again begins from `at`."""
     connection.execute(
         """UPDATE bill b SET remaining_nano = u.nano, state = u.state,
                reopened_at = CASE WHEN b.remaining_nano = 0 AND u.nano > 0 THEN %s ELSE b.reopened_at END
@@ -71,7 +71,7 @@ def set_open(connection: Connection, bills: Sequence[tuple[UUID, int, str]], at:
 
 
 def lines_left(connection: Connection, bill_ids: Sequence[UUID]) -> dict[UUID, tuple[int, int]]:
-    """(amount, VAT in it) of bills' lines, less what was credited of them."""
+    """By bill: (amount, VAT in it) of its lines, less their credits."""
     bills = connection.execute(
         "SELECT bill_id, account_id, amount_nano, tax_nano FROM bill WHERE bill_id = ANY(%s)",
         (list(bill_ids),),

@@ -31,7 +31,7 @@ def payment(connection: Connection, payment_id: UUID) -> Payment | None:
 
 
 def line_payments(connection: Connection, bill_id: UUID, reference: str) -> list[Payment]:
-    """What was booked for a line of a charge file, oldest first: `reference`, and it with `#2` … where an answer changed."""
+    """The payments of a charge file's line, oldest first: `reference`, then with `#2` … if later answers changed the result."""
     rows = connection.execute(
         f"""SELECT {_READ_PAYMENT} FROM payment WHERE bill_id = %s AND method = 'phone_bill'
                AND (reference = %s OR starts_with(reference, %s)) ORDER BY payment_id""".encode(),
@@ -41,7 +41,7 @@ def line_payments(connection: Connection, bill_id: UUID, reference: str) -> list
 
 
 def write_offs(connection: Connection, bill_id: UUID) -> list[Payment]:
-    """What of a bill is written off and not taken back, oldest first."""
+    """The write-offs of a bill that are not reversed, oldest first."""
     rows = connection.execute(
         f"""SELECT {_READ_PAYMENT} FROM payment WHERE bill_id = %s AND method = 'write_off'
                AND NOT EXISTS (SELECT 1 FROM payment_reversal r WHERE r.payment_id = payment.payment_id)
@@ -73,7 +73,7 @@ def add_payment(connection: Connection, payment: Payment, account_id: UUID, entr
 def add_payments(
     connection: Connection, payments: Sequence[tuple[Payment, UUID]], entry_ids: Sequence[UUID]
 ) -> None:
-    """(payment, account) of each, with its entry."""
+    """`payments`: (payment, account); `entry_ids`: the entry of each."""
     with (
         connection.cursor() as cursor,
         cursor.copy(
@@ -117,7 +117,7 @@ def add_payout(connection: Connection, payout: Payout, account_id: UUID, entry_i
 
 
 def forget(connection: Connection, account_id: UUID) -> None:
-    """What was written about a person in free text. Of history nothing else can be changed (`refuse_change_but_forgetting`)."""
+    """Erase the free text. Nothing else of history can be changed (`refuse_change_but_forgetting`)."""
     connection.execute(
         "UPDATE payment SET reason = %s WHERE account_id = %s AND reason IS NOT NULL", (FORGOTTEN, account_id)
     )

@@ -1,6 +1,6 @@
-"""What comes in for bills, and what is taken back or written off of it.
+"""Payments of bills, their reversals, write-offs and payouts.
 
-Invariant: what the carrier, a bank or a counter collected is booked, whatever is open. What is more than that is the
+Invariant: what the carrier, a bank or a counter collected is booked, whatever is open. An amount beyond what is open is the
 subscriber's credit, and a case that a person reconciles.
 """
 
@@ -28,14 +28,14 @@ from tokenworks.billing.errors import (
 )
 from tokenworks.billing.model import Bill, Channel, Payment, Payout, ReconciliationCase, Reversal
 from tokenworks.billing.open_items import OpenItems
-from tokenworks.billing.providers import Beside, Collections, PaymentProvider
+from tokenworks.billing.providers import Collections, PaymentProvider, SecondConnection
 from tokenworks.charging import FEN_NANO, Charges
 from tokenworks.kernel import REFERENCE_CHARS_MAX, Clock, Invalid, check_name, check_reason, uuid7
 from tokenworks.subscriptions import Subscriber, Subscriptions
 
 PAGE_MAX: Final = 1000
 PAYMENT_NANO_MAX: Final = 10**17
-# Booked by what happens, never as money that came in.
+# Methods of payments that the services book themselves: a write-off, and a line of a charge file that the carrier accepted.
 WRITE_OFF: Final = "write_off"
 PHONE_BILL: Final = "phone_bill"
 
@@ -47,7 +47,7 @@ def _check_reference(reference: str) -> None:
 
 
 class TestProvider:
-    """Takes everything but amounts that end in 13 fen, and moves nothing: for trying things out."""
+    """A provider for trials: it moves no money, and declines amounts that end in 13 fen."""
 
     name = "test"
 
@@ -57,7 +57,7 @@ class TestProvider:
 
 
 class Payments:
-    """On one connection, with the rooms that it uses."""
+    """Payments, reversals, write-offs, payouts and cases, on one connection."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Payments:
         charges: Charges,
         subscriptions: Subscriptions,
         clock: Clock,
-        beside: Beside,
+        second_connection: SecondConnection,
     ) -> None:
         self._connection = connection
         self._bills = bills
@@ -75,18 +75,20 @@ class Payments:
         self._clock = clock
         self._open = OpenItems(connection, subscriptions, clock)
         self._cases = Cases(connection, clock)
-        self._collections = Collections(connection, clock, beside, bills.lock_of, self._book_collected)
+        self._collections = Collections(
+            connection, clock, second_connection, bills.lock_of, self._book_collected
+        )
 
     def pay(self, bill: Bill, method: str, reference: str, amount_nano: int | None = None) -> Payment:
-        """Money that came in for a bill: all that is open on it where no amount is said. What is more than that is the
-        subscriber's credit, and a case to reconcile. A debt that was written off is one again. The same reference again is the
-        same payment. Raises `BillSettled` where no amount is said and nothing is open, `PaymentReused`, `Invalid`.
+        """Book money that came in for a bill; without an amount, all that is open on it. An amount beyond what is open is the subscriber's
+        credit, and a case to reconcile. Write-offs of the bill are reversed. The same reference gives the same payment. Raises
+        `BillSettled` if no amount is given and nothing is open, `PaymentReused`, `Invalid`.
         """
         _check_reference(reference)
         if amount_nano is not None and (not 0 < amount_nano <= PAYMENT_NANO_MAX or amount_nano % FEN_NANO):
             raise Invalid("a payment is more than zero and at most 100,000,000 yuan, in whole fen")
         if method == WRITE_OFF:
-            raise Invalid("what is written off did not come in")
+            raise Invalid("a write-off is not money that came in: `tokenworks bill write-off` books one")
         with self._connection.transaction():
             found = self._bills.lock(bill)
             before = self._paid_before(found, method, reference, amount_nano)
@@ -102,7 +104,7 @@ class Payments:
     def _paid_before(
         self, bill: Bill, method: str, reference: str, amount_nano: int | None
     ) -> Payment | None:
-        """The payment that has this reference. Raises `PaymentReused` where another one has it."""
+        """The payment with this reference, if it is of this bill and amount. Raises `PaymentReused` if it is another payment."""
         before = payment_store.find_payment(self._connection, method, reference)
         if before is not None and (
             before.bill_id != bill.bill_id
@@ -120,7 +122,7 @@ class Payments:
         reason: str | None = None,
         amount_nano: int | None = None,
     ) -> Payment:
-        """A payment of a locked bill, and what follows from it. `amount_nano`: where it is not what was asked for, or is open."""
+        """Book a payment of a locked bill: `amount_nano`, else `asked_nano`, else all that is open."""
         amount_nano = amount_nano or asked_nano or bill.remaining_nano
         payment = Payment(
             uuid7(), bill.subscriber_id, bill.bill_id, method, amount_nano, bill.currency, reference,
@@ -144,14 +146,14 @@ class Payments:
         *,
         dry_run: bool = False,
     ) -> Payment:
-        """Have a provider take what is open on a bill; `amount_nano`, where it is said, must be that. Where the provider was asked
-        before, and it is not known here what it answered, that is asked again first: where it was taken, it is booked, and is
-        the answer. Raises `PaymentDeclined`, `Invalid`, and what `pay` raises. Whatever else a provider raises, the same is
-        asked again, by the next call or by `finish_collections`. A dry run asks nobody.
+        """Have a provider take what is open on a bill; `amount_nano`, if given, must be that amount. An earlier request to the provider
+        whose result is not known is repeated first: if the money was taken, it is booked and returned. Raises `PaymentDeclined`,
+        `Invalid`, and what `pay` raises. After any other exception of a provider, the next call or `finish_collections` repeats the
+        request. A dry run asks no provider.
         """
         _check_reference(reference)
         with self._connection.transaction(force_rollback=dry_run):
-            # Under the bill's lock: what is taken is what is open, and it is booked before anybody else can pay.
+            # Under the bill's lock, so that the amount taken is the open amount and is booked before any other payment.
             found = self._bills.lock(bill)
             before = self._paid_before(found, provider.name, reference, amount_nano)
             if before is None and not dry_run:
@@ -167,8 +169,8 @@ class Payments:
             return self._collections.take(found, provider, reference, amount_nano)
 
     def finish_collections(self, providers: Mapping[str, PaymentProvider]) -> int:
-        """Ask providers (by their names) again for what they were asked for, where their answer is not known here. Returns how
-        many have one now. Runs on many hosts at once.
+        """Repeat the requests to providers (by name) whose result is not known. Returns how many results are known now. Several hosts may
+        run this at once.
         """
         return self._collections.finish(providers)
 
@@ -187,22 +189,25 @@ class Payments:
     def all(
         self, subscriber: Subscriber | None = None, offset: int = 0, limit: int = PAGE_MAX
     ) -> tuple[list[Payment], int]:
-        """A page, newest first, and how many there are."""
+        """A page of payments, newest first, and how many there are."""
         subscriber_id = None if subscriber is None else subscriber.subscriber_id
         return payment_store.payments(self._connection, subscriber_id, offset, min(limit, PAGE_MAX))
 
-    # What is taken back.
+    # Reversals.
 
     def reverse(self, payment: Payment, reason: str) -> Reversal:
-        """A payment did not last (a chargeback), or was booked by mistake: its bill is open again, and so is what its surplus
-        paid; dunning that it ended is in force again, and goes on from now. What the carrier takes back may be sent again. Raises `PaymentNotFound`, `PaymentReversed`, `Invalid`.
+        """Reverse a payment after a chargeback or a mistake: its bill is open again, and so are the bills that its surplus paid; dunning
+        that it ended is in force again and goes on from now. A payment that the carrier takes back may be sent again. Raises
+        `PaymentNotFound`, `PaymentReversed`, `Invalid`.
         """
         reason = check_reason(reason)
         with self._connection.transaction():
             known = self.find(payment.payment_id)
             assert known.bill_id is not None
             bill = self._bills.lock_of(known.subscriber_id, known.bill_id)
-            known = self.find(payment.payment_id)  # as it is now that nobody else can take it back
+            known = self.find(
+                payment.payment_id
+            )  # read again under the lock: another reversal may have come first
             if known.reversed_at is not None:
                 raise PaymentReversed("the payment is reversed already")
             reversal = self.take_back(known, bill, reason)
@@ -210,7 +215,7 @@ class Payments:
         return reversal
 
     def take_back(self, payment: Payment, bill: Bill, reason: str) -> Reversal:
-        """As `reverse`, of a locked bill; dunning does not follow yet."""
+        """As `reverse`, for a locked bill; the caller lets dunning follow."""
         now = self._clock.now()
         before = self._open.settle([bill.subscriber_id])[bill.subscriber_id]
         reversal = Reversal(uuid7(), payment.payment_id, payment.amount_nano, reason, now)
@@ -225,15 +230,15 @@ class Payments:
             failed = charge_file_store.add_failures(self._connection, [bill.bill_id])
         self._cases.payment_reversed(payment, now)
         free = self._open.settle([bill.subscriber_id])[bill.subscriber_id]
-        self._cases.rejected([self._bills.locked(one) for one in failed])
+        self._cases.rejected([self._bills.locked(rejected) for rejected in failed])
         if free < min(0, before):
-            # More was paid out than there is now. No bill says so: the subscriber owes it all the same.
+            # More was paid out than is left. The subscriber owes the difference although no bill has it.
             self._cases.paid_out(payment, bill, min(0, before) - free)
         return reversal
 
     def write_off(self, bill: Bill, reason: str, reference: str) -> Payment:
-        """Give up what is open on a bill: an expense. Where it is paid after all, it is a debt again. The same reference again is
-        the same. Raises `BillSettled`, `CarrierNotAnswered`, `PaymentReused`, `Invalid`.
+        """Write off what is open on a bill, as an expense. A later payment of the bill reverses the write-off. The same reference gives the
+        same write-off. Raises `BillSettled`, `CarrierNotAnswered`, `PaymentReused`, `Invalid`.
         """
         _check_reference(reference)
         reason = check_reason(reason)
@@ -254,14 +259,14 @@ class Payments:
     # How a bill is collected.
 
     def resend(self, bill: Bill, reason: str) -> Bill:
-        """Send a bill to the carrier again that was rejected too often: the next charge file has it, so often as a new one.
-        Raises `BillSettled`, `ChannelNotAllowed`, `Invalid`.
+        """Send a bill that was rejected too often to the carrier again: it counts as a new one from the next charge file on. Raises
+        `BillSettled`, `ChannelNotAllowed`, `Invalid`.
         """
         return self.set_channel(bill, "phone", reason)
 
     def set_channel(self, bill: Bill, channel: Channel, reason: str) -> Bill:
-        """Collect a bill by the phone bill, or from the subscriber itself. Raises `BillSettled`, `CarrierNotAnswered`,
-        `ChannelNotAllowed` where the subscriber has no number any more, `Invalid`.
+        """Collect a bill by the phone bill, or directly from the subscriber. Raises `BillSettled`, `CarrierNotAnswered`,
+        `ChannelNotAllowed` if the subscriber is closed and has no phone number any more, `Invalid`.
         """
         reason = check_reason(reason)
         with self._connection.transaction():
@@ -270,7 +275,9 @@ class Payments:
             if not found.remaining_nano:
                 raise BillSettled(f"nothing is open on bill {found.bill_no}")
             if channel == "phone" and self._subscriptions.find(str(found.subscriber_id)).state == "closed":
-                raise ChannelNotAllowed("the subscriber is closed: its number may be somebody else's")
+                raise ChannelNotAllowed(
+                    "the subscriber is closed: its phone number may belong to another person by now"
+                )
             bill_store.set_channel(self._connection, found.bill_id, channel)
             self._cases.resolve(
                 found, f"{'sent again' if channel == 'phone' else 'collected directly'}: {reason}"
@@ -278,8 +285,8 @@ class Payments:
             return self._bills.locked(found)
 
     def direct(self, offset: int = 0, limit: int = PAGE_MAX) -> tuple[list[Bill], int]:
-        """Bills that are collected from subscribers themselves, of whom those are that are closed, oldest first: a page, and how
-        many there are.
+        """A page of the open bills that are collected directly (those of closed subscribers are among them), oldest first, and how many
+        there are.
         """
         return bill_store.direct_bills(self._connection, offset, min(limit, PAGE_MAX))
 
@@ -293,13 +300,13 @@ class Payments:
     def cases(
         self, *, still_open: bool = True, offset: int = 0, limit: int = PAGE_MAX
     ) -> tuple[list[ReconciliationCase], int]:
-        """A page, oldest first, and how many there are."""
+        """A page of the cases to reconcile, oldest first, and how many there are."""
         return case_store.cases(
             self._connection, still_open=still_open, offset=offset, limit=min(limit, PAGE_MAX)
         )
 
     def close_case(self, case_id: UUID, resolution: str) -> ReconciliationCase:
-        """It is known where the money belongs. Moves none. Raises `CaseNotFound`, `CaseClosed`, `Invalid`."""
+        """Close a case whose money is assigned; no money moves. Raises `CaseNotFound`, `CaseClosed`, `Invalid`."""
         resolution = check_reason(resolution)
         with self._connection.transaction():
             found = case_store.lock_case(self._connection, case_id)
@@ -314,11 +321,11 @@ class Payments:
             assert closed is not None
         return closed
 
-    # What is owed to those who are closed.
+    # Payouts to closed subscribers.
 
     def pay_out(self, subscriber: Subscriber, method: str, reference: str) -> Payout:
-        """What a closed subscriber is owed, paid to it: its free credit, where nothing is open. The same reference again is the
-        same payout. Raises `PayoutNotAllowed`, `PaymentReused`, `Invalid`.
+        """Pay a closed subscriber its free credit, if no bill is open. The same reference gives the same payout. Raises
+        `PayoutNotAllowed`, `PaymentReused`, `Invalid`.
         """
         _check_reference(reference)
         with self._connection.transaction():
@@ -330,8 +337,8 @@ class Payments:
                     raise PaymentReused("the reference was used for another payout")
                 return before
             if self._subscriptions.find(str(subscriber.subscriber_id)).state != "closed":
-                raise PayoutNotAllowed("who is no closed subscriber has credits on the next bill")
-            # What is finer than a fen can't be paid, and is nothing that anybody could ask for.
+                raise PayoutNotAllowed("the subscriber is not closed: its credits are on the next bill")
+            # Less than a fen can be neither paid nor claimed.
             amount = -self._charges.receivable(subscriber.account_id) // FEN_NANO * FEN_NANO
             if amount <= 0:
                 raise PayoutNotAllowed("the subscriber is owed nothing")
@@ -348,6 +355,6 @@ class Payments:
         return payout
 
     def forget(self, subscriber: Subscriber) -> None:
-        """Of one who is erased: what was written about its payments in free text."""
+        """Erase the free text in the payments and cases of an erased subscriber."""
         payment_store.forget(self._connection, subscriber.account_id)
         case_store.forget(self._connection, subscriber.subscriber_id)

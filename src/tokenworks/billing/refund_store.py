@@ -15,7 +15,7 @@ _REFUND: Final = """refund_id, order_id, account_id, charge_id, part, asked_nano
 
 
 def add_refund(connection: Connection, refund: Refund, idempotency_key: str | None) -> bool:
-    """False where the charge is refunded already."""
+    """Return False if the charge is refunded already."""
     r = refund
     row = connection.execute(
         f"""INSERT INTO refund ({_REFUND}, idempotency_key) VALUES ({", ".join(["%s"] * 14)})
@@ -41,7 +41,7 @@ def refund_by_id(connection: Connection, refund_id: UUID) -> Refund | None:
 
 
 def refunds_of_key(connection: Connection, idempotency_key: str) -> list[Refund]:
-    """All of the request that had this key, of whichever order."""
+    """All refunds of the request that had this idempotency key, whatever its order."""
     rows = connection.execute(
         f"""SELECT {_REFUND}, false FROM refund WHERE batch_id = (SELECT batch_id FROM refund WHERE idempotency_key = %s)
             ORDER BY refund_id""".encode(),
@@ -50,18 +50,18 @@ def refunds_of_key(connection: Connection, idempotency_key: str) -> list[Refund]
     return [Refund(*row) for row in rows]
 
 
-def pending_refunds(connection: Connection, but: Sequence[UUID], limit: int) -> list[UUID]:
-    """Oldest first, but for some."""
+def pending_refunds(connection: Connection, excluded: Sequence[UUID], limit: int) -> list[UUID]:
+    """Oldest first, without the excluded ones."""
     rows = connection.execute(
         """SELECT refund_id FROM refund WHERE state = 'pending' AND refund_id <> ALL(%s::uuid[])
            ORDER BY refund_id LIMIT %s""",
-        (list(but), limit),
+        (list(excluded), limit),
     )
     return [row[0] for row in rows]
 
 
 def lock_pending_refund(connection: Connection, refund_id: UUID) -> Refund | None:
-    """None where somebody else has it, or it is done."""
+    """Return None if another worker holds the refund or it is done."""
     row = connection.execute(
         f"SELECT {_REFUND} FROM refund WHERE refund_id = %s AND state = 'pending' FOR UPDATE SKIP LOCKED".encode(),
         (refund_id,),
@@ -79,5 +79,5 @@ def end_refund(
 
 
 def forget(connection: Connection, account_id: UUID) -> None:
-    """What was written about a person in free text. Of history nothing else can be changed (`refuse_change_but_forgetting`)."""
+    """Erase the free text. Nothing else of history can be changed (`refuse_change_but_forgetting`)."""
     connection.execute("UPDATE refund SET reason = %s WHERE account_id = %s", (FORGOTTEN, account_id))

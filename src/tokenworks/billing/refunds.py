@@ -1,9 +1,9 @@
-"""Refunds: what an order cost is given back, in whole or in part, by credits of its charges.
+"""Refunds: the price of an order is given back, in whole or in part, by credits of its charges.
 
-Invariant: what is given back of a charge is at most the charge, VAT included; what nobody used is taken back first, and where
-something of it is still granted, the refund waits until that is closed. What is unused of what is earned with time is what is
-not earned at the instant of asking, whenever revenue was recognised last; of what is earned with usage, what was there then: not
-what expired, or was withdrawn before.
+Invariant: what is given back of a charge is at most the charge, VAT included. The unused quantity is withdrawn first; if a part of it
+is granted, the refund waits until the grant is closed. For a charge that is earned with time, the unused part is what is not earned
+at the time of the request, whenever revenue was last recognised. For a charge that is earned with usage, it is the quantity that was
+there at that time; what had expired or been withdrawn before is not part of it.
 """
 
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ from tokenworks.subscriptions import (
 )
 
 PENDING_MAX: Final = 1000
-Part = Literal["whole", "unused", "amount"]
+RefundPart = Literal["whole", "unused", "amount"]
 
 
 class Refunds:
-    """On one connection, with the rooms that it uses."""
+    """Refunds of orders, on one connection."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Refunds:
         self._failed = FailedJobs(connection, clock)
 
     def at_most(self, made: Sequence[Refund]) -> int:
-        """What refunds give back, or, of those that wait, all that they may."""
+        """What refunds give back in nano; a pending refund counts with its whole charge."""
         return sum(
             refund.amount_nano
             if refund.amount_nano is not None
@@ -64,16 +64,16 @@ class Refunds:
     def refund(
         self,
         order_id: UUID,
-        part: Part,
+        part: RefundPart,
         reason: str,
         *,
         amount_nano: int | None = None,
         idempotency_key: str | None = None,
         dry_run: bool = False,
     ) -> list[Refund]:
-        """Give back what an order's last charges cost: all of it (`whole`), what was not used (`unused`), or an amount of the
-        first of them, with which the product goes on. The first two end the order's products. The same key again gives the
-        same refunds. Raises `OrderNotFound`, `KeyReused`, `RefundNotAllowed`, `RefundTooMuch`, `Invalid`.
+        """Give back the price of an order's last charges: all of it (`whole`), the unused part (`unused`), or an amount of the first
+        charge (`amount`). The first two end the order's products; after the third they go on. The same idempotency key gives the same
+        refunds. Raises `OrderNotFound`, `KeyReused`, `RefundNotAllowed`, `RefundTooMuch`, `Invalid`.
         """
         reason = check_reason(reason)
         check_idempotency_key(idempotency_key)
@@ -104,15 +104,15 @@ class Refunds:
                 charges = charges[:1]
             made: list[Refund] = []
             for charge in charges:
-                now, asked, kept = self._clock.now(), amount_nano, None
+                now, requested_nano, kept = self._clock.now(), amount_nano, None
                 if part == "unused" and charge.quantity:
                     kept = self._charges.kept(charge)
                 elif part == "unused":
-                    left = unearned(charge.period_start, charge.period_end, now)
-                    asked = share(charge.amount_nano, left.num, left.den)
+                    unearned_share = unearned(charge.period_start, charge.period_end, now)
+                    requested_nano = share(charge.amount_nano, unearned_share.num, unearned_share.den)
                 refund_id = uuid7()
                 refund = Refund(
-                    refund_id, order_id, subscriber.account_id, charge.charge_id, part, asked, reason, "pending", None, now, None,
+                    refund_id, order_id, subscriber.account_id, charge.charge_id, part, requested_nano, reason, "pending", None, now, None,
                     made[0].batch_id if made else refund_id, kept,
                 )  # fmt: skip
                 if not refund_store.add_refund(self._connection, refund, None if made else idempotency_key):
@@ -127,14 +127,14 @@ class Refunds:
         return settled
 
     def _refundable(self, product: Product) -> list[Charge]:
-        """The charge of a plan's last cycle, if that cost something; of pay-as-you-go every step of which something is left."""
+        """For a plan the charge of its last cycle, if it was charged; for pay-as-you-go every step with an unused quantity."""
         if product.charge_id is not None:
             return [self._charges.find_of_product(product.product_id, product.charge_id)]
         steps = [c for c in self._charges.of_product(product.product_id) if c.kind == "step"]
         return [c for c in steps if any(self._charges.unused(c)) and c.credited_nano < c.amount_nano]
 
     def _settle(self, refund: Refund) -> Refund:
-        """Credit it, unless something is still granted of what it takes back."""
+        """Credit a refund, unless a part of the quantity that it takes back is granted."""
         charge = self._charges.find(refund.account_id, refund.charge_id)
         free, granted = self._charges.unused(charge, refund.kept)
         left = charge.amount_nano - charge.credited_nano
@@ -159,7 +159,7 @@ class Refunds:
         return replace(refund, state="done", amount_nano=amount, done_at=now)
 
     def finish(self) -> int:
-        """Refunds that waited for grants to close. Returns how many are done. Runs on many hosts at once."""
+        """Finish the refunds whose grants are closed. Returns how many. Several hosts may run this at once."""
         done = 0
         for refund_id in refund_store.pending_refunds(
             self._connection, self._failed.waiting("refund"), PENDING_MAX
@@ -182,7 +182,7 @@ class Refunds:
         return found
 
     def forget(self, subscriber: Subscriber) -> None:
-        """Of one who is erased: what was written about its refunds in free text."""
+        """Erase the free text in the refunds of an erased subscriber."""
         refund_store.forget(self._connection, subscriber.account_id)
 
     def of_order(self, order_id: UUID) -> list[Refund]:

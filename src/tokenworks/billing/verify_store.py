@@ -1,4 +1,4 @@
-"""What holds of bills, payments, files and their like: statements for the auditor that name the rows that break it."""
+"""Invariants of bills, payments, charge files and refunds, as statements for `ledger verify` that return the rows that break them."""
 
 from typing import Final
 

@@ -22,8 +22,8 @@ from tokenworks.factory import (
     EngineSpec,
     Objective,
     Outcome,
-    Policy,
-    Work,
+    PolicyName,
+    TraceRequest,
     machines_for,
     read_credential,
     read_fleet,
@@ -178,7 +178,7 @@ def factory_calibrate(
 @json_option
 @pass_context
 def factory_simulate(
-    context: Context, trace_name: str, fleet: str, policies: tuple[Policy, ...], traffic: float, objective: Objective,
+    context: Context, trace_name: str, fleet: str, policies: tuple[PolicyName, ...], traffic: float, objective: Objective,
     limit_s: float, share: float | None, seed: int, curves: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """What a fleet would do with traffic: times to first token, throughput, cost, energy; by the gateway's own placement."""
@@ -186,7 +186,7 @@ def factory_simulate(
     with Progress(console=console, transient=True, disable=as_json) as bar:
         task = bar.add_task("Reading the trace", total=None)
         trace = read_trace(trace_name)
-        found: dict[Policy, Outcome] = {}
+        found: dict[PolicyName, Outcome] = {}
         for policy in policies or ("predicted",):
             bar.update(task, description=policy, total=len(trace), completed=0)
             found[policy] = simulate(
@@ -236,11 +236,11 @@ def factory_simulate(
 
 
 def _machines(
-    bar: Progress, trace: Sequence[Work], engines: list[EngineSpec], policies: Sequence[Policy], traffic: float, limit_s: float,
+    bar: Progress, trace: Sequence[TraceRequest], engines: list[EngineSpec], policies: Sequence[PolicyName], traffic: float, limit_s: float,
     share: float, seed: int,
-) -> dict[Policy, int | None]:  # fmt: skip
+) -> dict[PolicyName, int | None]:  # fmt: skip
     task = bar.add_task("How many machines", total=len(policies))
-    found: dict[Policy, int | None] = {}
+    found: dict[PolicyName, int | None] = {}
     for policy in policies:
         found[policy] = machines_for(trace, engines[0], policy, share, limit_s, traffic=traffic, seed=seed)
         bar.advance(task)

@@ -14,8 +14,8 @@ from tokenworks.factory import (
     BUILT_IN,
     OBJECTIVES,
     SYNTHETIC_REQUESTS,
+    IntentEvaluation,
     ModelCard,
-    Verdict,
     evaluate,
     make_intent,
     make_model,
@@ -108,7 +108,7 @@ def intent_evaluate(path: Path | None, small_text: str, large_text: str, as_json
     print_table(f"{len(requests)} labelled requests", columns, rows, right=columns[1:])
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
+def _verdict(verdict: IntentEvaluation) -> dict[str, Any]:
     return verdict._asdict() | {"saving": round(verdict.saving, 4), "well_answered": round(verdict.well_answered, 4)}  # fmt: skip
 
 

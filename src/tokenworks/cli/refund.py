@@ -5,7 +5,7 @@ from uuid import UUID
 import click
 
 from tokenworks.app.output import money_text
-from tokenworks.billing import Part
+from tokenworks.billing import RefundPart
 from tokenworks.cli.base import (
     Context,
     exact_option,
@@ -38,7 +38,7 @@ from tokenworks.kernel import parse_money
 def refund(
     context: Context,
     order_id: UUID,
-    part: Part,
+    part: RefundPart,
     amount: str | None,
     reason: str,
     idempotency_key: str | None,

@@ -6,7 +6,15 @@ from tokenworks.app.output import print_json, print_table, say
 from tokenworks.catalog import Counts
 from tokenworks.charging import first_that_pays
 from tokenworks.cli.base import Context, json_option, pass_context, subscriber_option
-from tokenworks.factory import OBJECTIVES, Decision, Objective, Subject, Wanted, difficulty, features
+from tokenworks.factory import (
+    OBJECTIVES,
+    Decision,
+    Objective,
+    Requirements,
+    SubscriberPolicy,
+    difficulty,
+    features,
+)
 from tokenworks.gateway import Snapshot, explained, read_seen
 from tokenworks.kernel import NotFound, format_money_exact
 from tokenworks.subscriptions import Subscriber
@@ -38,10 +46,12 @@ def route_explain(
         deployments, aliases = declared.all(), declared.aliases()
         cards, intents = declared.models(), declared.intents()
         rates, buckets = services.offerings.rate_cards(), services.ledger.buckets(found.account_id)
-        subject = Subject(
+        subject = SubscriberPolicy(
             objective or plan.objective, plan.edge_first, services.consents.regions_of(found), found.home_region, plan.default_model
         )  # fmt: skip
-        wanted = Wanted(difficulty(features(prompt or "")), frozenset(), False, prompt_tokens, output_tokens)
+        wanted = Requirements(
+            difficulty(features(prompt or "")), frozenset(), False, prompt_tokens, output_tokens
+        )
         counts, now = Counts(fresh_input=prompt_tokens, output=output_tokens), services.clock.now()
         views = explained(
             lambda: Snapshot(0, deployments, aliases, {}, {}, models=cards, intents=intents), read_seen(settings.run_dir), model,
@@ -55,17 +65,17 @@ def route_explain(
 
 def _say(views: list[tuple[str, Decision]], found: Subscriber, as_json: bool) -> None:
     worker, first = views[0]
-    candidates, ask, name = first.candidates, first.ask, first.model
+    candidates, ask, name = first.candidates, first.request, first.model
     by_worker = {one: None if view.chosen is None else view.chosen.name for one, view in views}
     chosen = by_worker[worker]
     if as_json:
         rows = [
             {
-                "deployment": c.place.name,
-                "region": c.place.deployment.region,
-                "vendor": c.place.deployment.vendor,
-                "site": c.place.deployment.site,
-                "kind": c.place.deployment.kind,
+                "deployment": c.view.name,
+                "region": c.view.deployment.region,
+                "vendor": c.view.deployment.vendor,
+                "site": c.view.deployment.site,
+                "kind": c.view.deployment.kind,
                 "excluded": c.excluded,
                 "first_token_ms": None if c.excluded else round(c.first_token_ms),
                 "wait_ms": None if c.excluded else round(c.wait_ms),
@@ -94,9 +104,9 @@ def _say(views: list[tuple[str, Decision]], found: Subscriber, as_json: bool) ->
         say(f"{other} is out: {why}")
     shown = [
         (
-            c.place.name, c.place.deployment.region or "", c.place.deployment.kind, c.place.deployment.vendor or "",
+            c.view.name, c.view.deployment.region or "", c.view.deployment.kind, c.view.deployment.vendor or "",
             "" if c.excluded else f"{c.first_token_ms:.0f}", "" if c.excluded else f"{c.wait_ms:.0f}",
-            "" if c.excluded else format_money_exact(c.cost_nano), c.excluded or ("chosen" if c.place.name == chosen else ""),
+            "" if c.excluded else format_money_exact(c.cost_nano), c.excluded or ("chosen" if c.view.name == chosen else ""),
         )
         for c in candidates
     ]  # fmt: skip

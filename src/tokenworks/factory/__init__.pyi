@@ -1,4 +1,12 @@
-from tokenworks.factory.decide import Decision, Subject, ask_for, ask_of, decide, lone_ask, options
+from tokenworks.factory.decide import (
+    Decision,
+    SubscriberPolicy,
+    decide,
+    options,
+    placement_request,
+    request_of_subscriber,
+    single_deployment_request,
+)
 from tokenworks.factory.errors import (
     CredentialMissing,
     DeploymentExists,
@@ -27,14 +35,14 @@ from tokenworks.factory.intents.choice import (
     Intent,
     ModelCard,
     Option,
-    Wanted,
+    Requirements,
     difficulty,
     features,
     models_meant,
     rank,
     unfit,
 )
-from tokenworks.factory.intents.labelled import SYNTHETIC_REQUESTS, Verdict, evaluate, read_requests
+from tokenworks.factory.intents.labelled import SYNTHETIC_REQUESTS, IntentEvaluation, evaluate, read_requests
 from tokenworks.factory.model import (
     KINDS,
     PROTOCOL_PATHS,
@@ -47,27 +55,24 @@ from tokenworks.factory.model import (
 )
 from tokenworks.factory.placing.fairness import FLEX, PRIORITY, STANDARD, FairQueue, Waiter, headroom
 from tokenworks.factory.placing.health import COOL_DOWN_S, FAILURES_TO_OPEN, RetryBudget, eject_outlier
-from tokenworks.factory.placing.placement import (
-    NO_ASK,
-    OBJECTIVES,
-    Candidate,
-    DeploymentView,
-    Objective,
-    Placement,
-    PlacementRequest,
-    carry_over,
-    may_have,
-    named_wait_s,
-)
+from tokenworks.factory.placing.placement import Placement
 from tokenworks.factory.placing.prefixes import BLOCK_BYTES, hash_blocks
+from tokenworks.factory.placing.request import (
+    OBJECTIVES,
+    TRIVIAL_REQUEST,
+    Objective,
+    PlacementRequest,
+    may_have,
+)
+from tokenworks.factory.placing.views import Candidate, DeploymentView, carry_over, retry_after_wait_s
 from tokenworks.factory.service import Deployments, make_deployment, make_intent, make_model, read_credential
-from tokenworks.factory.simulation.calibrate import Read, Written, fit
-from tokenworks.factory.simulation.engine import EngineSpec, Work
+from tokenworks.factory.simulation.calibrate import AnswerTiming, PromptTiming, fit
+from tokenworks.factory.simulation.engine import EngineSpec, TraceRequest
 from tokenworks.factory.simulation.simulate import (
     MACHINES_MAX,
     POLICIES,
     Outcome,
-    Policy,
+    PolicyName,
     machines_for,
     simulate,
     traffic_for,
@@ -84,7 +89,6 @@ __all__ = [
     "KINDS",
     "MACHINES_MAX",
     "MODALITIES",
-    "NO_ASK",
     "OBJECTIVES",
     "POLICIES",
     "PRIORITY",
@@ -93,6 +97,8 @@ __all__ = [
     "STANDARD",
     "SYNTHETIC",
     "SYNTHETIC_REQUESTS",
+    "TRIVIAL_REQUEST",
+    "AnswerTiming",
     "Candidate",
     "Choice",
     "CredentialMissing",
@@ -106,6 +112,7 @@ __all__ = [
     "EngineSpec",
     "FairQueue",
     "Intent",
+    "IntentEvaluation",
     "MediaRules",
     "ModelCard",
     "ModelNotFound",
@@ -114,23 +121,19 @@ __all__ = [
     "Outcome",
     "Placement",
     "PlacementRequest",
-    "Policy",
+    "PolicyName",
     "Price",
     "Profile",
+    "PromptTiming",
     "Protocol",
     "ProtocolsUnknown",
-    "Read",
+    "Requirements",
     "RetryBudget",
-    "Subject",
+    "SubscriberPolicy",
     "TraceFaulty",
-    "Verdict",
+    "TraceRequest",
     "Waiter",
-    "Wanted",
-    "Work",
-    "Written",
     "address_refusal",
-    "ask_for",
-    "ask_of",
     "carry_over",
     "decide",
     "difficulty",
@@ -142,7 +145,6 @@ __all__ = [
     "headroom",
     "image_size",
     "load_profile",
-    "lone_ask",
     "machines_for",
     "make_deployment",
     "make_intent",
@@ -151,9 +153,9 @@ __all__ = [
     "may_have",
     "media_rules",
     "models_meant",
-    "named_wait_s",
     "options",
     "parse_address",
+    "placement_request",
     "probe_protocols",
     "profile_names",
     "profile_of",
@@ -162,7 +164,10 @@ __all__ = [
     "read_fleet",
     "read_requests",
     "read_trace",
+    "request_of_subscriber",
+    "retry_after_wait_s",
     "simulate",
+    "single_deployment_request",
     "traffic_for",
     "unfit",
 ]

@@ -1,28 +1,23 @@
 """Where a request goes: the one rule, which the data plane and `route explain` share.
 
-First which model it gets (`options`, then `rank`, where its name is an intent's), then which place (`Placement.choose`), by what
-is known of the subscriber (`ask_for`, `lone_ask`). `decide` is all of it at once, on a state that nothing is sent at.
+The model comes first (`options`, then `rank`, if the request names an intent), then the deployment (`Placement.choose`), by what is
+known of the subscriber (`placement_request`, `single_deployment_request`). `decide` does both on a state that nothing is sent from.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from tokenworks.factory.intents.choice import Choice, Intent, ModelCard, Option, Wanted, rank, unfit
-from tokenworks.factory.placing.placement import (
-    NO_ASK,
-    Candidate,
-    DeploymentView,
-    Objective,
-    Placement,
-    PlacementRequest,
-)
+from tokenworks.factory.intents.choice import Choice, Intent, ModelCard, Option, Requirements, rank, unfit
+from tokenworks.factory.placing.placement import Placement
+from tokenworks.factory.placing.request import TRIVIAL_REQUEST, Objective, PlacementRequest
+from tokenworks.factory.placing.views import Candidate, DeploymentView
 
-# What a model costs the subscriber: (in thousandths of a unit, of which unit, whether something that he has pays for it).
+# What a model costs the subscriber: (thousandths of a unit, the unit, whether a bucket of the subscriber pays for the model).
 Cost = Callable[[str], tuple[int, str, bool]]
 
 
-class Known(Protocol):
-    """What is declared: models with their places, aliases, intents. The gateway's snapshot is one."""
+class DeclaredModels(Protocol):
+    """Models with their deployments, aliases and intents. The gateway's snapshot is one."""
 
     @property
     def intents(self) -> Mapping[str, Intent]: ...
@@ -31,11 +26,11 @@ class Known(Protocol):
     ) -> str: ...
     def models_meant(self, intent: Intent) -> Sequence[str]: ...
     def card_of(self, model: str) -> ModelCard: ...
-    def places_of(self, model: str, protocol: str) -> Sequence[DeploymentView]: ...
+    def views_of(self, model: str, protocol: str) -> Sequence[DeploymentView]: ...
 
 
-class Subject(NamedTuple):
-    """What of a subscriber decides where its requests go: its plan's promises, and where its data may go."""
+class SubscriberPolicy(NamedTuple):
+    """What decides where a subscriber's requests go: its plan's promises, and where its data may go."""
 
     objective: Objective = "latency"
     edge_first: bool = True
@@ -44,7 +39,7 @@ class Subject(NamedTuple):
     default_model: str | None = None
 
 
-def ask_for(
+def placement_request(
     objective: Objective,
     edge_first: bool,
     regions: tuple[str, ...] | None,
@@ -54,33 +49,35 @@ def ask_for(
     blocks: Sequence[int] = (),
     block_tokens: float = 0.0,
 ) -> PlacementRequest:
-    """What placement is told of a request, at least one token each way. `objective`: the plan's, or of its intent."""
+    """What placement is given of a request, with at least one token each way. `objective`: the plan's, or the intent's."""
     return PlacementRequest(
         input_tokens, output_tokens, blocks, block_tokens, objective, regions, None, home, edge_first
     )
 
 
-def ask_of(subject: Subject, wanted: Wanted, objective: Objective | None = None) -> PlacementRequest:
-    """As `ask_for`, before the prompt's beginning is known."""
-    return ask_for(
-        objective or subject.objective, subject.edge_first, subject.regions, subject.home, max(1, wanted.input_tokens),
-        max(1, wanted.output_tokens),
+def request_of_subscriber(
+    policy: SubscriberPolicy, requirements: Requirements, objective: Objective | None = None
+) -> PlacementRequest:
+    """As `placement_request`, before the blocks of the prompt are known."""
+    return placement_request(
+        objective or policy.objective, policy.edge_first, policy.regions, policy.home, max(1, requirements.input_tokens),
+        max(1, requirements.output_tokens),
     )  # fmt: skip
 
 
-def lone_ask(regions: tuple[str, ...] | None, home: str | None) -> PlacementRequest:
-    """Where a model has one place, nothing is foreseen: only whether the place may have the request."""
+def single_deployment_request(regions: tuple[str, ...] | None, home: str | None) -> PlacementRequest:
+    """The request for a model with one deployment: nothing is predicted, only the rules are checked."""
     if regions is None and home is None:
-        return NO_ASK
-    return NO_ASK._replace(regions=regions, home=home)
+        return TRIVIAL_REQUEST
+    return TRIVIAL_REQUEST._replace(regions=regions, home=home)
 
 
 def options(
-    known: Known,
+    declared: DeclaredModels,
     protocol: str,
     intent: Intent,
-    wanted: Wanted,
-    ask: PlacementRequest,
+    requirements: Requirements,
+    request: PlacementRequest,
     placement: Placement,
     now_s: float,
     cost: Cost,
@@ -88,50 +85,52 @@ def options(
     may_use: Callable[[str], bool] = lambda _model: True,
     filing_required: bool = False,
 ) -> tuple[list[Option], dict[str, str]]:
-    """The models of an intent that the subscriber may use, that can do what is wanted, and that a place serves now; and why each
-    of the others is out.
+    """The models of an intent that the subscriber may use, that meet the requirements, and that a deployment serves now; and by
+    model why each of the others is excluded.
     """
     found: list[Option] = []
-    out: dict[str, str] = {}
-    for model in known.models_meant(intent):
+    excluded: dict[str, str] = {}
+    for model in declared.models_meant(intent):
         if not may_use(model):
-            out[model] = "key: it may not use this model"
+            excluded[model] = "key: it may not use this model"
             continue
-        places, card = known.places_of(model, protocol), known.card_of(model)
-        why = (
-            "no deployment serves it" if not places else unfit(card, wanted, filing_required=filing_required)
+        views, card = declared.views_of(model, protocol), declared.card_of(model)
+        reason = (
+            "no deployment serves it"
+            if not views
+            else unfit(card, requirements, filing_required=filing_required)
         )
-        if why is None:
-            best = placement.explain(places, (), ask, now_s)[0]
-            why = best.excluded
-        if why is not None:
-            out[model] = why
+        if reason is None:
+            best = placement.explain(views, (), request, now_s)[0]
+            reason = best.excluded
+        if reason is not None:
+            excluded[model] = reason
             continue
-        cost_of_it, unit, paid = cost(model)
-        found.append(Option(model, card, best.first_token_ms, cost_of_it, unit, paid, best.cost_nano))
-    return found, out
+        model_cost, unit, paid = cost(model)
+        found.append(Option(model, card, best.first_token_ms, model_cost, unit, paid, best.cost_nano))
+    return found, excluded
 
 
 class Decision(NamedTuple):
-    """Where a request would go. `model` is none of a place where `refused` says why it gets none."""
+    """Where a request would go. `chosen` is None if no deployment may have it, or if `refused` says why the model can't."""
 
     model: str
-    ask: PlacementRequest
+    request: PlacementRequest
     chosen: DeploymentView | None
-    # Every place of the model, the best first, each with what is foreseen there or why it is out.
+    # Every deployment of the model, the best first, each with its prediction or the reason why it is excluded.
     candidates: tuple[Candidate, ...] = ()
-    # Of an intent: the models in the order in which they are tried, and why the others are out.
+    # For an intent: the models in the order in which they are tried, and why the others are excluded.
     choices: tuple[Choice, ...] = ()
     models_out: Mapping[str, str] = {}
     refused: str | None = None
 
 
 def decide(
-    known: Known,
+    declared: DeclaredModels,
     name: str,
     protocol: str,
-    subject: Subject,
-    wanted: Wanted,
+    policy: SubscriberPolicy,
+    requirements: Requirements,
     placement: Placement,
     now_s: float,
     cost: Cost,
@@ -139,61 +138,63 @@ def decide(
     filing_required: bool = False,
     without: Collection[str] = (),
 ) -> Decision:
-    """Where a first request for what is named would go, by all that is known before its prompt's beginning is. `without`: places
-    that can't be asked at all, such as those whose credential is missing.
+    """Where a first request for `name` (a model, an alias or an intent) would go, as far as can be said before the blocks of its
+    prompt are known. `without`: deployments that can't be used, for example because their credential is missing.
     """
-    model = known.model_for(name, protocol, None, subject.default_model)
-    ask = ask_of(subject, wanted)
-    intent = known.intents.get(model) if protocol != "embeddings" else None
-    if intent is None or known.places_of(model, protocol):
-        if not known.places_of(model, protocol):
+    model = declared.model_for(name, protocol, None, policy.default_model)
+    request = request_of_subscriber(policy, requirements)
+    intent = declared.intents.get(model) if protocol != "embeddings" else None
+    if intent is None or declared.views_of(model, protocol):
+        if not declared.views_of(model, protocol):
             return Decision(
-                model, ask, None, refused=f"no deployment serves {name}: tokenworks deployment list"
+                model, request, None, refused=f"no deployment serves {name}: tokenworks deployment list"
             )
-        why = unfit(known.card_of(model), wanted, filing_required=filing_required)
-        placed = _placed(known, model, protocol, subject, ask, placement, now_s, without)
-        return placed if why is None else placed._replace(chosen=None, refused=f"{model} can't have this request: {why}")  # fmt: skip
-    ranked = ask_of(subject, wanted, intent.objective)
-    found, out = options(
-        known, protocol, intent, wanted, ranked, placement, now_s, cost, filing_required=filing_required
-    )
-    choices = tuple(rank(intent, wanted, found))
-    # What has no place for the best model goes to the next one.
-    tries = [_placed(known, one.model, protocol, subject, ask, placement, now_s, without) for one in choices]
-    best = next((one for one in tries if one.chosen is not None), tries[0] if tries else None)
+        reason = unfit(declared.card_of(model), requirements, filing_required=filing_required)
+        placed = _place(declared, model, protocol, policy, request, placement, now_s, without)
+        if reason is None:
+            return placed
+        return placed._replace(chosen=None, refused=f"{model} can't have this request: {reason}")
+    intent_request = request_of_subscriber(policy, requirements, intent.objective)
+    found, excluded = options(
+        declared, protocol, intent, requirements, intent_request, placement, now_s, cost, filing_required=filing_required
+    )  # fmt: skip
+    choices = tuple(rank(intent, requirements, found))
+    # If no deployment of the best model can have the request, the next model gets it.
+    decisions = [
+        _place(declared, choice.model, protocol, policy, request, placement, now_s, without)
+        for choice in choices
+    ]
+    first = decisions[0] if decisions else None
+    best = next((decision for decision in decisions if decision.chosen is not None), first)
     if best is None:
-        why = f"no model can have this request as {model}: {out or 'none has a declared quality'}"
-        return Decision(model, ask, None, models_out=out, refused=why)
-    return best._replace(choices=choices, models_out=out)
+        reason = f"no model can have this request as {model}: {excluded or 'none has a declared quality'}"
+        return Decision(model, request, None, models_out=excluded, refused=reason)
+    return best._replace(choices=choices, models_out=excluded)
 
 
-def _placed(
-    known: Known,
+def _place(
+    declared: DeclaredModels,
     model: str,
     protocol: str,
-    subject: Subject,
-    ask: PlacementRequest,
+    policy: SubscriberPolicy,
+    request: PlacementRequest,
     placement: Placement,
     now_s: float,
     without: Collection[str],
 ) -> Decision:
-    places = known.places_of(model, protocol)
-    chosen = placement.choose(places, without, placed_by(places, subject, ask), now_s)
-    candidates = _named(placement.explain(places, (), ask, now_s), without)
-    if chosen is not None:
-        # Where there is one place it gets what it may have, however long that takes.
-        lone = len(places) == 1
-        candidates = [
-            c._replace(excluded=None) if lone and c.place is chosen.place else c for c in candidates
-        ]
-    return Decision(model, ask, None if chosen is None else chosen.place, tuple(candidates))
+    """The decision between the deployments of one model."""
+    views = declared.views_of(model, protocol)
+    single = len(views) == 1
+    chosen = placement.choose(
+        views, without, single_deployment_request(policy.regions, policy.home) if single else request, now_s
+    )
+    candidates = _without(placement.explain(views, (), request, now_s), without)
+    if chosen is not None and single:
+        # A single deployment gets every request that it may have, however long the wait.
+        candidates = [c._replace(excluded=None) if c.view is chosen.view else c for c in candidates]
+    return Decision(model, request, None if chosen is None else chosen.view, tuple(candidates))
 
 
-def placed_by(places: Sequence[DeploymentView], subject: Subject, ask: PlacementRequest) -> PlacementRequest:
-    """What a place is chosen by: where there is one alone, only by whether it may have the request."""
-    return lone_ask(subject.regions, subject.home) if len(places) == 1 else ask
-
-
-def _named(candidates: Iterable[Candidate], without: Collection[str]) -> list[Candidate]:
-    said = "credential: what it names is not there, or is not taken"
-    return [c._replace(excluded=c.excluded or said) if c.place.name in without else c for c in candidates]
+def _without(candidates: Iterable[Candidate], without: Collection[str]) -> list[Candidate]:
+    reason = "credential: what it names is not there, or is not taken"
+    return [c._replace(excluded=c.excluded or reason) if c.view.name in without else c for c in candidates]

@@ -4,7 +4,7 @@ from tokenworks.kernel import Conflict, Invalid, NotFound, Unavailable
 
 
 class DeploymentInvalid(Invalid):
-    """What was declared can't be a deployment."""
+    """The declaration of a deployment, a model, an intent or an alias is not valid."""
 
 
 class DeploymentNotFound(NotFound):
@@ -16,16 +16,16 @@ class ModelNotFound(NotFound):
 
 
 class DeploymentExists(Conflict):
-    """The name is taken."""
+    """Another deployment has the name."""
 
 
 class CredentialMissing(Unavailable):
-    """The variable or file that a deployment names is not there."""
+    """The variable or file that a deployment names as its credential is missing, or holds none."""
 
 
 class ProtocolsUnknown(Unavailable):
-    """The deployment was asked what it speaks, and did not say."""
+    """The deployment did not answer which protocols it speaks."""
 
 
 class TraceFaulty(Invalid):
-    """A trace, or a fleet, that can't be simulated as it is."""
+    """A trace, a fleet or a file of labelled requests can't be read."""

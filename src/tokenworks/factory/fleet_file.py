@@ -1,7 +1,7 @@
-"""Fleets for the simulation, as a person names them."""
+"""Fleets for the simulation, from the command line: a number of engines or a YAML file."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -14,9 +14,9 @@ FLEET_BYTES_MAX: Final = 1_000_000
 
 
 def read_fleet(text: str) -> list[EngineSpec]:
-    """`16` for so many of the standard engine, or a YAML file with a list of engines. Raises `TraceFaulty`."""
+    """A number (`16`) of standard engines, or the engines of a YAML file. Raises `TraceFaulty`."""
     if is_digits(text, 6):
-        content: Any = [{"count": int(text)}]
+        content: object = [{"count": int(text)}]
     else:
         path = Path(text)
         if not path.is_file() or path.stat().st_size > FLEET_BYTES_MAX:

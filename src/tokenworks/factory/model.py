@@ -1,4 +1,4 @@
-"""Models and the places that serve them: frozen, pure."""
+"""Deployments: what an operator declares of them. Frozen and pure."""
 
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -23,24 +23,24 @@ OUTPUT_TOKENS_DEFAULT: Final = 4_096
 ENV_PREFIX: Final = "TOKENWORKS_UPSTREAM_"
 MODEL_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$"
 
-# A base URL that names a version has no /v1 added: /v1, /api/paas/v4, /api/v3, /compatible-mode/v1, Google's /v1beta/openai,
+# No /v1 is added to a base URL that names a version: /v1, /api/paas/v4, /api/v3, /compatible-mode/v1, Google's /v1beta/openai,
 # DeepSeek's /beta.
 _VERSIONED: Final = re.compile(r"/v\d+(?:(?:alpha|beta)\d*)?(?:/openai)?$|^/beta$")
-# Some vendors print the whole endpoint.
+# Some vendors print the whole endpoint, which is cut off.
 _ENDPOINT: Final = re.compile(r"/(?:chat/completions|completions|embeddings|responses|messages)$")
-# Metadata services outside the link-local range (Alibaba Cloud), and addresses that are nobody's.
+# Link-local addresses, metadata services outside that range (Alibaba Cloud), and addresses that belong to no host.
 _NEVER: Final = tuple(
     ip_network(net)
     for net in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32", "0.0.0.0/8", "::/128", "224.0.0.0/4", "ff00::/8")
 )  # fmt: skip
-# IPv6 networks in whose addresses there are IPv4 ones; that of RFC 8215 is for translators of one's own network.
+# IPv6 networks whose addresses contain an IPv4 address; the one of RFC 8215 is for translators inside a network.
 _NAT64: Final = ip_network("64:ff9b::/96")
 _COMPATIBLE: Final = ip_network("::/96")
 _LOCAL_NAT64: Final = ip_network("64:ff9b:1::/48")
 
 
 class Price(BaseModel):
-    """What the operator pays, in nano yuan per token of each class. None where it is not known."""
+    """What the operator pays, in nano yuan per token of each class. None: not known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     fresh_input_nano: int | None = Field(default=None, ge=0, strict=True)
@@ -50,12 +50,12 @@ class Price(BaseModel):
     output_nano: int | None = Field(default=None, ge=0, strict=True)
     reasoning_nano: int | None = Field(default=None, ge=0, strict=True)
     audio_output_nano: int | None = Field(default=None, ge=0, strict=True)
-    # Where it is not known, it is `cache_write_nano`.
+    # None: the same as `cache_write_nano`.
     cache_write_1h_nano: int | None = Field(default=None, ge=0, strict=True)
 
 
 class Deployment(BaseModel):
-    """A place that serves a model over HTTP. Its credential is a reference, never the secret itself."""
+    """A service that serves a model over HTTP. Its credential is a reference, never the secret itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -69,34 +69,36 @@ class Deployment(BaseModel):
     price: Price = Price()
     context_tokens: int = Field(default=CONTEXT_TOKENS_DEFAULT, gt=0, le=100_000_000)
     max_output_tokens: int = Field(default=OUTPUT_TOKENS_DEFAULT, gt=0, le=10_000_000)
-    # It makes output tokens that its stream does not show: a stream can't be cut in time, so all of it is held.
+    # The deployment makes output tokens that its stream does not show. A stream can't be cut in time then, so a request holds its whole
+    # maximum.
     hides_reasoning: bool = False
-    # Who runs it, for subscribers whose requests only some may see.
+    # The company that runs the deployment, for subscribers whose requests only some vendors may read.
     vendor: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")] | None = None
-    # It is paid for whether it works or not: a request more costs nothing.
+    # Committed capacity is paid for whether it is used or not: one more request costs nothing.
     committed: bool = False
-    # What is believed of it until it is seen: how far away, how fast it reads a prompt, how many blocks its cache has.
+    # Assumed until measured: the round trip, the speed of reading a prompt, the number of blocks in the prefix cache.
     round_trip_ms: int | None = Field(default=None, ge=0, le=60_000)
     prefill_tokens_per_s: int | None = Field(default=None, gt=0, le=10_000_000)
     cache_blocks: int | None = Field(default=None, gt=0, le=1_000_000)
-    # Where it stands: at a site (several deployments may), which is an edge box near subscribers, a hub, or a vendor's.
+    # The site where the deployment runs (several deployments may share one), and its kind: an edge box near subscribers, a hub, or a
+    # vendor's.
     site: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")] | None = None
     kind: Kind = "hub"
-    # It takes nothing new; what it serves goes on to its end.
+    # The deployment gets no new requests; requests in flight finish.
     draining: bool = False
-    # The folder of `tokenizers_dir` that counts where it reports nothing.
+    # The folder in `tokenizers_dir` of the tokenizer that counts when the deployment reports no usage.
     tokenizer: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
-    # Which vendor's or engine's fields, maxima and headers it takes: a profile of `vendors/`.
+    # The profile in `vendors/` of the vendor or engine: which fields, maxima and headers the deployment accepts.
     profile: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")] = "generic"
-    # Fields that no list names pass to it (but never those of `never.yaml`, nor listed ones in other letters).
+    # Fields that no list names pass to the deployment (but never those of `never.yaml`, nor a listed name in other letter case).
     pass_unknown: bool = False
-    # Whether usage is asked for in its streams; False: it takes no `stream_options`. None: as the profile says.
+    # Whether streams are asked for usage; False: the deployment takes no `stream_options`. None: as the profile says.
     stream_options: bool | None = None
-    # The field of a chat request's maximum that it understands, where that is not the profile's.
+    # The field of a chat request that sets its output maximum, if it is not the profile's.
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
-    # A stream's head goes out to the client before the upstream's, so that pings can.
+    # The head of a stream's response is sent to the client before the upstream answers, so that pings can follow it.
     early_head: bool = False
-    # How long its streams may be silent; None: the setting's time.
+    # How long a stream may be silent. None: the time of the setting.
     idle_timeout_s: int | None = Field(default=None, gt=0, le=86_400)
 
     @field_validator("base_url")
@@ -161,17 +163,17 @@ class Deployment(BaseModel):
         return self.base_url.startswith("https://")
 
     def path(self, endpoint: str) -> str:
-        """The upstream's path for `/v1/…`. A base URL may end in a version, as vendors print it and SDKs take it, or not."""
+        """The upstream path of an endpoint `/v1/…`. A base URL may end in a version, as vendors print it and SDKs take it, or not."""
         base = urlsplit(self.base_url).path
         return base + (endpoint.removeprefix("/v1") if _VERSIONED.search(base) else endpoint)
 
 
-# In `secrets_dir` too, and never to be sent to an upstream.
+# Beginnings of the names of our own files in `secrets_dir`, which are never sent to an upstream.
 _OUR_SECRETS: Final = ("pepper", "person-wrap", "person-lookup", "webhook-secret")
 
 
 def _embedded(address: IPv4Address | IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that an IPv6 one leads to: mapped (RFC 4291), by NAT64 (RFC 6052), by 6to4 (RFC 3056), or compatible."""
+    """The IPv4 address that an IPv6 address leads to: mapped (RFC 4291), by NAT64 (RFC 6052), by 6to4 (RFC 3056), or compatible."""
     if isinstance(address, IPv4Address):
         return None
     if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
@@ -180,10 +182,10 @@ def _embedded(address: IPv4Address | IPv6Address) -> IPv4Address | None:
 
 
 def address_refusal(address: IPv4Address | IPv6Address, *, allow_private: bool) -> str | None:
-    """Why a deployment may not be at this address, or None. Checked again on the resolved address at connect."""
+    """Return why a deployment may not have this address; None if it may. The resolved address is checked again at connect."""
     address = _embedded(address) or address
     if any(address.version == net.version and address in net for net in _NEVER):
-        return f"{address} is link-local or nobody's address: a deployment is never there"
+        return f"{address} is link-local or no host's address: a deployment can't have it"
     is_private = address.is_loopback or address.is_private or not address.is_global
     if (is_private or (address.version == 6 and address in _LOCAL_NAT64)) and not allow_private:
         return f"{address} is loopback or private: add --allow-private if the deployment is really there"

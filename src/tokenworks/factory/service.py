@@ -1,4 +1,4 @@
-"""Declaring deployments and aliases, and reading the secrets that they name."""
+"""Declares deployments, models, intents and aliases, and reads the credentials that deployments name."""
 
 import os
 import re
@@ -65,6 +65,8 @@ def _make(kind: type[_Declared], fields: Mapping[str, object]) -> _Declared:
 
 
 class Deployments:
+    """The deployments, aliases, model cards and intents of one installation, on one connection."""
+
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
@@ -78,7 +80,7 @@ class Deployments:
             )
 
     def remove(self, name: str) -> None:
-        """Requests that it serves go on to their end. Raises `DeploymentNotFound`."""
+        """Remove a deployment; its requests in flight finish. Raises `DeploymentNotFound`."""
         if not store.remove_deployment(self._connection, name):
             raise DeploymentNotFound(
                 f"there is no deployment {name!r}: `tokenworks deployment list` shows them"
@@ -88,7 +90,7 @@ class Deployments:
         return store.deployments(self._connection)
 
     def drain(self, name: str, *, draining: bool) -> Deployment:
-        """Send it nothing new, or take that back; what it serves goes on. Raises `DeploymentNotFound`."""
+        """Drain a deployment (no new requests; requests in flight finish), or resume it. Raises `DeploymentNotFound`."""
         return self.change(name, draining=draining)
 
     def find(self, name: str) -> Deployment:
@@ -99,9 +101,7 @@ class Deployments:
         raise DeploymentNotFound(f"there is no deployment {name!r}: `tokenworks deployment list` shows them")
 
     def change(self, name: str, **fields: object) -> Deployment:
-        """Give some fields other values; requests that it serves go on as they began. Raises `DeploymentNotFound` and
-        `DeploymentInvalid`.
-        """
+        """Change some fields of a deployment; requests in flight are not affected. Raises `DeploymentNotFound`, `DeploymentInvalid`."""
         found = next((deployment for deployment in self.all() if deployment.name == name), None)
         made = None if found is None else make_deployment(**(found.model_dump() | fields))
         if made is None or not store.replace_deployment(self._connection, made):
@@ -111,7 +111,7 @@ class Deployments:
         return made
 
     def set_model(self, card: ModelCard) -> None:
-        """Declare what a model is, or anew."""
+        """Declare a model, or replace its declaration. Raises `DeploymentInvalid`."""
         known = {model.name for model in self.models()}
         if card.name not in known and len(known) >= MODELS_MAX:
             raise DeploymentInvalid(f"{MODELS_MAX} models are declared already: remove one first")
@@ -121,32 +121,32 @@ class Deployments:
         return [ModelCard.model_validate(content) for content in store.named(self._connection, "model_card")]
 
     def remove_model(self, name: str) -> None:
-        """Forget what is declared of it; its deployments stay. Raises `ModelNotFound`."""
+        """Remove a model's declaration; its deployments stay. Raises `ModelNotFound`."""
         if not store.remove_named(self._connection, "model_card", name):
             raise ModelNotFound(f"nothing is declared of {name}: `tokenworks model list` shows what is")
 
     def set_intent(self, intent: Intent) -> None:
-        """Let clients name it in place of a model. One of the built-in names is defined anew. Raises `DeploymentInvalid`."""
+        """Define an intent, which clients may name in place of a model, or redefine a built-in one. Raises `DeploymentInvalid`."""
         taken = {deployment.model for deployment in self.all()} | self.aliases().keys()
         if intent.name in taken:
             raise DeploymentInvalid(f"{intent.name} is a model or an alias already: take another name")
-        known = {one.name for one in self.intents()}
+        known = {known_intent.name for known_intent in self.intents()}
         if intent.name not in known and len(known) >= INTENTS_MAX:
             raise DeploymentInvalid(f"there are {INTENTS_MAX} intents already: remove one first")
         store.set_named(self._connection, "model_intent", intent.name, intent.model_dump_json())
 
     def intents(self) -> list[Intent]:
-        """Those that the operator defined; the built-in ones are beside them."""
+        """The intents that the operator defined, without the built-in ones."""
         return [Intent.model_validate(content) for content in store.named(self._connection, "model_intent")]
 
     def remove_intent(self, name: str) -> None:
-        """A built-in one means again what it did. Raises `ModelNotFound`."""
+        """Remove an operator's intent; a built-in intent gets its own meaning back. Raises `ModelNotFound`."""
         if not store.remove_named(self._connection, "model_intent", name):
             raise ModelNotFound(f"no intent {name} was set: `tokenworks intent list` shows those that were")
 
     def set_alias(self, alias: str, model: str) -> None:
-        """Clients may name `alias` and get `model`. An alias that ends in `*` stands for all names that begin so and are
-        neither served nor aliases; of several the longest counts. Raises `DeploymentInvalid`.
+        """Give clients that name `alias` the model `model`. An alias that ends in `*` matches every name with that beginning that is
+        neither served nor an alias; the longest matching alias counts. Raises `DeploymentInvalid`.
         """
         for name in (alias.removesuffix("*"), model):
             if not re.fullmatch(MODEL_PATTERN, name):
@@ -156,6 +156,7 @@ class Deployments:
         store.set_alias(self._connection, alias, model)
 
     def remove_alias(self, alias: str) -> None:
+        """Raises `DeploymentNotFound`."""
         if not store.remove_alias(self._connection, alias):
             raise DeploymentNotFound(f"there is no alias {alias!r}: `tokenworks alias list` shows them")
 
@@ -166,7 +167,7 @@ class Deployments:
 def read_credential(
     reference: str | None, secrets_dir: Path, environ: Mapping[str, str] = os.environ
 ) -> str | None:
-    """The secret that a deployment names. Raises `CredentialMissing`; its text never contains the secret."""
+    """The credential that a deployment names. Raises `CredentialMissing`, whose text never contains the secret."""
     if reference is None:
         return None
     kind, _, name = reference.partition(":")
@@ -182,14 +183,14 @@ def read_credential(
             secret = read_private(path).removeprefix(BOM_UTF8).decode("latin-1")
         except Unavailable as error:
             raise CredentialMissing(str(error)) from None
-    why = _flaw(secret.strip())
-    if why is not None:
-        raise CredentialMissing(f"what {name} holds is no credential: {why}; put the credential alone there")
+    flaw = _flaw(secret.strip())
+    if flaw is not None:
+        raise CredentialMissing(f"what {name} holds is no credential: {flaw}; put the credential alone there")
     return secret.strip()
 
 
 def _flaw(secret: str) -> str | None:
-    """Why a text is no credential, without what it holds."""
+    """Return why a text is no credential, without quoting it; None if it is one."""
     if not secret:
         return "it is empty"
     if len(secret.splitlines()) > 1:

@@ -1,6 +1,5 @@
-"""The SQL of deployments and aliases."""
+"""The SQL of deployments, aliases, model cards and intents."""
 
-from typing import Any
 from uuid import UUID
 
 from psycopg import Connection
@@ -16,7 +15,7 @@ def add_deployment(connection: Connection, deployment_id: UUID, deployment: Depl
             (deployment_id, deployment.name, deployment.model_dump_json()),
         ).fetchone()
         if row is not None:
-            tell(connection, f"deployment {deployment.name}")
+            announce(connection, f"deployment {deployment.name}")
     return row is not None
 
 
@@ -27,7 +26,7 @@ def remove_deployment(connection: Connection, name: str) -> bool:
             (name,),
         ).fetchone()
         if row is not None:
-            tell(connection, f"deployment {name}")
+            announce(connection, f"deployment {name}")
     return row is not None
 
 
@@ -43,14 +42,14 @@ def set_alias(connection: Connection, alias: str, model: str) -> None:
                ON CONFLICT (alias) DO UPDATE SET model = excluded.model""",
             (alias, model),
         )
-        tell(connection, f"alias {alias}")
+        announce(connection, f"alias {alias}")
 
 
 def remove_alias(connection: Connection, alias: str) -> bool:
     with connection.transaction():
         row = connection.execute("DELETE FROM model_alias WHERE alias = %s RETURNING 1", (alias,)).fetchone()
         if row is not None:
-            tell(connection, f"alias {alias}")
+            announce(connection, f"alias {alias}")
     return row is not None
 
 
@@ -59,14 +58,14 @@ def aliases(connection: Connection) -> dict[str, str]:
 
 
 def set_named(connection: Connection, table: str, name: str, content: str) -> None:
-    """`table` is model_card or model_intent."""
+    """`table` is `model_card` or `model_intent`."""
     with connection.transaction():
         connection.execute(
             f"""INSERT INTO {table} (name, content) VALUES (%s, %s::jsonb)
                 ON CONFLICT (name) DO UPDATE SET content = excluded.content""".encode(),
             (name, content),
         )
-        tell(connection, f"{table} {name}")
+        announce(connection, f"{table} {name}")
 
 
 def remove_named(connection: Connection, table: str, name: str) -> bool:
@@ -75,11 +74,12 @@ def remove_named(connection: Connection, table: str, name: str) -> bool:
             f"DELETE FROM {table} WHERE name = %s RETURNING 1".encode(), (name,)
         ).fetchone()
         if row is not None:
-            tell(connection, f"{table} {name}")
+            announce(connection, f"{table} {name}")
     return row is not None
 
 
-def named(connection: Connection, table: str) -> list[Any]:
+def named(connection: Connection, table: str) -> list[object]:
+    """The JSON contents of a table, `model_card` or `model_intent`, by name."""
     return [
         content for (content,) in connection.execute(f"SELECT content FROM {table} ORDER BY name".encode())
     ]
@@ -92,9 +92,10 @@ def replace_deployment(connection: Connection, deployment: Deployment) -> bool:
             (deployment.model_dump_json(), deployment.name),
         ).fetchone()
         if row is not None:
-            tell(connection, f"deployment {deployment.name}")
+            announce(connection, f"deployment {deployment.name}")
     return row is not None
 
 
-def tell(connection: Connection, what: str) -> None:
+def announce(connection: Connection, what: str) -> None:
+    """Record a change, so that recorders read the snapshot anew."""
     connection.execute("INSERT INTO change (kind, ref) VALUES ('snapshot', %s)", (what,))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from tokenworks.factory import PROTOCOLS, Decision, Placement, Subject, Wanted, decide
+from tokenworks.factory import PROTOCOLS, Decision, Placement, Requirements, SubscriberPolicy, decide
 from tokenworks.gateway.snapshot import Snapshot
 
 
@@ -11,8 +11,8 @@ def explained(
     make_snapshot: Callable[[], Snapshot],
     seen: Mapping[str, Mapping[str, Mapping[str, Any]]],
     name: str,
-    subject: Subject,
-    wanted: Wanted,
+    subject: SubscriberPolicy,
+    wanted: Requirements,
     cost: Callable[[str], tuple[int, str, bool]],
     *,
     filing_required: bool = False,
@@ -26,7 +26,7 @@ def explained(
     for worker, states in (told or {"": {}}).items():
         snapshot = make_snapshot()
         placement = Placement()
-        placement.set_places(snapshot.places)
+        placement.set_views(snapshot.places)
         placement.restore(states, 0.0)
         model = snapshot.model_for(name, PROTOCOLS[0], None, subject.default_model)
         protocol = _protocol(snapshot, model)
@@ -40,4 +40,4 @@ def explained(
 
 
 def _protocol(snapshot: Snapshot, model: str) -> str:
-    return next((one for one in PROTOCOLS if snapshot.places_of(model, one)), PROTOCOLS[0])
+    return next((one for one in PROTOCOLS if snapshot.views_of(model, one)), PROTOCOLS[0])

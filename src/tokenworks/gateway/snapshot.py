@@ -126,7 +126,7 @@ class Snapshot:
         """Those too that nothing serves now."""
         return models_meant(intent, self.cards_of_models)
 
-    def places_of(self, model: str, protocol: str) -> list[DeploymentView]:
+    def views_of(self, model: str, protocol: str) -> list[DeploymentView]:
         route = self.routes.get((model, protocol))
         return [] if route is None else route.places
 

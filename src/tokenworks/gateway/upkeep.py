@@ -40,7 +40,7 @@ class Upkeep:
         for place in snapshot.places:
             if place.name in self.seen_before:
                 place.learn_from(self.seen_before.pop(place.name))
-        shared.placement.set_places(snapshot.places, shared.loop.time())
+        shared.placement.set_views(snapshot.places, shared.loop.time())
         shared.broken_credentials = broken_credentials
         self._pools.keep(snapshot.places)
 

@@ -10,8 +10,8 @@ from tokenworks.factory import (
     SYNTHETIC_REQUESTS,
     ModelCard,
     Option,
+    Requirements,
     TraceFaulty,
-    Wanted,
     difficulty,
     evaluate,
     features,
@@ -37,7 +37,7 @@ ALL = [option(SMALL, 80.0, 10), option(MIDDLE, 150.0, 40), option(LARGE, 400.0, 
 
 
 def first(name, hard, options=ALL):
-    return rank(BUILT_IN[name], Wanted(hard), options)[0]
+    return rank(BUILT_IN[name], Requirements(hard), options)[0]
 
 
 def test_easy_ones_go_to_what_is_cheap_and_hard_ones_to_what_is_good():
@@ -52,11 +52,14 @@ def test_easy_ones_go_to_what_is_cheap_and_hard_ones_to_what_is_good():
 
 def test_what_nothing_pays_for_comes_last_and_the_best_is_enough_where_none_is():
     options = [option(SMALL), option(LARGE, paid=False)]
-    assert [choice.model for choice in rank(BUILT_IN["auto"], Wanted(0.97), options)] == ["small", "large"]
+    assert [choice.model for choice in rank(BUILT_IN["auto"], Requirements(0.97), options)] == [
+        "small",
+        "large",
+    ]
     assert first("auto", 0.97, [option(SMALL), option(MIDDLE, cost=9)]).model == "middle"
-    assert rank(BUILT_IN["auto"], Wanted(), []) == []
+    assert rank(BUILT_IN["auto"], Requirements(), []) == []
     floor = Intent(name="auto:safe", objective="cost", quality_min=60)
-    assert rank(floor, Wanted(0.0), ALL)[0].model == "middle"
+    assert rank(floor, Requirements(0.0), ALL)[0].model == "middle"
 
 
 def test_what_is_fast_is_told_in_steps_of_what_anybody_notices():
@@ -79,7 +82,7 @@ def test_every_option_is_ranked_once_and_good_enough_ones_are_first(objective, h
         for n, (q, cost, ms, paid) in enumerate(drawn)
     ]
     intent = Intent(name="auto:x", objective=objective)
-    found = rank(intent, Wanted(hard), options)
+    found = rank(intent, Requirements(hard), options)
     assert sorted(choice.model for choice in found) == sorted(option.model for option in options)
     chosen = next(option for option in options if option.model == found[0].model)
     if any(option.paid for option in options):
@@ -94,18 +97,23 @@ def test_every_option_is_ranked_once_and_good_enough_ones_are_first(objective, h
 
 
 def test_what_a_model_does_not_take_it_does_not_get():
-    assert unfit(SMALL, Wanted(modalities=frozenset({"image"}))) == "modality: it takes no image"
+    assert unfit(SMALL, Requirements(modalities=frozenset({"image"}))) == "modality: it takes no image"
     assert (
-        unfit(make_model(name="sees", modalities=("text", "image")), Wanted(modalities=frozenset({"image"})))
+        unfit(
+            make_model(name="sees", modalities=("text", "image")),
+            Requirements(modalities=frozenset({"image"})),
+        )
         is None
     )
-    assert unfit(make_model(name="plain", tools=False), Wanted(tools=True)) == "tools: it calls none"
-    assert unfit(SMALL, Wanted(), filing_required=True) == "filing: small is not filed (none)"
+    assert unfit(make_model(name="plain", tools=False), Requirements(tools=True)) == "tools: it calls none"
+    assert unfit(SMALL, Requirements(), filing_required=True) == "filing: small is not filed (none)"
     assert (
-        unfit(make_model(name="f", filing="filed", filing_no="Shanghai-1"), Wanted(), filing_required=True)
+        unfit(
+            make_model(name="f", filing="filed", filing_no="Shanghai-1"), Requirements(), filing_required=True
+        )
         is None
     )
-    assert unfit(make_model(name="f", filing="pending"), Wanted(), filing_required=True) is not None
+    assert unfit(make_model(name="f", filing="pending"), Requirements(), filing_required=True) is not None
 
 
 @pytest.mark.parametrize("fields", [{"name": "Auto"}, {"name": "auto:"}, {"name": "a b"}, {"name": "auto:x", "objective": "luck"}])  # fmt: skip
@@ -152,5 +160,5 @@ def test_faulty_requests_are_refused(tmp_path, text):
 def test_costs_in_several_units_are_not_compared():
     calls = Option("large", LARGE, 400.0, 1, "thousandths of a call", operator_nano=900)
     tokens = Option("small", SMALL, 80.0, 5000, "thousandths of a token", operator_nano=5)
-    found = rank(BUILT_IN["auto"], Wanted(0.0), [calls, tokens])
+    found = rank(BUILT_IN["auto"], Requirements(0.0), [calls, tokens])
     assert found[0].model == "small" and "costs" not in found[0].reason

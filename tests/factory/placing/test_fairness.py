@@ -1,4 +1,4 @@
-"""Who is next: shares by weight, nobody who saves up, classes first, and what is shed."""
+"""The order of queued requests: shares by weight, no advantage from idle time, classes first, and what is shed."""
 
 import random
 from collections import Counter
@@ -14,7 +14,7 @@ def waiter(ticket, account="a", weight=1, service=STANDARD, tokens=100, until_ms
 
 
 def serve(queue, now_ms=0):
-    """The next one begins, and ends with what it was thought to take."""
+    """The next request begins, and ends with the tokens that were counted for it."""
     first = next(iter(queue.in_order()))
     queue.leave(first.ticket)
     counted = queue.began(first.account_id, first.weight, first.tokens, now_ms)

@@ -1,14 +1,12 @@
 """Circuits, outliers, slow starts, draining, and what a bad hour may cost."""
 
-from tests.factory.placing.test_placement import Router, place
+from tests.factory.placing.test_placement import Router, view
 from tokenworks.factory import (
     FAILURES_TO_OPEN,
-    NO_ASK,
+    TRIVIAL_REQUEST,
     PlacementRequest,
     RetryBudget,
-    carry_over,
     eject_outlier,
-    named_wait_s,
 )
 from tokenworks.factory.placing.health import (
     EJECTION_S,
@@ -48,14 +46,14 @@ def test_a_few_errors_among_many_answers_eject_nobody():
 
 
 def test_at_most_half_are_ejected():
-    places = [Health() for _ in range(4)]
-    for one in places:
+    views = [Health() for _ in range(4)]
+    for one in views:
         fails_half(one, 30, 50.0)
-    assert [eject_outlier(one, places, 50.0) for one in places] == [True, True, False, False]
+    assert [eject_outlier(one, views, 50.0) for one in views] == [True, True, False, False]
 
 
 def test_what_comes_back_begins_slowly():
-    back, other = place("back"), place("other")
+    back, other = view("back"), view("other")
     for _ in range(FAILURES_TO_OPEN):
         back.failed(0.0)
     router = Router(back, other)
@@ -66,44 +64,23 @@ def test_what_comes_back_begins_slowly():
     assert takes == [1, 2, 4, 8]
     back.outstanding, other.outstanding = 1, 50
     said = {
-        c.place.name: c.excluded
-        for c in router.placement.explain(router.places, (), PlacementRequest(9, 9), 20.5)
+        c.view.name: c.excluded
+        for c in router.placement.explain(router.views, (), PlacementRequest(9, 9), 20.5)
     }
     assert said["back"] == "slow start: it takes 1 at once for now" and said["other"] is None
     assert router.choose(PlacementRequest(9, 9), now_s=20.5) is other
     assert back.takes(20.0 + SLOW_START_S * SLOW_STARTS) is None
 
 
-def test_a_place_that_is_new_to_others_begins_slowly_and_the_first_ones_do_not():
-    one, two = place("one"), place("two")
+def test_a_deployment_that_is_new_to_others_begins_slowly_and_the_first_ones_do_not():
+    one, two = view("one"), view("two")
     router = Router(one)
     assert one.takes(0.0) is None
-    router.placement.set_places([one, two], 5.0)
+    router.placement.set_views([one, two], 5.0)
     assert two.takes(5.0) == 1 and one.takes(5.0) is None
     # Where nobody else may have it, it takes more.
     two.outstanding = 3
-    assert router.placement.choose([two], (), PlacementRequest(9, 9), 5.0).place is two
-
-
-def test_a_draining_place_keeps_what_it_serves_and_gets_nothing_new():
-    one, two = place("one"), place("two")
-    one.began(1.0)
-    router = Router(one, two)
-    (kept, other) = carry_over(router.places, [place("one", draining=True), place("two")])
-    assert kept is one and other is two and one.outstanding == 1 and one.draining
-    router.placement.set_places([kept, other], 2.0)
-    assert all(router.choose(now_s=2.0) is two for _ in range(5))
-    said = router.placement.explain([one, two], (), PlacementRequest(1, 1), 2.0)
-    assert said[-1].excluded == "draining: it takes nothing new"
-    assert router.placement.choose([one], (), PlacementRequest(1, 1), 2.0) is None, (
-        "not even where there is no other"
-    )
-    (again, _) = carry_over([one, two], [place("one"), place("two")])
-    assert again is one and not one.draining
-    one.ended()
-    # Anything else that is said of it anew makes it another place.
-    (new, _) = carry_over([one, two], [place("one", context_tokens=5), place("two")])
-    assert new is not one
+    assert router.placement.choose([two], (), PlacementRequest(9, 9), 5.0).view is two
 
 
 def test_a_bad_hour_costs_a_fifth_more_and_not_three_times_as_much():
@@ -121,23 +98,6 @@ def test_a_bad_hour_costs_a_fifth_more_and_not_three_times_as_much():
     assert budget.may_retry(45.0)
 
 
-def test_what_one_worker_saw_another_one_restores():
-    seen = place("seen")
-    seen.forecast.begin_with(80.0, 0.2, 1.5, 40)
-    for _ in range(FAILURES_TO_OPEN):
-        seen.failed(10.0)
-    seen.outstanding = 4
-    seen.forecast.sent("t", 10_000.0, 1000, sure=True)
-    other = place("seen")
-    other.restore(seen.seen(12.0), 0.0)
-    assert other.forecast.latency_ms == 80.0 and other.forecast.ms_per_token == 0.2
-    assert other.open(0.0) and not other.open(8.1)
-    assert other.outstanding == 4 and other.forecast.wait_ms(0.0) > 0
-    # It is a beginning, and nothing that was seen here is thrown away for it.
-    other.learn_from({"latency_ms": 1, "ms_per_token": 1, "running_ms": 1, "answers": 1})
-    assert other.forecast.latency_ms == 80.0
-
-
 def broken(one, now_s=0.0):
     for _ in range(FAILURES_TO_OPEN):
         one.began(now_s)
@@ -146,45 +106,49 @@ def broken(one, now_s=0.0):
 
 
 def test_the_first_good_byte_of_a_trial_closes_the_circuit_and_not_the_answers_end():
-    alone = place("alone")
+    alone = view("alone")
     router = Router(alone)
     broken(alone)
-    assert router.placement.choose([alone], (), NO_ASK, 1.0).place is alone, "the next try is not put off"
+    assert router.placement.choose([alone], (), TRIVIAL_REQUEST, 1.0).view is alone, (
+        "the next try is not put off"
+    )
     alone.began(1.0)
-    assert router.placement.choose([alone], (), NO_ASK, 1.5) is None, "one trial at once"
+    assert router.placement.choose([alone], (), TRIVIAL_REQUEST, 1.5) is None, "one trial at once"
     alone.succeeded(2.0)
     assert not alone.trial and not alone.open(2.0)
-    assert router.placement.choose([alone], (), NO_ASK, 2.0).place is alone, "while the trial still streams"
-    assert router.placement.choose([alone], (), PlacementRequest(9, 9), 2.0).place is alone
+    assert router.placement.choose([alone], (), TRIVIAL_REQUEST, 2.0).view is alone, (
+        "while the trial still streams"
+    )
+    assert router.placement.choose([alone], (), PlacementRequest(9, 9), 2.0).view is alone
     alone.ended()
 
 
 def test_a_trial_that_fails_leaves_the_circuit_open_for_the_next_one():
-    alone = place("alone")
+    alone = view("alone")
     broken(alone)
     alone.began(1.0)
     alone.failed(1.2)
     alone.ended()
     assert alone.open(1.2) and not alone.trial
-    assert Router(alone).placement.choose([alone], (), NO_ASK, 1.3).place is alone
+    assert Router(alone).placement.choose([alone], (), TRIVIAL_REQUEST, 1.3).view is alone
 
 
 def test_until_the_time_that_an_upstream_named_nobody_asks_it():
-    alone = place("alone")
+    alone = view("alone")
     router = Router(alone)
     alone.began(10.0)
     alone.rest(10.0, 7.5)
     alone.failed(10.0)
     alone.ended()
-    for ask in (NO_ASK, PlacementRequest(9, 9)):
-        assert router.placement.choose([alone], (), ask, 17.4) is None
-        assert router.placement.choose([alone], (), ask, 17.5).place is alone, "and not a moment later"
+    for request in (TRIVIAL_REQUEST, PlacementRequest(9, 9)):
+        assert router.placement.choose([alone], (), request, 17.4) is None
+        assert router.placement.choose([alone], (), request, 17.5).view is alone, "and not a moment later"
     assert alone.resting_s(10.0) == 7.5 and alone.resting_s(17.0) == 0.5 and alone.resting_s(17.5) == 0.0
     assert not alone.open(17.5), "a cool-down of our own is not added to it"
 
 
 def test_nothing_shortens_a_named_time():
-    one = place("one")
+    one = view("one")
     one.began(0.0)
     one.began(0.0)
     one.rest(1.0, 20.0)
@@ -200,26 +164,3 @@ def test_nothing_shortens_a_named_time():
     assert one.trial
     one.succeeded(21.5)
     assert not one.open(21.5) and one.failures == 0
-
-
-def test_no_check_asks_a_place_before_its_named_time():
-    one = place("one")
-    one.rest(100.0, 50.0)
-    assert not one.check_due(149.0, 10.0), "although it idles for long"
-    assert one.check_due(150.0, 10.0)
-    failed = place("failed")
-    broken(failed, 100.0)
-    assert not failed.check_due(105.0, 60.0) and failed.check_due(110.0, 60.0)
-
-
-def test_of_several_the_one_that_named_no_time_is_tried_and_the_wait_is_the_shortest_named_one():
-    named, cooling, third = place("named"), place("cooling"), place("third")
-    router = Router(named, cooling)
-    named.rest(0.0, 2.0)
-    broken(cooling)
-    assert router.placement.choose([named, cooling], (), PlacementRequest(9, 9), 1.0).place is cooling
-    assert named_wait_s([named, cooling], NO_ASK, 1.0) == 0.0
-    third.rest(0.0, 5.0)
-    assert named_wait_s([named, third], NO_ASK, 0.5) == 1.5
-    assert named_wait_s([], NO_ASK, 0.5) == 0.0
-    assert router.placement.choose([named, third], (), PlacementRequest(9, 9), 1.0) is None

@@ -59,13 +59,13 @@ def chain(path):
 def test_it_says_what_a_naive_one_says_and_never_holds_more(capacity, steps):
     index, naive = PrefixIndex(), Naive(capacity)
     for number in range(4):
-        index.add_place(number, capacity)
+        index.add_deployment(number, capacity)
     for number, path in steps:
         blocks = chain(path)
         assert index.match(blocks) == naive.match(blocks)
         if number == 4:
             index.forget(0)
-            index.add_place(0, capacity)
+            index.add_deployment(0, capacity)
             naive.lists.pop(0, None)
             continue
         index.touch(number, blocks)

@@ -7,7 +7,15 @@ from statistics import fmean, stdev
 
 import pytest
 
-from tokenworks.factory import EngineSpec, TraceFaulty, Work, machines_for, read_trace, simulate, traffic_for
+from tokenworks.factory import (
+    EngineSpec,
+    TraceFaulty,
+    TraceRequest,
+    machines_for,
+    read_trace,
+    simulate,
+    traffic_for,
+)
 from tokenworks.factory.simulation.engine import Engine
 from tokenworks.factory.simulation.simulate import CacheAware
 
@@ -29,7 +37,7 @@ def mooncake():
 
 
 def test_the_claim_on_the_public_trace(mooncake):
-    """Sixteen engines, speeds and caches believed wrongly by up to 30 %, first tokens seen 50 ms late; over six seeds."""
+    """Sixteen engines, declared speeds and caches wrong by up to 30 %, first tokens seen 50 ms late; over six seeds."""
     ours = [simulate(mooncake, FLEET, "predicted", seed=seed) for seed in range(6)]
     first, whole = fmean(o.mean_first_token_s for o in ours), fmean(o.mean_end_to_end_s for o in ours)
     least = simulate(mooncake, FLEET, "least_outstanding")
@@ -88,28 +96,30 @@ def run(spec, *services):
 
 
 def test_one_request_takes_what_the_figures_say():
-    ((first, end),) = run(EngineSpec(), Work(0.0, 1000, 11))
+    ((first, end),) = run(EngineSpec(), TraceRequest(0.0, 1000, 11))
     assert first == pytest.approx(30 + 0.25 * 1000)
     assert end == pytest.approx(first + 10 * 12.4)
 
 
 def test_prompts_take_turns_and_answers_share_a_batch():
-    (first_a, end_a), (first_b, end_b) = run(EngineSpec(), Work(0.0, 1000, 101), Work(0.0, 1000, 1))
+    (first_a, end_a), (first_b, end_b) = run(
+        EngineSpec(), TraceRequest(0.0, 1000, 101), TraceRequest(0.0, 1000, 1)
+    )
     assert (first_a, first_b) == pytest.approx((280.0, 560.0))
     assert end_b == pytest.approx(first_b)
     assert end_a == pytest.approx(280 + 100 * 12.4)
 
 
 def test_a_prompt_that_shares_a_step_slows_the_answers():
-    alone = run(EngineSpec(), Work(0.0, 10, 101), Work(100.0, 4000, 1))
-    shared = run(EngineSpec(step_tokens=512), Work(0.0, 10, 101), Work(100.0, 4000, 1))
+    alone = run(EngineSpec(), TraceRequest(0.0, 10, 101), TraceRequest(100.0, 4000, 1))
+    shared = run(EngineSpec(step_tokens=512), TraceRequest(0.0, 10, 101), TraceRequest(100.0, 4000, 1))
     assert shared[0][1] > alone[0][1] + 500.0
     assert shared[1][0] > alone[1][0]
 
 
 def test_what_was_read_is_read_once_and_what_is_old_is_evicted_tail_first():
     spec = EngineSpec(cache_blocks=8)
-    chat = lambda at, n, first=0: Work(at, 512 * n, 1, tuple(range(first, first + n)))
+    chat = lambda at, n, first=0: TraceRequest(at, 512 * n, 1, tuple(range(first, first + n)))
     times = [first for first, _ in run(spec, chat(0.0, 4), chat(1e4, 4), chat(2e4, 6, 100), chat(3e4, 4))]
     assert times[1] < 0.1 * times[0], "all of it but the last token is cached"
     # Six new blocks beside four (and a block for the answer) in eight: the first chat's end is gone, its beginning is there.
@@ -118,30 +128,35 @@ def test_what_was_read_is_read_once_and_what_is_old_is_evicted_tail_first():
 
 def test_what_runs_is_not_evicted_and_a_request_waits_for_room():
     spec = EngineSpec(cache_blocks=10)
-    long, other = Work(0.0, 512 * 8, 400, tuple(range(8))), Work(10.0, 512 * 8, 1, tuple(range(100, 108)))
+    long, other = (
+        TraceRequest(0.0, 512 * 8, 400, tuple(range(8))),
+        TraceRequest(10.0, 512 * 8, 1, tuple(range(100, 108))),
+    )
     (_, end), (first, _) = run(spec, long, other)
     assert first + 10.0 > end, "there is room for one of them"
 
 
 def test_slots_round_trips_cold_starts_and_limits():
-    (_, end), (first, _) = run(EngineSpec(slots_max=1), Work(0.0, 100, 100), Work(1.0, 100, 1))
+    (_, end), (first, _) = run(
+        EngineSpec(slots_max=1), TraceRequest(0.0, 100, 100), TraceRequest(1.0, 100, 1)
+    )
     assert first + 1.0 > end
-    assert run(EngineSpec(round_trip_ms=200), Work(0.0, 1000, 1))[0][0] == pytest.approx(480.0)
-    cold = simulate([Work(0.0, 1000, 1)], [EngineSpec(ready_at_s=5.0)], "round_robin")
+    assert run(EngineSpec(round_trip_ms=200), TraceRequest(0.0, 1000, 1))[0][0] == pytest.approx(480.0)
+    cold = simulate([TraceRequest(0.0, 1000, 1)], [EngineSpec(ready_at_s=5.0)], "round_robin")
     assert cold.first_token_ms[0] == pytest.approx(5280.0, abs=1000.0)
     vendor, own = EngineSpec(name="vendor", requests_max=1), EngineSpec(name="own")
-    both = simulate([Work(0.0, 1000, 50) for _ in range(6)], [vendor, own], "predicted")
+    both = simulate([TraceRequest(0.0, 1000, 50) for _ in range(6)], [vendor, own], "predicted")
     assert both.refusals and both.engines.count(0) < both.engines.count(1)
-    alone = simulate([Work(0.0, 1000, 50) for _ in range(3)], [vendor], "predicted")
+    alone = simulate([TraceRequest(0.0, 1000, 50) for _ in range(3)], [vendor], "predicted")
     assert alone.refusals and min(alone.end_to_end_ms) > 0, "all of them are served in the end"
 
 
 def test_cost_and_energy_add_up():
     spec = EngineSpec(hour_nano=3_600_000_000, output_nano=5, input_nano=2, idle_watts=100, busy_watts=700)
-    outcome = simulate([Work(0.0, 1000, 100)], [spec], "least_outstanding", late_ms=0.0)
+    outcome = simulate([TraceRequest(0.0, 1000, 100)], [spec], "least_outstanding", late_ms=0.0)
     assert outcome.cost_nano == int(3_600_000_000 * outcome.until_ms / 3_600_000) + 2000 + 500
     # What a cache has is paid at its own price, the last token of a prompt at the full one.
-    chat = [Work(0.0, 1024, 1, (1, 2)), Work(10_000.0, 1024, 1, (1, 2))]
+    chat = [TraceRequest(0.0, 1024, 1, (1, 2)), TraceRequest(10_000.0, 1024, 1, (1, 2))]
     for cached, expected in ((None, 2 * 1024 * 10), (1, 1024 * 10 + 10 + 1023)):
         vendor = EngineSpec(input_nano=10, cached_input_nano=cached)
         assert simulate(chat, [vendor], "round_robin").cost_nano == expected
@@ -174,7 +189,7 @@ def test_every_request_ends_once_whatever_the_policy():
 
 def test_an_engine_that_is_asked_late_has_not_gone_on():
     engine = Engine(EngineSpec())
-    engine.add(1, Work(0.0, 1000, 10))
+    engine.add(1, TraceRequest(0.0, 1000, 10))
     assert engine.next_ms() == pytest.approx(280.0)
     engine.advance(100.0)
     assert engine.take_first_tokens() == []
@@ -243,7 +258,7 @@ def test_traces_are_read_as_they_are(tmp_path):
         {"timestamp": 4000, "input_length": 8, "output_length": 1, "hash_ids": [1]},
     ]
     path.write_bytes(gzip.compress("\n".join(json.dumps(row) for row in rows).encode()))
-    assert read_trace(str(path)) == [Work(0.0, 8, 1, (1,)), Work(1000.0, 9, 2)]
+    assert read_trace(str(path)) == [TraceRequest(0.0, 8, 1, (1,)), TraceRequest(1000.0, 9, 2)]
     for name in ("synthetic:nothing", "synthetic:uniform:x", "nowhere.jsonl"):
         with pytest.raises(TraceFaulty):
             read_trace(name)

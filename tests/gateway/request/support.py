@@ -229,7 +229,7 @@ class Worker:
         shared.counter = self
         shared.links = self
         shared.snapshot = snapshot
-        shared.placement.set_places(snapshot.places, self.loop.now_s)
+        shared.placement.set_views(snapshot.places, self.loop.now_s)
         self.jobs, self.ended, self.pools, self.checks = [], [], {}, []
         self.parts = Parts(shared, SimpleNamespace(of=self.pool))
         self.user = KeyEntry("k", b"k")
@@ -309,7 +309,7 @@ class Worker:
 def answering(worker, request, name="d1"):
     """The state of an attempt at a deployment."""
     assert isinstance(request, Held)
-    return Answering(request, worker.place(name).alone, None, worker.settings.progress_tokens)
+    return Answering(request, worker.place(name).unscored, None, worker.settings.progress_tokens)
 
 
 def rate(version, model):

@@ -17,8 +17,8 @@ def test_none_is_tried_twice_and_then_there_is_none():
     for _ in range(2):
         chosen = places.choose(request)
         assert isinstance(chosen, Candidate)
-        names.add(chosen.place.name)
-        request.tried.append(chosen.place.name)
+        names.add(chosen.view.name)
+        request.tried.append(chosen.view.name)
         request.attempt_no += 1
     assert names == {"d1", "d2"} and places.choose(request) is None
     assert places.refusal(request).code == "no_deployment"
@@ -51,7 +51,7 @@ def test_a_full_one_is_waited_for_unless_another_has_room():
     assert len(worker.parts.places.choose(worker.held_state()).candidates) == 2
     worker = Worker("d1", "d2", limits={"d1": FULL})
     chosen = worker.parts.places.choose(worker.held_state())
-    assert (chosen if isinstance(chosen, Candidate) else chosen.otherwise).place.name == "d2"
+    assert (chosen if isinstance(chosen, Candidate) else chosen.otherwise).view.name == "d2"
 
 
 @pytest.mark.parametrize(("what", "status"), [(SHED, 503), (TIMED_OUT, 503), (1, 429)])
@@ -66,7 +66,7 @@ def test_room_at_one_that_went_bad_is_given_back():
     places, request = worker.parts.places, worker.held_state()
     places.ask_room(request, places.choose(request), print)
     admission = Admission((FULL,), 1, 1)
-    assert places.admitted(request, admission).place.name == "d1"
+    assert places.admitted(request, admission).view.name == "d1"
     worker.place("d1").draining = True
     assert places.admitted(request, admission) is None
     assert worker.recorder.admissions.ended == [(admission, 0, False)]
@@ -78,11 +78,11 @@ def test_what_may_wait_waits_for_the_cheapest_until_its_time_is_nearly_over():
     worker = Worker(cheap, dear)
     request = worker.held_state(service_tier="flex")
     assert request.flex
-    assert worker.parts.places.choose(request).place.name == "cheap"
+    assert worker.parts.places.choose(request).view.name == "cheap"
     worker.place("cheap").cool_down(worker.loop.now_s, 1000.0)
     assert worker.parts.places.choose(request) is None and request.deferred
     worker.loop.now_s += 95  # of a hundred seconds
-    assert worker.parts.places.choose(request).place.name == "dear"
+    assert worker.parts.places.choose(request).view.name == "dear"
     assert not request.deferred and not request.flex
 
 

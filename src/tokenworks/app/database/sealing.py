@@ -12,7 +12,7 @@ from uuid import UUID
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from tokenworks.billing import phone_place, phones_in, without_phones
+from tokenworks.billing import phone_field, phones_in, without_phones
 from tokenworks.subscriptions import subscriber_columns
 from tokenworks.trust import NOBODY, PersonKey, PersonVault, audit_details
 
@@ -200,7 +200,7 @@ def _charge_files(connection: Connection, vault: PersonVault, ids: Sequence[UUID
             connection,
             "UPDATE charge_file_line SET phone_sealed = %s WHERE charge_file_id = %s AND line_no = %s",
             [
-                (_seal(keys.get(subscriber_id), phone_place(no), file_id, phones.get(no)), file_id, no)
+                (_seal(keys.get(subscriber_id), phone_field(no), file_id, phones.get(no)), file_id, no)
                 for no, subscriber_id in lines
             ],
         )

@@ -125,7 +125,7 @@ class HostQueues:
         full: set[tuple[str, ...]] = set()
         while True:
             for waiter in queue.in_order():
-                if waiter.places not in full and self._admit(name, queue, waiter, full):
+                if waiter.deployments not in full and self._admit(name, queue, waiter, full):
                     break
             else:
                 return

@@ -1,8 +1,8 @@
-"""The size of an image that lies in a request, read from the first bytes of its base64 text.
+"""The size of an image in a request, read from the first bytes of its base64 text.
 
-Headers as their formats define them: PNG (ISO/IEC 15948), JPEG (ITU-T T.81), GIF89a, WebP (RFC 9649), BMP. The text is decoded
-where it is read and nowhere else, so that an image of megabytes costs microseconds. What is not exactly as its format says has
-no size here: its caller takes the declared maximum.
+The headers are those of PNG (ISO/IEC 15948), JPEG (ITU-T T.81), GIF89a, WebP (RFC 9649) and BMP. Only the bytes that are read are
+decoded, so an image of megabytes costs microseconds. An image that does not follow its format exactly has no size, and the caller
+takes the declared maximum.
 """
 
 import binascii
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 SIDE_PX_MAX: Final = 65_535
-# Segments of a JPEG before its frame header (Exif, ICC profiles, XMP), and blocks of a GIF before its first image.
+# The most segments of a JPEG before its frame header (Exif, ICC profiles, XMP), or blocks of a GIF before its first image.
 SEGMENTS_MAX: Final = 64
 _FRAME_HEADERS: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -29,7 +29,7 @@ class _Base64:
         self._begin = begin
 
     def read(self, at: int, count: int) -> bytes:
-        """`count` bytes from byte `at` on. Raises `ValueError` where they are not there or are no base64."""
+        """`count` bytes from byte `at` on. Raises `ValueError` if they are missing or are not base64."""
         first = at // 3
         begin = self._begin
         piece = self._text[begin + 4 * first : begin + 4 * ((at + count + 2) // 3)]
@@ -69,7 +69,7 @@ def _jpeg(data: _Base64) -> Size:
 
 
 def _gif(data: _Base64) -> Size:
-    """The screen, or the first image where that is larger: readers enlarge the screen then."""
+    """The screen, or the first image if it is larger: decoders enlarge the screen then."""
     width, height, flags = struct.unpack("<HHB", data.read(6, 5))
     at = 13 + (3 << (flags % 8 + 1) if flags & 0x80 else 0)
     in_extension = False
@@ -122,10 +122,10 @@ _FORMATS: Final[tuple[tuple[bytes, frozenset[str], Callable[[_Base64], Size]], .
 
 
 def image_size(text: str, mime: str, begin: int = 0) -> Size | None:
-    """(width, height) in pixels of an image that is declared as `mime` and lies as base64 in a text, from `begin` on.
+    """(width, height) in pixels of an image that is declared as `mime` and encoded as base64 in a text, from `begin` on.
 
-    None where the size can't be read, is nothing or is beyond `SIDE_PX_MAX`, or where the data is of another format than
-    declared: it is not known then how an upstream reads it.
+    None if the size can't be read, is zero or is beyond `SIDE_PX_MAX`, or if the data has another format than declared, because it is
+    not known how an upstream reads such data.
     """
     kind = mime.lower().partition("/")[2].partition(";")[0].strip()
     data = _Base64(text, begin)
@@ -135,6 +135,6 @@ def image_size(text: str, mime: str, begin: int = 0) -> Size | None:
             if magic_bytes.startswith(magic):
                 width, height = read(data) if kind in names else _NO_SIZE
                 return (width, height) if 0 < width <= SIDE_PX_MAX and 0 < height <= SIDE_PX_MAX else None
-    except ValueError:  # binascii.Error is one: not base64, or not as long as it says
+    except ValueError:  # not base64 (binascii.Error), or shorter than its header says
         return None
     return None

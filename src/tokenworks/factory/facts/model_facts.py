@@ -1,6 +1,6 @@
-"""What vendors publish of their models: limits, what they take, prices. Facts to start from, each with its source and date.
+"""What vendors publish of their models: limits, accepted inputs, prices. Each fact has its source and date.
 
-One YAML file a profile in `vendors/models/`. A deployment is declared by its operator; nothing here changes what it is.
+There is one YAML file per profile in `vendors/models/`. Deployments are declared by their operator; these facts change none of them.
 """
 
 from functools import cache
@@ -18,7 +18,7 @@ class _Frozen(BaseModel):
 
 
 class Rates(_Frozen):
-    """Nano units of a currency per token of each class; None where it is not known, or not priced apart."""
+    """Nano units of a currency per token of each class. None: not known, or without a price of its own."""
 
     fresh_input_nano: int | None = Field(default=None, ge=0, strict=True)
     cached_input_nano: int | None = Field(default=None, ge=0, strict=True)
@@ -31,13 +31,13 @@ class Rates(_Frozen):
 
 
 class Tier(Rates):
-    """What longer requests cost: more input tokens than this."""
+    """The rates of requests with more input tokens than `above_input_tokens`."""
 
     above_input_tokens: int = Field(gt=0)
 
 
 class ListPrice(Rates):
-    """A vendor's list price in one currency and region, at the hours of `schedule` where it says some."""
+    """A vendor's list price in one currency and region; at the hours of `schedule` if there is one."""
 
     currency: Literal["CNY", "USD"]
     region: str
@@ -48,7 +48,7 @@ class ListPrice(Rates):
 
 
 class ModelFacts(_Frozen):
-    """A model as its vendor names it (`id`). A missing value was not found; it does not mean no."""
+    """A model as its vendor names it (`id`). None means that no value was found, not that the answer is no."""
 
     id: str
     name: str | None = None
@@ -76,7 +76,7 @@ class _File(_Frozen):
 
 @cache
 def facts_of(profile: str) -> dict[str, ModelFacts]:
-    """A vendor's models by the id it gives them; empty where no facts are shipped for the profile."""
+    """A vendor's models by their id; empty if no facts are shipped for the profile."""
     path = files("tokenworks.factory") / "vendors" / "models" / f"{profile}.yaml"
     if not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Asking a deployment which protocols it speaks, without making it produce a token."""
+"""Finds out which protocols a deployment speaks, without making it produce a token."""
 
 import http.client
 import socket
@@ -9,14 +9,14 @@ from tokenworks.factory.errors import ProtocolsUnknown
 from tokenworks.factory.model import PROTOCOL_PATHS, Deployment, Protocol, address_refusal, parse_address
 
 PROBE_TIMEOUT_S: Final = 10.0
-# "There is no such route" in its variants. Any other answer to an empty request means that somebody was asked.
+# Statuses that mean "there is no such route". With any other answer to an empty request the route exists.
 _ABSENT: Final = frozenset({404, 405, 501})
 
 
 def probe_protocols(deployment: Deployment, credential: str | None) -> tuple[Protocol, ...]:
     """The protocols whose route answers an empty request with anything but 404, 405 or 501.
 
-    Raises `ProtocolsUnknown` where nobody answers, or the address is refused.
+    Raises `ProtocolsUnknown` if the deployment does not answer, or its address is refused.
     """
     spoken = []
     for protocol, endpoint in PROTOCOL_PATHS.items():
@@ -52,7 +52,7 @@ def _post_empty(deployment: Deployment, path: str, credential: str | None) -> in
     if credential:
         headers |= {"authorization": f"Bearer {credential}", "x-api-key": credential}
     try:
-        # The checked address, not a second look-up of the name (TLS still checks the name).
+        # Connect to the checked address and look the name up no second time (TLS still checks the name).
         connection.sock = socket.create_connection((address, deployment.port), PROBE_TIMEOUT_S)
         if isinstance(connection, http.client.HTTPSConnection):
             connection.sock = ssl.create_default_context().wrap_socket(

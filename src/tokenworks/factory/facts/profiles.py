@@ -1,4 +1,4 @@
-"""Vendor profiles: what a vendor's or an engine's API takes and tells beyond the protocol, as data.
+"""Vendor profiles: what the API of a vendor or an engine accepts and returns beyond the protocol, as data.
 
 One YAML file a profile in `vendors/`, with its sources and their dates; a deployment names one (`generic` unless it
 says otherwise). The gateway lays a profile's `fields` over the protocol's own lists (`gateway/protocol/fields/`).
@@ -6,7 +6,7 @@ says otherwise). The gateway lays a profile's `fields` over the protocol's own l
 
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,12 +16,12 @@ from tokenworks.factory.model import Protocol
 GENERIC: Final = "generic"
 _FORMAT: Final = "tokenworks-profile/1"
 _SUFFIX: Final = ".yaml"
-# libyaml's loader is ten times as fast; both load the same.
+# libyaml's loader is ten times as fast; both give the same result.
 LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Source(BaseModel):
-    """Where a fact is from. `date` is the source's own, as far as it gives one."""
+    """The source of a fact. `date` is the source's own date, if it gives one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     source: str
@@ -29,14 +29,14 @@ class Source(BaseModel):
 
 
 class Profile(BaseModel):
-    """What is known of a vendor or an engine.
+    """The API of a vendor or an engine.
 
-    `fields`: per protocol and level, what it takes beyond the protocol's own list; the form is that of
-    `gateway/protocol/fields/*.yaml`. `max_tokens_field`: the name of the output maximum that it understands, per protocol; where
-    none is given, the client's own is sent. `stream_usage`: whether a stream's usage is asked for at its end
-    (`include_usage`), with every chunk too (`continuous`), or comes unasked (`none`). `caps_output`: it ends an answer
-    at the context's end by itself, so no maximum needs to be written. A header's name may end in `*`. `betas`: the values of
-    `anthropic-beta` that pass. `names`: words that customers do not get to read in errors.
+    `fields`: by protocol and level, the fields that are accepted beyond the protocol's own list, in the form of
+    `gateway/protocol/fields/*.yaml`. `max_tokens_field`: by protocol, the name of the output maximum; without one the client's field
+    is sent. `stream_usage`: whether a stream is asked for usage at its end (`include_usage`), with every chunk as well
+    (`continuous`), or gives usage unasked (`none`). `caps_output`: the upstream ends an answer at the end of the context by itself, so
+    no maximum needs to be set. A header's name may end in `*`. `betas`: the values of `anthropic-beta` that pass. `names`: words that
+    are kept out of the errors that customers read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +46,7 @@ class Profile(BaseModel):
     hosts: tuple[str, ...] = ()
     base_urls: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
-    fields: dict[Protocol, dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    fields: dict[Protocol, dict[str, dict[str, object]]] = Field(default_factory=dict)
     max_tokens_field: dict[Protocol, str] = Field(default_factory=dict)
     stream_usage: Literal["include_usage", "continuous", "none"] = "include_usage"
     caps_output: bool = False
@@ -58,7 +58,7 @@ class Profile(BaseModel):
 
 @cache
 def profile_names() -> tuple[str, ...]:
-    """Every profile that is shipped, in order."""
+    """The names of all shipped profiles, in order."""
     folder = files("tokenworks.factory") / "vendors"
     return tuple(
         sorted(path.name.removesuffix(_SUFFIX) for path in folder.iterdir() if path.name.endswith(_SUFFIX))
@@ -67,7 +67,7 @@ def profile_names() -> tuple[str, ...]:
 
 @cache
 def load_profile(name: str) -> Profile:
-    """Raises `KeyError` where there is none of this name."""
+    """The profile of this name. Raises `KeyError` if there is none."""
     if name not in profile_names():
         raise KeyError(name)
     text = (files("tokenworks.factory") / "vendors" / (name + _SUFFIX)).read_text(encoding="utf-8")
@@ -75,14 +75,14 @@ def load_profile(name: str) -> Profile:
 
 
 def profile_of(name: str) -> Profile:
-    """A deployment's profile; the generic one where a newer release wrote a name that this one does not have."""
+    """A deployment's profile; the generic one if a newer release wrote a name that this release does not have."""
     return load_profile(name if name in profile_names() else GENERIC)
 
 
 def max_tokens_field(
     profile: Profile, protocol: Protocol, own: str | None = None, *, asked: str | None = None
 ) -> str | None:
-    """The field that carries the output maximum: the deployment's own word, else the profile's, else the client's."""
+    """The field that carries the output maximum: the deployment's own, else the profile's, else the one that the client sent."""
     if own is not None and protocol == "chat":
         return own
     return profile.max_tokens_field.get(protocol) or asked

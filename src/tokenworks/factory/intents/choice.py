@@ -1,8 +1,8 @@
 """Models by intent: a client names what matters to it (`auto`, `auto:fast` …), and each request gets the model that fits.
 
-First what can't do it is out: a model that the subscriber may not use, that no place serves now, whose context is too small, that
-takes no images. Then how hard the request seems says how good a model it needs, by features that anybody can read; among
-those that are good enough the intent decides: what it costs the subscriber, when its first token is thought to come, how good it is.
+Models that can't have the request are excluded first: the subscriber may not use them, no deployment serves them now, their context is
+too small, they take no images. Then the estimated difficulty of the request, from readable features, says which quality the model
+needs. Among the models that are good enough the intent decides: by cost to the subscriber, predicted first token, or quality.
 """
 
 import math
@@ -13,40 +13,40 @@ from typing import Annotated, Final, Literal, NamedTuple, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from tokenworks.factory.model import MODEL_PATTERN
-from tokenworks.factory.placing.placement import Objective
+from tokenworks.factory.placing.request import Objective
 
 Modality = Literal["text", "image", "audio", "video", "file"]
 MODALITIES: Final[tuple[Modality, ...]] = get_args(Modality)
 Filing = Literal["filed", "pending", "exempt", "none"]
 FILINGS: Final[tuple[Filing, ...]] = get_args(Filing)
 INTENT_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,31}(:[a-z0-9][a-z0-9-]{0,31})?$"
-# Of a model that says nothing of itself.
+# The quality of a model without a declared one.
 QUALITY_UNKNOWN: Final = 50
-# What is read of a request's text, at most, to tell how hard it is.
+# The most of a request's text that is read to estimate its difficulty.
 TEXT_CHARS_MAX: Final = 8_000
 
 
 class ModelCard(BaseModel):
-    """What is declared of a model, wherever it is served."""
+    """What is declared of a model, for all of its deployments."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: Annotated[str, Field(pattern=MODEL_PATTERN)]
-    # How good it is, from 0 to 100 on the operator's own scale; an easy request needs about 30, the hardest 90.
+    # From 0 to 100 on the operator's own scale; an easy request needs about 30, the hardest 90.
     quality: int | None = Field(default=None, ge=0, le=100, strict=True)
     modalities: tuple[Modality, ...] = Field(default=("text",), min_length=1)
     tools: bool = True
-    # Whether it is filed as a generative AI service (the Interim Measures of 2023-08-15, article 17), and under which number.
+    # Whether the model is filed as a generative AI service (the Interim Measures of 2023-08-15, article 17), and its filing number.
     filing: Filing = "none"
     filing_no: Annotated[str, Field(min_length=1, max_length=100)] | None = None
 
 
 class Intent(BaseModel):
-    """A name that clients may give in place of a model's, and what it means."""
+    """A name that clients may use instead of a model's name, and its meaning."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: Annotated[str, Field(pattern=INTENT_PATTERN)]
     objective: Objective = "balance"
-    # Which models are meant; none: all that have a card with a quality.
+    # The models to choose from; empty: all models with a declared quality.
     models: tuple[Annotated[str, Field(pattern=MODEL_PATTERN)], ...] = Field(default=(), max_length=100)
     quality_min: int = Field(default=0, ge=0, le=100, strict=True)
 
@@ -62,7 +62,7 @@ BUILT_IN: Final = {
 }
 
 
-class Wanted(NamedTuple):
+class Requirements(NamedTuple):
     """What a request needs of a model. `difficulty` from 0 to 1."""
 
     difficulty: float = 0.0
@@ -73,8 +73,8 @@ class Wanted(NamedTuple):
 
 
 class Option(NamedTuple):
-    """A model that could have a request: what it would cost the subscriber, in a unit that all options share, whether anything that he
-    has is known to pay for it, and what it would cost the operator in nano yuan.
+    """A model that may have a request. `cost`: to the subscriber, in a `unit` that all options share; `paid`: whether one of the
+    subscriber's buckets is known to pay for the model; `operator_nano`: the cost to the operator in nano yuan.
     """
 
     model: str
@@ -92,44 +92,44 @@ class Choice(NamedTuple):
 
 
 def models_meant(intent: Intent, cards: Mapping[str, ModelCard]) -> list[str]:
-    """The models that an intent names, else all of which a quality is declared."""
+    """The models that an intent names; if it names none, all models with a declared quality."""
     return list(intent.models) or sorted(name for name, card in cards.items() if card.quality is not None)
 
 
-def unfit(card: ModelCard, wanted: Wanted, *, filing_required: bool = False) -> str | None:
-    """Why a model can't have a request, wherever it is served; None where it can."""
-    missing = wanted.modalities - set(card.modalities)
+def unfit(card: ModelCard, requirements: Requirements, *, filing_required: bool = False) -> str | None:
+    """Return why a model can't have a request at any deployment; None if it can."""
+    missing = requirements.modalities - set(card.modalities)
     if missing:
         return f"modality: it takes no {', '.join(sorted(missing))}"
-    if wanted.tools and not card.tools:
+    if requirements.tools and not card.tools:
         return "tools: it calls none"
     if filing_required and card.filing not in {"filed", "exempt"}:
         return f"filing: {card.name} is not filed ({card.filing})"
     return None
 
 
-# How good a model has to be for the easiest and for the hardest request, and how much less does where it is to be cheap or fast.
+# The quality that the easiest and the hardest request need, and by how much less is enough for intents that are to be cheap or fast.
 QUALITY_EASY: Final = 25.0
 QUALITY_HARD: Final = 90.0
 _LENIENCE: Final[dict[Objective, float]] = {"latency": 10.0, "cost": 10.0, "balance": 0.0, "quality": 0.0}
 
 
 def quality_needed(difficulty: float, objective: Objective = "balance") -> float:
-    """By a step that is steep around the middle: few requests are half hard."""
+    """The quality that a request needs: a logistic step around the middle, because few requests are half hard."""
     steep = 1.0 / (1.0 + math.exp(-12.0 * (difficulty - 0.5)))
     return QUALITY_EASY + (QUALITY_HARD - QUALITY_EASY) * steep - _LENIENCE[objective]
 
 
-def rank(intent: Intent, wanted: Wanted, options: Sequence[Option]) -> list[Choice]:
-    """The models for a request, the best first, each with its reason. Those that are good enough come before those that are not.
+def rank(intent: Intent, requirements: Requirements, options: Sequence[Option]) -> list[Choice]:
+    """The models for a request, the best first, each with the reason for its rank. Models that are good enough come before the others.
 
-    Costs are compared in one unit: where buckets of several units would pay, by what the operator pays.
+    Costs are compared in one unit. If buckets of several units would pay, the operator's costs are compared instead.
     """
     if len({option.unit for option in options if option.paid}) > 1:
         options = [option._replace(cost=0, unit="") for option in options]
-    needed = max(float(intent.quality_min), quality_needed(wanted.difficulty, intent.objective))
+    needed = max(float(intent.quality_min), quality_needed(requirements.difficulty, intent.objective))
     highest = max((_quality(option) for option in options), default=0)
-    # Where nobody is as good as it should be, the best of all is good enough.
+    # If no model has the needed quality, the best of them is good enough.
     bar = min(needed, float(highest))
 
     def key(option: Option) -> tuple[object, ...]:
@@ -155,16 +155,16 @@ def rank(intent: Intent, wanted: Wanted, options: Sequence[Option]) -> list[Choi
             )
         return (*head, option.cost, option.operator_nano, option.first_token_ms, -quality, option.model)
 
-    seems = "hard" if wanted.difficulty >= 0.5 else "easy"
+    seems = "hard" if requirements.difficulty >= 0.5 else "easy"
     found = []
     for option in sorted(options, key=key):
-        why = f"{intent.name}: seems {seems} ({wanted.difficulty:.2f}), quality {bar:.0f} is enough, {option.model} has {_quality(option)}"
+        reason = f"{intent.name}: seems {seems} ({requirements.difficulty:.2f}), quality {bar:.0f} is enough, {option.model} has {_quality(option)}"
         if intent.objective == "quality":
-            why = f"{intent.name}: the best that may have it, quality {_quality(option)}"
-        why += f", costs about {option.cost} {option.unit}" if option.unit else ""
+            reason = f"{intent.name}: the best that may have it, quality {_quality(option)}"
+        reason += f", costs about {option.cost} {option.unit}" if option.unit else ""
         if intent.objective == "latency":
-            why += f", first token in about {option.first_token_ms:.0f} ms"
-        found.append(Choice(option.model, why))
+            reason += f", first token in about {option.first_token_ms:.0f} ms"
+        found.append(Choice(option.model, reason))
     return found
 
 
@@ -172,7 +172,7 @@ def _quality(option: Option) -> int:
     return QUALITY_UNKNOWN if option.card.quality is None else option.card.quality
 
 
-# How hard a request seems.
+# The difficulty of a request.
 
 _WORD: Final = re.compile(r"[A-Za-z]+|[\u4e00-\u9fff]")
 _REASONING: Final = re.compile(
@@ -210,7 +210,7 @@ _MATH: Final = re.compile(
 
 
 class Features(NamedTuple):
-    """What is read of a request, each about 0 to 1."""
+    """What is measured of a request's text, each from about 0 to 1."""
 
     length: float
     reasoning: float
@@ -220,34 +220,35 @@ class Features(NamedTuple):
     musts: float
     code: float
     math: float
-    asked_effort: float
+    effort_level: float
     tools: float
 
 
-# By logistic regression on half of the labelled requests (`requests.yaml`, those at even places); no request there names an
-# effort or brings tools, so the last two are set by hand.
+# Fitted by logistic regression on half of the labelled requests (`requests.yaml`, those at even positions). No request there names an
+# effort or brings tools, so the last two weights are set by hand.
 WEIGHTS: Final = Features(3.2, 3.2, 2.9, 3.3, -2.0, 2.4, 0.4, 1.1, 2.0, 0.5)
 BIAS: Final = -2.4
 
 
 def features(text: str, *, effort: str | None = None, tools: int = 0) -> Features:
-    """`text` is what a person asks last; `effort` what the client says of the thinking it wants."""
+    """`text` is the last user message; `effort` is the reasoning effort that the client asks for."""
     text = text[:TEXT_CHARS_MAX]
     words = len(_WORD.findall(text))
 
-    def some(pattern: re.Pattern[str], enough: int) -> float:
+    def density(pattern: re.Pattern[str], enough: int) -> float:
+        """How many different matches there are, as a share of `enough`, at most 1."""
         return min(1.0, len({match.lower() for match in pattern.findall(text)}) / enough)
 
     return Features(
         length=min(1.0, math.log1p(words) / math.log1p(400)),
-        reasoning=some(_REASONING, 2),
-        building=some(_BUILDING, 2),
-        judging=some(_JUDGING, 2),
-        plain=some(_PLAIN, 1),
-        musts=some(_MUST, 3),
-        code=some(_CODE, 1),
-        math=some(_MATH, 1),
-        asked_effort={"high": 1.0, "xhigh": 1.0, "medium": 0.5}.get(effort or "", 0.0),
+        reasoning=density(_REASONING, 2),
+        building=density(_BUILDING, 2),
+        judging=density(_JUDGING, 2),
+        plain=density(_PLAIN, 1),
+        musts=density(_MUST, 3),
+        code=density(_CODE, 1),
+        math=density(_MATH, 1),
+        effort_level={"high": 1.0, "xhigh": 1.0, "medium": 0.5}.get(effort or "", 0.0),
         tools=min(1.0, tools / 8),
     )
 

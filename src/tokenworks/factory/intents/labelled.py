@@ -1,4 +1,4 @@
-"""What an intent saves, and what of the quality it keeps, on requests that are labelled easy or hard."""
+"""How much an intent saves, and how much quality it keeps, on requests that are labelled easy or hard."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -6,29 +6,41 @@ from typing import Final, NamedTuple
 import yaml
 
 from tokenworks.factory.errors import TraceFaulty
-from tokenworks.factory.intents.choice import Intent, ModelCard, Option, Wanted, difficulty, features, rank
+from tokenworks.factory.intents.choice import (
+    Intent,
+    ModelCard,
+    Option,
+    Requirements,
+    difficulty,
+    features,
+    rank,
+)
 
 SYNTHETIC_REQUESTS: Final = Path(__file__).parents[1] / "requests.yaml"
 REQUESTS_BYTES_MAX: Final = 10_000_000
-# What is foreseen of both models' first tokens: a small one answers sooner.
+# The assumed time to first token of a small and a large model.
 SMALL_MS, LARGE_MS = 100.0, 400.0
 
 
-class Labelled(NamedTuple):
+class LabelledRequest(NamedTuple):
     hard: bool
     text: str
 
 
-class Verdict(NamedTuple):
+class IntentEvaluation(NamedTuple):
+    """How an intent did on labelled requests: counts, and shares of 1."""
+
     requests: int
     hard: int
+    # Requests that got the large model, and hard ones among them.
     to_large: int
     hard_kept: int
+    # What is saved of the price of the large model; the share of requests that got a model good enough for them.
     saving: float
     well_answered: float
 
 
-def read_requests(path: Path) -> list[Labelled]:
+def read_requests(path: Path) -> list[LabelledRequest]:
     """A YAML list of [easy or hard, text]. Raises `TraceFaulty`."""
     if path.stat().st_size > REQUESTS_BYTES_MAX:
         raise TraceFaulty(f"{path.name} is larger than {REQUESTS_BYTES_MAX} bytes")
@@ -48,31 +60,34 @@ def read_requests(path: Path) -> list[Labelled]:
             and row[1]
         ):
             raise TraceFaulty(f"{path.name}: entry {number} is not [easy or hard, text]")
-        found.append(Labelled(row[0] == "hard", row[1]))
+        found.append(LabelledRequest(row[0] == "hard", row[1]))
     return found
 
 
 def evaluate(
-    intent: Intent, requests: list[Labelled], small: tuple[ModelCard, int], large: tuple[ModelCard, int]
-) -> Verdict:
-    """Each model comes with the price of its output token; all answers are thought to be as long."""
-    to_large = hard_kept = well = 0
+    intent: Intent,
+    requests: list[LabelledRequest],
+    small: tuple[ModelCard, int],
+    large: tuple[ModelCard, int],
+) -> IntentEvaluation:
+    """Rank a small and a large model, each with the price of its output token, for every request. All answers count as equally long."""
+    to_large = hard_kept = well_answered = 0
     spent = 0
     for request in requests:
-        wanted = Wanted(difficulty(features(request.text)))
+        requirements = Requirements(difficulty(features(request.text)))
         options = [
             Option(card.name, card, ms, price) for (card, price), ms in ((small, SMALL_MS), (large, LARGE_MS))
         ]
-        got_large = rank(intent, wanted, options)[0].model == large[0].name
+        got_large = rank(intent, requirements, options)[0].model == large[0].name
         to_large += got_large
         hard_kept += got_large and request.hard
-        well += got_large or not request.hard
+        well_answered += got_large or not request.hard
         spent += large[1] if got_large else small[1]
-    return Verdict(
+    return IntentEvaluation(
         len(requests),
         sum(request.hard for request in requests),
         to_large,
         hard_kept,
         1.0 - spent / (large[1] * len(requests)) if large[1] else 0.0,
-        well / len(requests),
+        well_answered / len(requests),
     )

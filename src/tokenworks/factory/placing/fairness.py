@@ -1,38 +1,39 @@
-"""Who is next where more is asked of a model's deployments than they take at once.
+"""Which queued request is next when a model's deployments are full.
 
-Each subscriber has a counter of the tokens that he was served, divided by his plan's weight, and the one who has had the
-least is next (virtual token counters: Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). Who comes back
-is lifted to the least of those who wait, so that nobody saves up. What a request will take is not known when it begins:
-the mean of the subscriber's last ones is counted, and put right at the end.
+Each subscriber has a counter of the tokens that it was served, divided by its plan's weight, and the subscriber with the lowest
+counter is next (virtual token counters: Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A subscriber that
+was idle is lifted to the lowest counter of those with queued requests, so idle time gives no advantage. The tokens of a request are
+not known when it begins: the mean of the subscriber's last requests is counted, and corrected when the request ends.
 
-Classes go before counters: a higher one is always served first. Pure on its own state and the times it is given.
+Classes of service come before counters: a higher class is always served first. The module depends on its own state and the times it
+is given alone.
 """
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from typing import Final
 
-# Classes of service, the first served last.
+# Classes of service, the lowest first.
 FLEX, STANDARD, PRIORITY = range(3)
 CLASSES: Final = 3
 ACCOUNTS_MAX: Final = 100_000
-# Who was served within this counts among those who share.
+# A subscriber counts as active for so long after its last request began or ended.
 ACTIVE_MS: Final = 60_000
 MEAN_GAIN: Final = 0.2
-# Who shares is summed so often, and every time where it is few.
+# The weights of active subscribers are summed so often, or every time if there are at most FEW_ACCOUNTS.
 WEIGHTS_FOR_MS: Final = 250
 FEW_ACCOUNTS: Final = 64
-# Of what a place takes at once, this part is kept for others by who has his share already.
+# The last 1/HEADROOM_PARTS of a deployment's limit is reserved for subscribers below their fair share.
 HEADROOM_PARTS: Final = 8
 
 
 class Waiter:
-    """One request that waits. `ticket` is its owner's; `places` what it may have, as its owner names them."""
+    """One queued request. `ticket` names it to the queue's owner; `deployments` are those that it may have, as the owner names them."""
 
-    __slots__ = ("account_id", "places", "service", "ticket", "tokens", "until_ms", "weight")
+    __slots__ = ("account_id", "deployments", "service", "ticket", "tokens", "until_ms", "weight")
 
     def __init__(
-        self, ticket: Hashable, account_id: str, weight: int, service: int, tokens: int, places: tuple[str, ...],
+        self, ticket: Hashable, account_id: str, weight: int, service: int, tokens: int, deployments: tuple[str, ...],
         until_ms: int,
     ) -> None:  # fmt: skip
         self.ticket = ticket
@@ -40,7 +41,7 @@ class Waiter:
         self.weight = max(1, weight)
         self.service = min(max(service, FLEX), PRIORITY)
         self.tokens = tokens
-        self.places = places
+        self.deployments = deployments
         self.until_ms = until_ms
 
 
@@ -57,7 +58,7 @@ class _Account:
 
 
 class FairQueue:
-    """The queue of one model. `waiting_max` waiters; one more sheds the last of those who are served last."""
+    """The queue of one model, of at most `waiting_max` requests; one more sheds the last request of the lowest class."""
 
     def __init__(self, waiting_max: int) -> None:
         self._waiting_max = waiting_max
@@ -65,17 +66,15 @@ class FairQueue:
         self._by_class: tuple[dict[str, _Account], ...] = tuple({} for _ in range(CLASSES))
         self._waiters: dict[Hashable, Waiter] = {}
         self._floor = 0.0
-        self._active: tuple[int, int] = (
-            -WEIGHTS_FOR_MS,
-            0,
-        )  # when it was summed, the weights of who is served
+        # (when it was summed, in ms; the sum of the weights of active subscribers)
+        self._active: tuple[int, int] = (-WEIGHTS_FOR_MS, 0)
 
     def __len__(self) -> int:
         return len(self._waiters)
 
-    def waits_before(self, service: int) -> bool:
-        """Whether somebody waits whom one of this class must not overtake."""
-        return any(self._by_class[at] for at in range(service, CLASSES))
+    def must_queue(self, service: int) -> bool:
+        """True if a request of this class or a higher one is queued; a new request of this class must not overtake it."""
+        return any(self._by_class[level] for level in range(service, CLASSES))
 
     def _account(self, account_id: str, weight: int) -> _Account:
         account = self._accounts.get(account_id)
@@ -88,14 +87,14 @@ class FairQueue:
         return account
 
     def _lift(self, account: _Account) -> None:
-        """Who had nothing here is not behind those who wait."""
+        """Lift the counter of an idle subscriber to the lowest counter of those with queued requests."""
         if account.in_flight or any(account.waiting):
             return
-        waiting = [other.counter for by_class in self._by_class for other in by_class.values()]
-        account.counter = max(account.counter, min(waiting, default=self._floor))
+        counters = [queued.counter for by_class in self._by_class for queued in by_class.values()]
+        account.counter = max(account.counter, min(counters, default=self._floor))
 
     def join(self, waiter: Waiter) -> Waiter | None:
-        """Wait. Returns who is shed for it: None, another waiter, or this one."""
+        """Queue a request. Returns the request that is shed for it: None, another one, or this one."""
         account = self._account(waiter.account_id, waiter.weight)
         self._lift(account)
         shed = None
@@ -110,21 +109,21 @@ class FairQueue:
         return shed
 
     def _last(self, newcomer: Waiter, account: _Account) -> Waiter:
-        """Of the lowest class the latest request of who waits with most for his weight."""
+        """The request to shed: in the lowest class, the latest one of the subscriber with the most queued requests for its weight."""
         for service, by_class in enumerate(self._by_class):
             if service > newcomer.service:
                 break
             if not by_class:
                 continue
-            most = max(by_class.values(), key=lambda a: len(a.waiting[service]) / a.weight)
-            mine = len(account.waiting[service]) / account.weight if service == newcomer.service else -1.0
-            if mine >= len(most.waiting[service]) / most.weight:
+            heaviest = max(by_class.values(), key=lambda a: len(a.waiting[service]) / a.weight)
+            own_load = len(account.waiting[service]) / account.weight if service == newcomer.service else -1.0
+            if own_load >= len(heaviest.waiting[service]) / heaviest.weight:
                 return newcomer
-            return most.waiting[service][-1]
+            return heaviest.waiting[service][-1]
         return newcomer
 
     def leave(self, ticket: Hashable) -> Waiter | None:
-        """It does not wait any more."""
+        """Take a request out of the queue. Returns it, or None if it is not queued."""
         waiter = self._waiters.pop(ticket, None)
         if waiter is None:
             return None
@@ -136,13 +135,13 @@ class FairQueue:
         return waiter
 
     def in_order(self) -> Iterator[Waiter]:
-        """Whom to try first: the first of each subscriber, by class, then by what he had."""
+        """The order in which to try: the first request of each subscriber, by class, then by the subscriber's counter."""
         for by_class, service in zip(reversed(self._by_class), reversed(range(CLASSES)), strict=True):
             for account in sorted(by_class.values(), key=lambda a: a.counter):
                 yield account.waiting[service][0]
 
     def overdue(self, now_ms: int) -> list[Waiter]:
-        """Those who have waited as long as they would; they are taken out."""
+        """Take out the requests whose waiting time is over, and return them."""
         late = [waiter for waiter in self._waiters.values() if waiter.until_ms <= now_ms]
         for waiter in late:
             self.leave(waiter.ticket)
@@ -152,10 +151,10 @@ class FairQueue:
         for waiter in [waiter for waiter in self._waiters.values() if gone(waiter)]:
             self.leave(waiter.ticket)
 
-    # What is served.
+    # Requests in flight.
 
     def began(self, account_id: str, weight: int, tokens: int, now_ms: int) -> int:
-        """A request begins, of at most so many tokens. Returns what is counted of it for now."""
+        """A request of at most so many tokens begins. Returns the tokens that are counted for it until it ends."""
         account = self._account(account_id, weight)
         self._lift(account)
         expected = min(tokens, round(account.mean_tokens)) if account.mean_tokens else tokens
@@ -177,7 +176,7 @@ class FairQueue:
             account.mean_tokens += gain * (used_tokens - account.mean_tokens)
 
     def has_share(self, account_id: str, weight: int, slots: int, now_ms: int) -> bool:
-        """Whether a subscriber has at least his part of so many slots while others were served, too, or wait."""
+        """True if a subscriber has at least its fair share of so many slots, and other subscribers are active."""
         summed_ms, weights = self._active
         if now_ms - summed_ms >= WEIGHTS_FOR_MS or len(self._accounts) <= FEW_ACCOUNTS:
             weights = sum(
@@ -190,7 +189,7 @@ class FairQueue:
         return known is not None and weights > weight and known.in_flight * weights >= slots * weight
 
     def forget_idle(self, now_ms: int | None) -> None:
-        """Forget who neither waits nor is served (nor was, lately, where a time is given)."""
+        """Forget subscribers without queued requests or requests in flight; with a time, only those that are not active."""
         for account_id, account in list(self._accounts.items()):
             idle = not account.in_flight and not any(account.waiting)
             if idle and (now_ms is None or now_ms - account.served_ms >= ACTIVE_MS):
@@ -202,5 +201,5 @@ class FairQueue:
 
 
 def headroom(slots: int) -> int:
-    """How many of a place's slots are not for who has his share already."""
+    """How many of a deployment's slots are reserved for subscribers below their fair share."""
     return slots // HEADROOM_PARTS

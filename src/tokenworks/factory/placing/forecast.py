@@ -1,41 +1,42 @@
-"""How long a place will make a request wait for its first token, learned from what passed through here.
+"""How long a request will wait for its first token at a deployment, learned from observed first tokens.
 
-A place is a latency that requests share, and a prefill that they take turns at: so many milliseconds for each token that its
-cache does not have. Where a place works on many at once (a vendor's whole fleet), first tokens come closer together than
-one after the other, the time a token takes falls towards nothing, and what is left is the latency. And answers that are being
-written slow it: how much is learned, too; where a place has fewer slots than requests, it is much.
+The model of a deployment is a latency that all requests share, and a prefill that serves one prompt at a time: so many milliseconds
+for each token that the cache does not have. If a deployment works on many prompts at once (a vendor's whole fleet), first tokens
+arrive closer together than one after the other; the learned time per token then falls towards zero and the latency remains. Running
+answers slow the prefill; the slope is learned as well, and is large if a deployment has fewer slots than requests.
 
-Pure on its own state and the time that it is given. Times are milliseconds; nothing here is money.
+The module depends on its own state and the time it is given alone. Times are milliseconds; nothing here is money.
 """
 
 from typing import Final
 
 LATENCY_MS: Final = 50.0
 MS_PER_TOKEN: Final = 0.25
-# A step of learning: large at first, never less than this; and an error that is believed of one request at most.
+# The gain of a learning step is large at first and never below GAIN_MIN. The error of one request is bounded by what was predicted,
+# or by ERROR_MIN_MS if that is more.
 GAIN_MIN: Final = 0.05
 ERROR_MIN_MS: Final = 50.0
-# So many first answers of a place of which nothing is declared are believed; none makes less than this of what was believed.
+# If nothing is declared of a deployment, its first GUESSES answers set the values as factors; no factor is below FACTOR_MIN.
 GUESSES: Final = 8
 FACTOR_MIN: Final = 0.2
-# Of what a prompt was thought to take: what is still to come where it should have been read by now.
+# A prompt that should have been read by now is assumed to need this share of its predicted time still.
 LATE_SHARE: Final = 0.1
-# Tokens, and running answers, that weigh as much as the latency in what an error is put down to.
+# An error is attributed to latency, tokens and running answers; so many tokens or running answers weigh as much as the latency.
 TOKENS_SCALE: Final = 1000.0
 RUNNING_SCALE: Final = 4.0
-# What an answer that is written slows the next prompt by: at first, and never less, so that it decides between equals.
+# By how much a running answer delays the next prompt: the initial value and the minimum, so that it decides between equal scores.
 RUNNING_MS: Final = 1.0
 
 
 class Forecast:
-    """One place. A ticket names a request from its sending to its first token."""
+    """The forecast for one deployment. A ticket names a request from its sending to its first token."""
 
     __slots__ = (
         "_guesses",
         "_last_ms",
         "_pending",
+        "_prefill_ms",
         "_seen",
-        "_turns_ms",
         "latency_ms",
         "ms_per_token",
         "running_ms",
@@ -43,53 +44,53 @@ class Forecast:
     )
 
     def __init__(self, latency_ms: float | None = None, ms_per_token: float | None = None) -> None:
-        """What is declared of a place. Where its speed is not, the first answers are believed and not what is usual."""
+        """The declared latency and speed. Without a declared speed the first answers set the values, not the defaults."""
         self.latency_ms = LATENCY_MS if latency_ms is None else latency_ms
         self.ms_per_token = MS_PER_TOKEN if ms_per_token is None else ms_per_token
         self._guesses = GUESSES if ms_per_token is None else 0
         self.running_ms = RUNNING_MS
-        # By ticket, oldest first: sent, what it takes itself, uncached tokens, whether they are sure, how many answers were
-        # written then. And what all of them take: there may be thousands, and every decision asks.
+        # By ticket, oldest first: (time sent, its own prefill time, uncached tokens, whether that number is sure, running answers at that
+        # time). The sum of the prefill times is kept beside them, because there may be thousands and every choice reads it.
         self._pending: dict[object, tuple[float, float, int, bool, int]] = {}
-        self._turns_ms = 0.0
-        # How many requests wait here for their first token.
+        self._prefill_ms = 0.0
+        # How many requests wait for their first token.
         self.waiting = 0
         self._last_ms = 0.0
         self._seen = 0
 
     @property
     def answers(self) -> int:
-        """How many first tokens were learned from."""
+        """How many first tokens the forecast has learned from."""
         return self._seen
 
     def begin_with(self, latency_ms: float, ms_per_token: float, running_ms: float, answers: int) -> None:
-        """What somebody else learned of the place, where nothing was learned here."""
+        """Take over what another worker learned of the deployment, if nothing was learned here."""
         if not self._seen:
             self.latency_ms, self.ms_per_token, self.running_ms = latency_ms, ms_per_token, running_ms
             self._seen = answers
 
     @property
     def busy(self) -> bool:
-        """Whether a request waits here for its first token."""
+        """True if a request waits for its first token."""
         return self.waiting > 0
 
     def running(self, outstanding: int) -> int:
-        """How many of the place's requests have had their first token."""
+        """How many of the requests in flight have had their first token."""
         return max(0, outstanding - self.waiting)
 
     def wait_ms(self, now_ms: float) -> float:
-        """Until all that was sent before has its first token."""
+        """Time until every request that was sent before has its first token."""
         pending = self._pending
         if not pending:
             return 0.0
         sent_ms, own_ms, *_ = next(iter(pending.values()))
         begun_ms = max(self._last_ms, sent_ms)
         left_ms = own_ms - (now_ms - begun_ms)
-        # What is late comes at any moment, or was misjudged: a place that nothing waits at is better.
-        return self._turns_ms - own_ms + (left_ms if left_ms > 0.0 else LATE_SHARE * own_ms)
+        # The first token of a late prompt may come at any moment, or the prediction was wrong: a deployment without a queue is better.
+        return self._prefill_ms - own_ms + (left_ms if left_ms > 0.0 else LATE_SHARE * own_ms)
 
     def own_ms(self, uncached_tokens: int) -> float:
-        """What a request takes of the place's turns."""
+        """The prefill time of a request's own prompt."""
         return self.ms_per_token * uncached_tokens
 
     def sent(
@@ -102,19 +103,19 @@ class Forecast:
         running: int = 0,
         own_ms: float | None = None,
     ) -> None:
-        """`sure`: little of the prompt is believed to be cached, so that its time says what a token takes."""
+        """A request was sent. `sure`: little of its prompt is assumed to be cached, so its time tells what a token takes."""
         if own_ms is None:
             own_ms = self.own_ms(uncached_tokens)
         self._pending[ticket] = (now_ms, own_ms, uncached_tokens, sure, running)
-        self._turns_ms += own_ms
+        self._prefill_ms += own_ms
         self.waiting = len(self._pending)
 
     def first_token(self, ticket: object, now_ms: float) -> float | None:
-        """A request's first token has come: learn from it. Returns its time to first token; None where it was dropped."""
-        turn = self._take(ticket)
-        if turn is None:
+        """Learn from a request's first token. Returns its time to first token, or None if the request was dropped before."""
+        pending = self._take(ticket)
+        if pending is None:
             return None
-        sent_ms, _, tokens, sure, running = turn
+        sent_ms, _, tokens, sure, running = pending
         begun_ms = self._last_ms
         self._last_ms = now_ms
         if sure:
@@ -123,15 +124,15 @@ class Forecast:
         return now_ms - sent_ms
 
     def _take(self, ticket: object) -> tuple[float, float, int, bool, int] | None:
-        turn = self._pending.pop(ticket, None)
+        pending = self._pending.pop(ticket, None)
         self.waiting = len(self._pending)
-        if turn is not None:
-            # Nothing is left of sums of floats where nothing waits.
-            self._turns_ms = self._turns_ms - turn[1] if self._pending else 0.0
-        return turn
+        if pending is not None:
+            # Set the sum to zero when nothing waits, so that rounding errors do not add up.
+            self._prefill_ms = self._prefill_ms - pending[1] if self._pending else 0.0
+        return pending
 
     def _learn(self, taken_ms: float, tokens: int, running: int, *, with_latency: bool) -> None:
-        """Put what was unforeseen down to latency, rate and load, by how much each had a part (normalised least mean squares)."""
+        """Attribute the error to latency, rate and load, each by its part in the prediction (normalised least mean squares)."""
         expected_ms = (
             self.own_ms(tokens) + self.running_ms * running + (self.latency_ms if with_latency else 0.0)
         )
@@ -151,8 +152,8 @@ class Forecast:
         self.latency_ms = max(0.0, self.latency_ms + step * share)
 
     def _guess(self, error_ms: float, tokens: int, running: int, *, with_latency: bool) -> None:
-        """The first answers of a place of which nothing is known: what is usual may be wrong by any factor, so what was unforeseen is
-        put down to each part as a factor, by how much of the whole it was thought to be.
+        """Learn from the first answers of a deployment without declared speed. The defaults may be wrong by any factor, so each part of
+        the prediction is multiplied by a factor, according to its share of the whole.
         """
         parts = (self.latency_ms if with_latency else 0.0, self.own_ms(tokens), self.running_ms * running)
         self._seen += 1
@@ -163,5 +164,5 @@ class Forecast:
         self.running_ms = max(RUNNING_MS, self.running_ms * crowd)
 
     def dropped(self, ticket: object) -> None:
-        """A request ended without a first token, or is not waited for any more."""
+        """A request ended without a first token, or its first token is not awaited any more."""
         self._take(ticket)

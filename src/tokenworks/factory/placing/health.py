@@ -1,12 +1,12 @@
-"""Whether a place is well, from what was seen of it; and how many repeated attempts a bad hour may cost.
+"""Whether a deployment is healthy, from observed results; and how many retries an outage may cost.
 
-A circuit opens after so many failures in a row. A place that fails a good part of its requests without ever failing so many in
-a row is an outlier: it is ejected for a while, longer each time. What comes back, or comes new to others, begins slowly: its
-cache is cold, and it may not be well yet.
+A circuit opens after so many failures in a row. A deployment that fails a large part of its requests without so many failures in a
+row is an outlier: it is ejected for some time, longer each time. A deployment that comes back, or is new beside others, gets a slow
+start: its cache is cold, and it may not be healthy yet.
 
-Two rests differ. A cool-down is this gateway's own guess: where no other place is left, one request may be tried earlier. A time
-that the upstream named (Retry-After and its like) is kept exactly: until then the place gets no request and no health check,
-and nothing shortens it. After either the next request is a trial, and its first good byte closes the circuit.
+There are two kinds of pause. A cool-down is the gateway's own guess: if no other deployment is left, one request may be tried
+earlier. A time that the upstream named (Retry-After and its like) is kept exactly: until then the deployment gets no request and no
+health check, and nothing shortens it. After either pause the next request is a trial, and its first good byte closes the circuit.
 """
 
 import math
@@ -16,21 +16,22 @@ from typing import Final
 
 FAILURES_TO_OPEN: Final = 5
 COOL_DOWN_S: Final = 10.0
-# An outlier fails this part of its last requests, counted over about so long, of which there are at least so many.
+# An outlier fails at least this share of its recent requests, of which there are at least OUTLIER_REQUESTS_MIN; older requests
+# decay with the time constant OUTLIER_TAU_S.
 OUTLIER_SHARE: Final = 0.4
 OUTLIER_REQUESTS_MIN: Final = 10.0
 OUTLIER_TAU_S: Final = 30.0
 EJECTION_S: Final = 30.0
 EJECTION_MAX_S: Final = 300.0
-# A place that was well for so long after its last ejection is taken for a new one.
+# After so long without failures since the last ejection, earlier ejections no longer count.
 FORGIVEN_S: Final = 600.0
-# Slow start: one request at once, twice as many after each such time, and after so many times any number.
+# Slow start: one request in flight, twice as many after every SLOW_START_S, and no limit after SLOW_STARTS steps.
 SLOW_START_S: Final = 2.0
 SLOW_STARTS: Final = 8
 
 
 class Health:
-    """What was seen of one place. Times are monotonic seconds."""
+    """The observed health of one deployment. Times are monotonic seconds."""
 
     __slots__ = (
         "_bad",
@@ -40,8 +41,8 @@ class Health:
         "ejected_s",
         "ejections",
         "failures",
-        "named_until_s",
         "outstanding",
+        "retry_after_until_s",
         "trial",
         "warm_from_s",
     )
@@ -50,7 +51,7 @@ class Health:
         self.outstanding = 0
         self.failures = 0
         self.cool_until_s = 0.0
-        self.named_until_s = 0.0
+        self.retry_after_until_s = 0.0
         self.trial = False
         self.ejections = 0
         self.ejected_s = 0.0
@@ -60,12 +61,12 @@ class Health:
         self._counted_s = 0.0
 
     def open(self, now_s: float) -> bool:
-        """Whether the circuit is open: nothing is sent, but for one trial after the cool-down."""
+        """True if the circuit is open: no request is sent, except one trial after the cool-down."""
         return self.failures >= FAILURES_TO_OPEN and (now_s < self.cool_until_s or self.trial)
 
     def resting_s(self, now_s: float) -> float:
-        """How many seconds of a time that the upstream named are left: until then nothing is sent at all. 0.0: none."""
-        return max(0.0, self.named_until_s - now_s)
+        """Seconds left of a time that the upstream named: until then nothing is sent at all. 0.0 if there is no such time."""
+        return max(0.0, self.retry_after_until_s - now_s)
 
     def began(self, now_s: float) -> None:
         self.outstanding += 1
@@ -78,13 +79,13 @@ class Health:
         self.trial = False
 
     def succeeded(self, now_s: float) -> None:
-        """The first good byte of an answer: the circuit closes, without waiting for the answer's end.
+        """The first good byte of an answer closes the circuit; the answer need not have ended.
 
-        An answer that was asked for before the upstream named a time does not shorten that time.
+        An answer to a request that was sent before the upstream named a time does not shorten that time.
         """
         self._good += 1.0
         self.trial = False
-        if self.failures and now_s >= self.named_until_s:
+        if self.failures and now_s >= self.retry_after_until_s:
             if self.failures >= FAILURES_TO_OPEN:
                 self.warm_from_s = now_s
             self.failures = 0
@@ -97,13 +98,13 @@ class Health:
         self._count(now_s)
         self._bad += 1.0
         self.failures += 1
-        if self.failures >= FAILURES_TO_OPEN and now_s >= self.named_until_s:
+        if self.failures >= FAILURES_TO_OPEN and now_s >= self.retry_after_until_s:
             self.cool_until_s = max(self.cool_until_s, now_s + cool_down_s)
 
     def _count(self, now_s: float) -> None:
         decay = math.exp(-max(0.0, now_s - self._counted_s) / OUTLIER_TAU_S)
         self._counted_s = now_s
-        # What was good before anything was bad was never decayed: no more of it than the time would hold.
+        # Before the first failure the good results do not decay, so their number is limited here.
         self._good = min(self._good, 1000.0) * decay
         self._bad *= decay
 
@@ -112,18 +113,18 @@ class Health:
         return seen >= OUTLIER_REQUESTS_MIN and self._bad >= OUTLIER_SHARE * seen
 
     def rest(self, now_s: float, seconds: float) -> None:
-        """The upstream named a time (Retry-After): the circuit opens at once, for exactly that long."""
+        """Open the circuit at once, for exactly the time that the upstream named (Retry-After)."""
         self.failures = max(self.failures, FAILURES_TO_OPEN)
-        self.cool_until_s = self.named_until_s = max(self.named_until_s, now_s + seconds)
+        self.cool_until_s = self.retry_after_until_s = max(self.retry_after_until_s, now_s + seconds)
 
     def cool_down(self, now_s: float, seconds: float) -> None:
-        """No time was named: the circuit opens at once, for that long or until no other place is left."""
+        """Open the circuit at once for so long, or until no other deployment is left. The upstream named no time."""
         self.failures = max(self.failures, FAILURES_TO_OPEN)
-        if now_s >= self.named_until_s:
+        if now_s >= self.retry_after_until_s:
             self.cool_until_s = max(self.cool_until_s, now_s + seconds)
 
     def eject(self, now_s: float) -> float:
-        """For how long."""
+        """Open the circuit of an outlier. Returns for how many seconds."""
         seconds = min(EJECTION_MAX_S, EJECTION_S * float(1 << min(self.ejections, 10)))
         self.ejections += 1
         self.ejected_s = now_s
@@ -135,7 +136,7 @@ class Health:
         self.warm_from_s = now_s
 
     def takes(self, now_s: float) -> int | None:
-        """How many requests at once it takes while it begins slowly; None: any number."""
+        """How many requests in flight the deployment takes during its slow start; None: no limit."""
         if self.warm_from_s is None:
             return None
         step = int((now_s - self.warm_from_s) / SLOW_START_S)
@@ -145,22 +146,22 @@ class Health:
         return 1 << max(0, step)
 
 
-def eject_outlier(place: Health, peers: Sequence[Health], now_s: float) -> bool:
-    """Eject a place that fails much more than it may, while at least half of its peers are well."""
-    if not place.is_outlier() or place.open(now_s):
+def eject_outlier(health: Health, peers: Sequence[Health], now_s: float) -> bool:
+    """Eject a deployment if it is an outlier, as long as at least half of its peers stay. Returns whether it was ejected."""
+    if not health.is_outlier() or health.open(now_s):
         return False
-    resting = sum(peer.open(now_s) for peer in peers if peer is not place)
-    if 2 * (resting + 1) > len(peers):
+    open_peers = sum(peer.open(now_s) for peer in peers if peer is not health)
+    if 2 * (open_peers + 1) > len(peers):
         return False
-    place.eject(now_s)
+    health.eject(now_s)
     return True
 
 
 class RetryBudget:
-    """Of the requests of the last seconds, a part may be tried once more, and a few in any case.
+    """How many retries are allowed: a share of the requests of the last seconds, and a few in any case.
 
-    So that a bad hour does not become a worse one: where everything fails, attempts are `RETRY_PART` more than requests, and not
-    several times as many (Finagle's and Envoy's retry budgets are alike).
+    The budget keeps an outage from becoming an overload: if every request fails, there are `RETRY_PART` more attempts than requests
+    and not several times as many (as the retry budgets of Finagle and Envoy).
     """
 
     RETRY_PART: Final = 0.2
@@ -174,7 +175,7 @@ class RetryBudget:
         self._requests: deque[int] = deque([0], maxlen=self.WINDOW_S)
         self._retries: deque[int] = deque([0], maxlen=self.WINDOW_S)
 
-    def _turn(self, now_s: float) -> None:
+    def _advance(self, now_s: float) -> None:
         second = int(now_s)
         passed = second - self._second
         if passed <= 0:
@@ -185,14 +186,14 @@ class RetryBudget:
             self._retries.append(0)
 
     def request(self, now_s: float) -> None:
-        """A request's first attempt."""
+        """Count the first attempt of a request."""
         if int(now_s) != self._second:
-            self._turn(now_s)
+            self._advance(now_s)
         self._requests[-1] += 1
 
     def may_retry(self, now_s: float) -> bool:
-        """Whether one more attempt is in the budget; it is spent then."""
-        self._turn(now_s)
+        """True if the budget allows one more attempt; the attempt is then spent."""
+        self._advance(now_s)
         most = self.RETRY_PART * sum(self._requests) + self._least
         if sum(self._retries) >= most:
             return False

@@ -1,7 +1,7 @@
-"""From what was timed of a real engine to what the simulator has to know of it: straight lines through the points.
+"""Fits the simulator's engine to the timings of a real engine, by straight lines through the points.
 
-A prompt's time to first token is a constant and so much a token; the time between two tokens of an answer is a constant and so
-much for each answer that is written at once.
+A prompt's time to first token is a constant and a time per token; the time between two tokens of an answer is a constant and a time
+per answer that is written at once.
 """
 
 from collections.abc import Sequence
@@ -13,24 +13,24 @@ from tokenworks.factory.simulation.engine import EngineSpec
 LEAST_MS = 0.001
 
 
-class Read(NamedTuple):
-    """One prompt that was read alone: its tokens, none of them cached, and when its answer's first token came."""
+class PromptTiming(NamedTuple):
+    """One prompt that was read alone: its tokens, none of them cached, and the time to its first token."""
 
     tokens: int
     first_token_ms: float
 
 
-class Written(NamedTuple):
-    """Answers that were written at once: how many, and the mean time between two tokens of one of them."""
+class AnswerTiming(NamedTuple):
+    """How many answers were written at once, and the mean time between two tokens of one of them."""
 
     at_once: int
     gap_ms: float
 
 
 def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """(constant, slope) by least squares. Raises `TraceFaulty` where they are at fewer than two places."""
+    """(constant, slope) by least squares. Raises `TraceFaulty` if the points have fewer than two different x values."""
     if len({x for x, _ in points}) < 2:
-        raise TraceFaulty("a line needs points at two places at least")
+        raise TraceFaulty("a line needs points with at least two different x values")
     mean_x = sum(x for x, _ in points) / len(points)
     mean_y = sum(y for _, y in points) / len(points)
     slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
@@ -39,20 +39,20 @@ def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 def fit(
     name: str,
-    reads: Sequence[Read],
-    written: Sequence[Written],
+    prompts: Sequence[PromptTiming],
+    answers: Sequence[AnswerTiming],
     *,
     slots_max: int | None = None,
     round_trip_ms: float = 0.0,
     cache_blocks: int = 3000,
 ) -> EngineSpec:
-    """An engine as it was timed. `round_trip_ms` is taken out of the time to first token."""
-    base_ms, token_ms = line([(read.tokens, read.first_token_ms - round_trip_ms) for read in reads])
+    """The engine that fits the timings. `round_trip_ms` is subtracted from each time to first token."""
+    base_ms, token_ms = line([(prompt.tokens, prompt.first_token_ms - round_trip_ms) for prompt in prompts])
     if token_ms <= 0:
         raise TraceFaulty("longer prompts did not take longer: were they cached, or is the engine busy?")
-    decode_ms, more_ms = line([(one.at_once, one.gap_ms) for one in written])
+    decode_ms, more_ms = line([(answer.at_once, answer.gap_ms) for answer in answers])
     if decode_ms <= 0:
-        # Nearly all of it is each answer's own: an engine that writes them in turn.
+        # Nearly all of the time is each answer's own: the engine writes answers one after the other.
         decode_ms = LEAST_MS
     return EngineSpec(
         name=name,

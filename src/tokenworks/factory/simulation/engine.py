@@ -1,9 +1,8 @@
-"""One simulated inference engine: prompts are read one after the other, answers written together, from one cache of blocks.
+"""One simulated inference engine: prompts are read one after the other, answers are written together, from one cache of blocks.
 
-A fluid model of continuous batching: between two events (a prompt is read, an answer is done, a request comes) the batch does
-not change, so everything goes on at a constant rate. Where prefill and decode share a budget of tokens a step (chunked
-prefill, as in vLLM and SGLang), a prompt that is read slows the answers of the others; where they do not, it takes turns
-with other prompts alone. Time is milliseconds.
+A fluid model of continuous batching: between two events (a prompt is read, an answer is done, a request arrives) the batch does not
+change, so prefill and decode run at constant rates. If they share a budget of tokens per step (chunked prefill, as in vLLM and
+SGLang), a prompt that is read slows the running answers; if not, it only delays the prompts behind it. Times are milliseconds.
 """
 
 import heapq
@@ -17,8 +16,8 @@ INF: Final = float("inf")
 
 
 class EngineSpec(BaseModel):
-    """What an engine can do; the defaults are those of one 8B-class model on one data-centre GPU, as the public trace of
-    Mooncake is usually replayed with.
+    """The capacity and price of an engine. The defaults are one 8B-class model on one data-centre GPU, as the public trace of Mooncake is
+    usually replayed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,20 +29,20 @@ class EngineSpec(BaseModel):
     prefill_ms_per_token: float = Field(default=0.25, gt=0, le=1000)
     decode_base_ms: float = Field(default=12.0, gt=0, le=10_000)
     decode_ms_per_request: float = Field(default=0.4, ge=0, le=1000)
-    # Tokens of one step, prompt and answers together; None: a prompt does not slow the answers.
+    # Tokens of one step, prompt and answers together. None: a prompt does not slow the answers.
     step_tokens: int | None = Field(default=None, ge=16, le=1_000_000)
     block_tokens: int = Field(default=512, ge=1, le=100_000)
     cache_blocks: int = Field(default=3000, ge=1, le=10_000_000)
-    # Requests that it has at once; None: as many as its cache holds.
+    # Requests that are processed at once. None: as many as the cache holds.
     slots_max: int | None = Field(default=None, ge=1, le=100_000)
-    # A vendor's limit: one more is a 429.
+    # A vendor's limit of requests at once: one more is refused (429).
     requests_max: int | None = Field(default=None, ge=1, le=100_000)
     round_trip_ms: float = Field(default=0.0, ge=0, le=60_000)
-    # Cold until then.
+    # The engine takes no request before this time.
     ready_at_s: float = Field(default=0.0, ge=0, le=10**7)
     hour_nano: int = Field(default=0, ge=0, le=10**15)
     input_nano: int = Field(default=0, ge=0, le=10**9)
-    # Of input that its cache has; None: as the rest.
+    # The price of cached input. None: the same as of other input.
     cached_input_nano: int | None = Field(default=None, ge=0, le=10**9)
     output_nano: int = Field(default=0, ge=0, le=10**9)
     idle_watts: float = Field(default=100.0, ge=0, le=100_000)
@@ -54,8 +53,8 @@ class EngineSpec(BaseModel):
         return self.input_nano if self.cached_input_nano is None else self.cached_input_nano
 
 
-class Work(NamedTuple):
-    """A request of a trace. `blocks`: one id for each block of the prompt, equal where everything up to it is equal."""
+class TraceRequest(NamedTuple):
+    """A request of a trace. `blocks`: one id per block of the prompt; equal ids mean equal prompts up to the end of the block."""
 
     at_ms: float
     input_tokens: int
@@ -64,7 +63,7 @@ class Work(NamedTuple):
 
 
 class Engine:
-    """The engine's own clock is moved by its caller: `advance`, then what happens, then `next_ms`."""
+    """One engine. The caller moves its clock: it calls `advance`, handles what happened, and asks `next_ms` for the next event."""
 
     __slots__ = (
         "_blocks",
@@ -92,11 +91,11 @@ class Engine:
         self.cached_tokens = 0
         self.seen_blocks = 0
         self._now_ms = 0.0
-        self._queue: deque[tuple[int, Work]] = deque()
-        self._reading: tuple[int, Work] | None = None
+        self._queue: deque[tuple[int, TraceRequest]] = deque()
+        self._reading: tuple[int, TraceRequest] | None = None
         self._prefill_left = 0.0
-        # (progress at which it is done, ticket); progress counts the tokens that each of them has got.
-        self._decoding: list[tuple[float, int, Work]] = []
+        # A heap of (progress at which the answer is done, ticket, request). Progress counts the tokens that each answer has got.
+        self._decoding: list[tuple[float, int, TraceRequest]] = []
         self._done_work = 0.0
         self._blocks: OrderedDict[int, None] = OrderedDict()
         self._pinned: dict[int, int] = {}
@@ -107,7 +106,7 @@ class Engine:
         return len(self._queue) + (self._reading is not None) + len(self._decoding)
 
     def _rates(self) -> tuple[float, float]:
-        """(prompt tokens, answer tokens of each request) a millisecond, as the batch is now."""
+        """(prompt tokens, answer tokens of each request) per millisecond in the present batch."""
         spec, running = self.spec, len(self._decoding)
         step_ms = spec.decode_base_ms + spec.decode_ms_per_request * running
         if self._reading is None:
@@ -129,7 +128,7 @@ class Engine:
         self._now_ms = max(self._now_ms, now_ms)
 
     def next_ms(self) -> float:
-        """When a prompt will have been read, or an answer is done; never, where nothing runs."""
+        """When the next prompt is read or the next answer is done; infinity if nothing runs."""
         prompt, answer = self._rates()
         at_ms = INF
         if self._reading is not None:
@@ -138,27 +137,27 @@ class Engine:
             at_ms = min(at_ms, self._now_ms + max(0.0, self._decoding[0][0] - self._done_work) / answer)
         return at_ms
 
-    def add(self, ticket: int, work: Work) -> None:
-        self._queue.append((ticket, work))
+    def add(self, ticket: int, request: TraceRequest) -> None:
+        self._queue.append((ticket, request))
         self._begin()
 
     def take_first_tokens(self) -> list[int]:
-        """Tickets whose prompt has been read by now."""
+        """The tickets whose prompt has been read by now."""
         if self._reading is None or self._prefill_left > 1e-6:
             return []
-        ticket, work = self._reading
+        ticket, request = self._reading
         self._reading = None
-        self._keep(work.blocks)
-        heapq.heappush(self._decoding, (self._done_work + max(0, work.output_tokens - 1), ticket, work))
+        self._keep(request.blocks)
+        heapq.heappush(self._decoding, (self._done_work + max(0, request.output_tokens - 1), ticket, request))
         self._begin()
         return [ticket]
 
     def take_done(self) -> list[int]:
-        """Tickets whose answer is done by now."""
+        """The tickets whose answer is done by now."""
         done = []
         while self._decoding and self._decoding[0][0] - self._done_work <= 1e-6:
-            _, ticket, work = heapq.heappop(self._decoding)
-            self._unpin(work)
+            _, ticket, request = heapq.heappop(self._decoding)
+            self._unpin(request)
             done.append(ticket)
         if done:
             self._begin()
@@ -174,37 +173,37 @@ class Engine:
             count += 1
         return count
 
-    def _answer_blocks(self, work: Work) -> int:
-        return -(-work.output_tokens // self.spec.block_tokens)
+    def _answer_blocks(self, request: TraceRequest) -> int:
+        return -(-request.output_tokens // self.spec.block_tokens)
 
     def _begin(self) -> None:
-        """Read the next prompt, where nothing is read and there is room for it."""
+        """Begin to read the next prompt, if none is being read and the cache has room for it."""
         if self._reading is not None or not self._queue:
             return
         spec = self.spec
-        ticket, work = self._queue[0]
+        ticket, request = self._queue[0]
         if spec.slots_max is not None and len(self._decoding) >= spec.slots_max:
             return
-        new = sum(block not in self._pinned for block in work.blocks)
+        new = sum(block not in self._pinned for block in request.blocks)
         if (
-            len(self._pinned) + self._private + new + self._answer_blocks(work) > spec.cache_blocks
+            len(self._pinned) + self._private + new + self._answer_blocks(request) > spec.cache_blocks
             and self._decoding
         ):
-            return  # an answer that ends makes room; a prompt that is alone is taken anyway
+            return  # an answer that ends makes room; without running answers the prompt is taken anyway
         self._queue.popleft()
-        matched = self._match(work.blocks)
+        matched = self._match(request.blocks)
         self.matched_blocks += matched
-        self.seen_blocks += len(work.blocks)
-        uncached = max(1, work.input_tokens - matched * spec.block_tokens)
-        self.cached_tokens += work.input_tokens - uncached
-        for block in work.blocks:
+        self.seen_blocks += len(request.blocks)
+        uncached = max(1, request.input_tokens - matched * spec.block_tokens)
+        self.cached_tokens += request.input_tokens - uncached
+        for block in request.blocks:
             self._pinned[block] = self._pinned.get(block, 0) + 1
-        self._private += self._answer_blocks(work)
-        self._reading = ticket, work
+        self._private += self._answer_blocks(request)
+        self._reading = ticket, request
         self._prefill_left = uncached + spec.prefill_base_ms / spec.prefill_ms_per_token
 
     def _keep(self, blocks: Sequence[int]) -> None:
-        """The prompt's blocks are cached; what was not used for longest goes, the ends of prompts first, nothing in use."""
+        """Cache a prompt's blocks. The least recently used blocks are evicted, the ends of prompts first, blocks in use never."""
         cached = self._blocks
         for block in reversed(blocks):
             if block in cached:
@@ -218,9 +217,9 @@ class Engine:
             ][:over]:
                 del cached[block]
 
-    def _unpin(self, work: Work) -> None:
-        self._private -= self._answer_blocks(work)
-        for block in work.blocks:
+    def _unpin(self, request: TraceRequest) -> None:
+        self._private -= self._answer_blocks(request)
+        for block in request.blocks:
             left = self._pinned[block] - 1
             if left:
                 self._pinned[block] = left

@@ -1,7 +1,7 @@
-"""A fleet, simulated: a trace of requests against engines, placed by the very code that the gateway runs, or by others.
+"""A simulated fleet: a trace of requests runs against engines, placed by the code that the gateway runs, or by another policy.
 
-The gateway sees what a gateway sees: its own requests in flight, and first tokens as they pass, so many milliseconds late.
-What it believes of each engine's speed and cache is off by a random part, and it learns.
+A policy knows what a gateway knows: its own requests in flight, and first tokens, some milliseconds late. The speeds and cache sizes
+that are declared to it are wrong by a random part, and it learns.
 """
 
 import heapq
@@ -11,46 +11,54 @@ from statistics import fmean
 from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 from tokenworks.factory.model import Price
-from tokenworks.factory.placing.placement import DeploymentView, Objective, Placement, PlacementRequest
+from tokenworks.factory.placing.placement import Placement
 from tokenworks.factory.placing.prefixes import PrefixIndex
+from tokenworks.factory.placing.request import Objective, PlacementRequest
+from tokenworks.factory.placing.views import DeploymentView
 from tokenworks.factory.service import make_deployment
-from tokenworks.factory.simulation.engine import INF, Engine, EngineSpec, Work
+from tokenworks.factory.simulation.engine import INF, Engine, EngineSpec, TraceRequest
 
-Policy = Literal["predicted", "least_outstanding", "round_robin", "cache_aware"]
-POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
+PolicyName = Literal["predicted", "least_outstanding", "round_robin", "cache_aware"]
+POLICIES: Final[tuple[PolicyName, ...]] = get_args(PolicyName)
 LATE_MS: Final = 50.0
 RETRY_S: Final = 1.0
 MACHINES_MAX: Final = 1024
-# sglang's router: how much of a prompt has to be cached for its place to be taken, and when the load decides instead.
+# sglang's router: which share of a prompt must be cached for an engine to be chosen by its cache, and when load decides instead.
 CACHE_THRESHOLD: Final = 0.5
 BALANCE_ABS: Final = 32
 BALANCE_REL: Final = 1.1
 
 
-class Told(Protocol):
-    """A policy: where a request goes, and what is told of it afterwards."""
+class PlacementPolicy(Protocol):
+    """Which engine a request gets, and what the policy is told of the request afterwards."""
 
-    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None: ...
+    def choose(
+        self, ticket: int, request: TraceRequest, tried: Sequence[int], now_ms: float
+    ) -> int | None: ...
     def first_token(self, ticket: int, engine: int, now_ms: float) -> None: ...
     def ended(self, ticket: int, engine: int, now_ms: float) -> None: ...
     def refused(self, ticket: int, engine: int, now_ms: float) -> None:
-        """The engine is at its limit: the request is not there, and none goes there for a while."""
+        """The engine is at its limit and refused the request; the policy sends no request there for some time."""
         ...
 
 
 class LeastOutstanding:
-    """The engine with the fewest requests in flight; ties go round by last use."""
+    """The engine with the fewest requests in flight; of several the one that was used least recently."""
 
     def __init__(self, count: int) -> None:
         self.outstanding = [0] * count
         self._used = [0] * count
         self._turn = 0
-        self._rests = [0.0] * count
+        self._resting_until_ms = [0.0] * count
 
     def free(self, tried: Sequence[int], now_ms: float) -> list[int]:
-        return [at for at in range(len(self.outstanding)) if at not in tried and self._rests[at] <= now_ms]
+        return [
+            at
+            for at in range(len(self.outstanding))
+            if at not in tried and self._resting_until_ms[at] <= now_ms
+        ]
 
-    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None:
+    def choose(self, ticket: int, request: TraceRequest, tried: Sequence[int], now_ms: float) -> int | None:
         free = self.free(tried, now_ms)
         if not free:
             return None
@@ -69,19 +77,19 @@ class LeastOutstanding:
         self.outstanding[engine] -= 1
 
     def refused(self, ticket: int, engine: int, now_ms: float) -> None:
-        self._rests[engine] = now_ms + RETRY_S * 1000.0
+        self._resting_until_ms[engine] = now_ms + RETRY_S * 1000.0
         self.outstanding[engine] -= 1
 
 
 class RoundRobin(LeastOutstanding):
-    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None:
+    def choose(self, ticket: int, request: TraceRequest, tried: Sequence[int], now_ms: float) -> int | None:
         free = self.free(tried, now_ms)
         return self.take(min(free, key=lambda at: self._used[at])) if free else None
 
 
 class CacheAware(LeastOutstanding):
-    """As sglang's router does it: the longest prefix where it is more than a part of the prompt, else the least load; and
-    the least load where the loads are too different. Its tree of prefixes does not end.
+    """As sglang's router does it: the engine with the longest cached prefix if that is more than a share of the prompt, else the engine
+    with the least load; always the least load if the loads differ too much. Its tree of prefixes is not bounded.
     """
 
     def __init__(self, count: int, *, smallest_tree: bool = False) -> None:
@@ -89,9 +97,9 @@ class CacheAware(LeastOutstanding):
         self._index = PrefixIndex()
         self._smallest_tree = smallest_tree
         for at in range(count):
-            self._index.add_place(at, 1 << 40)
+            self._index.add_deployment(at, 1 << 40)
 
-    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None:
+    def choose(self, ticket: int, request: TraceRequest, tried: Sequence[int], now_ms: float) -> int | None:
         free = self.free(tried, now_ms)
         if not free:
             return None
@@ -99,25 +107,25 @@ class CacheAware(LeastOutstanding):
         least, most = min(loads), max(loads)
         at = free[loads.index(least)]
         if not (most - least > BALANCE_ABS and most > BALANCE_REL * least):
-            matched = self._index.match(work.blocks)
+            matched = self._index.match(request.blocks)
             best = max((at for at in matched if at in free), key=lambda at: matched[at], default=None)
-            if best is not None and matched[best] > CACHE_THRESHOLD * len(work.blocks):
+            if best is not None and matched[best] > CACHE_THRESHOLD * len(request.blocks):
                 at = best
             elif self._smallest_tree:
                 at = min(free, key=self._index.size)
-        self._index.touch(at, work.blocks)
+        self._index.touch(at, request.blocks)
         return self.take(at)
 
 
 class Predicted:
-    """The gateway's own placement, on what it believes of the engines."""
+    """The gateway's own placement, with declared speeds and cache sizes that are wrong by up to `off`."""
 
     def __init__(
         self, specs: Sequence[EngineSpec], rnd: random.Random, off: float, objective: Objective = "latency"
     ) -> None:
         self._placement = Placement()
         self._objective = objective
-        self._places = []
+        self._views = []
         for at, spec in enumerate(specs):
             deployment = make_deployment(
                 name=f"engine-{at}", model="m", upstream_model="m", base_url="http://127.0.0.1:1", protocols=("chat",),
@@ -128,40 +136,40 @@ class Predicted:
                     fresh_input_nano=spec.input_nano, cached_input_nano=spec.cached_nano, output_nano=spec.output_nano
                 ),
             )  # fmt: skip
-            self._places.append(DeploymentView(deployment))
-        self._placement.set_places(self._places)
+            self._views.append(DeploymentView(deployment))
+        self._placement.set_views(self._views)
         self._block_tokens = specs[0].block_tokens
 
-    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None:
-        ask = PlacementRequest(
-            work.input_tokens, work.output_tokens, work.blocks, self._block_tokens, self._objective
+    def choose(self, ticket: int, request: TraceRequest, tried: Sequence[int], now_ms: float) -> int | None:
+        placed = PlacementRequest(
+            request.input_tokens, request.output_tokens, request.blocks, self._block_tokens, self._objective
         )
-        names = [self._places[at].name for at in tried]
+        names = [self._views[at].name for at in tried]
         now_s = now_ms / 1000.0
-        chosen = self._placement.choose(self._places, names, ask, now_s)
-        if chosen is None or chosen.place.open(now_s):
+        chosen = self._placement.choose(self._views, names, placed, now_s)
+        if chosen is None or chosen.view.open(now_s):
             return None
-        chosen.place.began(now_s)
-        self._placement.sent(ticket, chosen, ask, now_s)
-        return chosen.place.number
+        chosen.view.began(now_s)
+        self._placement.sent(ticket, chosen, placed, now_s)
+        return chosen.view.number
 
     def first_token(self, ticket: int, engine: int, now_ms: float) -> None:
-        place = self._places[engine]
-        place.succeeded(now_ms / 1000.0)
-        self._placement.first_token(ticket, place, now_ms / 1000.0)
+        view = self._views[engine]
+        view.succeeded(now_ms / 1000.0)
+        self._placement.first_token(ticket, view, now_ms / 1000.0)
 
     def ended(self, ticket: int, engine: int, now_ms: float) -> None:
-        self._places[engine].ended()
+        self._views[engine].ended()
 
     def refused(self, ticket: int, engine: int, now_ms: float) -> None:
-        place = self._places[engine]
-        place.cool_down(now_ms / 1000.0, RETRY_S)
-        self._placement.dropped(ticket, place)
-        place.ended()
+        view = self._views[engine]
+        view.cool_down(now_ms / 1000.0, RETRY_S)
+        self._placement.dropped(ticket, view)
+        view.ended()
 
 
 class Outcome(NamedTuple):
-    """What became of each request of the trace, in its order; and of the fleet."""
+    """The results of each request, in the order of the trace, and of the fleet."""
 
     first_token_ms: list[float]
     end_to_end_ms: list[float]
@@ -188,7 +196,7 @@ class Outcome(NamedTuple):
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] / 1000.0
 
     def in_time(self, limit_s: float) -> float:
-        """The share of requests whose first token came within it."""
+        """The share of requests whose first token came within the limit."""
         return sum(ms <= limit_s * 1000.0 for ms in self.first_token_ms) / len(self.first_token_ms)
 
     @property
@@ -197,8 +205,8 @@ class Outcome(NamedTuple):
 
 
 def make_policy(
-    policy: Policy, specs: Sequence[EngineSpec], rnd: random.Random, off: float, objective: Objective
-) -> Told:
+    policy: PolicyName, specs: Sequence[EngineSpec], rnd: random.Random, off: float, objective: Objective
+) -> PlacementPolicy:
     if policy == "predicted":
         return Predicted(specs, rnd, off, objective)
     if policy == "cache_aware":
@@ -206,13 +214,14 @@ def make_policy(
     return (RoundRobin if policy == "round_robin" else LeastOutstanding)(len(specs))
 
 
+# Kinds of events, with their arguments: (request), (engine, its version), (engine, request), (engine, request), (engine, request).
 _ARRIVES, _ENGINE, _FIRST, _ENDED, _REACHES = range(5)
 
 
 def simulate(
-    trace: Sequence[Work],
+    trace: Sequence[TraceRequest],
     fleet: Sequence[EngineSpec],
-    policy: Policy | Callable[[Sequence[EngineSpec]], Told] = "predicted",
+    policy: PolicyName | Callable[[Sequence[EngineSpec]], PlacementPolicy] = "predicted",
     *,
     traffic: float = 1.0,
     seed: int = 0,
@@ -221,41 +230,48 @@ def simulate(
     objective: Objective = "latency",
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
-    """Run a trace to its end. `traffic` is how many times as fast its requests come.
+    """Run a trace to its end. `traffic`: by which factor the requests come faster than in the trace.
 
-    `off`: by how much at most, up or down, what the gateway believes of speeds and caches is wrong at the beginning.
+    `off`: by how much at most, up or down, the declared speeds and cache sizes are wrong. `late_ms`: how late first tokens are seen.
     """
     specs = [spec for group in fleet for spec in [group] * group.count]
     rnd = random.Random(seed)
-    told = make_policy(policy, specs, rnd, off, objective) if isinstance(policy, str) else policy(specs)
-    run = _Run(trace, specs, told, traffic, late_ms)
+    placement_policy = (
+        make_policy(policy, specs, rnd, off, objective) if isinstance(policy, str) else policy(specs)
+    )
+    run = _Run(trace, specs, placement_policy, traffic, late_ms)
     run.go(progress)
     return run.outcome()
 
 
 class _Run:
-    """A trace on its way through a fleet. Events are handled in the order of their times, those of one time as they were made."""
+    """A trace that runs through a fleet. Events are handled in the order of their times, and of their creation at the same time."""
 
     def __init__(
-        self, trace: Sequence[Work], specs: Sequence[EngineSpec], told: Told, traffic: float, late_ms: float
+        self,
+        trace: Sequence[TraceRequest],
+        specs: Sequence[EngineSpec],
+        policy: PlacementPolicy,
+        traffic: float,
+        late_ms: float,
     ) -> None:
         self._trace = trace
         self._specs = specs
-        self._told = told
+        self._policy = policy
         self._traffic = traffic
         self._late_ms = late_ms
         self._engines = [Engine(spec) for spec in specs]
         self._first = [0.0] * len(trace)
         self._whole = [0.0] * len(trace)
         self._where = [-1] * len(trace)
-        # Engines that refused a request.
+        # By request: the engines that refused it.
         self._tried: dict[int, list[int]] = {}
         self._refusals = 0
         self._now_ms = 0.0
         self._cold = {at: spec.ready_at_s * 1000.0 for at, spec in enumerate(specs) if spec.ready_at_s}
-        # (time, number, what, the one it is about, another one).
+        # (time, number, kind, argument, second argument): see the `_ARRIVES` … constants.
         self._events: list[tuple[float, int, int, int, int]] = [
-            (work.at_ms / traffic, at, _ARRIVES, at, 0) for at, work in enumerate(trace)
+            (request.at_ms / traffic, at, _ARRIVES, at, 0) for at, request in enumerate(trace)
         ]
         heapq.heapify(self._events)
         self._number = len(trace)
@@ -263,34 +279,34 @@ class _Run:
     def go(self, progress: Callable[[int], None] | None) -> None:
         done = 0
         while self._events:
-            self._now_ms, _, what, one, other = heapq.heappop(self._events)
-            if what == _ARRIVES:
-                self._arrive(one)
-            elif what == _REACHES:
-                self._reach(one, other)
-            elif what == _ENGINE:
-                if other == self._engines[one].version:
-                    self._engines[one].advance(self._now_ms)
-                    self._look(one)
-            elif what == _FIRST:
-                self._told.first_token(other, one, self._now_ms)
+            self._now_ms, _, kind, first, second = heapq.heappop(self._events)
+            if kind == _ARRIVES:
+                self._arrive(first)
+            elif kind == _REACHES:
+                self._reach(first, second)
+            elif kind == _ENGINE:
+                if second == self._engines[first].version:
+                    self._engines[first].advance(self._now_ms)
+                    self._take_results(first)
+            elif kind == _FIRST:
+                self._policy.first_token(second, first, self._now_ms)
             else:
-                self._told.ended(other, one, self._now_ms)
+                self._policy.ended(second, first, self._now_ms)
                 done += 1
                 if progress is not None and done % 1000 == 0:
                     progress(done)
 
-    def _push(self, at_ms: float, what: int, one: int, other: int = 0) -> None:
+    def _push(self, at_ms: float, kind: int, first: int, second: int = 0) -> None:
         self._number += 1
-        heapq.heappush(self._events, (at_ms, self._number, what, one, other))
+        heapq.heappush(self._events, (at_ms, self._number, kind, first, second))
 
     def _arrive(self, ticket: int) -> None:
-        """A request asks the gateway for an engine."""
+        """A request arrives at the gateway, which chooses an engine."""
         tried = self._tried.get(ticket, [])
         resting = [at for at, ready_ms in self._cold.items() if ready_ms > self._now_ms]
-        at = self._told.choose(ticket, self._trace[ticket], [*tried, *resting], self._now_ms)
+        at = self._policy.choose(ticket, self._trace[ticket], [*tried, *resting], self._now_ms)
         if at is None:
-            # Every engine is at its limit, or cold: the request waits, as a client that is told when to come again.
+            # Every engine is at its limit or not ready: the request comes again later, as a client does after a Retry-After.
             self._tried.pop(ticket, None)
             self._push(self._now_ms + RETRY_S * 1000.0, _ARRIVES, ticket)
             return
@@ -298,21 +314,21 @@ class _Run:
         self._push(self._now_ms + self._specs[at].round_trip_ms / 2, _REACHES, at, ticket)
 
     def _reach(self, at: int, ticket: int) -> None:
-        """A request comes to its engine, which takes or refuses it."""
+        """A request arrives at its engine, which takes or refuses it."""
         engine = self._engines[at]
         limit = engine.spec.requests_max
         if limit is not None and engine.requests >= limit:
             self._refusals += 1
-            self._told.refused(ticket, at, self._now_ms)
+            self._policy.refused(ticket, at, self._now_ms)
             self._tried.setdefault(ticket, []).append(at)
             self._push(self._now_ms + engine.spec.round_trip_ms / 2, _ARRIVES, ticket)
             return
         engine.advance(self._now_ms)
         engine.add(ticket, self._trace[ticket])
-        self._look(at)
+        self._take_results(at)
 
-    def _look(self, at: int) -> None:
-        """What the engine has done by now; and when to look again."""
+    def _take_results(self, at: int) -> None:
+        """Take the engine's results up to now, and schedule its next event."""
         engine, now_ms = self._engines[at], self._now_ms
         half_ms = engine.spec.round_trip_ms / 2
         for ticket in engine.take_first_tokens():
@@ -331,9 +347,11 @@ class _Run:
         matched, seen = sum(e.matched_blocks for e in engines), sum(e.seen_blocks for e in engines)
         hours = until_ms / 3_600_000
         cost = sum(int(spec.hour_nano * hours) for spec in specs)
-        for work, at in zip(trace, self._where, strict=True):
-            cost += work.input_tokens * specs[at].input_nano + work.output_tokens * specs[at].output_nano
-        # Of what an engine's cache had, the part of its price that is not asked for.
+        for request, at in zip(trace, self._where, strict=True):
+            cost += (
+                request.input_tokens * specs[at].input_nano + request.output_tokens * specs[at].output_nano
+            )
+        # Cached input is charged at its own price.
         cost -= sum(
             e.cached_tokens * (s.input_nano - s.cached_nano) for e, s in zip(engines, specs, strict=True)
         )
@@ -342,15 +360,15 @@ class _Run:
             for e, s in zip(engines, specs, strict=True)
         )
         return Outcome(
-            self._first, self._whole, self._where, sum(work.output_tokens for work in trace), until_ms, matched / max(1, seen),
+            self._first, self._whole, self._where, sum(request.output_tokens for request in trace), until_ms, matched / max(1, seen),
             [e.busy_ms for e in engines], cost, energy, self._refusals,
         )  # fmt: skip
 
 
 def machines_for(
-    trace: Sequence[Work],
+    trace: Sequence[TraceRequest],
     engine: EngineSpec,
-    policy: Policy,
+    policy: PolicyName,
     share: float,
     limit_s: float,
     *,
@@ -358,7 +376,7 @@ def machines_for(
     seed: int = 0,
     most: int = MACHINES_MAX,
 ) -> int | None:
-    """The fewest of an engine that give such a share of requests their first token in time; None where `most` do not."""
+    """The smallest number of engines that give such a share of requests their first token in time; None if `most` are too few."""
 
     def enough(count: int) -> bool:
         fleet = [engine.model_copy(update={"count": count})]
@@ -377,15 +395,15 @@ def machines_for(
 
 
 def traffic_for(
-    trace: Sequence[Work],
+    trace: Sequence[TraceRequest],
     fleet: Sequence[EngineSpec],
-    policy: Policy,
+    policy: PolicyName,
     mean_s: float,
     *,
     seed: int = 0,
     steps: int = 9,
 ) -> float:
-    """How many times a trace's traffic a fleet takes with its mean time to first token within a limit."""
+    """By which factor a trace's traffic may grow until the fleet's mean time to first token exceeds the limit."""
     low, high = 1 / 64, 64.0
     for _ in range(steps):
         middle = (low * high) ** 0.5

@@ -1,4 +1,4 @@
-"""Traffic for the simulator: files of public traces, and traffic made here. Reading refuses what it does not understand."""
+"""Traffic for the simulator: files of public traces, and synthetic traffic. A file with an unknown form is refused."""
 
 import csv
 import gzip
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from tokenworks.factory.errors import TraceFaulty
-from tokenworks.factory.simulation.engine import Work
+from tokenworks.factory.simulation.engine import TraceRequest
 from tokenworks.kernel import is_digits
 
 ROWS_MAX: Final = 2_000_000
@@ -20,11 +20,11 @@ TOKENS_MAX: Final = 10_000_000
 BLOCK_TOKENS: Final = 512
 
 
-def read_trace(name: str) -> list[Work]:
-    """A trace by its file or, as `synthetic:NAME[:SEED]`, made here. In the order of time, beginning at zero.
+def read_trace(name: str) -> list[TraceRequest]:
+    """A trace from a file, or synthetic traffic (`synthetic:NAME[:SEED]`). In the order of time, which begins at zero.
 
     Files, gzipped or not: `.jsonl` with `timestamp` (ms), `input_length`, `output_length` and `hash_ids` (Mooncake), `.csv`
-    with TIMESTAMP, ContextTokens, GeneratedTokens (Azure). Raises `TraceFaulty`, which says the line.
+    with TIMESTAMP, ContextTokens, GeneratedTokens (Azure). Raises `TraceFaulty`, which names the line.
     """
     if name.startswith("synthetic:"):
         _, kind, *rest = name.split(":")
@@ -47,9 +47,9 @@ def read_trace(name: str) -> list[Work]:
         raise TraceFaulty(f"{name} can't be read: {error}") from None
     if not found:
         raise TraceFaulty(f"{name} has no requests")
-    found.sort(key=lambda work: work.at_ms)
+    found.sort(key=lambda request: request.at_ms)
     first_ms = found[0].at_ms
-    return [work._replace(at_ms=work.at_ms - first_ms) for work in found]
+    return [request._replace(at_ms=request.at_ms - first_ms) for request in found]
 
 
 def _tokens(value: object, where: str) -> int:
@@ -58,7 +58,7 @@ def _tokens(value: object, where: str) -> int:
     return value
 
 
-def _jsonl(text: IO[str], name: str) -> Iterator[Work]:
+def _jsonl(text: IO[str], name: str) -> Iterator[TraceRequest]:
     for at, line in enumerate(text, 1):
         where = f"{name}:{at}"
         if at > ROWS_MAX:
@@ -79,10 +79,10 @@ def _jsonl(text: IO[str], name: str) -> Iterator[Work]:
             or not all(isinstance(b, int) for b in blocks)
         ):
             raise TraceFaulty(f"{where}: a timestamp is a number, hash_ids are integers")
-        yield Work(at_ms, _tokens(length, where), _tokens(made, where), tuple(blocks))
+        yield TraceRequest(at_ms, _tokens(length, where), _tokens(made, where), tuple(blocks))
 
 
-def _azure(text: IO[str], name: str) -> Iterator[Work]:
+def _azure(text: IO[str], name: str) -> Iterator[TraceRequest]:
     for at, row in enumerate(csv.DictReader(text), 2):
         where = f"{name}:{at}"
         if at > ROWS_MAX:
@@ -92,12 +92,12 @@ def _azure(text: IO[str], name: str) -> Iterator[Work]:
             length, made = int(row["ContextTokens"]), int(row["GeneratedTokens"])
         except (KeyError, ValueError, TypeError):
             raise TraceFaulty(f"{where}: it has TIMESTAMP, ContextTokens, GeneratedTokens") from None
-        yield Work(
+        yield TraceRequest(
             stamp.replace(tzinfo=UTC).timestamp() * 1000.0, _tokens(length, where), _tokens(max(1, made), where)
         )  # fmt: skip
 
 
-# Traffic made here.
+# Synthetic traffic.
 
 
 def _length(rnd: random.Random, median: float, spread: float, most: int) -> int:
@@ -106,9 +106,9 @@ def _length(rnd: random.Random, median: float, spread: float, most: int) -> int:
 
 def _conversations(
     rnd: random.Random, begun_at_ms: Iterator[float], *, turns: float = 4.0, system_blocks: int = 2
-) -> list[Work]:
-    """Chats: each turn's prompt is all that was said before and something new; all begin with one system prompt."""
-    found: list[Work] = []
+) -> list[TraceRequest]:
+    """Chats: the prompt of a turn is the whole conversation so far and something new; all chats begin with one system prompt."""
+    found: list[TraceRequest] = []
     fresh = 1_000_000
     for begun_ms in begun_at_ms:
         at_ms, blocks = begun_ms, list(range(system_blocks))
@@ -119,16 +119,16 @@ def _conversations(
             while len(blocks) < tokens // BLOCK_TOKENS:
                 fresh += 1
                 blocks.append(fresh)
-            found.append(Work(at_ms, tokens, made, tuple(blocks)))
+            found.append(TraceRequest(at_ms, tokens, made, tuple(blocks)))
             tokens += made
             at_ms += made * 20.0 + rnd.expovariate(1.0 / 40_000)
-    return sorted(found, key=lambda work: work.at_ms)
+    return sorted(found, key=lambda request: request.at_ms)
 
 
 def _poisson(
     rnd: random.Random, until_s: float, rate: Callable[[float], float], most: float
 ) -> Iterator[float]:
-    """Arrivals in ms at a rate a second that changes (thinning: P. A. W. Lewis and G. S. Shedler, 1979)."""
+    """Arrival times in ms, at a rate per second that changes over time (thinning: P. A. W. Lewis and G. S. Shedler, 1979)."""
     at_s = 0.0
     while True:
         at_s += rnd.expovariate(most)
@@ -138,15 +138,15 @@ def _poisson(
             yield at_s * 1000.0
 
 
-def _conversation(rnd: random.Random) -> list[Work]:
+def _conversation(rnd: random.Random) -> list[TraceRequest]:
     """Twenty minutes of chats."""
     return _conversations(rnd, _poisson(rnd, 1200.0, lambda _: 1.2, 1.2))
 
 
-def _uniform(rnd: random.Random) -> list[Work]:
-    """Twenty minutes of requests that share nothing, all about as long."""
+def _uniform(rnd: random.Random) -> list[TraceRequest]:
+    """Twenty minutes of requests of about equal length whose prompts share nothing."""
     return [
-        Work(at_ms, rnd.randint(3000, 5000), rnd.randint(150, 250))
+        TraceRequest(at_ms, rnd.randint(3000, 5000), rnd.randint(150, 250))
         for at_ms in _poisson(rnd, 1200.0, lambda _: 8.0, 8.0)
     ]
 
@@ -154,8 +154,8 @@ def _uniform(rnd: random.Random) -> list[Work]:
 FESTIVAL_TIMES: Final = 14
 
 
-def _festival(rnd: random.Random) -> list[Work]:
-    """A day on which the traffic grows fourteen-fold towards the evening and falls again; an hour of it is three minutes."""
+def _festival(rnd: random.Random) -> list[TraceRequest]:
+    """A day on which the traffic grows fourteen-fold towards the evening and falls again; an hour of the day takes three minutes."""
     day_s, base = 72 * 60.0, 0.12
 
     def rate(at_s: float) -> float:
@@ -168,7 +168,7 @@ def _festival(rnd: random.Random) -> list[Work]:
 DAY_TOKENS: Final = 800_000_000
 
 
-def _day(rnd: random.Random) -> list[Work]:
+def _day(rnd: random.Random) -> list[TraceRequest]:
     """A day of 800 million tokens, input and output together, with its night and its two peaks."""
 
     def rate(at_s: float) -> float:
@@ -176,15 +176,15 @@ def _day(rnd: random.Random) -> list[Work]:
         return 0.15 + math.exp(-(((hour - 10.5) / 2.5) ** 2)) + 0.9 * math.exp(-(((hour - 20.0) / 2.5) ** 2))
 
     chats = _conversations(rnd, _poisson(rnd, 86_400.0, lambda s: 0.55 * rate(s), 0.7))
-    # There are more than the day has; so many are taken that the tokens are the day's. What a chat says after midnight is
-    # drawn into the day.
-    share = DAY_TOKENS / sum(work.input_tokens + work.output_tokens for work in chats)
-    kept = [work for work in chats if rnd.random() <= share]
+    # More chats are made than needed, and a random part is kept so that the tokens add up to the day's. Times are scaled so that turns
+    # after midnight fall into the day.
+    share = DAY_TOKENS / sum(request.input_tokens + request.output_tokens for request in chats)
+    kept = [request for request in chats if rnd.random() <= share]
     scale = min(1.0, 86_400_000.0 / kept[-1].at_ms)
-    return [work._replace(at_ms=work.at_ms * scale) for work in kept]
+    return [request._replace(at_ms=request.at_ms * scale) for request in kept]
 
 
-SYNTHETIC: Final[dict[str, Callable[[random.Random], list[Work]]]] = {
+SYNTHETIC: Final[dict[str, Callable[[random.Random], list[TraceRequest]]]] = {
     "conversation": _conversation,
     "uniform": _uniform,
     "festival": _festival,

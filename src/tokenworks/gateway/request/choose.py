@@ -13,7 +13,7 @@ from tokenworks.factory import (
     Intent,
     Option,
     PlacementRequest,
-    Wanted,
+    Requirements,
     difficulty,
     features,
     options,
@@ -127,7 +127,9 @@ class Models:
             return Refusal(403, "model_not_filed", said, param="model")
         return Refusal(400, "unsupported_input", said, param="model")
 
-    def _options(self, request: Known, intent: Intent, wanted: Wanted, ask: PlacementRequest) -> list[Option]:
+    def _options(
+        self, request: Known, intent: Intent, wanted: Requirements, ask: PlacementRequest
+    ) -> list[Option]:
         """The models that this subscriber may use, that can do it, and that a place serves now."""
         shared, allowed = self._shared, request.user.models
         found, _ = options(
@@ -137,7 +139,7 @@ class Models:
         )  # fmt: skip
         return found
 
-    def _cost(self, request: Known, model: str, wanted: Wanted) -> tuple[int, str, bool]:
+    def _cost(self, request: Known, model: str, wanted: Requirements) -> tuple[int, str, bool]:
         """What the subscriber pays by the first of his buckets that pays for the model: (thousandths, of which unit, whether one does).
 
         Of his buckets this worker knows those that it has a part of: none, before his first request here.
@@ -166,7 +168,7 @@ def modalities_of(parsed: Parsed) -> frozenset[str]:
     return frozenset([name for name, signs in _SIGNS.items() if any(sign in content for sign in signs)])
 
 
-def wanted_of(parsed: Parsed, protocol: str, input_tokens: int) -> Wanted:
+def wanted_of(parsed: Parsed, protocol: str, input_tokens: int) -> Requirements:
     """`input_tokens`: about; 0 where nobody asks how hard it is."""
     tools = count_tools(parsed)
     hard = 0.0
@@ -175,4 +177,4 @@ def wanted_of(parsed: Parsed, protocol: str, input_tokens: int) -> Wanted:
     output = OUTPUT_TOKENS_GUESSED
     if parsed.output_tokens is not None:
         output = min(output, parsed.output_tokens)
-    return Wanted(hard, modalities_of(parsed), tools > 0, input_tokens, output)
+    return Requirements(hard, modalities_of(parsed), tools > 0, input_tokens, output)

@@ -55,7 +55,7 @@ class Decisions:
             "placement.decision",
             request_id=request_id,
             model=model,
-            chosen=None if chosen is None else chosen.place.name,
+            chosen=None if chosen is None else chosen.view.name,
             objective=ask.objective,
             regions=ask.regions,
             tried=tried,
@@ -65,9 +65,9 @@ class Decisions:
 
 def _shown(candidate: Candidate) -> dict[str, object]:
     if candidate.excluded:
-        return {"deployment": candidate.place.name, "excluded": candidate.excluded}
+        return {"deployment": candidate.view.name, "excluded": candidate.excluded}
     return {
-        "deployment": candidate.place.name,
+        "deployment": candidate.view.name,
         "first_token_ms": round(candidate.first_token_ms),
         "wait_ms": round(candidate.wait_ms),
         "cached_blocks": candidate.matched_blocks,

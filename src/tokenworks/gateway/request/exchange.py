@@ -247,7 +247,7 @@ class Exchange(Held):
             self._nowhere(places.full(self, limit, what, wait_ms))
 
     def _begin_at(self, chosen: Candidate, admission: Admission | None) -> None:
-        self.tried.append(chosen.place.name)
+        self.tried.append(chosen.view.name)
         self.attempt_no += 1
         self.attempt = attempt = Attempt(self.parts, self, self, chosen, admission)
         attempt.begin(chosen)

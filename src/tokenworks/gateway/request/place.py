@@ -15,19 +15,19 @@ from tokenworks.charging.worker.admission import AdmissionCallback
 from tokenworks.factory import (
     BLOCK_BYTES,
     FLEX,
-    NO_ASK,
     PRIORITY,
     STANDARD,
+    TRIVIAL_REQUEST,
     Candidate,
     DeploymentView,
     Objective,
     PlacementRequest,
-    ask_for,
     eject_outlier,
     hash_blocks,
-    lone_ask,
     may_have,
-    named_wait_s,
+    placement_request,
+    retry_after_wait_s,
+    single_deployment_request,
 )
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.request.decisions import Decisions
@@ -67,12 +67,12 @@ class Places:
             if chosen is None:
                 self._decided(request, ask, None)
                 return None
-            if ask is not NO_ASK:
+            if ask is not TRIVIAL_REQUEST:
                 self._decided(request, ask, chosen)
             broken = shared.broken_credentials
-            if not broken or chosen.place.name not in broken:
+            if not broken or chosen.view.name not in broken:
                 break
-            request.tried.append(chosen.place.name)
+            request.tried.append(chosen.view.name)
             said = f"no deployment can take {request.model} now"
             request.last_refusal = Refusal(503, "no_deployment", said, 5)
         if request.flex and not request.free:
@@ -115,7 +115,7 @@ class Places:
         if request.last_refusal is not None:
             return request.last_refusal
         ask, model = _ask(request), request.model
-        wait_s = named_wait_s(request.places, ask, self._shared.loop.time())
+        wait_s = retry_after_wait_s(request.places, ask, self._shared.loop.time())
         if wait_s > 0:
             # Every place has said when it has room again.
             seconds = math.ceil(wait_s)
@@ -132,14 +132,14 @@ class Places:
 
     def _open(self, request: Held, ask: PlacementRequest, now_s: float) -> list[Candidate]:
         """The places that may have it now, the best first."""
-        if ask is NO_ASK:
-            return [request.places[0].alone]
+        if ask is TRIVIAL_REQUEST:
+            return [request.places[0].unscored]
         shared = self._shared
         broken = shared.broken_credentials
         return [
             candidate
             for candidate in shared.placement.explain(request.places, request.tried, ask, now_s)
-            if candidate.excluded is None and candidate.place.name not in broken
+            if candidate.excluded is None and candidate.view.name not in broken
         ]
 
     def _with_room(
@@ -147,11 +147,11 @@ class Places:
     ) -> Candidate | Room:
         """Where the best place is under a limit of its own: the best that has room; where none has, wait."""
         limits = self._shared.snapshot.limits
-        if chosen.place.name not in limits:
+        if chosen.view.name not in limits:
             return chosen
         ordered = self._open(request, ask, now_s) or [chosen]
         free = _first_without(ordered, limits)
-        limited = [candidate for candidate in ordered if candidate.place.name in limits]
+        limited = [candidate for candidate in ordered if candidate.view.name in limits]
         if free is not None:
             return self._room(limited, STANDARD, 0, free)
         service = PRIORITY if request.user.service.priority else STANDARD
@@ -167,7 +167,7 @@ class Places:
     ) -> Room:
         candidates = candidates[:QUEUE_PLACES_MAX]
         limits = self._shared.snapshot.limits
-        named = tuple([limits[candidate.place.name] for candidate in candidates])
+        named = tuple([limits[candidate.view.name] for candidate in candidates])
         return Room(candidates, named, service, wait_ms, otherwise)
 
     def ask_room(self, request: Held, room: Room, answered: AdmissionCallback) -> None:
@@ -187,7 +187,7 @@ class Places:
         """The deployment that has room. None where it went bad meanwhile, and the admission is given back."""
         room = request.room
         chosen = room.candidates[room.limits.index(admission.limits[0])]
-        place, now_s = chosen.place, self._shared.loop.time()
+        place, now_s = chosen.view, self._shared.loop.time()
         bad = place.trial or place.resting_s(now_s) > 0 or (len(request.places) > 1 and place.open(now_s))
         if place.draining or bad:
             # Alone it is tried all the same: waiting for its cool-down helps nobody.
@@ -230,19 +230,19 @@ class Places:
         cheap ones long enough.
         """
         shared, tried = self._shared, request.tried
-        if ask is NO_ASK:
-            found = [request.places[0].alone]
+        if ask is TRIVIAL_REQUEST:
+            found = [request.places[0].unscored]
         else:
             found = [
                 candidate
                 for candidate in shared.placement.explain(request.places, tried, ask, now_s)
-                if may_have(candidate.place.deployment, ask) is None and candidate.place.name not in tried
+                if may_have(candidate.view.deployment, ask) is None and candidate.view.name not in tried
             ]
-        least = min([price_of(candidate.place, ask) for candidate in found], default=0)
+        least = min([price_of(candidate.view, ask) for candidate in found], default=0)
         ready = [
             candidate
             for candidate in found
-            if candidate.excluded is None and price_of(candidate.place, ask) == least
+            if candidate.excluded is None and price_of(candidate.view, ask) == least
         ]
         free = _first_without(ready, shared.snapshot.limits)
         if free is not None:
@@ -292,7 +292,7 @@ class Places:
 def _first_without(candidates: Sequence[Candidate], limits: dict[str, Limit]) -> Candidate | None:
     """The first of a place that is under no limit of its own."""
     for candidate in candidates:
-        if candidate.place.name not in limits:
+        if candidate.view.name not in limits:
             return candidate
     return None
 
@@ -308,7 +308,7 @@ def ask_of(
     user = request.user
     service = user.service
     objective = "cost" if request.flex else objective or service.objective
-    return ask_for(
+    return placement_request(
         objective, service.edge_first, user.regions, user.home, input_tokens, output_tokens, blocks, BLOCK_BYTES / BYTES_PER_TOKEN
     )  # fmt: skip
 
@@ -324,7 +324,7 @@ def _what_is_asked(request: Held) -> PlacementRequest:
     """For placement: about how long the prompt is, and what it begins with; four bytes are taken for a token."""
     user = request.user
     if len(request.places) == 1:
-        return lone_ask(user.regions, user.home)
+        return single_deployment_request(user.regions, user.home)
     return ask_of(
         request,
         max(1, len(request.body) // BYTES_PER_TOKEN),

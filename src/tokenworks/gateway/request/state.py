@@ -281,7 +281,7 @@ class Answering(Placed):
     ) -> None:
         """`progress_tokens`: what its stream makes until its progress is reported."""
         self.request = request
-        self.place = chosen.place
+        self.place = chosen.view
         self.foreseen_ms = chosen.first_token_ms
         self.admission = admission
         self.over = False
