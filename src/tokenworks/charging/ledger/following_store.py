@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from psycopg import Connection
-from psycopg.rows import dict_row
+from psycopg.rows import DictRow, dict_row
 
 from tokenworks.charging.ledger import chain
 from tokenworks.charging.ledger.chain_store import digests_of_usage
@@ -20,7 +20,7 @@ _RECORD: Final = f"{USAGE}, journal_id, seq, entry_id, settled_at"
 
 def of_request(
     connection: Connection, account_id: UUID, request_id: str, floor: UUID, below: UUID
-) -> list[dict[str, Any]]:
+) -> list[DictRow]:
     """The records of a request, by attempt; their ids are in [floor, below)."""
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
@@ -52,7 +52,7 @@ def requests_named(
     return list(dict.fromkeys(str(row[0]) for row in rows))
 
 
-def in_quarantine(connection: Connection, id_: str) -> list[dict[str, Any]]:
+def in_quarantine(connection: Connection, id_: str) -> list[DictRow]:
     """Records that the database refused and that have an id, whatever was decided of them; they are few."""
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
@@ -67,7 +67,7 @@ def host_of(connection: Connection, journal_id: UUID) -> str | None:
     return None if row is None else str(row[0])
 
 
-def entry(connection: Connection, account_id: UUID, entry_id: UUID) -> dict[str, Any] | None:
+def entry(connection: Connection, account_id: UUID, entry_id: UUID) -> DictRow | None:
     """An entry with its postings, in the order of their lines."""
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
@@ -105,7 +105,7 @@ def digests(connection: Connection, account_id: UUID, usage_ids: Sequence[UUID])
     return {usage_id: digest for _, usage_id, digest in digests_of_usage(rows)}
 
 
-def buckets(connection: Connection, account_id: UUID, bucket_ids: Sequence[UUID]) -> list[dict[str, Any]]:
+def buckets(connection: Connection, account_id: UUID, bucket_ids: Sequence[UUID]) -> list[DictRow]:
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             """SELECT bucket_id, kind, unit, product_id, charge_id, rate_version FROM bucket

@@ -4,11 +4,10 @@ A bucket is locked before its grants, here as in settlement.
 """
 
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from psycopg import Connection
-from psycopg.rows import dict_row
+from psycopg.rows import DictRow, dict_row
 
 from tokenworks.charging.errors import (
     GrantNotFound,
@@ -154,20 +153,18 @@ def open_grants(connection: Connection, journal_id: UUID) -> list[tuple[str, str
     ]
 
 
-def grants(connection: Connection, account_id: UUID | None, limit: int) -> list[dict[str, Any]]:
+def grants(connection: Connection, account_id: UUID | None, limit: int) -> list[DictRow]:
     """Open grants, oldest first: whose, how much (in thousandths of `unit`), how long, and whether in doubt."""
     whose = "" if account_id is None else "AND g.account_id = %(account)s"
-    cursor = connection.execute(
-        f"""SELECT grant_id, g.account_id, g.bucket_id, b.unit, host, g.journal_id, amount, g.used, opened_at, spend_until,
-                  CASE WHEN doubt IS NOT NULL THEN doubt WHEN spend_until < now() THEN 'expired' END AS in_doubt
-           FROM grants g JOIN journal j USING (journal_id)
-                JOIN bucket b ON b.account_id = g.account_id AND b.bucket_id = g.bucket_id
-           WHERE g.state = 'open' {whose} ORDER BY opened_at, grant_id LIMIT %(limit)s""".encode(),
-        {"account": account_id, "limit": limit},
-    )
-    assert cursor.description is not None
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            f"""SELECT grant_id, g.account_id, g.bucket_id, b.unit, host, g.journal_id, amount, g.used, opened_at, spend_until,
+                      CASE WHEN doubt IS NOT NULL THEN doubt WHEN spend_until < now() THEN 'expired' END AS in_doubt
+               FROM grants g JOIN journal j USING (journal_id)
+                    JOIN bucket b ON b.account_id = g.account_id AND b.bucket_id = g.bucket_id
+               WHERE g.state = 'open' {whose} ORDER BY opened_at, grant_id LIMIT %(limit)s""".encode(),
+            {"account": account_id, "limit": limit},
+        ).fetchall()
 
 
 def ask_grant_back(connection: Connection, account_id: UUID, grant_id: UUID) -> None:
@@ -194,7 +191,7 @@ def in_doubt(connection: Connection) -> tuple[int, int, int]:
     return int(row[0]), int(row[1]), int(row[2])
 
 
-def find_grant(connection: Connection, account_id: UUID, grant_id: UUID) -> dict[str, Any] | None:
+def find_grant(connection: Connection, account_id: UUID, grant_id: UUID) -> DictRow | None:
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             """SELECT grant_id, g.account_id, g.bucket_id, b.unit, journal_id, amount, g.used, g.state, doubt

@@ -1,10 +1,10 @@
 """Grants: what the ledger leases to hosts, as their recorders ask for it and as an operator sees it."""
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg.rows import DictRow
 
 from tokenworks.charging.errors import (
     GrantNotFound,
@@ -106,11 +106,11 @@ class Grants(LedgerPart):
 
     # As an operator sees them.
 
-    def grants(self, account_id: UUID | None = None, limit: int = 1000) -> list[dict[str, Any]]:
+    def grants(self, account_id: UUID | None = None, limit: int = 1000) -> list[DictRow]:
         """Open grants, oldest first."""
         return grant_store.grants(self._connection, account_id, limit)
 
-    def find_grant(self, grant_id: UUID) -> dict[str, Any] | None:
+    def find_grant(self, grant_id: UUID) -> DictRow | None:
         """A grant in whatever state."""
         account_id = whose_store.of_grant(self._connection, grant_id)
         return None if account_id is None else grant_store.find_grant(self._connection, account_id, grant_id)

@@ -1,10 +1,11 @@
 """The SQL of protective limits: which there are, and what each host leases of them."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from psycopg import Connection
+from psycopg.rows import DictRow, dict_row
 
 from tokenworks.charging.host.limits import LEASE_SPEND_S, Lease
 from tokenworks.charging.ledger.host_store import HOST_SILENT_S
@@ -55,16 +56,14 @@ def _tell(connection: Connection, account_id: UUID | None) -> None:
     connection.execute("INSERT INTO change (kind, ref) VALUES (%s, %s)", (kind, ref))
 
 
-def limits(connection: Connection) -> list[dict[str, Any]]:
+def limits(connection: Connection) -> list[DictRow]:
     """All limits, by scope and age."""
-    cursor = connection.execute(
-        """SELECT limit_id, scope, ref, account_id, requests_per_min, tokens_per_min, streams_max FROM rate_limit
-           ORDER BY scope, limit_id LIMIT %s""",
-        (LIMITS_MAX,),
-    )
-    assert cursor.description is not None
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            """SELECT limit_id, scope, ref, account_id, requests_per_min, tokens_per_min, streams_max FROM rate_limit
+               ORDER BY scope, limit_id LIMIT %s""",
+            (LIMITS_MAX,),
+        ).fetchall()
 
 
 def limits_of(connection: Connection, refs: Sequence[tuple[str, str]]) -> list[tuple[str, Limit]]:

@@ -1,8 +1,10 @@
 """Protective limits: set by an operator, leased to hosts. They are not money."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
+
+from psycopg.rows import DictRow
 
 from tokenworks.charging.errors import (
     LimitNotFound,
@@ -48,7 +50,7 @@ class Limits(LedgerPart):
         if not limit_store.remove_limit(self._connection, limit_id):
             raise LimitNotFound(f"there is no limit {limit_id}: tokenworks limit list")
 
-    def limits(self) -> list[dict[str, Any]]:
+    def limits(self) -> list[DictRow]:
         return limit_store.limits(self._connection)
 
     def limits_of(self, refs: Sequence[tuple[str, str]]) -> list[tuple[str, Limit]]:

@@ -1,7 +1,8 @@
 """Records that the database refused: kept apart until somebody decides."""
 
-from typing import Any
 from uuid import UUID
+
+from psycopg.rows import DictRow
 
 from tokenworks.charging.errors import (
     RecordRefused,
@@ -19,7 +20,7 @@ from tokenworks.charging.model import (
 class Quarantine(LedgerPart):
     """Records that settlement refused."""
 
-    def quarantined(self, limit: int = 1000) -> list[dict[str, Any]]:
+    def quarantined(self, limit: int = 1000) -> list[DictRow]:
         """Records that the database refused, oldest first."""
         return quarantine_store.quarantined(self._connection, limit)
 

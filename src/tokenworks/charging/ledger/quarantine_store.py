@@ -1,10 +1,10 @@
 """The SQL of quarantine: records that the database refused, as they are listed and decided."""
 
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from psycopg import Connection
+from psycopg.rows import DictRow, dict_row
 
 from tokenworks.charging.errors import QuarantineNotFound
 from tokenworks.charging.ledger.settle_store import ensure_usage_months, month_of, settle_alone
@@ -15,16 +15,14 @@ from tokenworks.charging.model import (
 )
 
 
-def quarantined(connection: Connection, limit: int) -> list[dict[str, Any]]:
+def quarantined(connection: Connection, limit: int) -> list[DictRow]:
     """Records held in quarantine, oldest first."""
-    cursor = connection.execute(
-        """SELECT quarantine_id, journal_id, seq, account_id, usage_id, reason, quarantined_at, record FROM quarantine
-           WHERE state = 'held' ORDER BY quarantine_id LIMIT %s""",
-        (limit,),
-    )
-    assert cursor.description is not None
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            """SELECT quarantine_id, journal_id, seq, account_id, usage_id, reason, quarantined_at, record FROM quarantine
+               WHERE state = 'held' ORDER BY quarantine_id LIMIT %s""",
+            (limit,),
+        ).fetchall()
 
 
 def decide_quarantine(

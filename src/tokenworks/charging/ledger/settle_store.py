@@ -5,12 +5,13 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
 import psycopg
 from psycopg import Connection
+from psycopg.rows import TupleRow
 
 from tokenworks.charging.errors import LedgerWentBack, RecordRefused
 from tokenworks.charging.ledger import chain_store
@@ -239,7 +240,7 @@ def _write(run: _Run, rows: BatchRows) -> int:
     return rows.records
 
 
-def _move(run: _Run, cursor: psycopg.Cursor[Any], rows: BatchRows) -> None:
+def _move(run: _Run, cursor: psycopg.Cursor[TupleRow], rows: BatchRows) -> None:
     """Move the heads and draw on the grants, shard by shard, all in one round trip. Raises `_HeadMoved`, `_NotOpen`."""
     chain_id = run.chain_id or run.journal_id
     shards: dict[str, list[str]] = {}
@@ -294,7 +295,7 @@ def _bytes_array(values: Sequence[bytes]) -> str:
 
 
 def _all(
-    cursor: psycopg.Cursor[Any], statement: str, values: Sequence[dict[str, object]], count: int
+    cursor: psycopg.Cursor[TupleRow], statement: str, values: Sequence[dict[str, object]], count: int
 ) -> bool:
     """A shard a statement, all in one round trip. Whether they changed so many rows."""
     if values:
@@ -302,7 +303,7 @@ def _all(
     return not values or cursor.rowcount == count
 
 
-def _put(cursor: psycopg.Cursor[Any], statement: str, lines: Sequence[str]) -> None:
+def _put(cursor: psycopg.Cursor[TupleRow], statement: str, lines: Sequence[str]) -> None:
     if lines:
         with cursor.copy(statement) as copy:
             copy.write("".join(lines))

@@ -1,8 +1,11 @@
 """Usage as it is read: records, days, members, what the operator bore."""
 
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
+
+from psycopg.rows import DictRow
 
 from tokenworks.charging.host.losses import LOSSY_MAX
 from tokenworks.charging.ledger import (
@@ -21,12 +24,21 @@ CONSUMED_SLACK: Final = timedelta(days=1)
 DAY_ZONE: Final = timezone(timedelta(hours=8))
 
 
+@dataclass(slots=True)
+class _MemberUsage:
+    """What one member used. `charged`: unit -> amount in thousandths."""
+
+    member_id: UUID
+    records: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    charged: dict[str, int] = field(default_factory=dict)
+
+
 class Usage(LedgerPart):
     """What was used, and what the operator bore of it."""
 
-    def usage(
-        self, account_id: UUID, since: datetime | None = None, limit: int = 100
-    ) -> list[dict[str, Any]]:
+    def usage(self, account_id: UUID, since: datetime | None = None, limit: int = 100) -> list[DictRow]:
         """Usage records since a time, newest first."""
         floor = None if since is None else _floor(since)
         return usage_store.usage(self._connection, account_id, floor, limit)
@@ -41,7 +53,7 @@ class Usage(LedgerPart):
         *,
         until: datetime | None = None,
         before: UUID | None = None,
-    ) -> tuple[list[dict[str, Any]], int | None]:
+    ) -> tuple[list[DictRow], int | None]:
         """A page of an account's usage records (of one member where one is named) that ended in [since, until), newest first,
         and how many there are in all: None where there are more than `USAGE_COUNTED_MAX`. `before`: the last id of the page
         before; a page of any age is found by it as fast as the first.
@@ -64,14 +76,14 @@ class Usage(LedgerPart):
         count = usage_store.usage_count(self._connection, account_id, member_id, within, USAGE_COUNTED_MAX)
         return found, count
 
-    def usage_record(self, account_id: UUID, usage_id: UUID) -> dict[str, Any] | None:
+    def usage_record(self, account_id: UUID, usage_id: UUID) -> DictRow | None:
         return usage_store.usage_record(self._connection, account_id, usage_id)
 
     def usage_by_day(self, account_id: UUID, since: datetime) -> dict[str, int]:
         """Tokens of each day (YYYY-MM-DD) of UTC+8, all classes together, from the day of `since` on."""
         return day_store.tokens_by_day(self._connection, account_id, since.astimezone(DAY_ZONE).date())
 
-    def usage_by_member(self, account_id: UUID, since: datetime | None = None) -> list[dict[str, Any]]:
+    def usage_by_member(self, account_id: UUID, since: datetime | None = None) -> list[DictRow]:
         """Who spent what since a time, most first: records, tokens, and what was charged in each unit, in thousandths.
 
         Whole days of UTC+8 cost what their sums cost; where `since` is within a day, the rest of that day is read record by record.
@@ -85,28 +97,20 @@ class Usage(LedgerPart):
                 day_store.rows_by_member(self._connection, account_id, begin, _day_begin(first), floor)
             )
         parts.append(day_store.by_member(self._connection, account_id, first))
-        found: dict[UUID, dict[str, Any]] = {}
+        members: dict[UUID, _MemberUsage] = {}
         for used, charged in parts:
             for member_id, records, input_tokens, output_tokens in used:
-                row = found.setdefault(
-                    member_id,
-                    {
-                        "member_id": member_id,
-                        "records": 0,
-                        "input_tokens": 0,
-                        "output_tokens": 0,
-                        "charged": {},
-                    },
-                )
-                row["records"] += records
-                row["input_tokens"] += input_tokens
-                row["output_tokens"] += output_tokens
+                member = members.setdefault(member_id, _MemberUsage(member_id))
+                member.records += records
+                member.input_tokens += input_tokens
+                member.output_tokens += output_tokens
             for member_id, unit, amount in charged:
-                units = found[member_id]["charged"]
+                units = members[member_id].charged
                 units[unit] = units.get(unit, 0) + amount
-        return sorted(found.values(), key=lambda row: (-row["input_tokens"], row["member_id"]))
+        ordered = sorted(members.values(), key=lambda member: (-member.input_tokens, member.member_id))
+        return [asdict(member) for member in ordered]
 
-    def consumed(self, account_id: UUID, begin: datetime, end: datetime) -> list[dict[str, Any]]:
+    def consumed(self, account_id: UUID, begin: datetime, end: datetime) -> list[DictRow]:
         """What was drawn from buckets by requests that ended in [begin, end): amounts in thousandths, by charge, product,
         member, model, unit and rate version. Reads ids of `CONSUMED_SLACK` around it: an id has the time of a request's start.
         """
@@ -118,14 +122,14 @@ class Usage(LedgerPart):
 
     def flagged(
         self, since: datetime | None = None, limit: int = 100, before: UUID | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[DictRow]:
         """Records to be reconciled with the deployments' own figures, newest first. `before`: the last id of the page before."""
         floor = None if since is None else _floor(since)
         return usage_store.flagged(self._connection, floor, limit, before)
 
     def losses(
         self, since: datetime | None = None, account_id: UUID | None = None, zone: tzinfo = UTC
-    ) -> list[dict[str, Any]]:
+    ) -> list[DictRow]:
         """What the operator bore by day (of a zone) and cause, newest first."""
         floor = None if since is None else _floor(since)
         offset = self._clock.now().astimezone(zone).utcoffset()

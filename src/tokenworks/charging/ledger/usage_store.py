@@ -1,11 +1,11 @@
 """The SQL of usage as people and auditors read it. Settlement alone writes it."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from psycopg import Connection
-from psycopg.rows import dict_row
+from psycopg.rows import DictRow, dict_row
 
 from tokenworks.catalog import TOKEN_CLASSES
 from tokenworks.charging.ledger.day_store import INPUT as _INPUT
@@ -31,7 +31,7 @@ class UsageTime(NamedTuple):
     below: UUID | None = None
 
 
-def shown_record(row: dict[str, Any]) -> dict[str, Any]:
+def shown_record(row: DictRow) -> DictRow:
     """A usage row as it is read: its losses named, and how it came to its deployment."""
     row["loss"] = losses_shown(row["loss"])
     if "choice" in row:
@@ -44,7 +44,7 @@ def shown_record(row: dict[str, Any]) -> dict[str, Any]:
 
 def usage(
     connection: Connection, account_id: UUID, floor: UUID | None, limit: int, member_id: UUID | None = None
-) -> list[dict[str, Any]]:
+) -> list[DictRow]:
     """Usage records, newest first."""
     within = UsageTime(floor=floor)
     return usage_page(connection, account_id, member_id, within, None, 0, min(limit, RECORDS_SHOWN_MAX))
@@ -58,7 +58,7 @@ def usage_page(
     before: UUID | None,
     offset: int,
     limit: int,
-) -> list[dict[str, Any]]:
+) -> list[DictRow]:
     """Usage records of a time, newest first: those below an id, so that a page of any age costs the same."""
     where, names = _within(account_id, member_id, within, before)
     with connection.cursor(row_factory=dict_row) as cursor:
@@ -111,7 +111,7 @@ def _within(
 
 def consumed(
     connection: Connection, account_id: UUID, floor: UUID, below: UUID, begin: datetime, end: datetime
-) -> list[dict[str, Any]]:
+) -> list[DictRow]:
     """What was drawn from an account's buckets by requests that ended in a time, by charge, product, member, model and unit:
     amounts in thousandths. `floor` and `below` bound the ids that are looked at. A request that only windows limit is counted
     once, in the first of them.
@@ -134,7 +134,7 @@ def consumed(
         ).fetchall()
 
 
-def usage_record(connection: Connection, account_id: UUID, usage_id: UUID) -> dict[str, Any] | None:
+def usage_record(connection: Connection, account_id: UUID, usage_id: UUID) -> DictRow | None:
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
             f"SELECT {USAGE} FROM usage WHERE account_id = %s AND usage_id = %s".encode(),
@@ -145,19 +145,18 @@ def usage_record(connection: Connection, account_id: UUID, usage_id: UUID) -> di
 
 def flagged(
     connection: Connection, floor: UUID | None, limit: int, before: UUID | None = None
-) -> list[dict[str, Any]]:
+) -> list[DictRow]:
     """Records whose figures did not add up, were not reported, came late or were waived, newest first: to be reconciled
     with the deployment's own. Those below an id, so that every page costs the same.
     """
-    cursor = connection.execute(
-        f"""SELECT usage_id, account_id, deployment, model, upstream_id, started_at, counted_by, flags, provider_total,
-                   ({_INPUT})::bigint AS input_tokens, ({_OUTPUT})::bigint AS output_tokens, loss
-            FROM usage WHERE flags <> '{{}}' AND usage_id >= %s AND usage_id < %s ORDER BY usage_id DESC LIMIT %s""".encode(),
-        (floor or UUID(int=0), before or UUID(int=2**128 - 1), min(limit, RECORDS_SHOWN_MAX)),
-    )
-    assert cursor.description is not None
-    names = [column.name for column in cursor.description]
-    return [shown_record(dict(zip(names, row, strict=True))) for row in cursor]
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            f"""SELECT usage_id, account_id, deployment, model, upstream_id, started_at, counted_by, flags, provider_total,
+                       ({_INPUT})::bigint AS input_tokens, ({_OUTPUT})::bigint AS output_tokens, loss
+                FROM usage WHERE flags <> '{{}}' AND usage_id >= %s AND usage_id < %s ORDER BY usage_id DESC LIMIT %s""".encode(),
+            (floor or UUID(int=0), before or UUID(int=2**128 - 1), min(limit, RECORDS_SHOWN_MAX)),
+        ).fetchall()
+    return [shown_record(row) for row in rows]
 
 
 def owns_upstream_id(connection: Connection, account_id: UUID, upstream_id: str) -> tuple[str, int] | None:
@@ -200,7 +199,7 @@ def delete_old_account_losses(connection: Connection) -> None:
 
 def losses(
     connection: Connection, floor: UUID | None, account_id: UUID | None, offset: timedelta
-) -> list[dict[str, Any]]:
+) -> list[DictRow]:
     """What the operator bore by day (of the zone that is so far from UTC, newest first) and cause (most tokens first): records, requests, tokens by class."""
     whose = "" if account_id is None else "AND account_id = %(account)s"
     classes = ", ".join(

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, ip_address, ip_network
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from uuid import UUID
 
 from psycopg import Connection
+from psycopg.rows import DictRow
 
 from tokenworks.kernel import Clock, Invalid, check_line, shown, uuid7
 from tokenworks.trust.errors import CodeWrong, StaffExists, StaffNotFound, TooManyCodes
@@ -436,7 +437,7 @@ class Identity:
         return [self._opened(row, keys.get(row["person_id"] or NOBODY)) for row in rows], count
 
     @staticmethod
-    def _opened(row: dict[str, Any], key: PersonKey | None) -> dict[str, object]:
+    def _opened(row: DictRow, key: PersonKey | None) -> dict[str, object]:
         details = row.pop("details")
         row.pop("person_id")
         said: dict[str, object] = {"before": None, "after": None}

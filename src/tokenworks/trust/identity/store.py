@@ -1,11 +1,14 @@
 """The SQL of codes, sessions, staff and the audit trail."""
 
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from psycopg import Connection
-from psycopg.rows import TupleRow
+from psycopg.rows import DictRow, TupleRow, dict_row
+
+if TYPE_CHECKING:
+    from tokenworks.trust.identity.service import StaffRole
 
 
 class CodeRow(NamedTuple):
@@ -307,7 +310,7 @@ def revoke_staff(connection: Connection, name: str, at: datetime) -> bool:
 
 def find_staff(
     connection: Connection, macs: list[bytes], now: datetime
-) -> tuple[str, Any, UUID, datetime | None, str | None] | None:
+) -> tuple[str, "StaffRole", UUID, datetime | None, str | None] | None:
     """(name, role, token, when and from where it was used last) of a token that is good."""
     row = connection.execute(
         """SELECT name, role, token_id, used_at, used_address FROM staff_token t JOIN staff s USING (staff_id)
@@ -371,20 +374,16 @@ def add_audit(
     )
 
 
-AUDIT_COLUMNS: Final = ("audit_id", "at", "actor", "role", "action", "ref", "person_id", "details", "address")
-
-
-def audits(
-    connection: Connection, ref: str | None, offset: int, limit: int
-) -> tuple[list[dict[str, Any]], int]:
+def audits(connection: Connection, ref: str | None, offset: int, limit: int) -> tuple[list[DictRow], int]:
     where = {"ref": ref, "offset": offset, "limit": limit}
-    rows = connection.execute(
-        f"""SELECT {", ".join(AUDIT_COLUMNS)} FROM audit WHERE %(ref)s::text IS NULL OR ref = %(ref)s
-            ORDER BY audit_id DESC OFFSET %(offset)s LIMIT %(limit)s""".encode(),
-        where,
-    ).fetchall()
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            """SELECT audit_id, at, actor, role, action, ref, person_id, details, address FROM audit
+               WHERE %(ref)s::text IS NULL OR ref = %(ref)s ORDER BY audit_id DESC OFFSET %(offset)s LIMIT %(limit)s""",
+            where,
+        ).fetchall()
     row = connection.execute(
         "SELECT count(*) FROM audit WHERE %(ref)s::text IS NULL OR ref = %(ref)s", where
     ).fetchone()
     assert row is not None
-    return [dict(zip(AUDIT_COLUMNS, found, strict=True)) for found in rows], int(row[0])
+    return rows, int(row[0])

@@ -8,7 +8,7 @@ encrypted under it unreadable, wherever it was copied to without the key; a back
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
@@ -219,7 +219,7 @@ class PersonVault:
         return nonce + self._cipher(version).encrypt(nonce, key, self._wrapped_for(person_id))
 
     def _unwrap(self, person_id: UUID, wrapped: bytes, version: int) -> bytes:
-        cipher: Any = self._cipher(version)
+        cipher = self._cipher(version)
         try:
             key: bytes = cipher.decrypt(
                 wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], self._wrapped_for(person_id)

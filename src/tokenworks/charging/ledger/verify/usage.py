@@ -1,12 +1,13 @@
 """What holds of usage records, of journals and of what is in quarantine; and every record rated anew."""
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from psycopg import Connection
 
 from tokenworks.catalog import TOKEN_CLASSES, Counts, RateCard, Weights, amount
 from tokenworks.charging.ledger import day_store
+from tokenworks.charging.ledger.followed import PartRow
 from tokenworks.charging.ledger.verify.finding import Finding
 from tokenworks.charging.model import CAP_WEIGHTS, LOSS_CAUSES, losses_of
 
@@ -182,9 +183,9 @@ _AT_RATE: Final = f"""loss IS NULL AND CASE WHEN jsonb_typeof(parts) = 'array' A
             + {" + ".join(f"w_{name} * {name}" for name in TOKEN_CLASSES)}) END"""
 
 
-def _rates(connection: Connection, cards: dict[str, RateCard]) -> list[list[Any]]:
-    """The columns of `_RATES`: each card's weights of each model that was used."""
-    rows = []
+def _rates(connection: Connection, cards: dict[str, RateCard]) -> list[list[str | int]]:
+    """The columns of `_RATES`: each card's weights for each model that has a usage record."""
+    rows: list[tuple[str | int, ...]] = []
     models = [row[0] for row in connection.execute("SELECT DISTINCT model FROM usage")]
     for version, card in cards.items():
         for model in models:
@@ -194,12 +195,13 @@ def _rates(connection: Connection, cards: dict[str, RateCard]) -> list[list[Any]
                 rows.append((version, model, *weights))
         if len(rows) > RATES_MAX:
             break
-    return [list(column) for column in zip(*rows[:RATES_MAX], strict=True)] or [[]] * (3 + len(TOKEN_CLASSES))
+    columns = [list(column) for column in zip(*rows[:RATES_MAX], strict=True)]
+    return columns or [[]] * (3 + len(TOKEN_CLASSES))
 
 
 def _problem(
-    parts: list[Any],
-    loss: Any,
+    parts: Sequence[PartRow],
+    loss: list[object] | None,
     model: str,
     counts: Counts,
     cards: dict[str, RateCard],
