@@ -34,7 +34,7 @@ from tokenworks.charging.host.worker_connection import WorkerConnection
 from tokenworks.charging.ledger.chains import chain_all, chain_some
 from tokenworks.charging.ledger.failures import JOB_NAMES, JOB_STATES, FailedJobs
 from tokenworks.charging.ledger.following import ID_CHARS_MAX as REQUEST_ID_CHARS_MAX
-from tokenworks.charging.ledger.following import Following
+from tokenworks.charging.ledger.following import RequestLookup
 from tokenworks.charging.ledger.model import (
     BalanceMove,
     Bucket,
@@ -170,7 +170,6 @@ __all__ = [
     "FailedJobNotFound",
     "FailedJobs",
     "Finding",
-    "Following",
     "Hold",
     "Host",
     "HostGrants",
@@ -202,6 +201,7 @@ __all__ = [
     "RecorderLedger",
     "RefundTooMuch",
     "Release",
+    "RequestLookup",
     "Rested",
     "Resting",
     "Sale",

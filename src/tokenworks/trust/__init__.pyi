@@ -10,7 +10,7 @@ from tokenworks.trust.errors import (
 from tokenworks.trust.hosts import HostSecrets, host_secrets, report_secrets
 from tokenworks.trust.identity.answers import Answers, KeptAnswer, KeyReused
 from tokenworks.trust.identity.approvals import Approval, ApprovalNeeded, ApprovalNotFound, Approvals
-from tokenworks.trust.identity.money_moves import ALONE, MONEY_MOVES, MoneyMove
+from tokenworks.trust.identity.money_moves import MONEY_MOVES, ONE_PERSON_OPERATIONS, MoneyMove
 from tokenworks.trust.identity.service import (
     CODE_LIFE,
     STAFF_ROLES,
@@ -28,13 +28,13 @@ from tokenworks.trust.keys.pepper import (
     Peppers,
     check_first_pepper,
     check_peppers,
+    choose_issuing,
     ensure_pepper,
     fingerprint,
     issuing,
     load_peppers,
     new_pepper,
     retire_pepper,
-    settle_issuing,
     use_pepper,
 )
 from tokenworks.trust.keys.service import Keys
@@ -61,16 +61,16 @@ from tokenworks.trust.vault.secrets import (
     load_vault_secrets,
     wrapping_fingerprint,
 )
-from tokenworks.trust.vault.service import NOBODY, PersonKey, PersonVault
+from tokenworks.trust.vault.service import NO_PERSON, PersonKey, PersonVault
 from tokenworks.trust.vault.skeleton import skeleton
 from tokenworks.trust.vault.store import wrapping_known
 from tokenworks.trust.webhook_secret import WebhookSecret
 
 __all__ = [
-    "ALONE",
     "CODE_LIFE",
     "MONEY_MOVES",
-    "NOBODY",
+    "NO_PERSON",
+    "ONE_PERSON_OPERATIONS",
     "PEPPER",
     "PEPPER_BYTES",
     "STAFF_ROLES",
@@ -118,6 +118,7 @@ __all__ = [
     "check_first_pepper",
     "check_peppers",
     "checked_id_number",
+    "choose_issuing",
     "ensure_pepper",
     "fingerprint",
     "has_part",
@@ -134,7 +135,6 @@ __all__ = [
     "read_secret",
     "report_secrets",
     "retire_pepper",
-    "settle_issuing",
     "skeleton",
     "strays",
     "use_pepper",

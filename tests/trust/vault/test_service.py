@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tokenworks.kernel import Invalid, Unavailable, uuid7
 from tokenworks.trust import (
-    NOBODY,
+    NO_PERSON,
     PersonVault,
     VaultSecrets,
     add_wrapping_key,
@@ -190,8 +190,8 @@ def test_secrets_are_files_that_nobody_else_reads(tmp_path):
 def test_two_make_the_key_of_nobody_at_once(vault, database_url):
     """The installation's own key is made at the first need; whoever is second takes the first one's."""
     with psycopg.connect(database_url, autocommit=True) as other:
-        first = vault.ensure(NOBODY)
-        second = PersonVault(other, vault._secrets).ensure(NOBODY)
+        first = vault.ensure(NO_PERSON)
+        second = PersonVault(other, vault._secrets).ensure(NO_PERSON)
         row = uuid7()
         assert second.open("x.y", row, first.seal("x.y", row, "text")) == "text"
 

@@ -17,9 +17,9 @@ from psycopg import Connection
 
 from tokenworks.charging.host.limits import Lease
 from tokenworks.charging.host.settlement import Settler
-from tokenworks.charging.ledger.model import Granted
+from tokenworks.charging.ledger.model import GrantAnswer
 from tokenworks.charging.ledger.service import Ledger
-from tokenworks.charging.ledger.turn_store import CloseAsk, GrantAsk
+from tokenworks.charging.ledger.turn_store import CloseRequest, GrantRequest
 from tokenworks.charging.messages import BucketTerms, Limit, Need
 from tokenworks.charging.model import FOLLOW_UP
 from tokenworks.kernel import Clock, Unavailable
@@ -83,7 +83,7 @@ class DatabaseThread:
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
-_Made = tuple[list[list[tuple[BucketTerms, int]] | None], list[Granted | None], list[bool]]
+_Made = tuple[list[list[tuple[BucketTerms, int]] | None], list[GrantAnswer | None], list[bool]]
 """What a turn answers: terms, grants, whether it closed."""
 _Taken = list[tuple[Asked, asyncio.Future[Answer]]]
 
@@ -134,8 +134,8 @@ class RecorderLedger:
         self._thread = thread
         self._alone = alone or thread
         self._loads: _Waiting[UUID, list[tuple[BucketTerms, int]] | None] = _Waiting()
-        self._grants: _Waiting[GrantAsk, Granted | None] = _Waiting()
-        self._closes: _Waiting[CloseAsk, bool] = _Waiting()
+        self._grants: _Waiting[GrantRequest, GrantAnswer | None] = _Waiting()
+        self._closes: _Waiting[CloseRequest, bool] = _Waiting()
         self._turning: asyncio.Task[None] | None = None
         self.turns = 0
         self._settler = settler
@@ -193,7 +193,7 @@ class RecorderLedger:
         finally:
             self._turning = None
 
-    async def _make(self, loads: list[UUID], grants: list[GrantAsk], closes: list[CloseAsk]) -> _Made:
+    async def _make(self, loads: list[UUID], grants: list[GrantRequest], closes: list[CloseRequest]) -> _Made:
         def make(connection: Connection) -> _Made:
             ledger = Ledger(connection, self._clock)
             loaded = ledger.load_terms_together(loads)
@@ -211,8 +211,8 @@ class RecorderLedger:
 
     async def grant(
         self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float
-    ) -> Granted | None:
-        asked = GrantAsk(
+    ) -> GrantAnswer | None:
+        asked = GrantRequest(
             UUID(account_id),
             UUID(bucket_id),
             None if grant_id is None else UUID(grant_id),
@@ -279,7 +279,7 @@ class RecorderLedger:
     async def close_grant(self, account_id: str, grant_id: str) -> None:
         """Settle everything that was written so far, then close."""
         target = await self._settle_written()
-        if not await self._together(self._closes, CloseAsk(UUID(account_id), UUID(grant_id), target)):
+        if not await self._together(self._closes, CloseRequest(UUID(account_id), UUID(grant_id), target)):
             await self._run(lambda ledger: ledger.close_grant(account_id, grant_id, self._journal_id, target))
 
     async def _settle_written(self) -> int:

@@ -27,7 +27,7 @@ from tokenworks.charging.host.losses import HostLosses
 from tokenworks.charging.host.queues import HostQueues
 from tokenworks.charging.host.settlement import Settler
 from tokenworks.charging.host.worker_connection import WorkerConnection
-from tokenworks.charging.ledger.settle_rows import Settling
+from tokenworks.charging.ledger.settle_rows import UnsettledRecord
 from tokenworks.charging.messages import (
     Ack,
     Checkpoint,
@@ -113,7 +113,7 @@ class Recorder:
         self.last_message: dict[str, int] = {}
         self._awaited: set[str] = set()
         self._uncommitted: list[WorkerConnection] = []
-        self._records: list[Settling] = []
+        self._records: list[UnsettledRecord] = []
         self._commit_scheduled = False
         self._committed_s = 0.0
         self._tasks: set[asyncio.Future[object]] = set()
@@ -128,11 +128,11 @@ class Recorder:
 
     # Recovery.
 
-    def recover(self, settled_seq: int, alive: Callable[[], None] = lambda: None) -> list[Settling]:
+    def recover(self, settled_seq: int, alive: Callable[[], None] = lambda: None) -> list[UnsettledRecord]:
         """Read the journal from the settled sequence on: open attempts, and the records that are not settled. `alive` is called as it
         goes: a long journal takes its time.
         """
-        records: list[Settling] = []
+        records: list[UnsettledRecord] = []
         for count, frame in enumerate(self.journal.replay(settled_seq + 1)):
             if count % ALIVE_FRAMES == 0:
                 alive()
@@ -283,9 +283,11 @@ class Recorder:
         connection.ack_due = number
         self._schedule_commit()
 
-    def _apply(self, worker_id: str | None, seq: int, ops: Sequence[JournalOp | WrittenOp]) -> list[Settling]:
+    def _apply(
+        self, worker_id: str | None, seq: int, ops: Sequence[JournalOp | WrittenOp]
+    ) -> list[UnsettledRecord]:
         """Ops of one frame, in the journal's order. Returns the records that they complete."""
-        records: list[Settling] = []
+        records: list[UnsettledRecord] = []
         grants = getattr(self, "grants", None)  # none while the journal is replayed
         for op in ops:
             usage_id = op.usage_id
@@ -397,7 +399,7 @@ class Recorder:
 
     # The wiring's own requests and news.
 
-    def unsettled(self) -> list[Settling]:
+    def unsettled(self) -> list[UnsettledRecord]:
         """Records that the database does not have yet, newest last."""
         return [*self.settler.queued(), *self._records]
 

@@ -15,7 +15,7 @@ from psycopg import Connection
 from tokenworks.charging.errors import LedgerWentBack
 from tokenworks.charging.ledger import settle_store
 from tokenworks.charging.ledger.chain import Head
-from tokenworks.charging.ledger.settle_rows import Settling
+from tokenworks.charging.ledger.settle_rows import UnsettledRecord
 from tokenworks.charging.model import LOSS_CAUSES, RateLookup
 from tokenworks.kernel import Histogram, TokenworksError
 
@@ -78,7 +78,7 @@ class Settler:
         # Of each shard, an account of the last batch that had one.
         self._newest: dict[str, str] = {}
         self._put_s: deque[tuple[int, float]] = deque()
-        self._queue: deque[Settling] = deque()
+        self._queue: deque[UnsettledRecord] = deque()
         self._wake = threading.Condition()
         self._stop = False
         self._urgent = False
@@ -98,7 +98,7 @@ class Settler:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, records: Iterable[Settling]) -> None:
+    def put(self, records: Iterable[UnsettledRecord]) -> None:
         """Records that are on disk, in the journal's order."""
         before = len(self._queue)
         self._queue.extend(records)
@@ -112,7 +112,7 @@ class Settler:
         """Everything up to `seq` is on disk and was put."""
         self.written_seq = seq
 
-    def queued(self) -> list[Settling]:
+    def queued(self) -> list[UnsettledRecord]:
         """What is not settled yet. The thread may take from it meanwhile."""
         while True:
             try:
@@ -207,11 +207,11 @@ class Settler:
             for account_id in self._newest.values()
             if account_id in self._heads
         }
-        settle_store.look_back(connection, self._journal_id, newest)
+        settle_store.check_heads(connection, self._journal_id, newest)
 
     def _settle(self, connection: Connection) -> None:
         up_to = self.written_seq
-        batch: list[Settling] = []
+        batch: list[UnsettledRecord] = []
         for settling in self._queue:
             seq = settling[0]
             if seq > up_to:
@@ -233,7 +233,7 @@ class Settler:
         self.settled_seq = up_to
         self._settled(up_to)
 
-    def _apply(self, connection: Connection, up_to: int, batch: list[Settling]) -> None:
+    def _apply(self, connection: Connection, up_to: int, batch: list[UnsettledRecord]) -> None:
         try:
             settle_store.settle(
                 connection,
@@ -253,7 +253,7 @@ class Settler:
             )
             self._settle_apart(connection, up_to, batch)
 
-    def _settle_apart(self, connection: Connection, up_to: int, batch: list[Settling]) -> None:
+    def _settle_apart(self, connection: Connection, up_to: int, batch: list[UnsettledRecord]) -> None:
         """Some record is refused. It may only come so late that its month has no partition; else it is bisected out."""
         settle_store.ensure_usage_months(connection, settle_store.months_of(batch, MONTHS_MAX))
         refused: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What `Following` says of one request, as JSON and tables show it.
+"""What `RequestLookup` says of one request, as JSON and tables show it.
 
 A usage record, a grant, a posting and a quarantined record are rows of their tables (column name -> value).
 """

@@ -46,7 +46,7 @@ LogReader = Callable[[str], list[LogLine]]
 """Returns the lines of this host's request log that contain an id, oldest first."""
 
 
-class Following:
+class RequestLookup:
     """Finds one request and describes it. `read_log` is None if this host keeps no request log."""
 
     def __init__(

@@ -15,7 +15,7 @@ from tokenworks.charging.errors import (
     GrantStillOpen,
 )
 from tokenworks.charging.ledger.closing_store import finish_closing
-from tokenworks.charging.ledger.model import Granted
+from tokenworks.charging.ledger.model import GrantAnswer
 from tokenworks.charging.ledger.recall_store import RECALL_WAIT_MAX_S, first_waiter
 from tokenworks.charging.ledger.store import RECORDS_SHOWN_MAX, database_now, tell_account
 from tokenworks.kernel import uuid7
@@ -41,7 +41,7 @@ def grant(
     amount: int,
     spend_for_s: float,
     now: datetime,
-) -> Granted | None:
+) -> GrantAnswer | None:
     """Lease up to `amount` of a bucket to a host: open a grant, or add to the host's open one and renew it.
 
     `amount` may be 0 to renew only. None where the bucket can't be spent (any more), or nothing was to be had. Where
@@ -85,10 +85,10 @@ def grant(
                 (account_id, grant_id, bucket_id, journal_id, added, now, spend_for_s),
             )
         elif behind:
-            return Granted("", 0, 0, 0.0, behind=True)
+            return GrantAnswer("", 0, 0, 0.0, behind=True)
         else:
             return None
-    return Granted(grant_id.hex, added, remaining - added, spend_for_s, behind)
+    return GrantAnswer(grant_id.hex, added, remaining - added, spend_for_s, behind)
 
 
 def _lock_bucket_of(connection: Connection, account_id: UUID, grant_id: UUID) -> None:

@@ -16,7 +16,7 @@ from tokenworks.charging.ledger import (
     whose_store,
     window_store,
 )
-from tokenworks.charging.ledger.model import Granted
+from tokenworks.charging.ledger.model import GrantAnswer
 from tokenworks.charging.ledger.part import LedgerPart
 from tokenworks.charging.messages import BucketTerms
 
@@ -47,7 +47,7 @@ class Grants(LedgerPart):
         grant_id: str | None,
         amount: int,
         spend_for_s: float,
-    ) -> Granted | None:
+    ) -> GrantAnswer | None:
         assert amount >= 0
         return grant_store.grant(
             self._connection,
@@ -83,8 +83,11 @@ class Grants(LedgerPart):
         return turn_store.load_terms(self._connection, account_ids, self._clock.now())
 
     def turn(
-        self, journal_id: UUID, asks: Sequence[turn_store.GrantAsk], closes: Sequence[turn_store.CloseAsk]
-    ) -> tuple[list[Granted | None], list[bool]]:
+        self,
+        journal_id: UUID,
+        asks: Sequence[turn_store.GrantRequest],
+        closes: Sequence[turn_store.CloseRequest],
+    ) -> tuple[list[GrantAnswer | None], list[bool]]:
         """Grants and closings in one transaction, all of them or (where the database refuses one) none. What is None or False
         is to be asked for by itself: a row of its was locked, or it needs more than a statement.
         """
@@ -95,7 +98,7 @@ class Grants(LedgerPart):
                     turn_store.grant(self._connection, journal_id, asks, now),
                     turn_store.close(self._connection, journal_id, closes, now),
                 )
-        except (psycopg.DatabaseError, turn_store.NotAsLocked):
+        except (psycopg.DatabaseError, turn_store.LockedRowUnchanged):
             if self._connection.broken:
                 raise
             return [None] * len(asks), [False] * len(closes)

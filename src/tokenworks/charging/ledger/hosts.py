@@ -32,7 +32,7 @@ class Hosts(LedgerPart):
         """The journals that the database knows, or the one."""
         return journal_store.known(self._connection, journal_id)
 
-    def reserved(self, journal_id: UUID) -> list[journal_store.Reserved]:
+    def reserved(self, journal_id: UUID) -> list[journal_store.OpenGrants]:
         """What a journal's host has been granted and has not settled, by unit."""
         return journal_store.reserved(self._connection, journal_id)
 

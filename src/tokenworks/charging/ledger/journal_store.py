@@ -18,7 +18,7 @@ class KnownJournal(NamedTuple):
     settled_at: datetime | None
 
 
-class Reserved(NamedTuple):
+class OpenGrants(NamedTuple):
     """Of a journal's open grants: what is granted and not settled, in the smallest part of the unit."""
 
     unit: str
@@ -38,14 +38,14 @@ def known(connection: Connection, journal_id: UUID | None = None) -> list[KnownJ
     return [KnownJournal(*row) for row in rows]
 
 
-def reserved(connection: Connection, journal_id: UUID) -> list[Reserved]:
+def reserved(connection: Connection, journal_id: UUID) -> list[OpenGrants]:
     rows = connection.execute(
         """SELECT b.unit, count(*), count(DISTINCT g.account_id), sum(g.amount - g.used)::bigint
            FROM grants g JOIN bucket b ON b.account_id = g.account_id AND b.bucket_id = g.bucket_id
            WHERE g.journal_id = %s AND g.state = 'open' GROUP BY b.unit ORDER BY b.unit""",
         (journal_id,),
     )
-    return [Reserved(*row) for row in rows]
+    return [OpenGrants(*row) for row in rows]
 
 
 def register_journal(connection: Connection, journal_id: UUID, host: str) -> int:

@@ -9,7 +9,7 @@ from psycopg import Connection
 
 from tokenworks.catalog import Counts, split
 from tokenworks.charging.errors import RecordRefused
-from tokenworks.charging.ledger.settle_rows import Settling
+from tokenworks.charging.ledger.settle_rows import UnsettledRecord
 from tokenworks.charging.ledger.unpaid_store import draw_unpaid, lock_buckets
 from tokenworks.charging.messages import Loss, Part, UsageRecord
 from tokenworks.charging.model import CAP_WEIGHTS, RateLookup
@@ -18,7 +18,7 @@ from tokenworks.charging.model import CAP_WEIGHTS, RateLookup
 def prepare(
     connection: Connection,
     journal_id: UUID,
-    batch: Sequence[Settling],
+    batch: Sequence[UnsettledRecord],
     decoded: Sequence[UsageRecord],
     rates: RateLookup,
     now: datetime,
@@ -61,7 +61,7 @@ def _register_lost(
     connection: Connection,
     journal_id: UUID,
     account_id: str,
-    batch: Sequence[Settling],
+    batch: Sequence[UnsettledRecord],
     unknown: set[str],
     now: datetime,
 ) -> None:

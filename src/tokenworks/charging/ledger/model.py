@@ -47,7 +47,7 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
+class GrantAnswer:
     """The ledger's answer to a grant: what was added to which grant, and what the bucket has left."""
 
     grant_id: str

@@ -29,7 +29,7 @@ USAGE_COLUMNS: Final = """account_id, usage_id, request_id, attempt_no, key_id, 
     audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice, journal_id, seq, entry_id"""
 POSTING_COLUMNS: Final = "account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount"
 
-Settling = tuple[int, str, Sequence[Amount], bytes]
+UnsettledRecord = tuple[int, str, Sequence[Amount], bytes]
 """(sequence, account, what is used of each grant, record as JSON)"""
 
 

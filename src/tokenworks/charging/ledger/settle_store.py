@@ -17,7 +17,7 @@ from tokenworks.charging.errors import LedgerWentBack, RecordRefused
 from tokenworks.charging.ledger import chain_store
 from tokenworks.charging.ledger.chain import OWN, Head
 from tokenworks.charging.ledger.late_store import prepare
-from tokenworks.charging.ledger.settle_rows import POSTING_COLUMNS, USAGE_COLUMNS, BatchRows, Settling
+from tokenworks.charging.ledger.settle_rows import POSTING_COLUMNS, USAGE_COLUMNS, BatchRows, UnsettledRecord
 from tokenworks.charging.ledger.unpaid_store import UNPAID_MARK
 from tokenworks.charging.messages import UsageRecord
 from tokenworks.charging.model import (
@@ -59,7 +59,7 @@ def settle(
     connection: Connection,
     journal_id: UUID,
     up_to_seq: int,
-    batch: Sequence[Settling],
+    batch: Sequence[UnsettledRecord],
     rates: RateLookup,
     *,
     expected: int = 0,
@@ -85,7 +85,7 @@ def settle(
     except _HeadMoved:
         # Asked anew, of all of the batch.
         remembered = {account: known.pop(account) for _, account, *_ in batch if account in known}
-        look_back(connection, journal_id, remembered)
+        check_heads(connection, journal_id, remembered)
         done = _settle(connection, journal_id, up_to_seq, batch, rates, expected, quarantine, known)
     applied, lost, moved = done
     known.update(moved)
@@ -94,7 +94,7 @@ def settle(
     return applied
 
 
-def look_back(connection: Connection, journal_id: UUID, remembered: Mapping[str, Head]) -> None:
+def check_heads(connection: Connection, journal_id: UUID, remembered: Mapping[str, Head]) -> None:
     """Whether the chains of this journal still reach what is remembered of them, by account. Raises `LedgerWentBack`."""
     found = chain_store.read_heads(connection, journal_id, sorted(remembered))
     for account_id, head in remembered.items():
@@ -109,7 +109,7 @@ def _settle(
     connection: Connection,
     journal_id: UUID,
     up_to_seq: int,
-    batch: Sequence[Settling],
+    batch: Sequence[UnsettledRecord],
     rates: RateLookup,
     expected: int,
     quarantine: dict[str, str] | None,
@@ -158,7 +158,7 @@ class _Run(NamedTuple):
 
 
 def _apply_apart(
-    run: _Run, batch: Sequence[Settling], range_: tuple[int, int], quarantine: dict[str, str]
+    run: _Run, batch: Sequence[UnsettledRecord], range_: tuple[int, int], quarantine: dict[str, str]
 ) -> int:
     """Halve what is refused until single records are left; those go to quarantine. `range_`: the sequences that this settles."""
     if not batch:
@@ -180,7 +180,7 @@ def _apply_apart(
     return sum(_apply_apart(run, part, of_part, quarantine) for part, of_part in parts)
 
 
-def _apply(run: _Run, batch: Sequence[Settling], ref: str) -> int:
+def _apply(run: _Run, batch: Sequence[UnsettledRecord], ref: str) -> int:
     """Put records there, draw on their grants, and go on with their chains. `run` is changed where all of it is done."""
     if not batch:
         return 0
@@ -198,7 +198,7 @@ def _apply(run: _Run, batch: Sequence[Settling], ref: str) -> int:
 
 def _rows(
     run: _Run,
-    batch: Sequence[Settling],
+    batch: Sequence[UnsettledRecord],
     decoded: Sequence[UsageRecord] | None,
     ref: str,
     paid: Collection[str],
@@ -318,7 +318,7 @@ REFUSALS: Final = (psycopg.DataError, psycopg.IntegrityError, RecordRefused, msg
 """What says that a record will never be taken as it is, as opposed to a database that does not answer."""
 
 
-def _quarantine(connection: Connection, journal_id: UUID, settling: Settling, reason: str) -> str:
+def _quarantine(connection: Connection, journal_id: UUID, settling: UnsettledRecord, reason: str) -> str:
     """Keep a refused record, with its grants in doubt. Returns its name: the usage id, or its place in the journal."""
     seq, account_id, used, text = settling
     try:
@@ -350,7 +350,7 @@ def settle_alone(
     connection: Connection,
     journal_id: UUID,
     account_id: UUID,
-    settling: Settling,
+    settling: UnsettledRecord,
     rates: RateLookup,
     settled_at: datetime,
 ) -> None:
@@ -369,7 +369,7 @@ def ensure_usage_months(connection: Connection, months: Collection[datetime]) ->
         connection.execute("SELECT ensure_usage_month(%s)", (month,))
 
 
-def months_of(batch: Sequence[Settling], limit: int) -> set[datetime]:
+def months_of(batch: Sequence[UnsettledRecord], limit: int) -> set[datetime]:
     """The months of a batch's records that can be read, at most so many."""
     months: set[datetime] = set()
     for settling in batch:

@@ -13,13 +13,13 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from tokenworks.charging.ledger.bucket_store import HAS_UNIT, TERMS, terms_of
-from tokenworks.charging.ledger.model import Granted
+from tokenworks.charging.ledger.model import GrantAnswer
 from tokenworks.charging.ledger.recall_store import RECALL_WAIT_MAX_S, first_waiters
 from tokenworks.charging.messages import BucketTerms
 from tokenworks.kernel import uuid7
 
 
-class GrantAsk(NamedTuple):
+class GrantRequest(NamedTuple):
     """Up to `amount` of a bucket for a host, through a new grant (`grant_id` None) or an open one of its."""
 
     account_id: UUID
@@ -29,7 +29,7 @@ class GrantAsk(NamedTuple):
     spend_for_s: float
 
 
-class CloseAsk(NamedTuple):
+class CloseRequest(NamedTuple):
     """A grant that its host has done with; everything up to `settled_seq` of its journal must be settled."""
 
     account_id: UUID
@@ -70,7 +70,7 @@ Names = dict[str, object]
 """The values of a statement by their names."""
 
 
-class NotAsLocked(Exception):
+class LockedRowUnchanged(Exception):
     """A row that this transaction has locked did not change: the turn is undone, and each is answered by itself."""
 
 
@@ -87,7 +87,7 @@ def _each(
 
 def _change(connection: Connection, statement: str, names: Sequence[Names]) -> None:
     if None in _each(connection, statement, names):
-        raise NotAsLocked
+        raise LockedRowUnchanged
 
 
 def load_terms(
@@ -115,8 +115,8 @@ def load_terms(
 
 
 def grant(
-    connection: Connection, journal_id: UUID, asks: Sequence[GrantAsk], now: datetime
-) -> list[Granted | None]:
+    connection: Connection, journal_id: UUID, asks: Sequence[GrantRequest], now: datetime
+) -> list[GrantAnswer | None]:
     """What `store.grant` gives to each, as far as nothing has to be waited for; None for those to be asked by themselves. In
     the caller's transaction.
     """
@@ -130,7 +130,7 @@ def grant(
     firsts = first_waiters(connection, [asks[at].account_id for at in spendable], RECALL_WAIT_MAX_S)
     extended = [at for at, ask in enumerate(asks) if ask.grant_id is not None and buckets[at] is not None]
     ours = dict(zip(extended, _each(connection, _OURS, [asked[at] for at in extended]), strict=True))
-    answers: list[Granted | None] = [None] * len(asks)
+    answers: list[GrantAnswer | None] = [None] * len(asks)
     opens: list[Names] = []
     extends: list[Names] = []
     for at, (ask, row) in enumerate(zip(asks, buckets, strict=True)):
@@ -149,13 +149,15 @@ def grant(
         grant_id = ask.grant_id or uuid7()
         row_names = asked[at] | {"grant": grant_id, "added": added, "spend": spend_for_s}
         (opens if ask.grant_id is None else extends).append(row_names)
-        answers[at] = Granted(grant_id.hex, added, remaining - added, spend_for_s, behind)
+        answers[at] = GrantAnswer(grant_id.hex, added, remaining - added, spend_for_s, behind)
     _change(connection, _OPEN, opens)
     _change(connection, _EXTEND, extends)
     return answers
 
 
-def close(connection: Connection, journal_id: UUID, asks: Sequence[CloseAsk], now: datetime) -> list[bool]:
+def close(
+    connection: Connection, journal_id: UUID, asks: Sequence[CloseRequest], now: datetime
+) -> list[bool]:
     """Which were closed as `store.close_grant` does; the others are to be closed by themselves. In the caller's transaction."""
     if not asks:
         return []

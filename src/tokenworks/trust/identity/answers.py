@@ -18,7 +18,7 @@ from psycopg import Connection
 
 from tokenworks.kernel import Clock, Conflict, Invalid, uuid7
 from tokenworks.trust.identity import answer_store as store
-from tokenworks.trust.vault.service import NOBODY, PersonVault
+from tokenworks.trust.vault.service import NO_PERSON, PersonVault
 
 ANSWERS_KEPT: Final = timedelta(days=30)
 # What a body is bound to, with its row and person.
@@ -69,7 +69,7 @@ class Answers:
         # Plain where it was kept before answers were encrypted.
         body = plain
         if sealed is not None and answer_id is not None:
-            opening = self._vault.key(person_id or NOBODY)
+            opening = self._vault.key(person_id or NO_PERSON)
             body = None if opening is None else opening.open_bytes(_PLACE, answer_id, sealed)
         return KeptAnswer(status, headers or {}, body or b"")
 

@@ -88,7 +88,7 @@ _MONEY_IN: Final = (
 )
 _BY_RUN: Final = "what is due is due: nobody chooses an amount"
 _TOKENS: Final = "tokens within one account, or of a record or a grant that is bounded by its hold"
-ALONE: Final[dict[str, str]] = {
+ONE_PERSON_OPERATIONS: Final[dict[str, str]] = {
     # Commands.
     **dict.fromkeys(
         ("order place", "order change", "order cancel", "order withdraw", "order suspend", "order resume", "subscriber close"), _BY_RULE

@@ -16,9 +16,9 @@ from psycopg.rows import DictRow
 from tokenworks.kernel import Clock, Invalid, check_line, shown, uuid7
 from tokenworks.trust.errors import CodeWrong, StaffExists, StaffNotFound, TooManyCodes
 from tokenworks.trust.identity import store
-from tokenworks.trust.keys.pepper import check_nothing_lacks, issuing
+from tokenworks.trust.keys.pepper import check_no_pepper_missing, issuing
 from tokenworks.trust.model import key_mac
-from tokenworks.trust.vault.service import NOBODY, PersonKey, PersonVault
+from tokenworks.trust.vault.service import NO_PERSON, PersonKey, PersonVault
 from tokenworks.trust.vault.skeleton import skeleton
 
 CODE_DIGITS: Final = 6
@@ -261,7 +261,7 @@ class Identity:
         now = self._clock.now()
         found = store.find_session(self._connection, self._macs("session", text), now)
         if found is None:
-            check_nothing_lacks(self._peppers)
+            check_no_pepper_missing(self._peppers)
             return None
         session_id, subscriber_id, member_id, seen_at, seen_address = found
         moved = address is not None and address != seen_address
@@ -380,7 +380,7 @@ class Identity:
         now = self._clock.now()
         found = store.find_staff(self._connection, self._macs("staff", text), now)
         if found is None:
-            check_nothing_lacks(self._peppers)
+            check_no_pepper_missing(self._peppers)
             return None
         name, role, token_id, used_at, used_address = found
         moved = address is not None and address != used_address
@@ -408,7 +408,7 @@ class Identity:
         """
         audit_id = uuid7()
         details = None
-        key = self._vault.ensure(NOBODY) if person_id is None else self._vault.key(person_id)
+        key = self._vault.ensure(NO_PERSON) if person_id is None else self._vault.key(person_id)
         shown_address = address if role in STAFF_ROLES else None
         hidden_address = None if role in STAFF_ROLES else address
         if key is not None and (before is not None or after is not None or hidden_address is not None):
@@ -421,7 +421,7 @@ class Identity:
             role,
             action,
             ref,
-            person_id or NOBODY,
+            person_id or NO_PERSON,
             details,
             shown_address,
         )
@@ -433,8 +433,8 @@ class Identity:
         erased can't be read any more: `erased` says so.
         """
         rows, count = store.audits(self._connection, ref, offset, limit)
-        keys = self._vault.keys(row["person_id"] or NOBODY for row in rows)
-        return [self._opened(row, keys.get(row["person_id"] or NOBODY)) for row in rows], count
+        keys = self._vault.keys(row["person_id"] or NO_PERSON for row in rows)
+        return [self._opened(row, keys.get(row["person_id"] or NO_PERSON)) for row in rows], count
 
     @staticmethod
     def _opened(row: DictRow, key: PersonKey | None) -> dict[str, object]:

@@ -106,10 +106,10 @@ def check_peppers(connection: Connection, peppers: Peppers, secrets_dir: Path, n
                 f"database has {row.fingerprint.hex()[:12]}. No key, session or token of the works would be known here. Copy "
                 f"pepper-* from the secrets of a host that serves, or from the backup, in place of this one's"
             )
-    settle_issuing(connection, peppers)
+    choose_issuing(connection, peppers)
 
 
-def settle_issuing(connection: Connection, peppers: Peppers) -> None:
+def choose_issuing(connection: Connection, peppers: Peppers) -> None:
     """Which version is used for what is new, as the database says it: the newest that is used and that this process has."""
     used = [row for row in store.peppers(connection) if row.used_since]
     here = {
@@ -122,7 +122,7 @@ def settle_issuing(connection: Connection, peppers: Peppers) -> None:
     peppers.lacking = tuple(row.version for row in used if row.retired_at is None and row.version not in here)
 
 
-def check_nothing_lacks(peppers: Mapping[int, bytes]) -> None:
+def check_no_pepper_missing(peppers: Mapping[int, bytes]) -> None:
     """A session or token that was not found may have been made under a pepper that is not here. Raises `Unavailable`."""
     if isinstance(peppers, Peppers) and peppers.lacking:
         raise Unavailable(

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from tokenworks.kernel import Invalid
 
-Kind = Literal["phone", "tail", "name-part", "name", "broadband", "identity"]
+HashKind = Literal["phone", "tail", "name-part", "name", "broadband", "identity"]
 HASH_BYTES: Final = 16
 TAIL_DIGITS: Final = 4
 # Of a name: at most so many words are read, and at most so many hashes are kept.
@@ -88,7 +88,7 @@ class Lookup:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def hash(self, kind: Kind, text: str) -> bytes:
+    def hash(self, kind: HashKind, text: str) -> bytes:
         return hashlib.blake2b(
             text.encode(), key=self._key, person=kind.encode(), digest_size=HASH_BYTES
         ).digest()

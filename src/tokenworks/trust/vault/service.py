@@ -28,7 +28,7 @@ PERSON_KEY_BYTES: Final = 32
 TEXT_BYTES_MAX: Final = 1_048_576
 REWRAP_BATCH: Final = 1000
 # Whose key encrypts what is about no person in particular: the installation's own.
-NOBODY: Final = UUID(int=0)
+NO_PERSON: Final = UUID(int=0)
 
 
 class PersonKey:
@@ -122,7 +122,7 @@ class PersonVault:
 
     def own(self) -> PersonKey:
         """The installation's own key: of what is about no person, or about one who was erased and names nobody any more."""
-        key = self.ensure(NOBODY)
+        key = self.ensure(NO_PERSON)
         assert key is not None, "the installation's own key is never destroyed"
         return key
 

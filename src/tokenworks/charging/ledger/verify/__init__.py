@@ -31,7 +31,7 @@ CHECKS: Final[dict[str, str]] = {
 }
 """Charging's own: invariant -> statement."""
 
-Pass = Callable[[Connection], Iterable[Finding]]
+CheckFunction = Callable[[Connection], Iterable[Finding]]
 """A check that is no statement: it reads rows and recomputes them with the product's own rules."""
 
 
@@ -40,7 +40,7 @@ def verify(
     cards: dict[str, RateCard],
     progress: Callable[[str, int], None] | None = None,
     more: Mapping[str, str] | None = None,
-    passes: Sequence[tuple[str, Pass]] = (),
+    passes: Sequence[tuple[str, CheckFunction]] = (),
 ) -> list[Finding]:
     """Every broken invariant, at most `FINDINGS_MAX`. `cards` are the rate cards by version. Changes nothing.
 
@@ -58,18 +58,20 @@ def verify(
     return found[:FINDINGS_MAX]
 
 
-def steps(more: Mapping[str, str] | None = None, passes: Sequence[tuple[str, Pass]] = ()) -> int:
+def steps(more: Mapping[str, str] | None = None, passes: Sequence[tuple[str, CheckFunction]] = ()) -> int:
     """How many steps `progress` counts to."""
     return sum(1 for _ in checks({}, more, passes))
 
 
 def checks(
-    cards: dict[str, RateCard], more: Mapping[str, str] | None = None, passes: Sequence[tuple[str, Pass]] = ()
-) -> Iterator[tuple[str, Pass]]:
+    cards: dict[str, RateCard],
+    more: Mapping[str, str] | None = None,
+    passes: Sequence[tuple[str, CheckFunction]] = (),
+) -> Iterator[tuple[str, CheckFunction]]:
     """(invariant, check) of all, in their order."""
     for invariant, statement in {**CHECKS, **(more or {})}.items():
         yield invariant, _stated(invariant, statement)
-    own: list[tuple[str, Pass]] = [
+    own: list[tuple[str, CheckFunction]] = [
         (REFERENCES, lambda connection: references(connection, FINDINGS_MAX)),
         (RERATED, lambda connection: rerate(connection, cards)),
         (CHAINED, chains.history),
@@ -78,7 +80,7 @@ def checks(
         yield invariant, _guarded(invariant, check)
 
 
-def _stated(invariant: str, statement: str) -> Pass:
+def _stated(invariant: str, statement: str) -> CheckFunction:
     def check(connection: Connection) -> Iterator[Finding]:
         limited = f"{statement} LIMIT {FINDINGS_MAX}"
         for where, detail in connection.execute(limited.encode()):
@@ -87,7 +89,7 @@ def _stated(invariant: str, statement: str) -> Pass:
     return _guarded(invariant, check)
 
 
-def _guarded(invariant: str, check: Pass) -> Pass:
+def _guarded(invariant: str, check: CheckFunction) -> CheckFunction:
     """A row that a check can't read is a finding, and keeps no other check from its turn."""
 
     def guarded(connection: Connection) -> list[Finding]:
@@ -109,4 +111,14 @@ def _guarded(invariant: str, check: Pass) -> Pass:
     return guarded
 
 
-__all__ = ["CHAINED", "CHECKS", "FINDINGS_MAX", "RERATED", "Finding", "Pass", "checks", "steps", "verify"]
+__all__ = [
+    "CHAINED",
+    "CHECKS",
+    "FINDINGS_MAX",
+    "RERATED",
+    "CheckFunction",
+    "Finding",
+    "checks",
+    "steps",
+    "verify",
+]

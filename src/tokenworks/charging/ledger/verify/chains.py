@@ -54,12 +54,12 @@ def history(connection: Connection) -> Iterator[Finding]:
     """What does not fit its link, of all chains, `LINKS_AT_ONCE` of them in memory. In the caller's transaction, whose snapshot
     should not change meanwhile.
     """
-    yield from _links(connection, digests.unlike("chain_link"))
+    yield from _links(connection, digests.differing_links("chain_link"))
 
 
 def fresh(connection: Connection) -> Iterator[Finding]:
     """As `history`, of the links in `fresh_link`, which go on from where the auditor remembers that their chains ended."""
-    yield from _links(connection, digests.unlike("fresh_link", "seen_no", "seen_hash"))
+    yield from _links(connection, digests.differing_links("fresh_link", "seen_no", "seen_hash"))
 
 
 def remembered(connection: Connection) -> Iterator[Finding]:

@@ -73,7 +73,7 @@ _GENESIS: Final = (
 )
 
 
-def unlike(links: str, seen_no: str = "0", seen_hash: str = "NULL") -> str:
+def differing_links(links: str, seen_no: str = "0", seen_hash: str = "NULL") -> str:
     """A statement for the links that do not follow from the link before or from their rows as they are now, or that may not:
     (account, chain, link_no, entry, seq, rows, hash, link_no before, hash before), by chain.
 

@@ -31,41 +31,41 @@ OF_AN_ENTRY: Final = (
 WORK_MEM: Final = "64MB"
 TEMP_BUFFERS: Final = "64MB"
 
-Check = tuple[str, Callable[[Connection], Iterable[Finding]]]
+NamedCheck = tuple[str, Callable[[Connection], Iterable[Finding]]]
 
 
-class Accounts(NamedTuple):
+class AccountRange(NamedTuple):
     """Accounts above `after`, up to `upto` (None: to the end)."""
 
     after: UUID = UUID(int=0)
     upto: UUID | None = None
 
     def are_all(self) -> bool:
-        return self == Accounts()
+        return self == AccountRange()
 
 
 class Piece(msgspec.Struct, frozen=True):
     """A part of a run: what was chained since the last one (`new`), or what the tables have, of these accounts; by these invariants."""
 
     what: Literal["new", "old"]
-    accounts: Accounts
+    accounts: AccountRange
     names: tuple[str, ...]
 
 
-class Found(msgspec.Struct, frozen=True):
+class PieceResult(msgspec.Struct, frozen=True):
     """What breaks an invariant in a piece, and how many links of it were new."""
 
     findings: list[Finding]
     links: int = 0
 
 
-def look_at(
+def check_piece(
     connection: Connection,
     piece: Piece,
     checks: Mapping[str, Callable[[Connection], Iterable[Finding]]],
     step: Callable[[str], None],
     findings_max: int,
-) -> Found:
+) -> PieceResult:
     """Read a piece, in the caller's transaction, whose snapshot should not change meanwhile. `step(invariant)` is called after each."""
     found: list[Finding] = []
     links = 0
@@ -74,7 +74,7 @@ def look_at(
             _in_front_of_accounts(connection, piece.accounts)
             if piece.what == "old":
                 _put_together(connection, piece.accounts)
-        chosen: list[Check] = [(name, checks[name]) for name in piece.names]
+        chosen: list[NamedCheck] = [(name, checks[name]) for name in piece.names]
         if piece.what == "new":
             # What was read before is still there, and what came after it follows.
             links = _new(connection)
@@ -85,7 +85,7 @@ def look_at(
             if len(found) < findings_max:
                 found.extend(check(connection))
             step(invariant)
-    return Found(found[:findings_max], links)
+    return PieceResult(found[:findings_max], links)
 
 
 def steps_of(pieces: Sequence[Piece]) -> int:
@@ -152,7 +152,7 @@ _LARGE: Final = {
 }
 
 
-def _put_together(connection: Connection, accounts: Accounts) -> None:
+def _put_together(connection: Connection, accounts: AccountRange) -> None:
     """The rows of the large tables, as temporary tables, account by account."""
     for table in _LARGE:
         connection.execute(sql.SQL("DROP VIEW pg_temp.{}").format(sql.Identifier(table)))
@@ -176,7 +176,7 @@ def _indexed(connection: Connection, table: str) -> None:
     )
 
 
-def _shown(accounts: Accounts) -> sql.Composed:
+def _shown(accounts: AccountRange) -> sql.Composed:
     shown = sql.SQL("account_id > {}").format(sql.Literal(accounts.after))
     if accounts.upto is not None:
         shown += sql.SQL(" AND account_id <= {}").format(sql.Literal(accounts.upto))
@@ -196,7 +196,7 @@ _NAMING: Final = """
     ORDER BY 1, 2"""
 
 
-def _in_front_of_accounts(connection: Connection, part: Accounts) -> None:
+def _in_front_of_accounts(connection: Connection, part: AccountRange) -> None:
     """Every table that says whose its rows are shows those of the part alone."""
     accounts = _shown(part)
     owned: dict[str, tuple[str, bool]] = {}

@@ -19,11 +19,11 @@ from tokenworks.charging.ledger.verify.finding import Finding
 from tokenworks.charging.ledger.verify.pieces import (
     OF_AN_ENTRY,
     WORK_MEM,
-    Accounts,
-    Check,
-    Found,
+    AccountRange,
+    NamedCheck,
     Piece,
-    look_at,
+    PieceResult,
+    check_piece,
     steps_of,
 )
 from tokenworks.kernel import Conflict
@@ -40,13 +40,13 @@ _PIECE_MIN: Final = 5
 _LOCK: Final = 7461003
 _ZERO: Final = UUID(int=0)
 
-Step = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 """(what was done, how much of it, of how much)"""
-Readers = Callable[[str, Sequence[Piece], Callable[[str], None]], list[Found]]
+Readers = Callable[[str, Sequence[Piece], Callable[[str], None]], list[PieceResult]]
 """Processes that read pieces in a snapshot that was exported under this name: what was found, in the order of the pieces."""
 
 
-class Read(NamedTuple):
+class Coverage(NamedTuple):
     """What a run read: links that are new, accounts whole (of so many), whether it was everything."""
 
     links: int
@@ -66,16 +66,16 @@ class _Kinds(NamedTuple):
 class _Part(NamedTuple):
     """The accounts that a run reads whole: `size` of `total`."""
 
-    accounts: Accounts
+    accounts: AccountRange
     size: int
     total: int
 
 
 def run(
     connection: Connection,
-    checks: Sequence[Check],
+    checks: Sequence[NamedCheck],
     across: Collection[str],
-    progress: Step | None = None,
+    progress: Progress | None = None,
     *,
     full: bool = False,
     findings_max: int,
@@ -83,7 +83,7 @@ def run(
     once: Collection[str] = (),
     processes: int = 1,
     readers: Readers | None = None,
-) -> tuple[list[Finding], Read]:
+) -> tuple[list[Finding], Coverage]:
     """What breaks an invariant, in one snapshot, at most `findings_max`; and what was read.
 
     `across` are the invariants that compare rows of several accounts: a run over a part does not look at them. `pure` are those that
@@ -97,17 +97,17 @@ def run(
         row = connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,)).fetchone()
         if row is None or not row[0]:
             raise Conflict("another `ledger verify` runs: wait for its end")
-        return look(
+        return run_in_transaction(
             connection, checks, across, progress, full=full, findings_max=findings_max, pure=pure, once=once,
             processes=processes, readers=readers,
         )  # fmt: skip
 
 
-def look(
+def run_in_transaction(
     connection: Connection,
-    checks: Sequence[Check],
+    checks: Sequence[NamedCheck],
     across: Collection[str],
-    progress: Step | None = None,
+    progress: Progress | None = None,
     *,
     full: bool = False,
     findings_max: int,
@@ -115,7 +115,7 @@ def look(
     once: Collection[str] = (),
     processes: int = 1,
     readers: Readers | None = None,
-) -> tuple[list[Finding], Read]:
+) -> tuple[list[Finding], Coverage]:
     """As `run`, in the caller's transaction; `readers` see of it what is committed."""
     part = _next_part(connection)
     full = full or part.size == part.total
@@ -132,7 +132,7 @@ def look(
     if readers is None or len(pieces) <= _PIECES_A_PROCESS:
         connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
         known = dict(checks)
-        results = [look_at(connection, piece, known, step, findings_max) for piece in pieces]
+        results = [check_piece(connection, piece, known, step, findings_max) for piece in pieces]
     else:
         # The snapshot lasts as long as this transaction, which has nothing to do meanwhile.
         connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -144,7 +144,7 @@ def look(
     if not found:
         _remember(connection, part, full=full)
     links = sum(result.links for result in results)
-    return found[:findings_max], Read(links, part.total if full else part.size, part.total, full)
+    return found[:findings_max], Coverage(links, part.total if full else part.size, part.total, full)
 
 
 def _next_part(connection: Connection) -> _Part:
@@ -157,7 +157,7 @@ def _next_part(connection: Connection) -> _Part:
     total = int(counted[0])
     size = max(PART_ACCOUNTS_MIN, -(-total // PARTS))
     if size >= total:
-        return _Part(Accounts(), total, total)
+        return _Part(AccountRange(), total, total)
     for begin in (after, _ZERO):
         found = connection.execute(
             """SELECT max(account_id::text)::uuid, count(*) FROM
@@ -168,7 +168,7 @@ def _next_part(connection: Connection) -> _Part:
         upto, count = found
         if count:
             break
-    return _Part(Accounts(begin, upto if count == size else None), int(count), total)
+    return _Part(AccountRange(begin, upto if count == size else None), int(count), total)
 
 
 def _pieces(
@@ -180,17 +180,17 @@ def _pieces(
     if not full:
         shown = tuple(name for name in names if name not in kinds.across)
         return found + _of_accounts(_divided(connection, part, processes), shown, kinds.once)
-    ranges = _divided(connection, part._replace(accounts=Accounts()), processes)
+    ranges = _divided(connection, part._replace(accounts=AccountRange()), processes)
     if len(ranges) == 1:
-        return [*found, Piece("old", Accounts(), tuple(names))]
+        return [*found, Piece("old", AccountRange(), tuple(names))]
     pure = tuple(name for name in names if name in kinds.pure)
     # What takes longest is begun first.
     return [
-        *found, *(Piece("old", Accounts(), (name,)) for name in names if name not in kinds.pure), *_of_accounts(ranges, pure, ())
+        *found, *(Piece("old", AccountRange(), (name,)) for name in names if name not in kinds.pure), *_of_accounts(ranges, pure, ())
     ]  # fmt: skip
 
 
-def _of_accounts(ranges: Sequence[Accounts], names: Sequence[str], once: Collection[str]) -> list[Piece]:
+def _of_accounts(ranges: Sequence[AccountRange], names: Sequence[str], once: Collection[str]) -> list[Piece]:
     later = tuple(name for name in names if name not in once)
     return [Piece("old", accounts, later if at else tuple(names)) for at, accounts in enumerate(ranges)]
 
@@ -201,7 +201,7 @@ def _count(size: int, most: int, processes: int) -> int:
     return max(1, -(-size // most), min(wanted, _PIECE_MIN * size // most))
 
 
-def _divided(connection: Connection, part: _Part, processes: int) -> list[Accounts]:
+def _divided(connection: Connection, part: _Part, processes: int) -> list[AccountRange]:
     """Ranges of about as many accounts each."""
     count = _count(part.size, PIECE_ACCOUNTS_MAX, processes)
     if count == 1:
@@ -215,7 +215,7 @@ def _divided(connection: Connection, part: _Part, processes: int) -> list[Accoun
     return _between(part.accounts, [row[0] for row in rows])
 
 
-def _with_news(connection: Connection, processes: int) -> list[Accounts]:
+def _with_news(connection: Connection, processes: int) -> list[AccountRange]:
     """Ranges of all accounts, with about as many new links each."""
     news = """SELECT account_id, sum(h.link_no - coalesce(v.link_no, 0)) AS links FROM chain_head h
               LEFT JOIN verify_head v USING (account_id, chain_id) WHERE h.link_no > coalesce(v.link_no, 0) GROUP BY 1"""
@@ -223,20 +223,20 @@ def _with_news(connection: Connection, processes: int) -> list[Accounts]:
     assert row is not None
     count = _count(row[0], PIECE_LINKS_MAX, processes)
     if count == 1:
-        return [Accounts()]
+        return [AccountRange()]
     rows = connection.execute(
         f"""SELECT max(account_id::text)::uuid FROM (SELECT account_id, ceil(sum(links) OVER (ORDER BY account_id) / %s) AS piece
                 FROM ({news}) n) p GROUP BY piece ORDER BY piece""",
         (-(-row[0] // count),),
     ).fetchall()
-    return _between(Accounts(), [upto for (upto,) in rows[:-1]])
+    return _between(AccountRange(), [upto for (upto,) in rows[:-1]])
 
 
-def _between(accounts: Accounts, cuts: Sequence[UUID]) -> list[Accounts]:
+def _between(accounts: AccountRange, cuts: Sequence[UUID]) -> list[AccountRange]:
     """The range, cut after each of these accounts."""
     inner = [cut for cut in cuts if accounts.upto is None or cut < accounts.upto]
     return [
-        Accounts(after, upto)
+        AccountRange(after, upto)
         for after, upto in zip([accounts.after, *inner], [*inner, accounts.upto], strict=True)
     ]
 
@@ -251,4 +251,4 @@ def _remember(connection: Connection, part: _Part, *, full: bool) -> None:
     connection.execute("INSERT INTO verify_run (upto, whole) VALUES (%s, %s)", (part.accounts.upto, full))
 
 
-__all__ = ["OF_AN_ENTRY", "Read", "Readers", "look", "run"]
+__all__ = ["OF_AN_ENTRY", "Coverage", "Readers", "run", "run_in_transaction"]
