@@ -1,4 +1,4 @@
-"""SQL about journals: which ones the database knows, and what is open of one that is lost."""
+"""The SQL of journals: which ones the database knows, and the open grants of a lost one."""
 
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -10,7 +10,7 @@ JOURNALS_MAX: Final = 1000
 
 
 class KnownJournal(NamedTuple):
-    """`settled_seq`: how far the database has settled it, at `settled_at` for the last time."""
+    """`settled_seq`: the last sequence that the database has settled. `settled_at`: the time of that settlement."""
 
     journal_id: UUID
     host: str
@@ -19,7 +19,7 @@ class KnownJournal(NamedTuple):
 
 
 class OpenGrants(NamedTuple):
-    """Of a journal's open grants: what is granted and not settled, in the smallest part of the unit."""
+    """A journal's open grants in one unit. `quantity`: what they have granted and not settled, in thousandths of the unit."""
 
     unit: str
     grants: int
@@ -28,10 +28,10 @@ class OpenGrants(NamedTuple):
 
 
 def known(connection: Connection, journal_id: UUID | None = None) -> list[KnownJournal]:
-    """Those that settled last come first."""
-    one = "" if journal_id is None else "WHERE journal_id = %(journal)s"
+    """The journals, latest settlement first."""
+    where = "" if journal_id is None else "WHERE journal_id = %(journal)s"
     rows = connection.execute(
-        f"""SELECT journal_id, host, settled_seq, settled_at FROM journal {one}
+        f"""SELECT journal_id, host, settled_seq, settled_at FROM journal {where}
             ORDER BY settled_at DESC NULLS LAST, journal_id LIMIT %(limit)s""".encode(),
         {"journal": journal_id, "limit": JOURNALS_MAX},
     )
@@ -49,7 +49,7 @@ def reserved(connection: Connection, journal_id: UUID) -> list[OpenGrants]:
 
 
 def register_journal(connection: Connection, journal_id: UUID, host: str) -> int:
-    """The journal's settled sequence; registers a new one at 0."""
+    """Register a journal if it is new. Returns its settled sequence; a new journal starts at 0."""
     connection.execute(
         "INSERT INTO journal (journal_id, host) VALUES (%s, %s) ON CONFLICT DO NOTHING", (journal_id, host)
     )

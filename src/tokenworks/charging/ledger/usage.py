@@ -1,4 +1,4 @@
-"""Usage as it is read: records, days, members, what the operator bore."""
+"""Reading usage: records, usage by day and by member, and the operator's losses."""
 
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
@@ -16,11 +16,11 @@ from tokenworks.charging.ledger import (
 from tokenworks.charging.ledger.part import LedgerPart
 from tokenworks.kernel import uuid7_floor
 
-# A list's records are counted up to this; beyond it there is no total.
+# A list counts its records up to this number; a longer list has no total.
 USAGE_COUNTED_MAX: Final = 10_000
-# Longer than any request runs, and more than two clocks differ.
+# More than the longest request plus the largest difference between two hosts' clocks.
 CONSUMED_SLACK: Final = timedelta(days=1)
-# Of usage by day, as of bills and caps.
+# The time zone of usage by day, the same as of bills and caps.
 DAY_ZONE: Final = timezone(timedelta(hours=8))
 
 
@@ -36,7 +36,7 @@ class _MemberUsage:
 
 
 class Usage(LedgerPart):
-    """What was used, and what the operator bore of it."""
+    """The accounts' usage, and the operator's losses."""
 
     def usage(self, account_id: UUID, since: datetime | None = None, limit: int = 100) -> list[DictRow]:
         """Usage records since a time, newest first."""
@@ -54,9 +54,10 @@ class Usage(LedgerPart):
         until: datetime | None = None,
         before: UUID | None = None,
     ) -> tuple[list[DictRow], int | None]:
-        """A page of an account's usage records (of one member where one is named) that ended in [since, until), newest first,
-        and how many there are in all: None where there are more than `USAGE_COUNTED_MAX`. `before`: the last id of the page
-        before; a page of any age is found by it as fast as the first.
+        """(a page of an account's usage records that ended in [since, until), newest first; the count of all of them).
+
+        `member_id`: only records of this member. `before`: the last id of the previous page, which makes an old page as fast to find
+        as the first one. The count is None if there are more than `USAGE_COUNTED_MAX` records.
         """
         within = usage_store.UsageTime(
             since,
@@ -84,9 +85,9 @@ class Usage(LedgerPart):
         return day_store.tokens_by_day(self._connection, account_id, since.astimezone(DAY_ZONE).date())
 
     def usage_by_member(self, account_id: UUID, since: datetime | None = None) -> list[DictRow]:
-        """Who spent what since a time, most first: records, tokens, and what was charged in each unit, in thousandths.
+        """Usage per member since a time, largest input first: records, tokens, and the amount charged in each unit, in thousandths.
 
-        Whole days of UTC+8 cost what their sums cost; where `since` is within a day, the rest of that day is read record by record.
+        Whole days of UTC+8 are read from the daily sums. If `since` is within a day, the rest of that day is read from the records.
         """
         first = date.min if since is None else since.astimezone(DAY_ZONE).date()
         parts = []
@@ -111,8 +112,8 @@ class Usage(LedgerPart):
         return [asdict(member) for member in ordered]
 
     def consumed(self, account_id: UUID, begin: datetime, end: datetime) -> list[DictRow]:
-        """What was drawn from buckets by requests that ended in [begin, end): amounts in thousandths, by charge, product,
-        member, model, unit and rate version. Reads ids of `CONSUMED_SLACK` around it: an id has the time of a request's start.
+        """The amounts drawn from buckets by requests that ended in [begin, end), in thousandths, by charge, product, member, model,
+        unit and rate version. Reads ids of `CONSUMED_SLACK` more on both sides, since an id has the time of the request's start.
         """
         floor, below = _floor(begin - CONSUMED_SLACK), _floor(end + CONSUMED_SLACK)
         return usage_store.consumed(self._connection, account_id, floor, below, begin, end)
@@ -123,21 +124,23 @@ class Usage(LedgerPart):
     def flagged(
         self, since: datetime | None = None, limit: int = 100, before: UUID | None = None
     ) -> list[DictRow]:
-        """Records to be reconciled with the deployments' own figures, newest first. `before`: the last id of the page before."""
+        """Records to reconcile with the deployments' own figures, newest first. `before`: the last id of the previous page."""
         floor = None if since is None else _floor(since)
         return usage_store.flagged(self._connection, floor, limit, before)
 
     def losses(
         self, since: datetime | None = None, account_id: UUID | None = None, zone: tzinfo = UTC
     ) -> list[DictRow]:
-        """What the operator bore by day (of a zone) and cause, newest first."""
+        """The operator's losses by day (in a time zone) and cause, newest first."""
         floor = None if since is None else _floor(since)
         offset = self._clock.now().astimezone(zone).utcoffset()
         assert offset is not None
         return usage_store.losses(self._connection, floor, account_id, offset)
 
     def losses_of_today(self, journal_id: UUID, above_tokens: int) -> tuple[int, int, list[tuple[str, int]]]:
-        """(day, the journal's settled sequence, accounts with more tokens at risk today than that, most first)."""
+        """(days since 1970, the journal's settled sequence, [(account, tokens)] of accounts with more than `above_tokens` tokens at
+        risk today, most first).
+        """
         return usage_store.losses_of_today(self._connection, journal_id, above_tokens, LOSSY_MAX)
 
     def delete_old_account_losses(self) -> None:
@@ -149,5 +152,5 @@ def _day_begin(day: date) -> datetime:
 
 
 def _floor(since: datetime) -> UUID:
-    """The smallest id of a time; of one before 1970, the smallest of all."""
+    """The smallest id of a time. A time before 1970 gives the smallest id of all."""
     return uuid7_floor(max(0, int(since.timestamp() * 1000)))

@@ -1,4 +1,4 @@
-"""The SQL of usage as people and auditors read it. Settlement alone writes it."""
+"""The SQL of reading usage, for people and auditors. Only settlement writes usage."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
@@ -14,7 +14,7 @@ from tokenworks.charging.ledger.store import RECORDS_SHOWN_MAX, database_now
 from tokenworks.charging.model import losses_shown
 from tokenworks.charging.way import read_way
 
-# Days of which an account's losses are kept beside the records that have them.
+# How many days an account's daily sum of losses is kept. The records keep their losses for longer.
 LOSS_DAYS_KEPT: Final = 35
 
 USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason, counted_by,
@@ -23,7 +23,7 @@ USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol,
 
 
 class UsageTime(NamedTuple):
-    """Records that ended in [begin, end), and ids that such records can have."""
+    """A filter for records that ended in [begin, end). `floor` and `below` bound the ids that such records can have."""
 
     begin: datetime | None = None
     end: datetime | None = None
@@ -32,7 +32,7 @@ class UsageTime(NamedTuple):
 
 
 def shown_record(row: DictRow) -> DictRow:
-    """A usage row as it is read: its losses named, and how it came to its deployment."""
+    """A usage row in the form for display: with named losses, and with the parts of the column `choice`."""
     row["loss"] = losses_shown(row["loss"])
     if "choice" in row:
         way = read_way(row["choice"])
@@ -59,7 +59,7 @@ def usage_page(
     offset: int,
     limit: int,
 ) -> list[DictRow]:
-    """Usage records of a time, newest first: those below an id, so that a page of any age costs the same."""
+    """A page of usage records, newest first. `before`: only ids below this one, so that a page of any age costs the same."""
     where, names = _within(account_id, member_id, within, before)
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
@@ -72,7 +72,7 @@ def usage_page(
 def usage_count(
     connection: Connection, account_id: UUID, member_id: UUID | None, within: UsageTime, most: int
 ) -> int | None:
-    """How many records there are, None where there are more than `most`."""
+    """How many records the filter matches; None if more than `most`."""
     where, names = _within(account_id, member_id, within, None)
     row = connection.execute(
         f"SELECT count(*) FROM (SELECT 1 FROM usage {where} LIMIT %(most)s) found".encode(),
@@ -85,7 +85,7 @@ def usage_count(
 def _within(
     account_id: UUID, member_id: UUID | None, within: UsageTime, before: UUID | None
 ) -> tuple[str, dict[str, object]]:
-    """What bounds it, and no more: a condition that may be absent keeps an index from being used."""
+    """(a WHERE clause, its parameters). A filter that is not given has no condition, since `x IS NULL OR …` would prevent an index."""
     begin, end, floor, below = within
     most = UUID(int=2**128 - 1)
     names: dict[str, object] = {
@@ -112,9 +112,9 @@ def _within(
 def consumed(
     connection: Connection, account_id: UUID, floor: UUID, below: UUID, begin: datetime, end: datetime
 ) -> list[DictRow]:
-    """What was drawn from an account's buckets by requests that ended in a time, by charge, product, member, model and unit:
-    amounts in thousandths. `floor` and `below` bound the ids that are looked at. A request that only windows limit is counted
-    once, in the first of them.
+    """The amounts drawn from an account's buckets by requests that ended in [begin, end), in thousandths, by charge, product, member,
+    model, unit and rate version. `floor` and `below` bound the ids that are read. A request that draws on windows alone counts once,
+    in its first window.
     """
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
@@ -146,8 +146,8 @@ def usage_record(connection: Connection, account_id: UUID, usage_id: UUID) -> Di
 def flagged(
     connection: Connection, floor: UUID | None, limit: int, before: UUID | None = None
 ) -> list[DictRow]:
-    """Records whose figures did not add up, were not reported, came late or were waived, newest first: to be reconciled
-    with the deployment's own. Those below an id, so that every page costs the same.
+    """Records with flags (figures that do not add up, were not reported, came late or were waived), newest first. The operator
+    reconciles them with the deployment's own figures. `before`: only ids below this one, so that every page costs the same.
     """
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
@@ -160,8 +160,8 @@ def flagged(
 
 
 def owns_upstream_id(connection: Connection, account_id: UUID, upstream_id: str) -> tuple[str, int] | None:
-    """The deployment from which this account received a response, and the tokens that the response holds (the input
-    and output of its record); None where the account received no such response.
+    """(the deployment that gave this account a response, the tokens of the response's record). None if the account received no such
+    response.
     """
     row = connection.execute(
         f"""SELECT deployment, {" + ".join(TOKEN_CLASSES)} FROM usage
@@ -175,8 +175,8 @@ def owns_upstream_id(connection: Connection, account_id: UUID, upstream_id: str)
 def losses_of_today(
     connection: Connection, journal_id: UUID, above_tokens: int, limit: int
 ) -> tuple[int, int, list[tuple[str, int]]]:
-    """(days since 1970 by the database's clock, the journal's settled sequence, accounts with more than so many tokens at risk
-    today, most first), in one snapshot.
+    """In one snapshot: (days since 1970 by the database's clock, the journal's settled sequence, [(account, tokens)] of accounts with
+    more than `above_tokens` tokens at risk today, most first).
     """
     row = connection.execute(
         """WITH today AS (SELECT (now() AT TIME ZONE 'UTC')::date AS day),
@@ -200,7 +200,9 @@ def delete_old_account_losses(connection: Connection) -> None:
 def losses(
     connection: Connection, floor: UUID | None, account_id: UUID | None, offset: timedelta
 ) -> list[DictRow]:
-    """What the operator bore by day (of the zone that is so far from UTC, newest first) and cause (most tokens first): records, requests, tokens by class."""
+    """The operator's losses by day (newest first) and cause (most tokens first): records, requests, tokens by class. `offset`: the time
+    zone's distance from UTC.
+    """
     whose = "" if account_id is None else "AND account_id = %(account)s"
     classes = ", ".join(
         f"sum((l->2->>{at})::bigint)::bigint AS {name}" for at, name in enumerate(TOKEN_CLASSES)
