@@ -148,8 +148,8 @@ def test_no_more_processes_than_the_limit(services):
 def test_ranges_are_cut_so_that_each_account_is_in_one(services, filled):
     part = rolling._Part(AccountRange(), SUBSCRIBERS, SUBSCRIBERS)
     for ranges in (
-        rolling._divided(services.connection, part, 2),
-        rolling._with_news(services.connection, 2),
+        rolling._ranges(services.connection, part, 2),
+        rolling._ranges_of_new_links(services.connection, 2),
     ):
         assert len(ranges) > 2
         assert ranges[0].after == UUID(int=0) and ranges[-1].upto is None

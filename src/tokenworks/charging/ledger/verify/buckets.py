@@ -1,8 +1,8 @@
-"""What holds of buckets, grants, windows, transfers and adjustments: statements that name the rows that break it."""
+"""The checks of buckets, grants, windows, transfers and adjustments: statements that return the rows that break an invariant."""
 
 from typing import Final
 
-# What open grants of a bucket have used: it is counted in the bucket when they are closed.
+# What open grants of a bucket have used. The bucket's own `used` gets it when a grant is closed.
 _OPEN: Final = (
     """SELECT account_id, bucket_id, sum(used) AS used FROM grants WHERE state = 'open' GROUP BY 1, 2"""
 )
@@ -112,7 +112,7 @@ CHECKS: Final[dict[str, str]] = {
             AND c.kind IN ('cycle', 'step', 'change')
         WHERE b.charge_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM bucket f WHERE f.account_id = b.account_id AND f.rollover_to = b.bucket_id)
             AND (c.charge_id IS NULL OR b.valid_from <> c.period_start
-                -- What is earned by time ends earlier where its product does; the bucket is withdrawn then.
+                -- A charge that is earned by time ends early if its product does; its bucket is then withdrawn.
                 OR (b.valid_until IS DISTINCT FROM c.period_end AND NOT (c.recognise = 'time' AND b.closing IS NOT NULL
                     AND (b.valid_until IS NULL OR b.valid_until > c.period_end))))""",
     "grant: it is of a bucket of its account, of a journal, and closed when its state says so": """

@@ -1,4 +1,4 @@
-"""What holds of charges: what is owed, its tax, what became revenue of it, and what was given back."""
+"""The checks of charges: their amounts and tax, the revenue recognised from them, and their credits."""
 
 from typing import Final
 
@@ -68,7 +68,7 @@ CHECKS: Final[dict[str, str]] = {
         SELECT 'charge ' || c.charge_id || ' of account ' || c.account_id, format('%s refunded, credits took %s', c.refunded_nano, coalesce(t.nano, 0))
         FROM charge c LEFT JOIN taken t USING (account_id, charge_id)
         WHERE c.refunded_nano <> coalesce(t.nano, 0)
-            -- The tax of its credits is that of their sum, rounded half up.
+            -- The tax of a charge's credits is the tax of their sum, rounded half up.
             OR coalesce(t.tax, 0) <> div(2 * c.credited_nano::numeric * c.vat_percent + 100 + c.vat_percent, 2 * (100 + c.vat_percent))
             OR (c.amount_nano > 0 AND c.tax_nano <> div(2 * c.amount_nano::numeric * c.vat_percent + 100 + c.vat_percent,
                                                         2 * (100 + c.vat_percent)))""",

@@ -1,6 +1,6 @@
-"""What holds of entries: each has a kind, and its postings are what the row that caused it says.
+"""The checks of entries: each entry has a known kind, and its postings match the row that caused it.
 
-The causes of payments, their reversals, payouts and roundings are billing's rows: billing's own checks look at those.
+Payments, reversals, payouts and roundings are caused by rows of billing, so the checks of billing cover them.
 """
 
 from typing import Final
@@ -9,7 +9,7 @@ KINDS: Final = (
     "issue", "expire", "withdraw", "rollover", "adjust", "usage", "charge", "credit", "refund", "recognise", "round", "payment",
     "payment_reversal", "heads",
 )  # fmt: skip
-"""Every kind of entry. What has another kind is forged, or of a release that this one does not know."""
+"""Every kind of entry. An entry of another kind is forged, or written by a newer release."""
 
 _KINDS_TEXT: Final = ", ".join(f"'{kind}'" for kind in KINDS)
 
@@ -66,7 +66,7 @@ CHECKS: Final[dict[str, str]] = {
     "entry: its lines are numbered, one after the other": """
         SELECT 'entry ' || e.entry_id || ' of account ' || e.account_id, format('%s: %s lines from %s to %s', e.kind, count(*), min(line_no), max(line_no))
         FROM entry e JOIN posting p USING (account_id, entry_id) GROUP BY e.account_id, e.entry_id, e.kind
-        -- A line that is zero is not posted where revenue is; what is lost is numbered from a million.
+        -- An entry of recognised revenue omits lines that are zero; lines of a loss are numbered from a million.
         HAVING min(line_no) <> 1 AND e.kind <> 'usage' OR min(line_no) < 1
             OR (e.kind NOT IN ('usage', 'recognise') AND max(line_no) <> count(*))""",
     "entry: what became revenue or breakage is of a charge, and all of it is in its sums": """
