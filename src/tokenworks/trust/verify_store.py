@@ -1,4 +1,4 @@
-"""What holds of the staff and of approvals: statements for the auditor that name the rows that break it."""
+"""The auditor's checks of staff and approvals: statements that return the rows that break an invariant."""
 
 from typing import Final
 

@@ -16,7 +16,7 @@ _COLUMNS = "approval_id, action, ref, key, amount_nano, asked_by, asked_at, stat
 def lock_matching(
     connection: Connection, action: str, ref: str, key: str, amount_nano: int, asker: str, since: datetime
 ) -> TupleRow | None:
-    """What the same person has asked for already: approved, used under its key, or open."""
+    """The same person's request for the same operation: approved, or used with the same idempotency key, or open."""
     return connection.execute(
         f"""SELECT {_COLUMNS} FROM approval
             WHERE action = %s AND ref = %s AND key = %s AND amount_nano = %s AND asker = %s AND asked_at > %s

@@ -1,8 +1,8 @@
-"""What staff may not do alone: every operation that moves money of a subscriber or gives it up, in one table.
+"""The table of operations that staff may not do alone: every operation that moves money of a subscriber, or gives it up.
 
-Above `two_persons_above_yuan` such an operation needs a second person's approval, whichever door it comes through. `ALONE` has every
-other operation of staff that changes something of a subscriber's or of the books', and why one person is enough. A test demands
-that each command and each route is in one of the two.
+Above `two_persons_above_yuan` such an operation needs the approval of a second person, through whichever command or route it comes.
+`ONE_PERSON_OPERATIONS` has every other operation of staff that changes data of a subscriber or of the books, and why one person is
+enough. A test demands that each command and each route is in one of the two tables.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class MoneyMove:
-    """`amount`: what is compared with the limit. `commands` and `routes` are the doors; `always`: two persons whatever the amount,
-    by a state of its own rather than an approval.
+    """An operation that moves money. `amount`: what is compared with the limit. `commands`, `routes`: where it can be called.
+    `always`: it needs two persons for any amount, by a state of its own instead of an approval.
     """
 
     action: str
@@ -164,4 +164,4 @@ ONE_PERSON_OPERATIONS: Final[dict[str, str]] = {
         "a draft has two persons of its own, whatever it costs",
     ),
 }  # fmt: skip
-"""By command (`bill pay`) or route (`POST /api/…`): why one person is enough."""
+"""Command (`bill pay`) or route (`POST /api/…`) -> why one person is enough."""

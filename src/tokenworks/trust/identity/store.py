@@ -26,16 +26,14 @@ _CODE = "code_id, code_mac, attempts, asker_attempts, digits, created_at, expire
 
 
 def lock_codes(connection: Connection, mac: bytes) -> None:
-    """Codes of one number, and those of one asker, are asked for one after the other."""
+    """Lock the codes of one number or of one asker for this transaction, so that requests for them run one after the other."""
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (int.from_bytes(mac[:8], "big", signed=True),))
 
 
 def nth_newest_code(
     connection: Connection, asker: str, identifier_macs: list[bytes] | None, count: int, since: datetime
 ) -> datetime | None:
-    """When the `count`-th newest code since a time was asked for by an asker, for one number or for all; None where there are
-    fewer.
-    """
+    """When an asker requested its `count`-th newest code since a time, for one number or for all; None if there are fewer."""
     row = connection.execute(
         """SELECT created_at FROM sign_in_code
            WHERE address = %(asker)s AND (%(macs)s::bytea[] IS NULL OR identifier_mac = ANY(%(macs)s)) AND created_at > %(since)s
@@ -58,7 +56,7 @@ def _code(row: TupleRow | None) -> CodeRow | None:
 
 
 def newest_sent(connection: Connection, identifier_macs: list[bytes]) -> CodeRow | None:
-    """The code that was sent to a number last."""
+    """The last code that was sent to a number."""
     return _code(
         connection.execute(
             f"""SELECT {_CODE} FROM sign_in_code WHERE identifier_mac = ANY(%s) AND sent
@@ -92,7 +90,7 @@ def add_code(
 def lock_newest_code(
     connection: Connection, identifier_macs: list[bytes], asker: str, now: datetime
 ) -> CodeRow | None:
-    """The newest code that an asker has for a number, where it is good."""
+    """The newest code that an asker requested for a number; None if it is used or expired."""
     return _good(
         connection.execute(
             f"""SELECT {_CODE} FROM sign_in_code WHERE identifier_mac = ANY(%s) AND address = %s
@@ -104,7 +102,7 @@ def lock_newest_code(
 
 
 def not_sent(connection: Connection, challenge_macs: list[bytes], at: datetime) -> None:
-    """Whatever challenges share the code."""
+    """Mark the code of a challenge as not sent, for all challenges that share it."""
     connection.execute(
         """UPDATE sign_in_code SET sent = false, expires_at = least(expires_at, %s) WHERE (identifier_mac, code_mac) IN (
                SELECT identifier_mac, code_mac FROM sign_in_code WHERE challenge_mac = ANY(%s))""",
@@ -123,7 +121,7 @@ def is_challenge_of(
 
 
 def lock_challenge(connection: Connection, challenge_macs: list[bytes], now: datetime) -> CodeRow | None:
-    """The code of a challenge, where it is good."""
+    """The code of a challenge; None if it is used or expired."""
     return _good(
         connection.execute(
             f"SELECT {_CODE} FROM sign_in_code WHERE challenge_mac = ANY(%s) FOR UPDATE".encode(),
@@ -179,7 +177,7 @@ def add_session(
 def find_session(
     connection: Connection, macs: list[bytes], now: datetime
 ) -> tuple[UUID, UUID, UUID, datetime | None, str | None] | None:
-    """(session, subscriber, member, when and from where it was seen last) of a live one."""
+    """(session, subscriber, member, time of the last use, its address) of a live session."""
     row = connection.execute(
         """SELECT session_id, subscriber_id, member_id, seen_at, seen_address FROM session
            WHERE token_mac = ANY(%s) AND ended_at IS NULL AND expires_at > %s""",
@@ -198,7 +196,7 @@ def seen(connection: Connection, session_id: UUID, at: datetime, address: str | 
 def sessions(
     connection: Connection, subscriber_id: UUID, member_id: UUID | None, now: datetime, limit: int
 ) -> list[TupleRow]:
-    """Live ones, newest first."""
+    """Live sessions, newest first, in the order of `Session`'s fields."""
     return connection.execute(
         """SELECT session_id, member_id, created_at, expires_at, address, client, seen_at, seen_address FROM session
            WHERE subscriber_id = %(s)s AND (%(m)s::uuid IS NULL OR member_id = %(m)s) AND ended_at IS NULL AND expires_at > %(now)s
@@ -311,7 +309,7 @@ def revoke_staff(connection: Connection, name: str, at: datetime) -> bool:
 def find_staff(
     connection: Connection, macs: list[bytes], now: datetime
 ) -> tuple[str, "StaffRole", UUID, datetime | None, str | None] | None:
-    """(name, role, token, when and from where it was used last) of a token that is good."""
+    """(name, role, token, time of the last use, its address) of a live staff token."""
     row = connection.execute(
         """SELECT name, role, token_id, used_at, used_address FROM staff_token t JOIN staff s USING (staff_id)
            WHERE t.token_mac = ANY(%s) AND s.revoked_at IS NULL AND expires_at > %s""",
