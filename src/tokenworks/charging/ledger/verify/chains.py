@@ -22,12 +22,12 @@ REMEMBERED: Final = "chain: it goes on from where the auditor saw it end"
 LINKS_AT_ONCE: Final = 500
 
 CHECKS: Final[dict[str, str]] = {
-    "chain: a usage record that says that it is of an entry is in the link of that entry": """
+    "chain: a usage record is in the link of its entry": """
         SELECT 'usage ' || usage_id, 'is not in the link of its entry' FROM usage u JOIN chain_link l USING (account_id, entry_id)
         WHERE position(uuid_send(u.usage_id) IN l.rows) = 0""",
     "chain: an entry is in one link": """
         SELECT 'entry ' || entry_id, 'is in two links' FROM chain_link GROUP BY account_id, entry_id HAVING count(*) > 1""",
-    "chain: an entry of before the last link of its account is in a chain": """
+    "chain: an entry older than the last link of the account's own chain is in a chain": """
         SELECT 'entry ' || e.entry_id, 'is in no chain, though later ones are' FROM entry e JOIN chain_head h ON h.account_id = e.account_id
             AND h.chain_id = '00000000-0000-0000-0000-000000000000' AND e.posted_at < to_timestamp(h.seq / 1000.0)
         WHERE NOT EXISTS (SELECT 1 FROM chain_link l WHERE l.account_id = e.account_id AND l.entry_id = e.entry_id)""",
@@ -37,7 +37,7 @@ CHECKS: Final[dict[str, str]] = {
         FROM chain_head h FULL JOIN (SELECT DISTINCT ON (account_id, chain_id) account_id, chain_id, link_no, seq, hash FROM chain_link
                                      ORDER BY account_id, chain_id, link_no DESC) l USING (account_id, chain_id)
         WHERE (h.link_no, h.seq, h.hash) IS DISTINCT FROM (l.link_no, l.seq, l.hash)""",
-    "chain: what names heads names links that are there, and names them once": """
+    "chain: an entry of heads names existing links, and no two entries name the same": """
         SELECT 'entry ' || e.entry_id || ' of account ' || e.account_id, format('says %s, and the link is %s', h, encode(l.hash, 'hex'))
         FROM entry e CROSS JOIN LATERAL regexp_split_to_table(e.ref, ' ') h
             LEFT JOIN chain_link l ON l.account_id = e.account_id AND h ~ '^[0-9a-f]{32}:[0-9]{1,18}:[0-9a-f]{64}$'

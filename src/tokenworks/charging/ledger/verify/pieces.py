@@ -16,14 +16,14 @@ from tokenworks.charging.ledger.verify.finding import Finding
 
 OF_AN_ENTRY: Final = (
     "entry: its postings sum to zero per unit",
-    "entry: every entry has postings or moved nothing, every posting has its entry",
-    "entry: its kind is one of those that are, and it posts something, or nothing where it names heads",
-    "entry: what issues, ends or goes on with a bucket moves that bucket, and posts to its accounts",
-    "usage: its parts are of its account's buckets, at the bucket's rate version",
+    "entry: every posting has an entry",
+    "entry: its kind is known, and it has postings unless its kind needs none",
+    "entry: an issue, an expiry, a withdrawal and a rollover post to their bucket and their ledger accounts",
+    "usage: its parts draw on buckets of its account, at the bucket's rate version",
     "usage: the provider's total is the sum of its classes",
-    "usage: its entry posts what its parts drew and what was lost, and nothing else",
-    "usage: rated anew, it costs the same, and its parts and losses are its tokens, class by class",
-    "grant: what is drawn from it is by its journal's usage, of its bucket",
+    "usage: its entry posts exactly what its parts drew and what was lost",
+    "usage: rated again, it costs the same, and its parts and losses add up to its tokens, class by class",
+    "grant: only usage of its journal draws on it, and for its bucket",
 )
 """Invariants that can be checked on a few entries alone, with their postings and usage."""
 # The most memory of one sort or hash before it goes to disk (PostgreSQL allows twice as much for a hash).

@@ -7,7 +7,7 @@ from psycopg import Connection
 
 from tokenworks.charging.ledger.verify.finding import Finding
 
-INVARIANT: Final = "reference: the row that a row names is there"
+INVARIANT: Final = "reference: the row that a row refers to exists"
 
 _KEYS: Final = """
     SELECT c.conrelid::regclass::text, c.confrelid::regclass::text,

@@ -12,7 +12,7 @@ from tokenworks.charging.ledger.verify.finding import Finding
 from tokenworks.charging.model import CAP_WEIGHTS, LOSS_CAUSES, losses_of
 
 INVARIANT: Final = (
-    "usage: rated anew, it costs the same, and its parts and losses are its tokens, class by class"
+    "usage: rated again, it costs the same, and its parts and losses add up to its tokens, class by class"
 )
 FETCH_ROWS: Final = 5000
 
@@ -30,7 +30,7 @@ CHECKS: Final[dict[str, str]] = {
     "usage: settled once, at a sequence that its journal has settled": """
         SELECT 'usage ' || usage_id || ' of journal ' || u.journal_id, format('sequence %s', seq) FROM usage u
         LEFT JOIN journal j USING (journal_id) WHERE j.journal_id IS NULL OR u.seq > j.settled_seq""",
-    "usage: its parts are of its account's buckets, at the bucket's rate version": """
+    "usage: its parts draw on buckets of its account, at the bucket's rate version": """
         SELECT 'usage ' || usage_id, format('part %s', p) FROM usage u CROSS JOIN LATERAL jsonb_array_elements(parts) p
         LEFT JOIN bucket b ON b.account_id = u.account_id AND b.bucket_id = (p->>0)::uuid
         WHERE b.bucket_id IS NULL OR b.rate_version <> p->>2 OR b.unit <> p->>3 OR b.kind <> p->>4""",
@@ -38,13 +38,13 @@ CHECKS: Final[dict[str, str]] = {
         SELECT 'usage ' || usage_id, format('%s reported, classes sum to %s', provider_total,
             {_ALL_CLASSES}) FROM usage
         WHERE provider_total IS NOT NULL AND NOT 'inconsistent' = ANY(flags) AND provider_total <> {_ALL_CLASSES}""",
-    "usage: what was lost of it is posted as operator loss": f"""
+    "usage: its losses are posted as operator loss": f"""
         WITH lost AS (SELECT account_id, entry_id, 1000 * sum((SELECT sum(t::bigint) FROM jsonb_array_elements_text(l->2) t)) AS amount
                       FROM usage, {_LOSSES} l GROUP BY 1, 2),
              posted AS (SELECT account_id, entry_id, sum(amount) AS amount FROM posting WHERE ledger_account = 'operator_loss' GROUP BY 1, 2)
         SELECT 'entry ' || entry_id, format('lost %s, posted %s', coalesce(lost.amount, 0), coalesce(posted.amount, 0))
         FROM lost FULL JOIN posted USING (account_id, entry_id) WHERE coalesce(lost.amount, 0) <> coalesce(posted.amount, 0)""",
-    "usage: its entry is of its account, its journal, its sequence and the instant of its settlement": f"""
+    "usage: its entry has its account, journal, sequence and time of settlement": f"""
         -- The reference of an entry is parsed once for all of its records.
         WITH settled AS MATERIALIZED (
             SELECT e.account_id, e.entry_id, e.kind, e.ref, e.posted_at, {_REF_STRICT} split_part(e.ref, ':', 1)::uuid END AS of_journal,
@@ -58,7 +58,7 @@ CHECKS: Final[dict[str, str]] = {
         UNION ALL
         SELECT 'entry ' || e.entry_id || ' of account ' || e.account_id, format('%s settles no record', e.ref) FROM entry e
         WHERE e.kind = 'usage' AND NOT EXISTS (SELECT 1 FROM usage u WHERE u.account_id = e.account_id AND u.entry_id = e.entry_id)""",
-    "usage: its entry posts what its parts drew and what was lost, and nothing else": f"""
+    "usage: its entry posts exactly what its parts drew and what was lost": f"""
         WITH used AS (
             SELECT account_id, entry_id, replace(p->>0, '-', '') AS bucket, p->>3 AS unit, sum((p->>5)::bigint) AS amount
             FROM usage CROSS JOIN LATERAL jsonb_array_elements(parts) p WHERE p->>4 = 'balance' AND (p->>5)::bigint > 0 GROUP BY 1, 2, 3, 4),
@@ -79,7 +79,7 @@ CHECKS: Final[dict[str, str]] = {
             format('%s %s of bucket %s: %s by its records, %s posted in %s lines', ledger_account, unit, bucket, x.amount, p.amount, p.lines)
         FROM expected x FULL JOIN posted p USING (account_id, entry_id, ledger_account, unit, bucket)
         WHERE x.amount IS DISTINCT FROM p.amount OR p.lines <> 1""",
-    "usage: one record for each attempt of a request, in its time": """
+    "usage: each attempt of a request has one record, with plausible times": """
         -- One sequence of a journal has all records that a worker reported at once, of many requests.
         SELECT 'usage ' || min(usage_id::text) || ' and ' || max(usage_id::text), format('attempt %s of request %s of account %s: %s records',
                attempt_no, request_id, account_id, count(*))
@@ -107,7 +107,7 @@ CHECKS: Final[dict[str, str]] = {
         FROM counted c FULL JOIN kept k USING (account_id, member_id, day, unit)
         WHERE (c.records, c.input_tokens, c.output_tokens, c.amount)
             IS DISTINCT FROM (k.records, k.input_tokens, k.output_tokens, k.amount)""",
-    "quarantine: what is there is of no usage record, unless it was released": """
+    "quarantine: exactly the released records have a usage record": """
         SELECT 'quarantine ' || q.quarantine_id || ' of account ' || q.account_id, format('%s, record %s at %s of journal %s, decided at %s', q.state,
                q.usage_id, q.seq, q.journal_id, q.decided_at)
         FROM quarantine q LEFT JOIN journal j USING (journal_id)
