@@ -267,7 +267,7 @@ class Host:
                 (now, account_id, balance),
             )
             closing_store.finish_closing(self.connection, account_id, balance, now)
-            store.tell_account(self.connection, account_id)
+            store.notify_hosts(self.connection, account_id)
 
     def chain(self, act):
         account_id, *_ = self.accounts[act]

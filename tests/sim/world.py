@@ -236,7 +236,7 @@ class Port:
     async def window_back_s(self, account_id, bucket_ids):
         return await self._call(lambda: 1)  # how long is the ledger's to say, on real PostgreSQL
 
-    async def ask_back(self, account_id):
+    async def request_recall(self, account_id):
         def act():
             recall = SimpleNamespace(
                 number=next(self.ledger.numbers),

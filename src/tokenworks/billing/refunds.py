@@ -106,7 +106,7 @@ class Refunds:
             for charge in charges:
                 now, asked, kept = self._clock.now(), amount_nano, None
                 if part == "unused" and charge.quantity:
-                    kept = self._charges.kept(charge)
+                    kept = self._charges.kept_quantity(charge)
                 elif part == "unused":
                     left = unearned(charge.period_start, charge.period_end, now)
                     asked = share(charge.amount_nano, left.num, left.den)

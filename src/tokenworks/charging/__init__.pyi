@@ -31,7 +31,7 @@ from tokenworks.charging.host.queues import SHED, WAITED, HostQueues
 from tokenworks.charging.host.recorder import COMMIT_US, Recorder
 from tokenworks.charging.host.settlement import SETTLE_US, Settler
 from tokenworks.charging.host.worker_connection import WorkerConnection
-from tokenworks.charging.ledger.chains import chain_all, chain_some
+from tokenworks.charging.ledger.chains import chain_all, chain_batch
 from tokenworks.charging.ledger.failures import JOB_NAMES, JOB_STATES, FailedJobs
 from tokenworks.charging.ledger.following import ID_CHARS_MAX as REQUEST_ID_CHARS_MAX
 from tokenworks.charging.ledger.following import RequestLookup
@@ -223,7 +223,7 @@ __all__ = [
     "WorkerConnection",
     "by_shard",
     "chain_all",
-    "chain_some",
+    "chain_batch",
     "check_confirmed",
     "check_undamaged",
     "copy_journal",

@@ -365,7 +365,7 @@ def test_a_turn_gives_nothing_ahead_of_a_host_that_waits(services, port, account
     """Another host asked for one account of the turn before; the other accounts are nobody's matter."""
     other = uuid7()
     services.ledger.register_journal(other, "there")
-    services.ledger.ask_back(accounts[0][0], other)
+    services.ledger.request_recall(accounts[0][0], other)
     granted = gather(*(port.grant(account, b, None, 10, 30.0) for account, b in accounts))
     assert granted[0] is None or (granted[0].added, granted[0].behind) == (0, True)
     assert [(one.added, one.behind) for one in granted[1:]] == [(10, False)] * 11

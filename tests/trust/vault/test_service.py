@@ -19,10 +19,10 @@ from tokenworks.trust import (
 from tokenworks.trust.vault.lookup import (
     NAME_HASHES_MAX,
     Lookup,
-    asked_parts,
     has_part,
     name_parts,
     normal_id_number,
+    search_parts,
 )
 from tokenworks.trust.vault.service import PersonKey
 
@@ -232,8 +232,8 @@ def test_names_are_found_by_part(name, text, found):
     lookup = Lookup(b"k" * 32)
     assert has_part(name, text) is found
     if found:
-        assert set(lookup.asked_name(text)) <= set(lookup.name(name))
-    assert asked_parts("x") == [] and asked_parts("张") == ["张"]
+        assert set(lookup.search_hashes(text)) <= set(lookup.name(name))
+    assert search_parts("x") == [] and search_parts("张") == ["张"]
 
 
 def test_an_identity_number_is_one_whatever_it_is_typed_like():

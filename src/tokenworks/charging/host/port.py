@@ -236,8 +236,8 @@ class RecorderLedger:
     async def open_grants_of(self, account_id: str) -> list[tuple[str, str, int, int]]:
         return await self._run(lambda ledger: ledger.open_grants_of(account_id, self._journal_id))
 
-    async def ask_back(self, account_id: str) -> int:
-        return await self._run(lambda ledger: ledger.ask_back(account_id, self._journal_id))
+    async def request_recall(self, account_id: str) -> int:
+        return await self._run(lambda ledger: ledger.request_recall(account_id, self._journal_id))
 
     async def recall_answered(self, recall_id: int, account_id: str) -> bool:
         return await self._run(lambda ledger: ledger.recall_answered(recall_id, account_id, self._journal_id))

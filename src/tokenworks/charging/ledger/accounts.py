@@ -50,9 +50,9 @@ class Accounts(LedgerPart):
         if not account_store.set_account_state(self._connection, account_id, "closed"):
             raise AccountNotFound(f"there is no account {account_id}, or it is closed")
 
-    def tell_account(self, account_id: UUID) -> None:
+    def notify_hosts(self, account_id: UUID) -> None:
         """Make the hosts read this account again. Runs in the caller's transaction."""
-        store.tell_account(self._connection, account_id)
+        store.notify_hosts(self._connection, account_id)
 
     def open_windows(
         self,
@@ -105,7 +105,7 @@ class Accounts(LedgerPart):
             model_classes=["*"],
             rate_version=CAP_RATE,
         )
-        store.tell_account(self._connection, account_id)
+        store.notify_hosts(self._connection, account_id)
         return bucket_id
 
     def cap_bucket(
@@ -131,7 +131,7 @@ class Accounts(LedgerPart):
         Runs in the caller's transaction.
         """
         bucket_store.set_paused(self._connection, account_id, product_id, paused=paused)
-        store.tell_account(self._connection, account_id)
+        store.notify_hosts(self._connection, account_id)
 
     def withdraw_product(self, account_id: UUID, product_id: UUID, reason: str) -> list[UUID]:
         """Withdraw a product's unused quantity. Returns the buckets that still have grants: their rest is withdrawn when the

@@ -9,7 +9,7 @@ from psycopg.rows import class_row
 
 from tokenworks.charging.ledger import whose_store
 from tokenworks.charging.ledger.model import BalanceMove, Transfer
-from tokenworks.charging.ledger.store import tell_account
+from tokenworks.charging.ledger.store import notify_hosts
 from tokenworks.kernel import FORGOTTEN, uuid7
 
 
@@ -53,7 +53,7 @@ def cap_bucket(
                    WHERE account_id = %s AND bucket_id = %s""",
                 (change, change, account_id, bucket_id),
             )
-            tell_account(connection, account_id)
+            notify_hosts(connection, account_id)
     return UUID(str(bucket_id))
 
 
@@ -118,7 +118,7 @@ def move(connection: Connection, transfer: Transfer, idempotency_key: str) -> No
                WHERE account_id = %s AND bucket_id = %s""",
             (change, change, t.account_id, bucket_id),
         )
-    tell_account(connection, t.account_id)
+    notify_hosts(connection, t.account_id)
 
 
 _MOVES: Final = """

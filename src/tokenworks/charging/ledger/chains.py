@@ -13,7 +13,7 @@ CHAIN_AFTER: Final = timedelta(hours=1)
 ACCOUNTS_AT_ONCE: Final = 1000
 
 
-def chain_some(
+def chain_batch(
     connection: Connection, now: datetime, after: UUID, accounts: int = ACCOUNTS_AT_ONCE
 ) -> tuple[int, UUID | None]:
     """Chain the entries that the next `accounts` accounts above `after` posted until `CHAIN_AFTER` ago.
@@ -32,10 +32,10 @@ def chain_some(
 
 
 def chain_all(connection: Connection, now: datetime) -> int:
-    """As `chain_some`, for all accounts."""
+    """As `chain_batch`, for all accounts."""
     count, after = 0, UUID(int=0)
     while True:
-        done, last = chain_some(connection, now, after)
+        done, last = chain_batch(connection, now, after)
         count += done
         if last is None:
             return count

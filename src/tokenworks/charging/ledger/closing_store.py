@@ -5,7 +5,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from tokenworks.charging.ledger.store import post, tell_account
+from tokenworks.charging.ledger.store import notify_hosts, post
 from tokenworks.kernel import uuid7
 
 
@@ -81,7 +81,7 @@ def _roll_over(connection: Connection, account_id: UUID, bucket_id: UUID, amount
         connection, account_id, "rollover", str(bucket_id),
         [("customer_liability", moved[0], bucket_id, -amount), ("customer_liability", moved[0], to, amount)],
     )  # fmt: skip
-    tell_account(connection, account_id)
+    notify_hosts(connection, account_id)
     return amount
 
 
@@ -120,7 +120,7 @@ def start_closing(
         finish_closing(connection, account_id, bucket_id, now)
         if granted:
             pending.append(bucket_id)
-    tell_account(connection, account_id)
+    notify_hosts(connection, account_id)
     return pending
 
 
@@ -134,5 +134,5 @@ def expire_due(connection: Connection, now: datetime, limit: int) -> int:
     for account_id, bucket_id in rows:
         with connection.transaction():
             finish_closing(connection, account_id, bucket_id, now)
-            tell_account(connection, account_id)
+            notify_hosts(connection, account_id)
     return len(rows)

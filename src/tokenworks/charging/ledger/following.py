@@ -128,7 +128,7 @@ class RequestLookup:
         """The account of a usage record or request, searched for in all accounts."""
         try:
             with self._connection.transaction():
-                whose_store.stop_after(self._connection, SEARCH_S)
+                whose_store.limit_statement_time(self._connection, SEARCH_S)
                 found = whose_store.of_usage(self._connection, own_id) or whose_store.of_request(
                     self._connection, own_id.hex, own_id, _after_attempts(own_id)
                 )

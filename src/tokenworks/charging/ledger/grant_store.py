@@ -17,7 +17,7 @@ from tokenworks.charging.errors import (
 from tokenworks.charging.ledger.closing_store import finish_closing
 from tokenworks.charging.ledger.model import GrantAnswer
 from tokenworks.charging.ledger.recall_store import RECALL_WAIT_MAX_S, first_waiter
-from tokenworks.charging.ledger.store import RECORDS_SHOWN_MAX, database_now, tell_account
+from tokenworks.charging.ledger.store import RECORDS_SHOWN_MAX, database_now, notify_hosts
 from tokenworks.kernel import uuid7
 
 
@@ -168,7 +168,7 @@ def grants(connection: Connection, account_id: UUID | None, limit: int) -> list[
         ).fetchall()
 
 
-def ask_grant_back(connection: Connection, account_id: UUID, grant_id: UUID) -> None:
+def request_grant_close(connection: Connection, account_id: UUID, grant_id: UUID) -> None:
     row = connection.execute(
         "SELECT account_id FROM grants WHERE account_id = %s AND grant_id = %s AND state = 'open'",
         (account_id, grant_id),
@@ -245,7 +245,7 @@ def write_off(
             (amount, used, amount - used, account_id, bucket_id),
         )
         finish_closing(connection, account_id, bucket_id, now)
-        tell_account(connection, account_id)
+        notify_hosts(connection, account_id)
     return int(amount - used)
 
 

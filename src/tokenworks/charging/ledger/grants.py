@@ -120,9 +120,9 @@ class Grants(LedgerPart):
         account_id = whose_store.of_grant(self._connection, grant_id)
         return None if account_id is None else grant_store.find_grant(self._connection, account_id, grant_id)
 
-    def ask_grant_back(self, grant_id: UUID) -> None:
+    def request_grant_close(self, grant_id: UUID) -> None:
         """Ask the host of a grant to close it as soon as no request uses it. Raises `GrantNotFound`."""
-        grant_store.ask_grant_back(self._connection, self._account_of_grant(grant_id), grant_id)
+        grant_store.request_grant_close(self._connection, self._account_of_grant(grant_id), grant_id)
 
     def write_off(self, grant_id: UUID) -> int:
         """Write off a grant of a lost host: its unsettled quantity returns to the bucket. Returns how much that is.

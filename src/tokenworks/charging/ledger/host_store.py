@@ -15,7 +15,7 @@ HOST_SILENT_S: Final = 10.0
 HOST_REMEMBERED_S: Final = 86_400.0
 
 
-def says_release(connection: Connection, journal_id: UUID, release: Release) -> None:
+def report_release(connection: Connection, journal_id: UUID, release: Release) -> None:
     """Store the release that a host runs, when the host starts."""
     connection.execute(
         """UPDATE journal SET release = %(release)s, release_schema = %(schema)s,

@@ -55,9 +55,9 @@ class Hosts(LedgerPart):
         """Store that this host is alive. Returns how many hosts are alive, this one included."""
         return host_store.hosts_alive(self._connection, journal_id)
 
-    def says_release(self, journal_id: UUID, release: Release) -> None:
+    def report_release(self, journal_id: UUID, release: Release) -> None:
         """Store the release that a host runs, when the host starts."""
-        host_store.says_release(self._connection, journal_id, release)
+        host_store.report_release(self._connection, journal_id, release)
 
     def hosts(self) -> list[Host]:
         """The hosts that have not left, by name, with their releases."""

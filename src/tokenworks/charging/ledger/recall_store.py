@@ -32,7 +32,7 @@ def first_waiters(connection: Connection, account_ids: Sequence[UUID], wait_s: f
     return {row[0]: row[1] for row in rows}
 
 
-def ask_back(connection: Connection, account_id: UUID, journal_id: UUID) -> int:
+def request_recall(connection: Connection, account_id: UUID, journal_id: UUID) -> int:
     """Queue a recall of what other hosts hold of an account, and notify them. Returns the recall's number in the queue."""
     with connection.transaction():
         row = connection.execute(

@@ -11,8 +11,8 @@ from tokenworks.charging.ledger.part import LedgerPart
 class Recalls(LedgerPart):
     """The queue of recalls."""
 
-    def ask_back(self, account_id: str, journal_id: UUID) -> int:
-        return recall_store.ask_back(self._connection, UUID(account_id), journal_id)
+    def request_recall(self, account_id: str, journal_id: UUID) -> int:
+        return recall_store.request_recall(self._connection, UUID(account_id), journal_id)
 
     def recall_answered(self, recall_id: int, account_id: str, journal_id: UUID) -> bool:
         return recall_store.recall_answered(self._connection, recall_id, UUID(account_id), journal_id)

@@ -68,6 +68,6 @@ def post_many(
     return ids
 
 
-def tell_account(connection: Connection, account_id: UUID) -> None:
+def notify_hosts(connection: Connection, account_id: UUID) -> None:
     """Make the hosts that have grants of this account read it again."""
     connection.execute("INSERT INTO change (kind, ref) VALUES ('account', %s)", (account_id.hex,))

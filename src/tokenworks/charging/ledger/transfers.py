@@ -76,7 +76,7 @@ class Transfers:
             b.bucket_id == giver[1] and b.left >= amount
             for b in bucket_store.buckets(self._connection, account_id)
         ):
-            recall_store.ask_back(self._connection, account_id, recall_store.NO_HOST)
+            recall_store.request_recall(self._connection, account_id, recall_store.NO_HOST)
             raise TransferNotAllowed(
                 f"{left} tokens of the cap are free at this moment, requests are under way: try again in a second"
             )

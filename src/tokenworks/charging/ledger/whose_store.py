@@ -32,13 +32,13 @@ def of_transfer(connection: Connection, transfer_id: UUID) -> UUID | None:
     )
 
 
-def stop_after(connection: Connection, seconds: int) -> None:
+def limit_statement_time(connection: Connection, seconds: int) -> None:
     """Limit the time of each statement of this transaction; a longer one raises `psycopg.errors.QueryCanceled`."""
     connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{seconds}s",))
 
 
 def of_usage(connection: Connection, usage_id: UUID) -> UUID | None:
-    """The account of a usage record. No index leads with this id, so the caller limits the time (`stop_after`)."""
+    """The account of a usage record. No index leads with this id, so the caller limits the time (`limit_statement_time`)."""
     return _one(
         connection.execute("SELECT account_id FROM usage WHERE usage_id = %s LIMIT 1", (usage_id,)).fetchone()
     )

@@ -84,7 +84,7 @@ def apply(connection: Connection, adjustment: Adjustment) -> bool:
         connection, a.account_id, "adjust", str(a.adjustment_id),
         [("customer_liability", a.unit, a.bucket_id, sign * x), ("adjusted", a.unit, None, -sign * x)],
     )  # fmt: skip
-    store.tell_account(connection, a.account_id)
+    store.notify_hosts(connection, a.account_id)
     return True
 
 

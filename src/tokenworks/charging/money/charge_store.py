@@ -213,7 +213,7 @@ def stop(connection: Connection, account_id: UUID, product_id: UUID, now: dateti
     )
 
 
-def kept(connection: Connection, account_id: UUID, charge_id: UUID, now: datetime) -> int:
+def kept_quantity(connection: Connection, account_id: UUID, charge_id: UUID, now: datetime) -> int:
     # At most the charge's quantity, since an adjustment's addition was not paid for. A bucket past its validity counts as expired, even
     # before the job that expires it has run.
     row = connection.execute(
@@ -238,7 +238,7 @@ def unused(connection: Connection, account_id: UUID, charge_id: UUID, kept: int)
     return int(row[0]), int(row[1])
 
 
-def had(connection: Connection, account_id: UUID, offering_id: str) -> bool:
+def was_charged(connection: Connection, account_id: UUID, offering_id: str) -> bool:
     row = connection.execute(
         """SELECT 1 FROM charge c JOIN offering o USING (offering_version)
            WHERE c.account_id = %s AND o.offering_id = %s AND c.kind IN ('cycle', 'change')
@@ -259,7 +259,7 @@ def used(connection: Connection, account_id: UUID, charge_id: UUID) -> int:
     return int(row[0])
 
 
-def stepped_since(connection: Connection, account_id: UUID, since: datetime) -> int:
+def step_charges_since(connection: Connection, account_id: UUID, since: datetime) -> int:
     row = connection.execute(
         """SELECT coalesce(sum(amount_nano - credited_nano), 0)::bigint FROM charge
            WHERE account_id = %s AND kind = 'step' AND charged_at >= %s""",

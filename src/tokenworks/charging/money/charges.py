@@ -70,7 +70,7 @@ class Charges:
                     rollover=sale.rollover
                     and (min(quantity, (sale.rollover[0] or spec.quantity) * PER_UNIT), sale.rollover[1]),
                 )
-            store.tell_account(self._connection, sale.account_id)
+            store.notify_hosts(self._connection, sale.account_id)
             if charge_id is None:
                 return None
             tax = tax_in(amount, sale.vat_percent)
@@ -274,29 +274,31 @@ class Charges:
             raise ChargeNotFound(f"there is no charge {charge_id}: `tokenworks bill show` lists them")
         return found
 
-    def kept(self, charge: Charge) -> int:
+    def kept_quantity(self, charge: Charge) -> int:
         """The quantity of a charge that was used or still exists, in thousandths of its unit: without what expired, was withdrawn or
         was taken by an adjustment. A refund of the unused part calls this first, and then withdraws the rest.
         """
-        return charge_store.kept(self._connection, charge.account_id, charge.charge_id, self._clock.now())
+        return charge_store.kept_quantity(
+            self._connection, charge.account_id, charge.charge_id, self._clock.now()
+        )
 
     def unused(self, charge: Charge, kept: int | None = None) -> tuple[int, int]:
         """(free, granted): the unused part of the `kept` quantity of a charge, and the quantity that is still granted to hosts."""
         if kept is None:
-            kept = self.kept(charge)
+            kept = self.kept_quantity(charge)
         return charge_store.unused(self._connection, charge.account_id, charge.charge_id, kept)
 
-    def had(self, account_id: UUID, offering_id: str) -> bool:
+    def was_charged(self, account_id: UUID, offering_id: str) -> bool:
         """True if a cycle of the offering, in any version, was charged before and not credited in full."""
-        return charge_store.had(self._connection, account_id, offering_id)
+        return charge_store.was_charged(self._connection, account_id, offering_id)
 
     def used(self, charge: Charge) -> int:
         """The settled use of the quantity that a charge brought, in thousandths of its unit."""
         return charge_store.used(self._connection, charge.account_id, charge.charge_id)
 
-    def stepped_since(self, account_id: UUID, since: datetime) -> int:
+    def step_charges_since(self, account_id: UUID, since: datetime) -> int:
         """The gross price of pay-as-you-go steps since a time, less their credits, in nano."""
-        return charge_store.stepped_since(self._connection, account_id, since)
+        return charge_store.step_charges_since(self._connection, account_id, since)
 
     def put_on_bills(self, bills: Sequence[tuple[UUID, UUID, UUID, datetime]]) -> list[BillLine]:
         """Put the unbilled charges from before each bill's end on the bills. Runs in the caller's transaction.

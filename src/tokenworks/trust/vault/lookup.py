@@ -62,7 +62,7 @@ def name_parts(name: str) -> list[str]:
     return list(found)[:NAME_HASHES_MAX]
 
 
-def asked_parts(text: str) -> list[str]:
+def search_parts(text: str) -> list[str]:
     """The texts that a name's parts must contain for its row to be a candidate. `has_part` then decides on the decrypted name."""
     parts = []
     for word in words_of(text):
@@ -106,9 +106,9 @@ class Lookup:
         """The hashes of all texts by which a name can be found."""
         return [self.hash("name-part", part) for part in name_parts(name)]
 
-    def asked_name(self, text: str) -> list[bytes]:
+    def search_hashes(self, text: str) -> list[bytes]:
         """The hashes for a search text: a candidate's name has all of them."""
-        return [self.hash("name-part", part) for part in asked_parts(text)]
+        return [self.hash("name-part", part) for part in search_parts(text)]
 
     def identity(self, id_number: str) -> bytes:
         """The hash of an identity document's number. It tells one person from another, which a phone number does not."""
