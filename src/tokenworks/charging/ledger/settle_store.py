@@ -238,7 +238,7 @@ def _rows(
 def _write(settlement: _Settlement, rows: BatchRows) -> int:
     with settlement.connection.cursor() as cursor:
         cursor.execute(_PLAN)
-        _move(settlement, cursor, rows)
+        _move_heads_and_draw(settlement, cursor, rows)
         _copy(cursor, _COPY_USAGE, rows.usage)
         _copy(cursor, _COPY_ENTRY, rows.entries)
         _copy(cursor, _COPY_POSTING, rows.postings)
@@ -255,7 +255,7 @@ def _write(settlement: _Settlement, rows: BatchRows) -> int:
     return rows.records
 
 
-def _move(settlement: _Settlement, cursor: psycopg.Cursor[TupleRow], rows: BatchRows) -> None:
+def _move_heads_and_draw(settlement: _Settlement, cursor: psycopg.Cursor[TupleRow], rows: BatchRows) -> None:
     """Move the heads and draw on the grants: one statement per shard, one round trip per kind. Raises `_HeadMoved`, `_GrantNotOpen`."""
     chain_id = settlement.chain_id or settlement.journal_id
     shards: dict[str, list[str]] = {}

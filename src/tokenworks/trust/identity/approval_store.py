@@ -56,7 +56,7 @@ def decide(connection: Connection, approval_id: UUID, state: str, by: str, at: d
     )
 
 
-def used(connection: Connection, approval_id: UUID, at: datetime) -> None:
+def mark_used(connection: Connection, approval_id: UUID, at: datetime) -> None:
     connection.execute(
         "UPDATE approval SET state = 'used', used_at = coalesce(used_at, %s) WHERE approval_id = %s",
         (at, approval_id),

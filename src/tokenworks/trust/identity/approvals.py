@@ -76,7 +76,7 @@ class Approvals:
         )
         found = None if row is None else Approval(*row)
         if found is not None and found.state in {"approved", "used"}:
-            store.used(self._connection, found.approval_id, now)
+            store.mark_used(self._connection, found.approval_id, now)
             return
         wanted = found or Approval(uuid7(), action, ref, key or "", amount_nano, actor, now)
         raise ApprovalNeeded(wanted, self._above_nano)

@@ -203,7 +203,7 @@ class Identity:
 
     def not_sent(self, challenge: str) -> None:
         """Store that the code of a challenge could not be sent. No later request shares that code."""
-        store.not_sent(self._connection, self._macs("challenge", challenge), self._clock.now())
+        store.mark_not_sent(self._connection, self._macs("challenge", challenge), self._clock.now())
 
     def check_code(
         self, identifier: str, code: str, challenge: str | None = None, address: str = "local"
@@ -233,10 +233,10 @@ class Identity:
                     for mac in self._macs("code", f"{identifier}:{code}")
                 )
                 column = "attempts" if has_challenge else "asker_attempts"
-                store.attempted(self._connection, found.code_id, column)
+                store.count_attempt(self._connection, found.code_id, column)
             if right and found is not None:
                 # This uses up the code for all challenges that share it.
-                store.used(self._connection, macs, found.code_mac, now)
+                store.use_up_code(self._connection, macs, found.code_mac, now)
         if not right:
             raise wrong
 
@@ -270,7 +270,7 @@ class Identity:
         session_id, subscriber_id, member_id, seen_at, seen_address = found
         moved = address is not None and address != seen_address
         if seen_at is None or now - seen_at >= SEEN_EVERY or moved:
-            store.seen(self._connection, session_id, now, address)
+            store.store_session_use(self._connection, session_id, now, address)
         return session_id, subscriber_id, member_id
 
     def sessions(self, subscriber_id: UUID, member_id: UUID | None = None) -> list[Session]:
@@ -392,7 +392,7 @@ class Identity:
         name, role, token_id, used_at, used_address = found
         moved = address is not None and address != used_address
         if used_at is None or now - used_at >= SEEN_EVERY or moved:
-            store.staff_seen(self._connection, token_id, now, address)
+            store.store_staff_use(self._connection, token_id, now, address)
         return Principal(name, role, address=address)
 
     # The audit trail.

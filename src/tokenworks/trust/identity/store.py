@@ -101,7 +101,7 @@ def lock_newest_code(
     )
 
 
-def not_sent(connection: Connection, challenge_macs: list[bytes], at: datetime) -> None:
+def mark_not_sent(connection: Connection, challenge_macs: list[bytes], at: datetime) -> None:
     """Mark the code of a challenge as not sent, for all challenges that share it."""
     connection.execute(
         """UPDATE sign_in_code SET sent = false, expires_at = least(expires_at, %s) WHERE (identifier_mac, code_mac) IN (
@@ -136,13 +136,13 @@ def _good(row: TupleRow | None, now: datetime) -> CodeRow | None:
     return None if code is None or code.used_at is not None or code.expires_at <= now else code
 
 
-def attempted(connection: Connection, code_id: UUID, column: str) -> None:
+def count_attempt(connection: Connection, code_id: UUID, column: str) -> None:
     connection.execute(
         f"UPDATE sign_in_code SET {column} = {column} + 1 WHERE code_id = %s".encode(), (code_id,)
     )
 
 
-def used(connection: Connection, identifier_macs: list[bytes], code_mac: bytes, at: datetime) -> None:
+def use_up_code(connection: Connection, identifier_macs: list[bytes], code_mac: bytes, at: datetime) -> None:
     connection.execute(
         "UPDATE sign_in_code SET used_at = %s WHERE identifier_mac = ANY(%s) AND code_mac = %s AND used_at IS NULL",
         (at, identifier_macs, code_mac),
@@ -186,7 +186,7 @@ def find_session(
     return None if row is None else (row[0], row[1], row[2], row[3], row[4])
 
 
-def seen(connection: Connection, session_id: UUID, at: datetime, address: str | None) -> None:
+def store_session_use(connection: Connection, session_id: UUID, at: datetime, address: str | None) -> None:
     connection.execute(
         "UPDATE session SET seen_at = %s, seen_address = coalesce(%s, seen_address) WHERE session_id = %s",
         (at, address, session_id),
@@ -318,7 +318,7 @@ def find_staff(
     return None if row is None else (row[0], row[1], row[2], row[3], row[4])
 
 
-def staff_seen(connection: Connection, token_id: UUID, at: datetime, address: str | None) -> None:
+def store_staff_use(connection: Connection, token_id: UUID, at: datetime, address: str | None) -> None:
     connection.execute(
         "UPDATE staff_token SET used_at = %s, used_address = coalesce(%s, used_address) WHERE token_id = %s",
         (at, address, token_id),

@@ -121,7 +121,7 @@ class Keys:
 
     def used(self, key_ids: Sequence[UUID]) -> None:
         """Store the time of the last use of these keys, to a minute."""
-        store.used(self._connection, key_ids)
+        store.store_last_use(self._connection, key_ids)
 
     def revoke(self, key_id: UUID) -> bool:
         """Revoke a key on all hosts. Returns False if it was revoked already. Raises `KeyNotFound`."""

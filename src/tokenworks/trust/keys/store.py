@@ -157,7 +157,7 @@ def revoke(connection: Connection, key_id: UUID) -> bool:
     return row is not None
 
 
-def used(connection: Connection, key_ids: Sequence[UUID]) -> None:
+def store_last_use(connection: Connection, key_ids: Sequence[UUID]) -> None:
     """Store the time of the last use of these keys, to a minute. A locked row is skipped: another transaction is writing the same."""
     connection.execute(
         """WITH due AS (SELECT key_id FROM api_key
