@@ -8,7 +8,7 @@ from tokenworks.trust.errors import (
     TooManyCodes,
 )
 from tokenworks.trust.hosts import HostSecrets, host_secrets, report_secrets
-from tokenworks.trust.identity.answers import Answers, KeptAnswer, KeyReused
+from tokenworks.trust.identity.answers import Answers, KeyReused, StoredAnswer
 from tokenworks.trust.identity.approvals import Approval, ApprovalNeeded, ApprovalNotFound, Approvals
 from tokenworks.trust.identity.money_moves import MONEY_MOVES, ONE_PERSON_OPERATIONS, MoneyMove
 from tokenworks.trust.identity.service import (
@@ -91,7 +91,6 @@ __all__ = [
     "Document",
     "HostSecrets",
     "Identity",
-    "KeptAnswer",
     "KeyNotFound",
     "KeyReused",
     "Keys",
@@ -108,6 +107,7 @@ __all__ = [
     "StaffExists",
     "StaffNotFound",
     "StaffRole",
+    "StoredAnswer",
     "TooManyCodes",
     "VaultSecrets",
     "WebhookSecret",

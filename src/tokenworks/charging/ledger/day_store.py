@@ -25,13 +25,15 @@ def tokens_by_day(connection: Connection, account_id: UUID, first: date) -> dict
     return dict(rows.fetchall())
 
 
-Used = tuple[UUID, int, int, int]
+MemberTokens = tuple[UUID, int, int, int]
 """(member, records, input tokens, output tokens)"""
-Charged = tuple[UUID, str, int]
+MemberAmount = tuple[UUID, str, int]
 """(member, unit, amount in thousandths)"""
 
 
-def by_member(connection: Connection, account_id: UUID, first: date) -> tuple[list[Used], list[Charged]]:
+def by_member(
+    connection: Connection, account_id: UUID, first: date
+) -> tuple[list[MemberTokens], list[MemberAmount]]:
     """What each member used on whole days, from `first` on."""
     used = connection.execute(
         """SELECT member_id, sum(records)::bigint, sum(input_tokens)::bigint, sum(output_tokens)::bigint FROM usage_day
@@ -43,12 +45,12 @@ def by_member(connection: Connection, account_id: UUID, first: date) -> tuple[li
            WHERE account_id = %s AND day >= %s AND unit <> '' GROUP BY 1, 2""",
         (account_id, first),
     ).fetchall()
-    return _used(used), _charged(charged)
+    return _member_tokens(used), _member_amounts(charged)
 
 
 def rows_by_member(
     connection: Connection, account_id: UUID, begin: datetime, end: datetime, floor: UUID
-) -> tuple[list[Used], list[Charged]]:
+) -> tuple[list[MemberTokens], list[MemberAmount]]:
     """As `by_member`, for requests that ended in [begin, end), a part of a day; read from the usage records. `floor`: no id of
     such a record is smaller.
     """
@@ -63,17 +65,17 @@ def rows_by_member(
             FROM (SELECT member_id, parts {found}) u, jsonb_array_elements(parts) p WHERE p->>4 = 'balance' GROUP BY 1, 2""".encode(),
         names,
     ).fetchall()
-    return _used(used), _charged(charged)
+    return _member_tokens(used), _member_amounts(charged)
 
 
-def _used(rows: Iterable[TupleRow]) -> list[Used]:
+def _member_tokens(rows: Iterable[TupleRow]) -> list[MemberTokens]:
     return [
         (member, int(records), int(input_tokens), int(output_tokens))
         for member, records, input_tokens, output_tokens in rows
     ]
 
 
-def _charged(rows: Iterable[TupleRow]) -> list[Charged]:
+def _member_amounts(rows: Iterable[TupleRow]) -> list[MemberAmount]:
     return [(member, str(unit), int(amount)) for member, unit, amount in rows]
 
 

@@ -59,7 +59,7 @@ class Usage(LedgerPart):
         `member_id`: only records of this member. `before`: the last id of the previous page, which makes an old page as fast to find
         as the first one. The count is None if there are more than `USAGE_COUNTED_MAX` records.
         """
-        within = usage_store.UsageTime(
+        within = usage_store.UsageFilter(
             since,
             until,
             None if since is None else _floor(since - CONSUMED_SLACK),

@@ -22,7 +22,7 @@ USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol,
     audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice"""
 
 
-class UsageTime(NamedTuple):
+class UsageFilter(NamedTuple):
     """A filter for records that ended in [begin, end). `floor` and `below` bound the ids that such records can have."""
 
     begin: datetime | None = None
@@ -46,7 +46,7 @@ def usage(
     connection: Connection, account_id: UUID, floor: UUID | None, limit: int, member_id: UUID | None = None
 ) -> list[DictRow]:
     """Usage records, newest first."""
-    within = UsageTime(floor=floor)
+    within = UsageFilter(floor=floor)
     return usage_page(connection, account_id, member_id, within, None, 0, min(limit, RECORDS_SHOWN_MAX))
 
 
@@ -54,7 +54,7 @@ def usage_page(
     connection: Connection,
     account_id: UUID,
     member_id: UUID | None,
-    within: UsageTime,
+    within: UsageFilter,
     before: UUID | None,
     offset: int,
     limit: int,
@@ -70,7 +70,7 @@ def usage_page(
 
 
 def usage_count(
-    connection: Connection, account_id: UUID, member_id: UUID | None, within: UsageTime, most: int
+    connection: Connection, account_id: UUID, member_id: UUID | None, within: UsageFilter, most: int
 ) -> int | None:
     """How many records the filter matches; None if more than `most`."""
     where, names = _within(account_id, member_id, within, None)
@@ -83,7 +83,7 @@ def usage_count(
 
 
 def _within(
-    account_id: UUID, member_id: UUID | None, within: UsageTime, before: UUID | None
+    account_id: UUID, member_id: UUID | None, within: UsageFilter, before: UUID | None
 ) -> tuple[str, dict[str, object]]:
     """(a WHERE clause, its parameters). A filter that is not given has no condition, since `x IS NULL OR …` would prevent an index."""
     begin, end, floor, below = within

@@ -31,7 +31,7 @@ class KeyReused(Conflict):
 
 
 @dataclass(frozen=True, slots=True)
-class KeptAnswer:
+class StoredAnswer:
     """The answer to a request, as it is stored for repeats."""
 
     status: int
@@ -47,7 +47,7 @@ class Answers:
         self._clock = clock
         self._vault = vault
 
-    def begin(self, asker: str, key: str, request: bytes) -> KeptAnswer | None:
+    def begin(self, asker: str, key: str, request: bytes) -> StoredAnswer | None:
         """The stored answer if this request is a repeat. None if it is new, or if its answer was not stored (a command has none).
 
         `request`: a canonical form of the request; two requests with equal forms are the same. Raises `KeyReused`, `Invalid`.
@@ -74,9 +74,9 @@ class Answers:
         if sealed is not None and answer_id is not None:
             person_key = self._vault.key(person_id or NO_PERSON)
             body = None if person_key is None else person_key.open_bytes(_PLACE, answer_id, sealed)
-        return KeptAnswer(status, headers or {}, body or b"")
+        return StoredAnswer(status, headers or {}, body or b"")
 
-    def keep(self, asker: str, key: str, answer: KeptAnswer, person_id: UUID | None = None) -> None:
+    def keep(self, asker: str, key: str, answer: StoredAnswer, person_id: UUID | None = None) -> None:
         """Store the answer to a request for its repeats. `person_id`: the subscriber who made the request; None: staff."""
         answer_id = uuid7()
         person_key = self._vault.own() if person_id is None else self._vault.key(person_id)
