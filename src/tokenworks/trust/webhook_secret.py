@@ -55,8 +55,8 @@ class WebhookSecret:
         ends_at = self.overlap_ends_at()
         if ends_at is not None and now < ends_at and not force:
             raise Conflict(
-                f"the secret was rotated already, and the one of before signs until {ends_at:%Y-%m-%d %H:%M} UTC: receivers may have that "
-                "one alone. Rotate again after that, or with --force, which ends it now"
+                f"the secret was rotated already, and the previous one signs until {ends_at:%Y-%m-%d %H:%M} UTC: receivers may only know "
+                "that one. Rotate again after that, or with --force, which ends it now"
             )
         path = self._path
         make_secret(path, SECRET_BYTES, text=True)

@@ -82,7 +82,7 @@ class Hosts(LedgerPart):
             return horizon, []
         found = change_store.changes(self._connection, since)
         if found is None:
-            raise ChangesMissed("news to this host are not kept any more: it was away for too long")
+            raise ChangesMissed("changes that this host has not read are deleted: it was away for too long")
         return horizon, found
 
     def forget_changes(self, keep: timedelta) -> int:

@@ -91,7 +91,7 @@ class BatchRows:
         for at_seq, found in records:
             record = decode_record(found) if isinstance(found, bytes) else found
             if record.account_id != account_id:
-                raise RecordRefused("its account is not the one that it was put under")
+                raise RecordRefused("its account is not the one that the journal names")
             usage_id, ended = record.usage_id, time_of(record.ended_ms)
             for bucket_id, grant_id, _, unit, kind, amount, _, _ in record.parts:
                 if amount <= 0:
@@ -117,7 +117,7 @@ class BatchRows:
         try:
             rows = chain.rows_of(digests)
         except ValueError as error:
-            raise RecordRefused("its id is none") from error
+            raise RecordRefused("its usage id is invalid") from error
         self.records += len(records)
         postings = _postings(paid_units, lost_tokens)
         self.entries.append(f"{account_id}\t{entry}\tusage\t{self._ref}\t{self._now}\n")
@@ -140,7 +140,7 @@ class BatchRows:
             try:
                 text = self._seconds[second] = datetime.fromtimestamp(second, UTC).isoformat()[:-6]
             except (OverflowError, ValueError, OSError) as error:
-                raise RecordRefused(f"a time that is none: {ms} ms") from error
+                raise RecordRefused(f"a time that is invalid: {ms} ms") from error
         return f"{text}.{rest:03}000+00:00" if rest else f"{text}+00:00"
 
 

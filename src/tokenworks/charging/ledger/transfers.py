@@ -78,7 +78,7 @@ class Transfers:
         ):
             recall_store.request_recall(self._connection, account_id, recall_store.NO_HOST)
             raise TransferNotAllowed(
-                f"{left} tokens of the cap are free at this moment, requests are under way: try again in a second"
+                f"only {left} tokens of the cap are free now, since requests are in flight: try again in a second"
             )
         raise TransferNotAllowed(f"the cap has {left} tokens left in its period")
 
@@ -105,7 +105,7 @@ class Transfers:
         """One move of an account's history. Raises `TransferNotFound`."""
         found = cap_store.find_move(self._connection, account_id, move_id, bucket_id)
         if found is None:
-            raise TransferNotFound("nothing like that became of the balance")
+            raise TransferNotFound("there is no such move of the balance")
         return found
 
     def history(self, account_id: UUID, offset: int, limit: int) -> tuple[list[BalanceMove], int]:

@@ -65,7 +65,7 @@ def draw_unpaid(
         return set()
     requests, counts = record.unpaid
     if requests not in {0, 1} or min(counts) < 0 or any(part.counts is None for part in record.parts):
-        raise RecordRefused("its unpaid part is none of the record's")
+        raise RecordRefused("its unpaid part contradicts the record")
     account_id = UUID(record.account_id)
     found = _buckets(connection, account_id, now)
     caps = [found.get(part.bucket_id) for part in record.parts if part.kind == "cap"]

@@ -34,7 +34,7 @@ class Adjustments:
         """
         reason = check_reason(reason)
         if not amount or abs(amount) > AMOUNT_MAX:
-            raise Invalid("an adjustment adds or takes something")
+            raise Invalid(f"an adjustment's amount is not zero, and at most {AMOUNT_MAX}")
         with self._connection.transaction():
             if idempotency_key is not None:
                 before = adjustment_store.of_key(self._connection, idempotency_key)
@@ -56,7 +56,7 @@ class Adjustments:
         with self._connection.transaction():
             found = adjustment_store.lock(self._connection, adjustment_id)
             if found is None or found.state != "asked":
-                raise AdjustmentNotFound(f"no adjustment {adjustment_id} waits")
+                raise AdjustmentNotFound(f"no adjustment {adjustment_id} waits for a decision")
             if found.asked_by == decided_by:
                 raise AdjustmentNotAllowed("another person has to decide")
             if do and not adjustment_store.apply(self._connection, found):

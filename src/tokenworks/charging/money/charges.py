@@ -133,7 +133,7 @@ class Charges:
             if found is None:
                 raise ChargeNotFound(f"there is no charge {charge.charge_id}")
             if not 0 < amount_nano <= found.amount_nano - found.credited_nano:
-                raise RefundTooMuch("more than what is left of the charge can't be given back")
+                raise RefundTooMuch("the charge has less than that left to give back")
             tax = tax_in(found.credited_nano + amount_nano, found.vat_percent) - tax_in(
                 found.credited_nano, found.vat_percent
             )

@@ -94,7 +94,7 @@ class Approvals:
             if found is None or found.state != "open" or now - found.asked_at >= APPROVAL_LIFE:
                 raise ApprovalNotFound("there is no such approval to be given: `tokenworks approval list`")
             if approve and skeleton_of(actor) == skeleton_of(found.asked_by):
-                raise NotAllowed("whoever asked can't approve: it takes a second person")
+                raise NotAllowed("the person who asked can't approve: it takes a second person")
             state: Literal["approved", "refused"] = "approved" if approve else "refused"
             store.decide(self._connection, approval_id, state, actor, now)
         return Approval(*store.get(self._connection, approval_id))

@@ -81,13 +81,11 @@ ACTIONS: Final = frozenset(move.action for move in MONEY_MOVES)
 
 _NO_MONEY: Final = "no money moves"
 _BY_RULE: Final = (
-    "its price and what comes back are the catalogue's or the contract's; a subscriber does the same alone"
+    "the catalogue or the contract fixes its price and its refund; a subscriber does the same alone"
 )
-_MONEY_IN: Final = (
-    "books what came in, which the bank's or the carrier's statement says too; to undo it is a reversal"
-)
-_BY_RUN: Final = "what is due is due: nobody chooses an amount"
-_TOKENS: Final = "tokens within one account, or of a record or a grant that is bounded by its hold"
+_MONEY_IN: Final = "books money that came in, which the bank's or the carrier's statement also shows; undoing it is a reversal"
+_BY_RUN: Final = "the amounts are fixed by what is due: no person chooses one"
+_TOKENS: Final = "moves tokens within one account, or those of a record or grant, which its hold limits"
 ONE_PERSON_OPERATIONS: Final[dict[str, str]] = {
     # Commands.
     **dict.fromkeys(
@@ -111,9 +109,9 @@ ONE_PERSON_OPERATIONS: Final[dict[str, str]] = {
         ),
         _NO_MONEY,
     ),
-    "offering load": "the catalogue of all: it is read from a reviewed file; over HTTP a draft is approved by another person",
-    "offering move": "a price of the catalogue, told to whom it concerns before it holds",
-    "vault erase-again": "who was erased before, and came back with a backup",
+    "offering load": "the catalogue for all subscribers, read from a reviewed file; over HTTP another person approves a draft",
+    "offering move": "a price of the catalogue, of which subscribers are notified before it applies",
+    "vault erase-again": "erases persons again who were erased before a backup was restored",
     # Routes.
     **dict.fromkeys(
         (
@@ -154,14 +152,14 @@ ONE_PERSON_OPERATIONS: Final[dict[str, str]] = {
         ),
         _NO_MONEY,
     ),
-    "PATCH /api/subscriber": "the name, the cap, the lock: the subscriber's own to say; a credit limit is not among them",
+    "PATCH /api/subscriber": "the name, the cap and the lock, which the subscriber decides alone; the credit limit is not among them",
     **dict.fromkeys(
         (
             f"POST {_TMF}/productCatalogManagement/v4/productOffering",
             f"PATCH {_TMF}/productCatalogManagement/v4/productOffering/{{id}}",
             f"DELETE {_TMF}/productCatalogManagement/v4/productOffering/{{id}}",
         ),
-        "a draft has two persons of its own, whatever it costs",
+        "a draft has its own approval by a second person, for any price",
     ),
 }  # fmt: skip
 """Command (`bill pay`) or route (`POST /api/…`) -> why one person is enough."""

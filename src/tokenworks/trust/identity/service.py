@@ -337,7 +337,7 @@ class Identity:
         looks = skeleton(name)
         if not looks or name.lower().startswith(RESERVED_NAMES):
             raise Invalid(
-                "a name has letters or digits, and does not begin as those of commands and ports do"
+                f"a name has letters or digits, and does not begin with {', '.join(RESERVED_NAMES)}"
             )
         staff_id = uuid7()
         with self._connection.transaction():
@@ -364,7 +364,7 @@ class Identity:
         with self._connection.transaction():
             staff_id = store.lock_staff(self._connection, name)
             if staff_id is None:
-                raise StaffNotFound(f"there is no {name} who could have a token: `tokenworks staff list`")
+                raise StaffNotFound(f"there is no active staff member {name}: `tokenworks staff list`")
             store.end_staff_tokens(self._connection, staff_id, self._clock.now() + overlap)
             return self._new_token(staff_id)
 
@@ -375,7 +375,7 @@ class Identity:
     def revoke_staff(self, name: str) -> None:
         """Revoke a staff member and its tokens. Raises `StaffNotFound`."""
         if not store.revoke_staff(self._connection, name, self._clock.now()):
-            raise StaffNotFound(f"there is no {name} who could be revoked: `tokenworks staff list`")
+            raise StaffNotFound(f"there is no active staff member {name}: `tokenworks staff list`")
 
     def staff_of(self, text: str, address: str | None = None) -> Principal | None:
         """The staff member with this token; None if there is none. Stores the time and address of this use.

@@ -128,7 +128,7 @@ def check_no_pepper_missing(peppers: Mapping[int, bytes]) -> None:
     """Raises `Unavailable` if this process lacks a pepper in use: a session or token that it does not find can still be valid."""
     if isinstance(peppers, Peppers) and peppers.lacking:
         raise Unavailable(
-            f"this host lacks {PEPPER}{peppers.lacking[-1]} of the works, so it can't tell who asks: try again, another host can"
+            f"this host lacks {PEPPER}{peppers.lacking[-1]} of the works, so it can't verify this credential: try again, another host can"
         )
 
 
@@ -175,7 +175,7 @@ def use_pepper(
     if version not in rows or rows[version].retired_at is not None:
         raise Invalid(f"the works has no pepper {version}: `tokenworks pepper list` shows them")
     if any(row.used_since and number > version for number, row in rows.items()):
-        raise Conflict("a later one is used already")
+        raise Conflict("a later version is in use already")
     if not force:
         refuse_where_missing(hosts, f"{PEPPER}{version}", lambda host: version in host.peppers)
     store.set_pepper(connection, version, "used_since", now)
@@ -192,7 +192,7 @@ def retire_pepper(
     if version not in rows:
         raise Invalid(f"the works has no pepper {version}: `tokenworks pepper list` shows them")
     if version == max((number for number, row in rows.items() if row.used_since), default=0):
-        raise Conflict("it is the one that is used")
+        raise Conflict(f"pepper {version} is the one in use")
     using = [host.host for host in hosts if host.issues_under == version]
     if using:
         raise Conflict(
