@@ -95,7 +95,7 @@ class Charges:
             charge_store.add_charge(self._connection, charge)
         return charge
 
-    def limited(self, account_id: UUID, limit_nano: int | None) -> Callable[[int], None]:
+    def credit_limit_check(self, account_id: UUID, limit_nano: int | None) -> Callable[[int], None]:
         """A check of the credit limit, to be made before charging, in a transaction that has locked the subscriber.
 
         The caller calls the returned function after charging, with the amount that will be charged later, in nano. It raises
