@@ -34,7 +34,7 @@ ARGUMENTS = (
         (
             "catalog/counts.py", "charging/model.py", "charging/ledger/model.py", "charging/money/model.py", "charging/ledger/followed.py",
             "charging/ledger/part.py",
-            "trust/model.py",
+            "trust/identity/roles.py", "trust/model.py",
         ),
     ),
     Argument(

@@ -11,15 +11,13 @@ from tokenworks.trust.hosts import HostSecrets, host_secrets, report_secrets
 from tokenworks.trust.identity.answers import Answers, KeyReused, StoredAnswer
 from tokenworks.trust.identity.approvals import Approval, ApprovalNeeded, ApprovalNotFound, Approvals
 from tokenworks.trust.identity.money_moves import MONEY_MOVES, ONE_PERSON_OPERATIONS, MoneyMove
+from tokenworks.trust.identity.roles import STAFF_ROLES, Role, StaffRole
 from tokenworks.trust.identity.service import (
     CODE_LIFE,
-    STAFF_ROLES,
     Challenge,
     Identity,
     Principal,
-    Role,
     Session,
-    StaffRole,
     asker_of,
     audit_details,
 )

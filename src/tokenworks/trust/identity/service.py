@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, ip_address, ip_network
-from typing import Final, Literal
+from typing import Final
 from uuid import UUID
 
 from psycopg import Connection
@@ -16,6 +16,7 @@ from psycopg.rows import DictRow
 from tokenworks.kernel import Clock, Invalid, check_line, shown, uuid7
 from tokenworks.trust.errors import CodeWrong, StaffExists, StaffNotFound, TooManyCodes
 from tokenworks.trust.identity import store
+from tokenworks.trust.identity.roles import STAFF_ROLES, Role, StaffRole
 from tokenworks.trust.keys.pepper import check_no_pepper_missing, issuing
 from tokenworks.trust.model import key_mac
 from tokenworks.trust.vault.service import NO_PERSON, PersonKey, PersonVault
@@ -50,10 +51,6 @@ STAFF_OVERLAP_MAX: Final = timedelta(days=30)
 RESERVED_NAMES: Final = ("cli:", "port:", "member:")
 CODES_KEPT: Final = timedelta(days=7)
 SESSIONS_KEPT: Final = timedelta(days=30)
-
-StaffRole = Literal["operator", "finance", "auditor"]
-Role = Literal["owner", "admin", "member", "operator", "finance", "auditor"]
-STAFF_ROLES: Final = frozenset({"operator", "finance", "auditor"})
 
 
 @dataclass(frozen=True, slots=True)

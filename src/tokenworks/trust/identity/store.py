@@ -1,14 +1,13 @@
 """The SQL of codes, sessions, staff and the audit trail."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from psycopg import Connection
 from psycopg.rows import DictRow, TupleRow, dict_row
 
-if TYPE_CHECKING:
-    from tokenworks.trust.identity.service import StaffRole
+from tokenworks.trust.identity.roles import StaffRole
 
 
 class CodeRow(NamedTuple):
@@ -308,7 +307,7 @@ def revoke_staff(connection: Connection, name: str, at: datetime) -> bool:
 
 def find_staff(
     connection: Connection, macs: list[bytes], now: datetime
-) -> tuple[str, "StaffRole", UUID, datetime | None, str | None] | None:
+) -> tuple[str, StaffRole, UUID, datetime | None, str | None] | None:
     """(name, role, token, time of the last use, its address) of a live staff token."""
     row = connection.execute(
         """SELECT name, role, token_id, used_at, used_address FROM staff_token t JOIN staff s USING (staff_id)
