@@ -78,7 +78,7 @@ class Transfers:
         ):
             recall_store.request_recall(self._connection, account_id, recall_store.NO_HOST)
             raise TransferNotAllowed(
-                f"only {left} tokens of the cap are free now, since requests are in flight: try again in a second"
+                f"{left} tokens of the cap are free at this moment, since requests are in flight: try again in a second"
             )
         raise TransferNotAllowed(f"the cap has {left} tokens left in its period")
 

@@ -192,7 +192,7 @@ def retire_pepper(
     if version not in rows:
         raise Invalid(f"the works has no pepper {version}: `tokenworks pepper list` shows them")
     if version == max((number for number, row in rows.items() if row.used_since), default=0):
-        raise Conflict(f"pepper {version} is the one in use")
+        raise Conflict(f"pepper {version} is used for new keys")
     using = [host.host for host in hosts if host.issues_under == version]
     if using:
         raise Conflict(
