@@ -10,7 +10,7 @@ from bench.filling import Filling
 from tokenworks.app import verify_pool
 from tokenworks.app.verifier import ACROSS, ONCE, PURE, audit_checks, audit_on
 from tokenworks.charging.ledger.verify import rolling
-from tokenworks.charging.ledger.verify.pieces import Accounts, Piece
+from tokenworks.charging.ledger.verify.pieces import AccountRange, Piece
 from tokenworks.kernel import Invalid, SystemClock, Unavailable
 
 SUBSCRIBERS = 60
@@ -37,7 +37,7 @@ def read(services, **more):
 
 
 def whole(name):
-    return Piece("old", Accounts(), (name,))
+    return Piece("old", AccountRange(), (name,))
 
 
 def pooled(services, pieces, step=lambda _name: None):
@@ -57,7 +57,7 @@ def test_the_kinds_of_invariants_are_of_invariants_that_are():
 def test_what_is_right_is_clean_and_remembered(services, filled):
     said = []
     found, seen = read(services, processes=2, progress=lambda what, done, total: said.append((done, total)))
-    assert found == [] and seen == rolling.Read(2 * SUBSCRIBERS, SUBSCRIBERS, SUBSCRIBERS, full=True)
+    assert found == [] and seen == rolling.Coverage(2 * SUBSCRIBERS, SUBSCRIBERS, SUBSCRIBERS, full=True)
     (total,) = {total for _, total in said}
     assert [done for done, _ in said] == list(range(1, total + 1))
     assert read(services, processes=2)[1].links == 0
@@ -146,10 +146,10 @@ def test_no_more_processes_than_the_limit(services):
 
 
 def test_ranges_are_cut_so_that_each_account_is_in_one(services, filled):
-    part = rolling._Part(Accounts(), SUBSCRIBERS, SUBSCRIBERS)
+    part = rolling._Part(AccountRange(), SUBSCRIBERS, SUBSCRIBERS)
     for ranges in (
-        rolling._divided(services.connection, part, 2),
-        rolling._with_news(services.connection, 2),
+        rolling._ranges(services.connection, part, 2),
+        rolling._ranges_of_new_links(services.connection, 2),
     ):
         assert len(ranges) > 2
         assert ranges[0].after == UUID(int=0) and ranges[-1].upto is None

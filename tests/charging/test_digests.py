@@ -27,7 +27,7 @@ ESCAPED = {
 
 
 def unlike(connection):
-    return connection.execute(digests.unlike("chain_link").encode()).fetchall()
+    return connection.execute(digests.differing_links("chain_link").encode()).fetchall()
 
 
 def history(connection):

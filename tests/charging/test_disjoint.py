@@ -27,7 +27,7 @@ from tokenworks.charging.ledger import (
     store,
     turn_store,
 )
-from tokenworks.charging.ledger.turn_store import CloseAsk, GrantAsk
+from tokenworks.charging.ledger.turn_store import CloseRequest, GrantRequest
 from tokenworks.charging.messages import Loss, Part, UsageRecord
 from tokenworks.charging.model import NO_GRANT
 from tokenworks.kernel import ManualClock, uuid7
@@ -209,7 +209,7 @@ class Host:
 
     def ask(self, act):
         account_id, balance, *_ = self.accounts[act]
-        return GrantAsk(account_id, balance, None, 1000, 900.0)
+        return GrantRequest(account_id, balance, None, 1000, 900.0)
 
     def turn(self, act):
         (granted,), _ = self.services.ledger.turn(self.journal, [self.ask(act)], [])
@@ -239,7 +239,7 @@ class Host:
 
     def close(self, act):
         account_id, balance, *_ = self.accounts[act]
-        asked = CloseAsk(account_id, self.uuid(act, balance), 0)
+        asked = CloseRequest(account_id, self.uuid(act, balance), 0)
         assert self.services.ledger.turn(self.journal, [], [asked]) == ([], [True])
 
     def close_alone(self, act):
@@ -267,7 +267,7 @@ class Host:
                 (now, account_id, balance),
             )
             closing_store.finish_closing(self.connection, account_id, balance, now)
-            store.tell_account(self.connection, account_id)
+            store.notify_hosts(self.connection, account_id)
 
     def chain(self, act):
         account_id, *_ = self.accounts[act]

@@ -13,7 +13,7 @@ import pytest
 
 from tests.charging.ledger.test_day_store import unequal_days
 from tokenworks.charging.ledger import day_store, usage_store
-from tokenworks.charging.ledger.usage_store import UsageTime
+from tokenworks.charging.ledger.usage_store import UsageFilter
 from tokenworks.charging.money import charge_store
 from tokenworks.kernel import uuid7_floor
 
@@ -94,7 +94,7 @@ def reads(services, span):
     some = c.execute(
         "SELECT usage_id FROM usage WHERE account_id = %s ORDER BY usage_id OFFSET 2500 LIMIT 1", (ME,)
     ).fetchone()[0]
-    last = UsageTime(
+    last = UsageFilter(
         end - timedelta(days=3), end, floor(end - timedelta(days=4)), floor(end + timedelta(days=1))
     )
     months = c.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'usage'::regclass").fetchone()[0]
@@ -107,10 +107,10 @@ def reads(services, span):
         "usage by day": (lambda: day_store.tokens_by_day(c, ME, begin.date()), 0),
         "usage by member": (lambda: day_store.by_member(c, ME, begin.date()), 0),
         "usage by id": (lambda: usage_store.usage_record(c, ME, some), 1),
-        "a page": (lambda: usage_store.usage_page(c, ME, None, UsageTime(), None, 0, PAGE), months),
-        "a page of long ago": (lambda: usage_store.usage_page(c, ME, None, UsageTime(), floor(begin + timedelta(days=9)), 0, PAGE), months),
+        "a page": (lambda: usage_store.usage_page(c, ME, None, UsageFilter(), None, 0, PAGE), months),
+        "a page of long ago": (lambda: usage_store.usage_page(c, ME, None, UsageFilter(), floor(begin + timedelta(days=9)), 0, PAGE), months),
         "a page of days": (lambda: usage_store.usage_page(c, ME, None, last, None, 0, PAGE), 2),
-        "a member's page": (lambda: usage_store.usage_page(c, ME, member, UsageTime(), None, 0, PAGE), months),
+        "a member's page": (lambda: usage_store.usage_page(c, ME, member, UsageFilter(), None, 0, PAGE), months),
     }  # fmt: skip
 
 

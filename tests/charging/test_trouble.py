@@ -312,8 +312,8 @@ def test_who_waits_first_is_served_first(sold):
     held = grant(services, sold.account_id, sold.bucket(), sold.a, 10_000_000)
     c = uuid7()
     services.ledger.register_journal(c, "host-2")
-    first = services.ledger.ask_back(account, sold.b)
-    second = services.ledger.ask_back(account, c)
+    first = services.ledger.request_recall(account, sold.b)
+    second = services.ledger.request_recall(account, c)
     assert services.ledger.recalls_for(sold.a) == [(first, account), (second, account)]
     assert services.ledger.recalls_for(sold.b) == []  # it has nothing of this account
     assert not services.ledger.recall_answered(first, account, sold.b)
@@ -331,7 +331,7 @@ def test_who_waits_first_is_served_first(sold):
 
 def test_a_waiter_that_is_gone_holds_up_nobody(sold):
     services, account = sold.services, sold.account_id.hex
-    services.ledger.ask_back(account, sold.a)
+    services.ledger.request_recall(account, sold.a)
     services.connection.execute("UPDATE recall SET asked_at = asked_at - make_interval(secs => 5)")
     assert (
         recall_store.first_waiter(services.connection, sold.account_id, recall_store.RECALL_WAIT_MAX_S)

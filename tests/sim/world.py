@@ -13,7 +13,7 @@ from tokenworks.catalog import Counts, Weights
 from tokenworks.charging import FOLLOW_UP, HostGrants, Need, Slices, wire
 from tokenworks.charging.errors import GrantStillOpen
 from tokenworks.charging.host.account import PendingSliceRequest
-from tokenworks.charging.ledger.model import Granted
+from tokenworks.charging.ledger.model import GrantAnswer
 from tokenworks.charging.messages import Amount, BucketTerms, Verdict
 from tokenworks.charging.model import spending_order
 from tokenworks.kernel import Unavailable
@@ -175,7 +175,7 @@ class Port:
             if behind:
                 added = 0
             if grant_id is None and not added:
-                return Granted("", 0, 0, 0.0, behind=True) if behind else None
+                return GrantAnswer("", 0, 0, 0.0, behind=True) if behind else None
             name = grant_id or f"g{next(self.ledger.numbers)}"
             if grant_id is None:
                 self.ledger.grants[name] = SimpleNamespace(
@@ -186,7 +186,7 @@ class Port:
             assert grant.host == self.host.name
             bucket.remaining -= added
             grant.amount += added
-            return Granted(name, added, bucket.remaining, spend_for_s, behind)
+            return GrantAnswer(name, added, bucket.remaining, spend_for_s, behind)
 
         return await self._call(act)
 
@@ -236,7 +236,7 @@ class Port:
     async def window_back_s(self, account_id, bucket_ids):
         return await self._call(lambda: 1)  # how long is the ledger's to say, on real PostgreSQL
 
-    async def ask_back(self, account_id):
+    async def request_recall(self, account_id):
         def act():
             recall = SimpleNamespace(
                 number=next(self.ledger.numbers),

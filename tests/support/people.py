@@ -7,7 +7,7 @@ from datetime import timedelta
 from tests.support.auditor import verify
 from tokenworks.app.ports.notify import deliver
 from tokenworks.app.settings import load_settings
-from tokenworks.trust import KeptAnswer
+from tokenworks.trust import StoredAnswer
 
 PHONE, NAME = "+8613876543210", "Wilhelmina Xylander"
 
@@ -94,7 +94,7 @@ def told(services, subscriber):
     assert told == (3, 3)
     # What came under an idempotency key is answered again for a month.
     services.answers.begin("member:x", "k", b"asked")
-    answer = KeptAnswer(201, {}, json.dumps({"name": NAME, "phone": PHONE}).encode())
+    answer = StoredAnswer(201, {}, json.dumps({"name": NAME, "phone": PHONE}).encode())
     services.answers.keep("member:x", "k", answer, subscriber.subscriber_id)
     assert services.answers.begin("member:x", "k", b"asked") == answer
 

@@ -102,7 +102,7 @@ def test_keys_are_visible_ascii_and_short(client, family):
 def test_two_at_once_are_one(services, database_url):
     """The second one waits for the first one's end, then gets its answer."""
     from tokenworks.app.database.connections import connect
-    from tokenworks.trust import Answers, KeptAnswer, KeyReused, PersonVault
+    from tokenworks.trust import Answers, KeyReused, PersonVault, StoredAnswer
 
     clock: Clock = services.clock
     found = []
@@ -120,9 +120,9 @@ def test_two_at_once_are_one(services, database_url):
 
         thread = threading.Thread(target=second)
         thread.start()
-        services.answers.keep("a", "k", KeptAnswer(201, {"location": "x"}, b"done"))
+        services.answers.keep("a", "k", StoredAnswer(201, {"location": "x"}, b"done"))
     thread.join(10)
-    assert found == [KeptAnswer(201, {"location": "x"}, b"done")]
+    assert found == [StoredAnswer(201, {"location": "x"}, b"done")]
     with pytest.raises(KeyReused), other.transaction():
         Answers(other, clock, PersonVault(other, services.vault._secrets)).begin("a", "k", b"another")
     other.close()

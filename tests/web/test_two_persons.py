@@ -9,7 +9,7 @@ from tokenworks.cli.main import cli
 from tokenworks.cli.trail import audited_commands
 from tokenworks.kernel import ManualClock
 from tokenworks.subscriptions import month_start
-from tokenworks.trust import ALONE, MONEY_MOVES, ApprovalNeeded
+from tokenworks.trust import MONEY_MOVES, ONE_PERSON_OPERATIONS, ApprovalNeeded
 
 YUAN = 10**9
 LIMIT, BELOW, ABOVE = 5, 3, 8
@@ -242,6 +242,6 @@ def test_every_door_of_staff_is_in_the_table(api):
         if method != "get" and {"operator", "finance"} & set(said.get("x-roles", ()))
     }
     doors = [door for move in MONEY_MOVES for door in (*move.commands, *move.routes)]
-    assert len(doors) == len(set(doors)) and not set(doors) & set(ALONE)
-    assert set(doors) | set(ALONE) == set(audited_commands(cli)) | routes
-    assert all(ALONE.values())
+    assert len(doors) == len(set(doors)) and not set(doors) & set(ONE_PERSON_OPERATIONS)
+    assert set(doors) | set(ONE_PERSON_OPERATIONS) == set(audited_commands(cli)) | routes
+    assert all(ONE_PERSON_OPERATIONS.values())

@@ -90,9 +90,9 @@ class AppServices:
         return charging.Ledger(self.connection, self.clock)
 
     @cached_property
-    def following(self) -> charging.Following:
+    def following(self) -> charging.RequestLookup:
         log = self._settings.log
-        return charging.Following(
+        return charging.RequestLookup(
             self.connection,
             self.clock,
             self.offerings.rate_cards,

@@ -13,8 +13,8 @@ from tokenworks.charging.ledger.verify import (
     CHAINED,
     FINDINGS_MAX,
     RERATED,
+    CheckFunction,
     Finding,
-    Pass,
     checks,
     rolling,
     steps,
@@ -94,7 +94,7 @@ TIMED: Final[dict[str, str]] = {
     "id: what is dated was made at that time, as its id says": " UNION ALL ".join(map(_made_at, _MADE)),
 }
 """What holds where all clocks are one: of a works whose clock a test has moved it says nothing."""
-PASSES: Final[tuple[tuple[str, Pass], ...]] = (
+PASSES: Final[tuple[tuple[str, CheckFunction], ...]] = (
     (sold_store.INVARIANT, sold_store.sold),
     (cycle_store.INVARIANT, cycle_store.cycles),
 )
@@ -129,7 +129,7 @@ def audit(
     return verify(connection, cards, progress, _more(timed=timed), PASSES)
 
 
-def audit_checks(cards: dict[str, RateCard], *, timed: bool = True) -> list[tuple[str, Pass]]:
+def audit_checks(cards: dict[str, RateCard], *, timed: bool = True) -> list[tuple[str, CheckFunction]]:
     """(invariant, check) of all of them; each is for a transaction of the caller's."""
     return list(checks(cards, _more(timed=timed), PASSES))
 
@@ -137,12 +137,12 @@ def audit_checks(cards: dict[str, RateCard], *, timed: bool = True) -> list[tupl
 def audit_on(
     connection: Connection,
     cards: dict[str, RateCard],
-    progress: rolling.Step | None = None,
+    progress: rolling.Progress | None = None,
     *,
     full: bool = False,
     timed: bool = True,
     processes: int = 1,
-) -> tuple[list[Finding], rolling.Read]:
+) -> tuple[list[Finding], rolling.Coverage]:
     """What breaks an invariant of what is new since the last run, and of a part of the old; of everything where `full`. It
     remembers how far it came. `progress(what, steps done, of how many)`.
 
@@ -160,14 +160,14 @@ class Verified(NamedTuple):
     """`counts`: how many rows of each table the books have, where everything was read."""
 
     findings: list[Finding]
-    read: rolling.Read
+    read: rolling.Coverage
     counts: dict[str, int]
 
 
 def verify_books(
     connection: Connection,
     cards: dict[str, RateCard],
-    progress: rolling.Step,
+    progress: rolling.Progress,
     *,
     full: bool,
     processes: int | None = None,

@@ -12,7 +12,7 @@ import psycopg
 
 from tokenworks.app import verify_worker
 from tokenworks.app.verify_worker import Begin, Done, Failed, Step
-from tokenworks.charging.ledger.verify.pieces import Found, Piece
+from tokenworks.charging.ledger.verify.pieces import Piece, PieceResult
 from tokenworks.charging.ledger.verify.rolling import Readers
 from tokenworks.kernel import Invalid, Unavailable
 
@@ -31,7 +31,7 @@ def readers(connection: psycopg.Connection[Any], processes: int, *, timed: bool)
         raise Invalid(f"{processes} processes: at most {PROCESSES_MAX} read at once")
     info = connection.info
 
-    def read(snapshot: str, pieces: Sequence[Piece], step: Callable[[str], None]) -> list[Found]:
+    def read(snapshot: str, pieces: Sequence[Piece], step: Callable[[str], None]) -> list[PieceResult]:
         begin = Begin(info.dsn, info.password or None, snapshot, timed)
         with contextlib.ExitStack() as stack:
             workers = [
@@ -103,9 +103,9 @@ class _Run:
     ) -> None:
         self._workers, self._pieces, self._step = workers, pieces, step
         self._next = 0
-        self._found: dict[int, Found] = {}
+        self._found: dict[int, PieceResult] = {}
 
-    def results(self) -> list[Found]:
+    def results(self) -> list[PieceResult]:
         """What was found in each piece. Raises `Unavailable` where a process ends or fails: what it did not read nobody has read."""
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:

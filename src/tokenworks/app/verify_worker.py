@@ -13,7 +13,7 @@ import psycopg
 from tokenworks.app.database.waiting import CONNECT_TIMEOUT_S, KEEPALIVES
 from tokenworks.catalog import Offerings
 from tokenworks.charging.ledger.verify import FINDINGS_MAX
-from tokenworks.charging.ledger.verify.pieces import TEMP_BUFFERS, WORK_MEM, Found, Piece, look_at
+from tokenworks.charging.ledger.verify.pieces import TEMP_BUFFERS, WORK_MEM, Piece, PieceResult, check_piece
 from tokenworks.kernel import SystemClock
 
 
@@ -35,7 +35,7 @@ class Step(msgspec.Struct, tag=True, frozen=True):
 class Done(msgspec.Struct, tag=True, frozen=True):
     """What was found in the piece."""
 
-    found: Found
+    found: PieceResult
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -69,7 +69,7 @@ def main() -> int:
             cards = Offerings(connection, SystemClock(), is_dev=False).rate_cards()
             checks = dict(audit_checks(cards, timed=begin.timed))
             while line := source.readline():
-                found = look_at(
+                found = check_piece(
                     connection, piece_of(line), checks, lambda name: _say(Step(name)), FINDINGS_MAX
                 )
                 _say(Done(found))

@@ -34,7 +34,7 @@ from tokenworks.billing.payments import PHONE_BILL, Payments
 from tokenworks.charging import FEN_NANO, Charges
 from tokenworks.kernel import Clock, check_reason, uuid7
 from tokenworks.subscriptions import Subscriber, Subscriptions, day_of, last_day
-from tokenworks.trust import NOBODY, PersonVault
+from tokenworks.trust import NO_PERSON, PersonVault
 
 PAGE_MAX: Final = 1000
 ANSWER_BATCH: Final = 2000
@@ -121,7 +121,7 @@ class ChargeFiles:
     def files(self, limit: int = PAGE_MAX) -> list[dict[str, object]]:
         """Charge files, newest first. The hash of a file with an erased subscriber is None, because the phone number follows from it."""
         found = charge_file_store.files(self._connection, min(limit, PAGE_MAX))
-        key = self._vault.key(NOBODY)
+        key = self._vault.key(NO_PERSON)
         for file in found:
             file_id, sealed = file.pop("charge_file_id"), file.pop("sha256_sealed")
             assert isinstance(file_id, UUID)

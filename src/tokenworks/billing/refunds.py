@@ -106,7 +106,7 @@ class Refunds:
             for charge in charges:
                 now, requested_nano, kept = self._clock.now(), amount_nano, None
                 if part == "unused" and charge.quantity:
-                    kept = self._charges.kept(charge)
+                    kept = self._charges.kept_quantity(charge)
                 elif part == "unused":
                     unearned_share = unearned(charge.period_start, charge.period_end, now)
                     requested_nano = share(charge.amount_nano, unearned_share.num, unearned_share.den)

@@ -58,7 +58,7 @@ def _grant_json(grant: dict[str, Any]) -> dict[str, Any]:
 def grant_close(context: Context, grant_id: UUID, as_json: bool) -> None:
     """Have its host close a grant as soon as nothing runs on it."""
     with context.services() as services:
-        services.ledger.ask_grant_back(grant_id)
+        services.ledger.request_grant_close(grant_id)
     said({"grant_id": grant_id}, "Its host is asked to close it.", as_json)
 
 

@@ -174,7 +174,7 @@ class PayAsYouGo:
     def _buy(self, subscriber: Subscriber, product: Product, sold: SoldOffering, steps: int) -> bool:
         offering, now = sold.offering, self._clock.now()
         price = price_for(self._connection, subscriber, offering, now)
-        spent = self._charges.stepped_since(subscriber.account_id, month_start(now))
+        spent = self._charges.step_charges_since(subscriber.account_id, month_start(now))
         limit = subscriber.credit_limit_nano
         over_cap = spent + steps * price > subscriber.cap_nano
         if over_cap or (
@@ -243,7 +243,7 @@ class PayAsYouGo:
 
     def spent(self, subscriber: Subscriber) -> int:
         """What the steps of this calendar month cost, in nano."""
-        return self._charges.stepped_since(subscriber.account_id, month_start(self._clock.now()))
+        return self._charges.step_charges_since(subscriber.account_id, month_start(self._clock.now()))
 
     def control(
         self,
@@ -281,7 +281,7 @@ class PayAsYouGo:
                     self._clock.now(),
                     said_by=said_by,
                 )
-            self._ledger.tell_account(subscriber.account_id)
+            self._ledger.notify_hosts(subscriber.account_id)
         found = people_store.find_subscriber(self._vault, subscriber_id=subscriber.subscriber_id)
         assert found is not None
         return found

@@ -226,7 +226,7 @@ class Subscriptions:
                 if fields:
                     people_store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
                 if "regions" in fields or "home_region" in fields:
-                    self._ledger.tell_account(subscriber.account_id)
+                    self._ledger.notify_hosts(subscriber.account_id)
         return self.find(str(subscriber.subscriber_id))
 
     def identify(self, subscriber: Subscriber, document: Document, number: str) -> None:

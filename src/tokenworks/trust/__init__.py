@@ -1,4 +1,4 @@
-"""Identity: API keys, one-time codes, sessions, staff and roles, idempotency keys, and the pepper that all are hashed under."""
+"""Identity: API keys, one-time codes, sessions, staff and roles, idempotency keys, the peppers of their hashes, and the person vault."""
 
 from tokenworks.kernel.door import open_door
 

@@ -1,14 +1,14 @@
-"""Facts about identity, in order of precedence."""
+"""The errors of trust, in order of precedence."""
 
 from tokenworks.kernel import Conflict, NotFound, Refused
 
 
 class KeyNotFound(NotFound):
-    """No such key id."""
+    """There is no key with this id."""
 
 
 class TooManyCodes(Refused):
-    """Codes for a number, or from an address, were asked for too often."""
+    """Codes for a number, or from an address, were requested too often. `wait_s`: when the next request is allowed."""
 
     def __init__(self, text: str, wait_s: int) -> None:
         super().__init__(text)
@@ -16,20 +16,20 @@ class TooManyCodes(Refused):
 
 
 class CodeWrong(Refused):
-    """The one-time code is wrong, used or too old."""
+    """The one-time code is wrong, used or expired."""
 
 
 class NotSignedIn(Refused):
-    """Nobody, or nobody known, asks."""
+    """The request has no credentials, or unknown ones."""
 
 
 class NotAllowed(Refused):
-    """Whoever asks may not do this."""
+    """The role of the caller does not allow this."""
 
 
 class StaffExists(Conflict):
-    """There is staff of this name."""
+    """A staff member with this name, or one that looks like it, exists already."""
 
 
 class StaffNotFound(NotFound):
-    """There is no such staff."""
+    """There is no active staff member with this name."""

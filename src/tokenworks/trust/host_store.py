@@ -1,4 +1,4 @@
-"""The SQL of which secrets hosts have loaded."""
+"""The SQL of the reports in which hosts say which secrets they have loaded."""
 
 from uuid import UUID
 

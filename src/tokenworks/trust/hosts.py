@@ -1,4 +1,4 @@
-"""Which secrets each host of the fleet has loaded, as its recorder reports it: what is rotated is used when all of them have it."""
+"""The secrets that each host of the fleet has loaded, as its recorder reports. A rotated secret is used when all hosts have loaded it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -12,9 +12,10 @@ from tokenworks.trust import host_store as store
 
 
 class HostSecrets(NamedTuple):
-    """Of one host: the versions that each of its processes has, and that are the works' own by their fingerprints. `issues_under`:
-    the pepper that its control plane makes new keys under. `webhook`: the fingerprint of its webhook secret, None without one.
-    `reports` is False for a host that has said nothing yet, such as one of an earlier release.
+    """The secrets of one host: the versions that all of its processes have loaded and whose fingerprints match the database.
+
+    `reports`: False if the host has not reported yet, for example because its release is older. `issues_under`: the pepper version under
+    which its control plane makes new keys. `webhook`: the fingerprint of its webhook secret; None if it has none.
     """
 
     journal_id: UUID
@@ -28,7 +29,7 @@ class HostSecrets(NamedTuple):
 
 
 def host_secrets(connection: Connection, hosts: Iterable[tuple[UUID, str, datetime]]) -> list[HostSecrets]:
-    """What each of these hosts (journal, name, last heard of) has loaded."""
+    """The secrets of each of these hosts, which are given as (journal, name, last seen)."""
     seen = list(hosts)
     reports = {
         row[0]: row[1:] for row in store.reports(connection, [journal_id for journal_id, _, _ in seen])
@@ -56,12 +57,12 @@ def report_secrets(
     wrapping: Sequence[int],
     webhook: bytes | None,
 ) -> None:
-    """What a host has loaded, in place of what it reported before."""
+    """Store which secrets a host has loaded. Replaces its earlier report."""
     store.report(connection, journal_id, list(peppers), issues_under, list(wrapping), webhook)
 
 
 def refuse_where_missing(hosts: Sequence[HostSecrets], file: str, has: Callable[[HostSecrets], bool]) -> None:
-    """Raises `Conflict`, which names the hosts of the fleet that have not loaded a file."""
+    """Raises `Conflict` with the names of the hosts that have not loaded a file. `has`: True for a host that has."""
     missing = [host for host in hosts if not has(host)]
     if missing:
         names = ", ".join(

@@ -1,4 +1,4 @@
-"""API keys: their text, its checksum, and what a key is once it is known."""
+"""API keys: the format of their text, its checksum and MAC, and the types of a known key."""
 
 import hashlib
 import hmac
@@ -16,10 +16,9 @@ KEY_CHARS_MAX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What a key may do. The key itself is never kept, only its MAC.
+    """What a key may do. The text of a key is never stored, only its MAC.
 
-    `models` is None where every model is allowed. `cap_bucket_id` names the bucket that holds what is left of
-    the key's cap. Times are milliseconds since 1970.
+    `models` is None if every model is allowed. `cap_bucket_id`: the bucket of the key's own cap. Times are milliseconds since 1970.
     """
 
     key_id: UUID
@@ -28,7 +27,7 @@ class ApiKey:
     models: frozenset[str] | None
     cap_bucket_id: UUID | None
     expires_at_ms: int | None
-    # Of pages that may use it (`https://app.example`); None: whatever the server allows.
+    # The origins of pages that may use the key (`https://app.example`); None: those that the server allows.
     origins: frozenset[str] | None = None
 
 
@@ -44,7 +43,7 @@ class ApiKeyInfo:
     expires_at: datetime | None
     created_at: datetime
     revoked_at: datetime | None
-    # When it was spent with last, to a minute.
+    # The time of the last request with this key, to a minute.
     used_at: datetime | None = None
 
 
@@ -67,7 +66,7 @@ def format_key(environment: str, secret: int) -> str:
 
 
 def is_key(text: str) -> bool:
-    """Whether the checksum is right: a typo is told apart from an unknown key without a look-up."""
+    """True if the text has the form of a key and its checksum is right. So a typo needs no look-up."""
     if not text.startswith("twk_") or not KEY_SECRET_CHARS < len(text) <= KEY_CHARS_MAX or not text.isascii():
         return False
     return hmac.compare_digest(_check(text[:-KEY_CHECK_CHARS]), text[-KEY_CHECK_CHARS:])

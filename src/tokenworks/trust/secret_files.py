@@ -1,7 +1,7 @@
-"""The files of `secrets_dir`: which there are, how one is read, and which are none of ours.
+"""The files of `secrets_dir`: finding, reading and making secrets, and reporting files that are no secrets.
 
-A file is a secret by its whole name. What only looks like one (an editor's copy, a folder, a version that is no number) is never
-read, and never in the way of a start; `strays` names it with what to do.
+A file is a secret only if its whole name is that of a secret. A file that merely looks like one (an editor's copy, a folder, a version
+that is no number) is never read, and never prevents a start; `strays` reports it with what to do.
 """
 
 import os
@@ -21,16 +21,16 @@ WEBHOOK: Final = "webhook-secret"
 WEBHOOK_OLD: Final = "webhook-secret-old"
 _PRIVATE: Final = 0o077
 _NUMBER = re.compile(r"[1-9][0-9]{0,2}")
-# That are ours, or look as if somebody took them for ours.
+# Names of secrets, and names that an operator could mistake for one.
 _OURS = re.compile(r"(pepper|person|webhook-secret)", re.IGNORECASE)
 _LEFTOVER = re.compile(r"^\.|^#|~$|\.(?:bak|old|orig|new|swp|tmp|rpmsave|dpkg-\w+)$", re.IGNORECASE)
 STRAYS_MAX: Final = 50
-# A file of so many bytes more has a line end that an editor or a copy by hand put there.
+# Line ends that an editor, or a copy by hand, may have added to a secret.
 _LINE_ENDS: Final = (b"\r\n", b"\n")
 
 
 def versions_of(secrets_dir: Path, kind: str) -> dict[int, Path]:
-    """The files `<kind><version>` by version. Raises `Unavailable` where the folder can't be read."""
+    """The files `<kind><version>` by version. Raises `Unavailable` if the folder cannot be read."""
     found = {}
     for name in _names(secrets_dir):
         number = name.removeprefix(kind)
@@ -53,7 +53,10 @@ def _owner() -> str:
 
 
 def read_secret(path: Path, length_bytes: int, what: str) -> bytes:
-    """A secret of so many random bytes; a line end behind them is left out. Raises `Unavailable`, with what to do."""
+    """Read a secret of `length_bytes` random bytes, without a line end behind them. `what`: its name in error texts.
+
+    Raises `Unavailable`, whose text says what to do.
+    """
     content = read_private(path)
     for end in _LINE_ENDS:
         if len(content) == length_bytes + len(end) and content.endswith(end):
@@ -69,7 +72,7 @@ def read_secret(path: Path, length_bytes: int, what: str) -> bytes:
 def read_versions(
     secrets_dir: Path, kind: str, length_bytes: int, what: str
 ) -> tuple[dict[int, bytes], dict[int, str]]:
-    """(secrets, why one can't be used) by version. One that the works does not use is in nobody's way: whoever needs it says why."""
+    """(version -> secret, version -> why its file cannot be used). The caller reports a flaw only if it needs that version."""
     found, flaws = {}, {}
     for version, path in versions_of(secrets_dir, kind).items():
         try:
@@ -80,7 +83,7 @@ def read_versions(
 
 
 def read_private(path: Path) -> bytes:
-    """What a file holds that its owner alone may read. Raises `Unavailable`, with what to do."""
+    """The content of a file that only its owner may read. Raises `Unavailable`, whose text says what to do."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -99,22 +102,25 @@ def read_private(path: Path) -> bytes:
 
 
 def make_secret(path: Path, length_bytes: int, *, text: bool = False) -> None:
-    """A file of random bytes (`text`: in hexadecimal) for its owner alone; one that is there stays. It is there whole, or not at all."""
+    """Make a file of random bytes (`text`: in hexadecimal) that only its owner may read, unless the file exists.
+
+    The file appears under its name complete or not at all.
+    """
     if path.exists():
         return
-    half = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    file = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(file, "wb") as out:
         content = secrets.token_bytes(length_bytes)
         out.write(content.hex().encode() if text else content)
         out.flush()
         os.fsync(out.fileno())
     try:
-        os.link(half, path)
-    except FileExistsError:  # another process made it at the same moment
+        os.link(temporary, path)
+    except FileExistsError:  # another process made the file at the same moment
         pass
     finally:
-        half.unlink()
+        temporary.unlink()
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -123,20 +129,20 @@ def make_secret(path: Path, length_bytes: int, *, text: bool = False) -> None:
 
 
 def strays(secrets_dir: Path, used: Collection[str] = ()) -> Iterator[tuple[Path, str]]:
-    """Files that are no secret of ours and none of `used` (the names of upstreams' credentials): each with what to do."""
+    """(path, what to do) of each file that is neither a secret of this module nor in `used` (the names of deployments' credentials)."""
     count = 0
     for name in _names(secrets_dir):
-        said = _stray(secrets_dir / name, name, used)
-        if said is None:
+        advice = _stray(secrets_dir / name, name, used)
+        if advice is None:
             continue
         count += 1
         if count > STRAYS_MAX:
             return
-        yield secrets_dir / name, said
+        yield secrets_dir / name, advice
 
 
 def _stray(path: Path, name: str, used: Collection[str]) -> str | None:
-    """Why a file is none of ours and what to do, in words that follow its path; None for one of ours."""
+    """Why a file is not read and what to do, as words that follow its path; None for a secret or a used file."""
     known = name in {LOOKUP, WEBHOOK, WEBHOOK_OLD} or any(
         name.startswith(kind) and _NUMBER.fullmatch(name.removeprefix(kind)) for kind in (PEPPER, WRAP)
     )

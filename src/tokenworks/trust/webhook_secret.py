@@ -1,4 +1,4 @@
-"""What the operator's own webhook and work orders are signed with: a file of the secrets, and for a while the one of before."""
+"""The secret that signs the operator's own webhook and work orders. After a rotation the previous secret also signs for a while."""
 
 import contextlib
 import os
@@ -14,8 +14,10 @@ SECRET_BYTES: Final = 32
 
 
 class WebhookSecret:
-    """In `secrets_dir`, made at the first need, 0600. It is read each time, so that what is copied to a host is used at once. `overlap`:
-    for how long the secret of before a rotation signs, too.
+    """The secret in a file of `secrets_dir`, of mode 0600, which is made when it is first needed.
+
+    The file is read for each use, so a file that is copied to a host is used at once. `overlap`: how long after a rotation the previous
+    secret signs, too.
     """
 
     def __init__(self, secrets_dir: Path, overlap: timedelta) -> None:
@@ -24,12 +26,12 @@ class WebhookSecret:
         self._overlap = overlap
 
     def current(self) -> bytes:
-        """Raises `Unavailable` where it can't be used."""
+        """The current secret. Raises `Unavailable` if its file cannot be used."""
         make_secret(self._path, SECRET_BYTES, text=True)
         return _read_text(self._path)
 
     def signing(self, now: datetime) -> list[bytes]:
-        """The secret, and in the overlap after a rotation the one of before."""
+        """The secrets that sign now: the current one, and during the overlap after a rotation the previous one."""
         found = [self.current()]
         ends_at = self.overlap_ends_at()
         if ends_at is not None and now < ends_at:
@@ -37,7 +39,7 @@ class WebhookSecret:
         return found
 
     def overlap_ends_at(self) -> datetime | None:
-        """Until when the secret of before signs, too; None where there is none."""
+        """Until when the previous secret signs, too; None if there is no previous secret."""
         try:
             rotated_s = self._old.stat().st_mtime
         except FileNotFoundError:
@@ -45,28 +47,28 @@ class WebhookSecret:
         return datetime.fromtimestamp(rotated_s, UTC) + self._overlap
 
     def rotate(self, now: datetime, *, force: bool = False) -> str:
-        """A new secret of our own: the file of the one of before is kept beside it, dated with the rotation. There is a secret at every
-        moment, of which another process may read either.
+        """Make a new secret, and return it. The previous one is stored beside it, in a file dated with the rotation. At every moment there
+        is a complete secret, the old or the new one, for other processes to read.
 
-        Raises `Conflict` while the one of before still signs (a receiver may have that one alone), but for `force`, which ends it.
+        Raises `Conflict` while the previous secret still signs, since a receiver may only know that one. `force` ends it instead.
         """
         ends_at = self.overlap_ends_at()
         if ends_at is not None and now < ends_at and not force:
             raise Conflict(
-                f"the secret was rotated already, and the one of before signs until {ends_at:%Y-%m-%d %H:%M} UTC: receivers may have that "
-                "one alone. Rotate again after that, or with --force, which ends it now"
+                f"the secret was rotated already, and the previous one signs until {ends_at:%Y-%m-%d %H:%M} UTC: receivers may only know "
+                "that one. Rotate again after that, or with --force, which ends it now"
             )
         path = self._path
         make_secret(path, SECRET_BYTES, text=True)
-        # One that can't be used signed nothing: nobody needs it beside the new one.
+        # A secret that cannot be used has signed nothing, so it need not be kept.
         with contextlib.suppress(Unavailable):
-            of_before = _read_text(path)
-            # A copy first: the secret itself is replaced by one rename.
-            before = path.with_name(f".{WEBHOOK_OLD}.{secrets.token_hex(8)}")
-            before.touch(mode=0o600)
-            before.write_bytes(of_before)
-            os.utime(before, (now.timestamp(), now.timestamp()))
-            before.replace(self._old)
+            previous = _read_text(path)
+            # The previous secret is copied first; one rename then replaces the current secret.
+            copy = path.with_name(f".{WEBHOOK_OLD}.{secrets.token_hex(8)}")
+            copy.touch(mode=0o600)
+            copy.write_bytes(previous)
+            os.utime(copy, (now.timestamp(), now.timestamp()))
+            copy.replace(self._old)
         new = path.with_name(f".{WEBHOOK}.{secrets.token_hex(8)}")
         make_secret(new, SECRET_BYTES, text=True)
         text = _read_text(new).decode()
@@ -75,11 +77,11 @@ class WebhookSecret:
 
 
 def _read_text(path: Path) -> bytes:
-    """A line end that an editor left behind a secret is no part of it."""
+    """The secret in a file, without a line end that an editor may have added. Raises `Unavailable`."""
     secret = read_private(path).strip()
     if not secret or len(secret.split()) > 1:
-        said = "is empty" if not secret else "has more than one line or word"
+        problem = "is empty" if not secret else "has more than one line or word"
         raise Unavailable(
-            f"{path} {said}, and a secret is one line: `tokenworks webhook rotate` makes a new one"
+            f"{path} {problem}, and a secret is one line: `tokenworks webhook rotate` makes a new one"
         )
     return secret

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from tokenworks.kernel import Invalid
-from tokenworks.trust import Answers, KeptAnswer
+from tokenworks.trust import Answers, StoredAnswer
 from tokenworks.web.principals import Who
 from tokenworks.web.services import Asked
 
@@ -22,7 +22,7 @@ _KEPT_HEADERS: Final = frozenset({"content-type", "location", "etag"})
 class Repeated(Exception):
     """The request came before under its idempotency key: this is what it was answered."""
 
-    def __init__(self, kept: KeptAnswer) -> None:
+    def __init__(self, kept: StoredAnswer) -> None:
         super().__init__("the request came before")
         self.kept = kept
 
@@ -89,7 +89,7 @@ class RepeatableRoute(APIRoute):
             claim: _Claim | None = getattr(request.state, "claim", None)
             if claim is not None:
                 headers = {k: v for k, v in response.headers.items() if k in _KEPT_HEADERS}
-                kept = KeptAnswer(response.status_code, headers, bytes(response.body))
+                kept = StoredAnswer(response.status_code, headers, bytes(response.body))
                 await run_in_threadpool(claim.answers.keep, claim.asker, claim.key, kept, claim.person_id)
             return response
 

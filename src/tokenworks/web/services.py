@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 
 from tokenworks.billing import Bills, ChargeFiles, Disputes, Documents, Focus, PaymentDesk, Payments, Refunds
 from tokenworks.catalog import Drafts, Offerings
-from tokenworks.charging import Adjustments, Charges, FailedJobs, Following, Ledger, Transfers
+from tokenworks.charging import Adjustments, Charges, FailedJobs, Ledger, RequestLookup, Transfers
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions import (
     Access,
@@ -40,7 +40,7 @@ class Services(Protocol):
     @property
     def ledger(self) -> Ledger: ...
     @property
-    def following(self) -> Following: ...
+    def following(self) -> RequestLookup: ...
     @property
     def charges(self) -> Charges: ...
     @property

@@ -24,15 +24,15 @@ def only(services):
 
 def test_a_host_says_what_it_runs_and_since_when(services, host):
     assert services.ledger.hosts() == [], "it was not heard yet"
-    services.ledger.says_release(host, OLD)
+    services.ledger.report_release(host, OLD)
     services.ledger.hosts_alive(host)
     found = only(services)
     assert (found.host, found.release, found.alive) == ("a", OLD, True)
     # Its recorder is another one, the release the same.
-    services.ledger.says_release(host, OLD)
+    services.ledger.report_release(host, OLD)
     services.ledger.hosts_alive(host)
     assert only(services).since == found.since
-    services.ledger.says_release(host, NEW)
+    services.ledger.report_release(host, NEW)
     services.ledger.hosts_alive(host)
     assert only(services).release == NEW and only(services).since > found.since
     services.ledger.host_leaves(host)
@@ -40,7 +40,7 @@ def test_a_host_says_what_it_runs_and_since_when(services, host):
 
 
 def test_a_host_that_went_back_to_a_release_that_says_nothing_is_known_as_such(services, host):
-    services.ledger.says_release(host, NEW)
+    services.ledger.report_release(host, NEW)
     services.ledger.hosts_alive(host)
     # As releases before schema 0030 have it.
     services.connection.execute(
@@ -53,7 +53,7 @@ def test_a_host_that_went_back_to_a_release_that_says_nothing_is_known_as_such(s
 
 
 def test_a_plan_names_the_hosts_that_a_step_leaves_behind(services, host):
-    services.ledger.says_release(host, OLD)
+    services.ledger.report_release(host, OLD)
     services.ledger.hosts_alive(host)
     assert older_hosts(services.ledger.hosts(), "0031", "0031") == ["a"]
     assert older_hosts(services.ledger.hosts(), "0030", "0031") == []

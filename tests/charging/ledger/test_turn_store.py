@@ -15,7 +15,7 @@ from tokenworks.charging.errors import GrantStillOpen
 from tokenworks.charging.host.account import PendingSliceRequest
 from tokenworks.charging.host.grants import ACCOUNTS_SERVED_MAX, HostGrants
 from tokenworks.charging.ledger import turn_store
-from tokenworks.charging.ledger.turn_store import CloseAsk, GrantAsk
+from tokenworks.charging.ledger.turn_store import CloseRequest, GrantRequest
 from tokenworks.charging.messages import Need, SliceAnswer, Verdict
 from tokenworks.kernel import Unavailable, uuid7
 
@@ -175,7 +175,7 @@ def test_nothing_is_overdrawn_and_what_cannot_be_spent_is_refused_beside_what_ca
     assert [one.added for one in (first, second) if one is not None] == [TOTAL]
     assert bucket(services, twice[0]).remaining == 0
     assert services.ledger.turn(
-        JOURNAL, [], [CloseAsk(UUID(twice[0]), UUID((first or second).grant_id), 0)] * 2
+        JOURNAL, [], [CloseRequest(UUID(twice[0]), UUID((first or second).grant_id), 0)] * 2
     )[1] == [False, False]
     assert bucket(services, twice[0]).granted == TOTAL, "a turn that would close a grant twice is undone"
 
@@ -193,13 +193,16 @@ def test_a_grant_of_another_host_or_with_unsettled_records_is_not_closed(service
     closed = services.ledger.turn(
         JOURNAL,
         [],
-        [CloseAsk(UUID(account), UUID(mine.grant_id), 1), CloseAsk(UUID(other), UUID(foreign.grant_id), 0)],
+        [
+            CloseRequest(UUID(account), UUID(mine.grant_id), 1),
+            CloseRequest(UUID(other), UUID(foreign.grant_id), 0),
+        ],
     )[1]
     assert closed == [False, False]
     with pytest.raises(GrantStillOpen):
         services.ledger.close_grant(account, mine.grant_id, JOURNAL, 1)
     extended = services.ledger.turn(
-        JOURNAL, [GrantAsk(UUID(other), UUID(other_bucket), UUID(foreign.grant_id), 5, 9.0)], []
+        JOURNAL, [GrantRequest(UUID(other), UUID(other_bucket), UUID(foreign.grant_id), 5, 9.0)], []
     )[0]
     assert extended == [None]
     assert bucket(services, other).granted == 5
@@ -362,7 +365,7 @@ def test_a_turn_gives_nothing_ahead_of_a_host_that_waits(services, port, account
     """Another host asked for one account of the turn before; the other accounts are nobody's matter."""
     other = uuid7()
     services.ledger.register_journal(other, "there")
-    services.ledger.ask_back(accounts[0][0], other)
+    services.ledger.request_recall(accounts[0][0], other)
     granted = gather(*(port.grant(account, b, None, 10, 30.0) for account, b in accounts))
     assert granted[0] is None or (granted[0].added, granted[0].behind) == (0, True)
     assert [(one.added, one.behind) for one in granted[1:]] == [(10, False)] * 11

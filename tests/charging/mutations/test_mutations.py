@@ -213,6 +213,8 @@ def test_runs_over_parts_name_what_a_full_run_names(services, every, monkeypatch
             found = []
             for upto in (None, middle):
                 connection.execute("INSERT INTO verify_run (upto, whole) VALUES (%s, false)", (upto,))
-                found += rolling.look(connection, audit_checks(cards), ACROSS, findings_max=1000)[0]
+                found += rolling.run_in_transaction(
+                    connection, audit_checks(cards), ACROSS, findings_max=1000
+                )[0]
         assert any(value in finding.where for finding in found for value in mutation.values), mutation
     assert compared == CHAINED_SAMPLE

@@ -23,13 +23,13 @@ from tokenworks.trust import (
     all_peppers,
     check_first_pepper,
     check_peppers,
+    choose_issuing,
     ensure_pepper,
     key_mac,
     load_peppers,
     load_vault_secrets,
     new_pepper,
     retire_pepper,
-    settle_issuing,
     skeleton,
     use_pepper,
 )
@@ -268,12 +268,12 @@ def test_a_rotation_keeps_keys_sessions_staff_tokens_and_codes(services, hosts, 
     with pytest.raises(Unavailable, match=r"pepper-2 can be read by others|pepper-2 is empty"):
         checked(services, second)
     lacking = load_peppers(second)
-    settle_issuing(services.connection, lacking)
+    choose_issuing(services.connection, lacking)
     assert (lacking.issuing, lacking.lacking) == (1, (2,))
     with pytest.raises(Unavailable, match="lacks pepper-2"):
         rooms(lacking).identity.session("tws_" + "x" * 43)
     copy(first, second)
-    settle_issuing(services.connection, peppers)
+    choose_issuing(services.connection, peppers)
     assert peppers.issuing == 2
     after = rooms(peppers)
     assert after.identity.session(session)[1] == one.subscriber_id

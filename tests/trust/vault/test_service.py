@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tokenworks.kernel import Invalid, Unavailable, uuid7
 from tokenworks.trust import (
-    NOBODY,
+    NO_PERSON,
     PersonVault,
     VaultSecrets,
     add_wrapping_key,
@@ -19,10 +19,10 @@ from tokenworks.trust import (
 from tokenworks.trust.vault.lookup import (
     NAME_HASHES_MAX,
     Lookup,
-    asked_parts,
     has_part,
     name_parts,
     normal_id_number,
+    search_parts,
 )
 from tokenworks.trust.vault.service import PersonKey
 
@@ -190,8 +190,8 @@ def test_secrets_are_files_that_nobody_else_reads(tmp_path):
 def test_two_make_the_key_of_nobody_at_once(vault, database_url):
     """The installation's own key is made at the first need; whoever is second takes the first one's."""
     with psycopg.connect(database_url, autocommit=True) as other:
-        first = vault.ensure(NOBODY)
-        second = PersonVault(other, vault._secrets).ensure(NOBODY)
+        first = vault.ensure(NO_PERSON)
+        second = PersonVault(other, vault._secrets).ensure(NO_PERSON)
         row = uuid7()
         assert second.open("x.y", row, first.seal("x.y", row, "text")) == "text"
 
@@ -232,8 +232,8 @@ def test_names_are_found_by_part(name, text, found):
     lookup = Lookup(b"k" * 32)
     assert has_part(name, text) is found
     if found:
-        assert set(lookup.asked_name(text)) <= set(lookup.name(name))
-    assert asked_parts("x") == [] and asked_parts("张") == ["张"]
+        assert set(lookup.search_hashes(text)) <= set(lookup.name(name))
+    assert search_parts("x") == [] and search_parts("张") == ["张"]
 
 
 def test_an_identity_number_is_one_whatever_it_is_typed_like():

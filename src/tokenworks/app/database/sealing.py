@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 
 from tokenworks.billing import phone_field, phones_in, without_phones
 from tokenworks.subscriptions import subscriber_columns
-from tokenworks.trust import NOBODY, PersonKey, PersonVault, audit_details
+from tokenworks.trust import NO_PERSON, PersonKey, PersonVault, audit_details
 
 BATCH: Final = 1000
 # A charge file has up to 100,000 lines.
@@ -180,7 +180,7 @@ def _work_orders(connection: Connection, vault: PersonVault, ids: Sequence[UUID]
 
 
 def _charge_files(connection: Connection, vault: PersonVault, ids: Sequence[UUID]) -> None:
-    works_key = vault.ensure(NOBODY)
+    works_key = vault.ensure(NO_PERSON)
     assert works_key is not None
     for file_id in ids:
         row = connection.execute(
@@ -212,7 +212,7 @@ def _charge_files(connection: Connection, vault: PersonVault, ids: Sequence[UUID
 
 
 def _audit(connection: Connection, vault: PersonVault, ids: Sequence[UUID]) -> None:
-    works_key = vault.ensure(NOBODY)
+    works_key = vault.ensure(NO_PERSON)
     assert works_key is not None
     rows = connection.execute(
         """SELECT audit_id, before, after,
@@ -245,7 +245,7 @@ def _hub_deliveries(connection: Connection, vault: PersonVault, ids: Sequence[UU
     rows = connection.execute(
         """SELECT delivery_id, coalesce(subscriber_id, %s), body FROM hub_delivery
            WHERE delivery_id = ANY(%s) AND body IS NOT NULL""",
-        (NOBODY, list(ids)),
+        (NO_PERSON, list(ids)),
     ).fetchall()
     keys, own = vault.keys(row[1] for row in rows), vault.own()
     _many(

@@ -26,7 +26,7 @@ from tokenworks.app.process.jobs import run_jobs
 from tokenworks.app.settings import Settings
 from tokenworks.gateway import Heartbeat
 from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
-from tokenworks.trust import Peppers, VaultSecrets, settle_issuing
+from tokenworks.trust import Peppers, VaultSecrets, choose_issuing
 from tokenworks.web import Services
 
 SECRETS_S: Final = 1.0
@@ -100,7 +100,7 @@ async def _follow(
 
     def settle() -> None:
         with pool.connection() as connection:
-            settle_issuing(connection, secrets.peppers)
+            choose_issuing(connection, secrets.peppers)
 
     anchored_s = time.monotonic()
     while True:

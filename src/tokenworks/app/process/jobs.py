@@ -18,7 +18,7 @@ from tokenworks.app.ports.notify import deliver, time_out
 from tokenworks.app.process.host_secrets import ProcessSecrets
 from tokenworks.app.settings import Settings
 from tokenworks.billing import TestProvider
-from tokenworks.charging import JOB_NAMES, JOB_STATES, FailedJobs, chain_some
+from tokenworks.charging import JOB_NAMES, JOB_STATES, FailedJobs, chain_batch
 from tokenworks.kernel import AnchoredClock, SystemClock
 
 log = structlog.get_logger()
@@ -122,7 +122,7 @@ class Jobs:
         if self._chain_after is None and time.monotonic() - self._chained_s < CHAIN_S:
             return
         now = services.ledger.database_now()
-        count, self._chain_after = chain_some(services.connection, now, self._chain_after or UUID(int=0))
+        count, self._chain_after = chain_batch(services.connection, now, self._chain_after or UUID(int=0))
         if self._chain_after is None:
             self._chained_s = time.monotonic()
         if count:

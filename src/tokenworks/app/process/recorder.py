@@ -421,7 +421,7 @@ async def serve(
     def begin(connection: Connection) -> tuple[int, list[tuple[str, str, str, int, int]]]:
         on_database = Ledger(connection, clock)
         settled = on_database.register_journal(journal.journal_id, socket.gethostname())
-        on_database.says_release(journal.journal_id, Release(__version__, SCHEMA))
+        on_database.report_release(journal.journal_id, Release(__version__, SCHEMA))
         return settled, on_database.open_grants(journal.journal_id)
 
     beating = loop.create_task(_beat(beat))

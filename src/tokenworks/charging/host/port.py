@@ -17,9 +17,9 @@ from psycopg import Connection
 
 from tokenworks.charging.host.limits import Lease
 from tokenworks.charging.host.settlement import Settler
-from tokenworks.charging.ledger.model import Granted
+from tokenworks.charging.ledger.model import GrantAnswer
 from tokenworks.charging.ledger.service import Ledger
-from tokenworks.charging.ledger.turn_store import CloseAsk, GrantAsk
+from tokenworks.charging.ledger.turn_store import CloseRequest, GrantRequest
 from tokenworks.charging.messages import BucketTerms, Limit, Need
 from tokenworks.charging.model import FOLLOW_UP
 from tokenworks.kernel import Clock, Unavailable
@@ -239,8 +239,8 @@ class RecorderLedger:
     async def open_grants_of(self, account_id: str) -> list[tuple[str, str, int, int]]:
         return await self._run(lambda ledger: ledger.open_grants_of(account_id, self._journal_id))
 
-    async def ask_back(self, account_id: str) -> int:
-        return await self._run(lambda ledger: ledger.ask_back(account_id, self._journal_id))
+    async def request_recall(self, account_id: str) -> int:
+        return await self._run(lambda ledger: ledger.request_recall(account_id, self._journal_id))
 
     async def recall_answered(self, recall_id: int, account_id: str) -> bool:
         return await self._run(lambda ledger: ledger.recall_answered(recall_id, account_id, self._journal_id))

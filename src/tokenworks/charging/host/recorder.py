@@ -27,7 +27,7 @@ from tokenworks.charging.host.losses import HostLosses
 from tokenworks.charging.host.queues import HostQueues
 from tokenworks.charging.host.settlement import Settler
 from tokenworks.charging.host.worker_connection import WorkerConnection
-from tokenworks.charging.ledger.settle_rows import Settling
+from tokenworks.charging.ledger.settle_rows import UnsettledRecord
 from tokenworks.charging.messages import (
     Ack,
     Checkpoint,
@@ -113,7 +113,7 @@ class Recorder:
         self.last_message: dict[str, int] = {}
         self._awaited: set[str] = set()
         self._uncommitted: list[WorkerConnection] = []
-        self._records: list[Settling] = []
+        self._records: list[UnsettledRecord] = []
         self._commit_scheduled = False
         self._committed_s = 0.0
         self._tasks: set[asyncio.Future[object]] = set()
@@ -132,7 +132,7 @@ class Recorder:
         """Read the open attempts and the records that are not settled from the journal. Return these records. `alive` is called on the
         way, as a long journal takes a while.
         """
-        records: list[Settling] = []
+        records: list[UnsettledRecord] = []
         for count, frame in enumerate(self.journal.replay(settled_seq + 1)):
             if count % ALIVE_FRAMES == 0:
                 alive()
@@ -400,7 +400,7 @@ class Recorder:
 
     # Questions to the wiring, and what it publishes.
 
-    def unsettled(self) -> list[Settling]:
+    def unsettled(self) -> list[UnsettledRecord]:
         """Records that the database does not have yet, newest last."""
         return [*self.settler.queued(), *self._records]
 

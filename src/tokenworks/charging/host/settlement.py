@@ -15,7 +15,7 @@ from psycopg import Connection
 from tokenworks.charging.errors import LedgerWentBack
 from tokenworks.charging.ledger import settle_store
 from tokenworks.charging.ledger.chain import Head
-from tokenworks.charging.ledger.settle_rows import Settling
+from tokenworks.charging.ledger.settle_rows import UnsettledRecord
 from tokenworks.charging.model import LOSS_CAUSES, RateLookup
 from tokenworks.kernel import Histogram, TokenworksError
 
@@ -78,7 +78,7 @@ class Settler:
         self._newest: dict[str, str] = {}
         # When queued records were put: (sequence, monotonic seconds).
         self._put_s: deque[tuple[int, float]] = deque()
-        self._queue: deque[Settling] = deque()
+        self._queue: deque[UnsettledRecord] = deque()
         self._wake = threading.Condition()
         self._stop = False
         self._urgent = False
@@ -207,11 +207,11 @@ class Settler:
             for account_id in self._newest.values()
             if account_id in self._heads
         }
-        settle_store.look_back(connection, self._journal_id, newest)
+        settle_store.check_heads(connection, self._journal_id, newest)
 
     def _settle(self, connection: Connection) -> None:
         up_to = self.written_seq
-        batch: list[Settling] = []
+        batch: list[UnsettledRecord] = []
         for settling in self._queue:
             seq = settling[0]
             if seq > up_to:
@@ -233,7 +233,7 @@ class Settler:
         self.settled_seq = up_to
         self._settled(up_to)
 
-    def _apply(self, connection: Connection, up_to: int, batch: list[Settling]) -> None:
+    def _apply(self, connection: Connection, up_to: int, batch: list[UnsettledRecord]) -> None:
         try:
             settle_store.settle(
                 connection,

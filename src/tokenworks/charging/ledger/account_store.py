@@ -1,4 +1,4 @@
-"""The SQL of accounts: made, frozen, opened, closed."""
+"""The SQL of accounts: opening, freezing and closing them."""
 
 from uuid import UUID
 
@@ -15,7 +15,7 @@ def account_state(connection: Connection, account_id: UUID) -> str | None:
 
 
 def set_account_state(connection: Connection, account_id: UUID, state: str) -> bool:
-    """Freeze or open an account; hosts hear of it. Whether there is such an account that is not closed."""
+    """Set the state of an account and notify the hosts. Returns False if the account does not exist or is closed."""
     with connection.transaction():
         changed = connection.execute(
             "UPDATE account SET state = %s WHERE account_id = %s AND state <> 'closed'", (state, account_id)

@@ -1,4 +1,4 @@
-"""Accounts and their buckets: opened, sold into, capped, paused, taken back."""
+"""Accounts and their buckets: opening an account, and adding, capping, pausing and withdrawing buckets."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -27,7 +27,7 @@ EXPIRE_BATCH: Final = 500
 
 
 class Accounts(LedgerPart):
-    """Accounts, and the buckets that are sold into them. The only writer of balances is this room."""
+    """Accounts and their buckets. `charging` is the only room that writes balances."""
 
     def open_account(self) -> UUID:
         account_id = uuid7()
@@ -38,18 +38,21 @@ class Accounts(LedgerPart):
         return account_store.account_state(self._connection, account_id)
 
     def set_frozen(self, account_id: UUID, *, frozen: bool) -> None:
-        """Nothing more is granted to a frozen account, and hosts give back what nobody holds. Raises `AccountNotFound`."""
+        """Freeze or unfreeze an account. A frozen account gets no grants, and hosts return what no request holds.
+
+        Raises `AccountNotFound`.
+        """
         if not account_store.set_account_state(self._connection, account_id, "frozen" if frozen else "open"):
             raise AccountNotFound(f"there is no account {account_id}, or it is closed")
 
     def close_account(self, account_id: UUID) -> None:
-        """Nothing is granted of it any more, and its keys are unknown. Raises `AccountNotFound`."""
+        """Close an account: it gets no grants, and its keys are no longer found. Raises `AccountNotFound`."""
         if not account_store.set_account_state(self._connection, account_id, "closed"):
             raise AccountNotFound(f"there is no account {account_id}, or it is closed")
 
-    def tell_account(self, account_id: UUID) -> None:
-        """Hosts look at this account again. In the caller's transaction."""
-        store.tell_account(self._connection, account_id)
+    def notify_hosts(self, account_id: UUID) -> None:
+        """Make the hosts read this account again. Runs in the caller's transaction."""
+        store.notify_hosts(self._connection, account_id)
 
     def open_windows(
         self,
@@ -61,7 +64,9 @@ class Accounts(LedgerPart):
         valid_from: datetime,
         valid_until: datetime | None,
     ) -> None:
-        """So much in any so many seconds, beside what the product's cycles bring. In the caller's transaction."""
+        """Add the windows of a product: each limits use to a quantity in any period of `window_s` seconds, in addition to the
+        balances that the product's cycles bring. Runs in the caller's transaction.
+        """
         for spec in specs:
             assert spec.window_s is not None
             bucket_store.add_bucket(
@@ -80,11 +85,11 @@ class Accounts(LedgerPart):
             )
 
     def counts_prompts(self, account_id: UUID) -> bool:
-        """Whether the account has a plan that is counted in prompts."""
+        """True if the account has a plan that is counted in prompts."""
         return bucket_store.has_unit(self._connection, account_id, "prompt", self._clock.now())
 
     def add_cap(self, account_id: UUID, cap_tokens: int) -> UUID:
-        """A cap is a bucket that counts tokens beside the balance, so it holds under concurrency as the balance does."""
+        """Add a cap. A cap is a bucket that counts tokens in addition to the balance, so concurrent requests cannot exceed it."""
         if not 0 < cap_tokens <= QUANTITY_MAX // PER_UNIT // 1000:
             raise Invalid("a cap is a positive number of tokens")
         bucket_id = bucket_store.add_bucket(
@@ -100,7 +105,7 @@ class Accounts(LedgerPart):
             model_classes=["*"],
             rate_version=CAP_RATE,
         )
-        store.tell_account(self._connection, account_id)
+        store.notify_hosts(self._connection, account_id)
         return bucket_id
 
     def cap_bucket(
@@ -111,41 +116,46 @@ class Accounts(LedgerPart):
         valid_until: datetime | None,
         cap_tokens: int,
     ) -> UUID:
-        """The bucket of a member's cap in the period that begins at `valid_from`; made when it is first asked for."""
+        """The bucket of a member's cap in the period that begins at `valid_from`. The first call for a period makes the bucket."""
         return cap_store.cap_bucket(
             self._connection, account_id, cap_of, valid_from, valid_until, cap_tokens * PER_UNIT, CAP_RATE
         )
 
     def used_of_caps(self, account_id: UUID, now: datetime) -> dict[UUID, int]:
-        """What is used of each member's cap in its period of now, settled, in thousandths of a token."""
+        """The settled use of each member's cap in its current period, in thousandths of a token."""
         return cap_store.used_of_caps(self._connection, account_id, now)
 
     def set_paused(self, account_id: UUID, product_id: UUID, *, paused: bool) -> None:
-        """Nothing more is granted of a suspended product's buckets; what is there stays. In the caller's transaction."""
+        """Pause or resume a product's buckets. A paused bucket keeps its balance and gets no grants.
+
+        Runs in the caller's transaction.
+        """
         bucket_store.set_paused(self._connection, account_id, product_id, paused=paused)
-        store.tell_account(self._connection, account_id)
+        store.notify_hosts(self._connection, account_id)
 
     def withdraw_product(self, account_id: UUID, product_id: UUID, reason: str) -> list[UUID]:
-        """Take a product's unused quantity back; returns buckets whose granted part follows when their grants close."""
+        """Withdraw a product's unused quantity. Returns the buckets that still have grants: their rest is withdrawn when the
+        grants close.
+        """
         return closing_store.start_closing(
             self._connection, account_id, product_id, reason, self._clock.now()
         )
 
     def withdraw_charge(self, account_id: UUID, product_id: UUID, charge_id: UUID | None) -> list[UUID]:
-        """As `withdraw_product`, of the balances that one charge brought; None: of those that cost nothing."""
+        """As `withdraw_product`, for the balances of one charge, or (None) for the balances that cost nothing."""
         return closing_store.start_closing(
             self._connection, account_id, product_id, "withdraw", self._clock.now(), charge_id=charge_id,
             uncharged=charge_id is None, kind="balance",
         )  # fmt: skip
 
     def withdraw_windows(self, account_id: UUID, product_id: UUID) -> None:
-        """A product's windows end: other ones come."""
+        """End a product's windows, before the caller opens others."""
         closing_store.start_closing(
             self._connection, account_id, product_id, "withdraw", self._clock.now(), kind="window"
         )
 
     def expire_due(self) -> int:
-        """Expire what is past its validity. Returns how many buckets."""
+        """Expire the buckets that are past their validity. Returns how many."""
         total = 0
         while done := closing_store.expire_due(self._connection, self._clock.now(), EXPIRE_BATCH):
             total += done
@@ -160,12 +170,12 @@ class Accounts(LedgerPart):
         return bucket_store.buckets(self._connection, account_id)
 
     def free_of(self, account_id: UUID, product_id: UUID) -> int:
-        """What no host has of a product's buckets that can be spent now, in thousandths of their unit."""
+        """The quantity of a product's buckets that can be spent now and is granted to no host, in thousandths of their unit."""
         return bucket_store.free_of(self._connection, account_id, product_id, self._clock.now())
 
     def account_of_bucket(self, bucket_id: UUID) -> UUID | None:
         return whose_store.of_bucket(self._connection, bucket_id)
 
     def database_now(self) -> datetime:
-        """The database's own time."""
+        """The current time of the database's clock."""
         return store.database_now(self._connection)

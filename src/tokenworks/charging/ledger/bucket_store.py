@@ -1,4 +1,4 @@
-"""The SQL of buckets: made, read as terms and as people see them, paused."""
+"""The SQL of buckets: adding them, reading them as terms (for hosts) and as `Bucket` (for people), pausing them."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -32,7 +32,7 @@ def add_bucket(
     charge_id: UUID | None = None,
     rollover: tuple[int, datetime] | None = None,
 ) -> UUID:
-    """`rollover`: (how much at most, until when) goes on of what it leaves at its end."""
+    """Add a bucket. `rollover`: (the most that rolls over at the bucket's end, until when that is valid)."""
     assert total or kind != "balance", "a zero is not a row"
     bucket_id = uuid7()
     connection.execute(
@@ -53,9 +53,9 @@ def add_bucket(
 
 
 def load_terms(connection: Connection, account_id: UUID, now: datetime) -> list[tuple[BucketTerms, int]]:
-    """The buckets that can be spent now, each with what the ledger has left of it to grant.
+    """The buckets that can be spent now, each with the quantity that the ledger can still grant.
 
-    Prompts that are used up are among them: what goes on with a tool's result costs none.
+    Buckets of prompts are included when they are used up: a request that continues with a tool's result costs no prompt.
     """
     refill_windows(connection, account_id, now)
     return terms_of(account_id, connection.execute(TERMS, {"account": account_id, "now": now}))
@@ -72,7 +72,7 @@ TERMS: Final = """SELECT bucket_id, kind, unit, priority, valid_until, model_cla
 
 
 def terms_of(account_id: UUID, rows: Iterable[TupleRow]) -> list[tuple[BucketTerms, int]]:
-    """Rows of `TERMS` as terms, each with what the ledger has left of it."""
+    """Rows of `TERMS` as terms, each with the quantity that the ledger can still grant."""
     return [
         (
             BucketTerms(

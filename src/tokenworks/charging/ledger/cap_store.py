@@ -1,4 +1,4 @@
-"""The SQL of members' caps, of transfers between them, and of what became of an account's balances."""
+"""The SQL of members' caps, of transfers between caps, and of the history of an account's balances."""
 
 from datetime import datetime
 from typing import Final
@@ -9,7 +9,7 @@ from psycopg.rows import class_row
 
 from tokenworks.charging.ledger import whose_store
 from tokenworks.charging.ledger.model import BalanceMove, Transfer
-from tokenworks.charging.ledger.store import tell_account
+from tokenworks.charging.ledger.store import notify_hosts
 from tokenworks.kernel import FORGOTTEN, uuid7
 
 
@@ -22,8 +22,8 @@ def cap_bucket(
     total: int,
     rate_version: str,
 ) -> UUID:
-    """The bucket of a cap in one of its periods, made where it is not there. A cap that changed has another total:
-    what was used stays used.
+    """The bucket of a cap in one of its periods; a missing one is made. If the cap has changed, the bucket gets the new total
+    and keeps what is used.
     """
     with connection.transaction():
         connection.execute(
@@ -38,22 +38,22 @@ def cap_bucket(
             (account_id, cap_of, valid_from),
         ).fetchone()
         assert row is not None
-        bucket_id, before, remaining = row
-        # What members gave each other is beside the cap. Read under the lock, by a statement of its own: the one that
-        # waited for the lock sees what was before.
-        moved = connection.execute(
+        bucket_id, old_total, remaining = row
+        # Transfers between members are added to the cap. They are read by a separate statement after the lock is held: the
+        # statement that waits for the lock still sees the rows as they were before the wait.
+        transferred = connection.execute(
             """SELECT coalesce(sum(CASE WHEN to_bucket_id = %(id)s THEN amount ELSE -amount END), 0)::bigint FROM transfer
                WHERE account_id = %(account)s AND %(id)s IN (from_bucket_id, to_bucket_id)""",
             {"id": bucket_id, "account": account_id},
         ).fetchone()
-        change = max(total + (moved[0] if moved else 0) - before, -remaining)
+        change = max(total + (transferred[0] if transferred else 0) - old_total, -remaining)
         if change:
             connection.execute(
                 """UPDATE bucket SET total = total + %s, remaining = remaining + %s
                    WHERE account_id = %s AND bucket_id = %s""",
                 (change, change, account_id, bucket_id),
             )
-            tell_account(connection, account_id)
+            notify_hosts(connection, account_id)
     return UUID(str(bucket_id))
 
 
@@ -96,7 +96,7 @@ def of_account(connection: Connection, account_id: UUID, limit: int) -> list[Tra
 
 
 def lock_caps(connection: Connection, account_id: UUID, bucket_ids: list[UUID]) -> dict[UUID, int]:
-    """What no host has of caps that go on, locked in the order of their ids."""
+    """The quantity of each open cap that is granted to no host. The caps are locked in the order of their ids."""
     rows = connection.execute(
         """SELECT bucket_id, remaining FROM bucket WHERE account_id = %s AND bucket_id = ANY(%s) AND kind = 'cap'
                AND closing IS NULL ORDER BY bucket_id FOR UPDATE""",
@@ -118,7 +118,7 @@ def move(connection: Connection, transfer: Transfer, idempotency_key: str) -> No
                WHERE account_id = %s AND bucket_id = %s""",
             (change, change, t.account_id, bucket_id),
         )
-    tell_account(connection, t.account_id)
+    notify_hosts(connection, t.account_id)
 
 
 _MOVES: Final = """
@@ -147,7 +147,7 @@ def find_move(connection: Connection, account_id: UUID, move_id: UUID, bucket_id
 
 
 def moves(connection: Connection, account_id: UUID, offset: int, limit: int) -> tuple[list[BalanceMove], int]:
-    """A page, newest first, and how many there are."""
+    """(a page of moves, newest first; the count of all moves)."""
     names: dict[str, object] = {"account": account_id, "offset": offset, "limit": limit}
     found = _moves(connection, "ORDER BY entry_id DESC, bucket_id OFFSET %(offset)s LIMIT %(limit)s", names)
     count = connection.execute(f"SELECT count(*) FROM ({_MOVES}) m".encode(), names).fetchone()

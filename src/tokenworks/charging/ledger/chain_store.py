@@ -1,4 +1,4 @@
-"""The SQL of chains: their heads, links of what no journal settled, and the bytes that are hashed, made again from rows."""
+"""The SQL of chains: heads, the links of an account's own chain, and the hashed bytes rebuilt from rows."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -19,19 +19,22 @@ from tokenworks.charging.messages import UsageRecord
 from tokenworks.charging.money.charge_store import lock_account
 
 COPY_LINK: Final = "COPY chain_link (account_id, chain_id, link_no, entry_id, seq, rows, hash) FROM STDIN"
-# Entries that one transaction chains.
+# The most entries that one transaction chains.
 LINKS_AT_ONCE: Final = 500
 HEADS_NAMED_MAX: Final = 1000
-# Longer than any transaction runs.
+# No transaction runs longer than this.
 TRANSACTION_MAX: Final = timedelta(hours=1)
-# What `_name_heads` says of a chain: its id, its last link's number and hash.
+# One head in the reference of a `heads` entry: the chain's id, and the number and hash of its last link.
 _NAMED: Final = re.compile(r"([0-9a-f]{32}):([0-9]{1,18}):[0-9a-f]{64}")
 Key = tuple[UUID, UUID]
 """(account, entry)"""
 
 
 def read_heads(connection: Connection, chain_id: UUID, account_ids: Sequence[str]) -> dict[str, Head]:
-    """Where this chain of each account ends, or would begin; in one round trip, an account a statement. Ids are hex."""
+    """The head of this chain for each account; for an account without the chain, the head before its first link.
+
+    One statement per account, all in one round trip. Account ids are hex.
+    """
     heads = {account_id: chain.genesis(account_id, chain_id.hex) for account_id in account_ids}
     if not account_ids:
         return heads
@@ -48,11 +51,11 @@ def read_heads(connection: Connection, chain_id: UUID, account_ids: Sequence[str
     return heads
 
 
-# What no journal settled.
+# An account's own chain.
 
 
 def accounts_after(connection: Connection, after: UUID, limit: int) -> list[UUID]:
-    """The next accounts of a run, ascending."""
+    """The next accounts of a run, in ascending order."""
     rows = connection.execute(
         "SELECT account_id FROM account WHERE account_id > %s ORDER BY account_id LIMIT %s", (after, limit)
     )
@@ -60,11 +63,12 @@ def accounts_after(connection: Connection, after: UUID, limit: int) -> list[UUID
 
 
 def chain_own(connection: Connection, account_id: UUID, until: datetime) -> int:
-    """Chain an account's entries up to a time that no journal's chain has, under its lock: what is no settlement, and what is
-    from before there were chains. When it is done with all of them, an entry names all heads of the account. Returns how many
-    were chained; as many as `LINKS_AT_ONCE`: there may be more.
+    """Chain the entries of an account, posted until `until`, that no journal's chain covers. The account is locked.
 
-    It reads what was posted since the end of the account's own chain, and the links since then, not the history before.
+    Such entries are no settlements, or are older than the chains. After the last of them, an entry of kind `heads` names all heads
+    of the account. Returns how many entries were chained; if that is `LINKS_AT_ONCE`, more may be left.
+
+    Only entries and links since the end of the account's own chain are read, not the whole history.
     """
     with connection.transaction():
         lock_account(connection, account_id)
@@ -89,9 +93,10 @@ def chain_own(connection: Connection, account_id: UUID, until: datetime) -> int:
 
 
 def _links_since(connection: Connection, account_id: UUID, since: datetime) -> dict[UUID, int]:
-    """By chain of the account that went on: a link after which all links of entries that were posted since then are.
+    """For each chain that grew since `since`: a link number below every link of an entry posted since then.
 
-    An entry that names heads names links of entries that were posted before it was, but for the length of a transaction.
+    The numbers come from the last `heads` entry before `since`, less `TRANSACTION_MAX`: an entry can become visible later than its
+    `posted_at`, by the length of a transaction.
     """
     row = connection.execute(
         "SELECT ref FROM entry WHERE account_id = %s AND kind = 'heads' AND posted_at < %s ORDER BY entry_id DESC LIMIT 1",
@@ -107,7 +112,7 @@ def _links_since(connection: Connection, account_id: UUID, since: datetime) -> d
 def _chain(
     connection: Connection, account_id: UUID, head: Head, found: Sequence[tuple[UUID, datetime]]
 ) -> None:
-    """Go on with an account's own chain."""
+    """Append links for these entries to an account's own chain."""
     entries = entry_digests(connection, account_id, [row[0] for row in found])
     usage = usage_of_entries(connection, account_id, [row[0] for row in found])
     lines, first = [], not head.link_no
@@ -132,7 +137,7 @@ def _chain(
 
 
 def _name_heads(connection: Connection, account_id: UUID) -> None:
-    """An entry that names where an account's chains end, the newest journals' first; none where the last one named all of that."""
+    """Post an entry that names the heads of an account's chains, newest journals first, unless the last one names the same."""
     rows = connection.execute(
         """SELECT chain_id, link_no, hash FROM chain_head WHERE account_id = %s
            ORDER BY chain_id = %s DESC, chain_id DESC LIMIT %s""",
@@ -143,16 +148,17 @@ def _name_heads(connection: Connection, account_id: UUID) -> None:
         (account_id,),
     ).fetchone()
     named = [] if last is None else last[0].split(" ")
-    now = {chain_id: f"{chain_id.hex}:{no}:{bytes(hashed).hex()}" for chain_id, no, hashed in rows}
+    heads = {chain_id: f"{chain_id.hex}:{no}:{bytes(link_hash).hex()}" for chain_id, no, link_hash in rows}
     own_no = next((no for chain_id, no, _ in rows if chain_id == OWN), 0)
-    own_named = next((int(one.split(":")[1]) for one in named if one.startswith(OWN.hex)), 0)
-    # What named them is itself the next link: that alone is no news, or every day would bring another one.
-    news = [said for chain_id, said in now.items() if chain_id != OWN and said not in named]
-    if news or own_no > own_named + (1 if named else 0):
-        post(connection, account_id, "heads", " ".join(now.values()), [])
+    own_named_no = next((int(head.split(":")[1]) for head in named if head.startswith(OWN.hex)), 0)
+    # The last `heads` entry is itself the next link of the own chain. That link alone is no reason for another entry, or each
+    # daily run would post one.
+    changed = [head for chain_id, head in heads.items() if chain_id != OWN and head not in named]
+    if changed or own_no > own_named_no + (1 if named else 0):
+        post(connection, account_id, "heads", " ".join(heads.values()), [])
 
 
-# The bytes that are hashed, made again from rows.
+# The hashed bytes, rebuilt from rows.
 
 
 def _ms(at: datetime) -> int:
@@ -165,7 +171,7 @@ def _us(at: datetime) -> int:
 
 
 def entry_digests(connection: Connection, account_id: UUID, entry_ids: Sequence[UUID]) -> dict[Key, bytes]:
-    """The digest of each of these entries of an account that is there."""
+    """The digests of those of these entries of an account that exist."""
     ids = list(entry_ids)
     postings = connection.execute(
         """SELECT account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount FROM posting
@@ -183,7 +189,7 @@ def entry_digests(connection: Connection, account_id: UUID, entry_ids: Sequence[
 
 
 def entry_digests_of_all(connection: Connection, keys: Sequence[Key]) -> dict[Key, bytes]:
-    """As `entry_digests`, of any accounts: for the auditor."""
+    """As `entry_digests`, for entries of any accounts. Only the auditor calls this."""
     columns = ([account_id for account_id, _ in keys], [entry_id for _, entry_id in keys])
     postings = connection.execute(
         """SELECT account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount
@@ -223,7 +229,7 @@ def _digests(
 
 
 def digests_of_usage(rows: psycopg.Cursor[TupleRow]) -> Iterator[tuple[UUID, str, bytes]]:
-    """(entry, usage id, digest) of rows with `USAGE_COLUMNS`."""
+    """(entry, usage id, digest) of each row; rows have the columns of `USAGE_COLUMNS`."""
     for row in rows:
         (account, usage, request, attempt, key, member, protocol, model, deployment, state, reason, counted_by, started, ended,
          first_byte_ms, latency_ms, *rest) = row  # fmt: skip
@@ -244,7 +250,7 @@ def digests_of_usage(rows: psycopg.Cursor[TupleRow]) -> Iterator[tuple[UUID, str
 def usage_of_entries(
     connection: Connection, account_id: UUID, entry_ids: Sequence[UUID]
 ) -> dict[UUID, list[tuple[str, bytes]]]:
-    """[(usage id, digest), …] of each of these entries of an account."""
+    """For each of these entries of an account: [(usage id, digest), …]."""
     found: dict[UUID, list[tuple[str, bytes]]] = {entry_id: [] for entry_id in entry_ids}
     rows = connection.execute(
         f"SELECT {USAGE_COLUMNS} FROM usage WHERE account_id = %s AND entry_id = ANY(%s)".encode(),
@@ -256,7 +262,7 @@ def usage_of_entries(
 
 
 def usage_digests_of_all(connection: Connection, keys: Sequence[Key]) -> Iterator[tuple[UUID, str, bytes]]:
-    """(entry, usage id, digest) of each of these records (account, usage id) that is there: for the auditor."""
+    """(entry, usage id, digest) of those of these records, (account, usage id), that exist. Only the auditor calls this."""
     return digests_of_usage(
         connection.execute(
             f"""SELECT {USAGE_COLUMNS} FROM unnest(%s::uuid[], %s::uuid[]) k (account_id, usage_id)

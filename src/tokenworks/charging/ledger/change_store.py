@@ -1,4 +1,4 @@
-"""The SQL of news to hosts: what changed, read by each host from where it is, and deleted when it is old."""
+"""The SQL of the change feed: each host polls it from its own position; old changes are deleted."""
 
 from datetime import timedelta
 
@@ -11,25 +11,25 @@ Change = tuple[int, str, str]
 
 
 def horizon(connection: Connection) -> str:
-    """Whatever is not visible now has a transaction id from here on."""
+    """A transaction id below which every change is visible now."""
     row = connection.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text").fetchone()
     assert row is not None
     return str(row[0])
 
 
 def changes(connection: Connection, since: str) -> list[Change] | None:
-    """What transactions from an earlier `horizon` on said, in order; None where some of it is deleted."""
+    """The changes of transactions from an earlier `horizon` on, in order. None if some of them are deleted."""
     rows = connection.execute(
         "SELECT seq, kind, ref FROM change WHERE txid >= %s::xid8 ORDER BY seq", (since,)
     ).fetchall()
-    # After the rows: what is deleted in between is seen to be.
-    gone = connection.execute("SELECT txid >= %s::xid8 FROM change_gone", (since,)).fetchone()
-    return None if gone is None or gone[0] else [(seq, kind, ref) for seq, kind, ref in rows]
+    # This is read after the rows, so that a deletion between the two statements is noticed.
+    deleted = connection.execute("SELECT txid >= %s::xid8 FROM change_gone", (since,)).fetchone()
+    return None if deleted is None or deleted[0] else [(seq, kind, ref) for seq, kind, ref in rows]
 
 
 def delete_old_changes(connection: Connection, keep: timedelta) -> int:
-    """Delete what is older, oldest first, and keep up to which transaction. Returns how many; more are left where that is
-    `DELETED_AT_ONCE_MAX`.
+    """Delete changes that are older than `keep`, oldest first, and store the last deleted transaction id. Returns how many were
+    deleted; if that is `DELETED_AT_ONCE_MAX`, more may be left.
     """
     with connection.transaction():
         connection.execute("SELECT 1 FROM change_gone FOR UPDATE")

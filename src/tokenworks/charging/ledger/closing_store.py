@@ -1,16 +1,16 @@
-"""The SQL of a bucket's end: closed by its order or its validity; what remains expires, is withdrawn or rolls over."""
+"""The SQL of a bucket's end. Its product or its validity closes a bucket; the remainder expires, is withdrawn or rolls over."""
 
 from datetime import datetime
 from uuid import UUID
 
 from psycopg import Connection
 
-from tokenworks.charging.ledger.store import post, tell_account
+from tokenworks.charging.ledger.store import notify_hosts, post
 from tokenworks.kernel import uuid7
 
 
 def finish_closing(connection: Connection, account_id: UUID, bucket_id: UUID, now: datetime) -> None:
-    """Take what remains out of a bucket that is closing or past its validity. Granted quantity follows later."""
+    """Remove the remainder of a bucket that is closing or past its validity. The granted quantity follows when grants close."""
     row = connection.execute(
         """SELECT kind, unit, remaining, closing, valid_until, rollover_left FROM bucket
            WHERE account_id = %s AND bucket_id = %s FOR UPDATE""",
@@ -42,8 +42,10 @@ def finish_closing(connection: Connection, account_id: UUID, bucket_id: UUID, no
 
 
 def _roll_over(connection: Connection, account_id: UUID, bucket_id: UUID, amount: int) -> int:
-    """Move so much of an ended bucket's remainder to the one that goes on with it, made at its first need: spent first,
-    for one more cycle, paid by the same charge. Nothing where that one has ended. Returns how much was moved.
+    """Move `amount` of an ended bucket's remainder to its rollover bucket. Returns how much was moved.
+
+    The first call makes the rollover bucket: it is spent first, is valid for one more cycle, and belongs to the same charge. If the
+    rollover bucket is itself closing, nothing is moved.
     """
     if not amount:
         return 0
@@ -79,7 +81,7 @@ def _roll_over(connection: Connection, account_id: UUID, bucket_id: UUID, amount
         connection, account_id, "rollover", str(bucket_id),
         [("customer_liability", moved[0], bucket_id, -amount), ("customer_liability", moved[0], to, amount)],
     )  # fmt: skip
-    tell_account(connection, account_id)
+    notify_hosts(connection, account_id)
     return amount
 
 
@@ -94,8 +96,8 @@ def start_closing(
     uncharged: bool = False,
     kind: str | None = None,
 ) -> list[UUID]:
-    """Forbid new grants on a product's buckets (of one charge, of none, of one kind) and take back what remains. Returns those
-    that still have grants.
+    """Close a product's buckets (optionally only those of one charge, of no charge, or of one kind): forbid new grants and remove
+    the remainder. Returns the buckets that still have grants.
     """
     pending = []
     rows = connection.execute(
@@ -118,12 +120,12 @@ def start_closing(
         finish_closing(connection, account_id, bucket_id, now)
         if granted:
             pending.append(bucket_id)
-    tell_account(connection, account_id)
+    notify_hosts(connection, account_id)
     return pending
 
 
 def expire_due(connection: Connection, now: datetime, limit: int) -> int:
-    """Expire buckets whose validity has passed, a bounded number a call. Returns how many."""
+    """Expire at most `limit` buckets whose validity has passed. Returns how many."""
     rows = connection.execute(
         """SELECT account_id, bucket_id FROM bucket WHERE valid_until <= %s AND remaining > 0
            ORDER BY account_id, bucket_id LIMIT %s""",
@@ -132,5 +134,5 @@ def expire_due(connection: Connection, now: datetime, limit: int) -> int:
     for account_id, bucket_id in rows:
         with connection.transaction():
             finish_closing(connection, account_id, bucket_id, now)
-            tell_account(connection, account_id)
+            notify_hosts(connection, account_id)
     return len(rows)

@@ -1,6 +1,6 @@
-"""The SQL of usage by day. A trigger keeps it (schema 0029), in the statement that inserts usage; nothing else writes it.
+"""The SQL of usage by day. Only a trigger (schema 0029) writes this table, in the statement that inserts usage.
 
-A day is one of UTC+8, where a request ended. What a host settled is in rows of its own: hosts never wait for each other's.
+A request counts for the day in UTC+8 on which it ended. Each host has rows of its own, so hosts never wait for each other.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ OUTPUT: Final = "output + reasoning + audio_output"
 
 
 def tokens_by_day(connection: Connection, account_id: UUID, first: date) -> dict[str, int]:
-    """Tokens of each day (YYYY-MM-DD) from one on, all classes together."""
+    """Tokens of each day (YYYY-MM-DD) from `first` on, all classes together."""
     rows = connection.execute(
         """SELECT to_char(day, 'YYYY-MM-DD'), sum(input_tokens + output_tokens)::bigint FROM usage_day
            WHERE account_id = %s AND day >= %s GROUP BY day""",
@@ -25,14 +25,16 @@ def tokens_by_day(connection: Connection, account_id: UUID, first: date) -> dict
     return dict(rows.fetchall())
 
 
-Used = tuple[UUID, int, int, int]
+MemberTokens = tuple[UUID, int, int, int]
 """(member, records, input tokens, output tokens)"""
-Charged = tuple[UUID, str, int]
+MemberAmount = tuple[UUID, str, int]
 """(member, unit, amount in thousandths)"""
 
 
-def by_member(connection: Connection, account_id: UUID, first: date) -> tuple[list[Used], list[Charged]]:
-    """What each member used of whole days, from one on."""
+def by_member(
+    connection: Connection, account_id: UUID, first: date
+) -> tuple[list[MemberTokens], list[MemberAmount]]:
+    """What each member used on whole days, from `first` on."""
     used = connection.execute(
         """SELECT member_id, sum(records)::bigint, sum(input_tokens)::bigint, sum(output_tokens)::bigint FROM usage_day
            WHERE account_id = %s AND day >= %s GROUP BY 1""",
@@ -43,13 +45,15 @@ def by_member(connection: Connection, account_id: UUID, first: date) -> tuple[li
            WHERE account_id = %s AND day >= %s AND unit <> '' GROUP BY 1, 2""",
         (account_id, first),
     ).fetchall()
-    return _used(used), _charged(charged)
+    return _member_tokens(used), _member_amounts(charged)
 
 
 def rows_by_member(
     connection: Connection, account_id: UUID, begin: datetime, end: datetime, floor: UUID
-) -> tuple[list[Used], list[Charged]]:
-    """The same of what ended in [begin, end), a part of a day, from the records themselves. `floor`: below it is no id of them."""
+) -> tuple[list[MemberTokens], list[MemberAmount]]:
+    """As `by_member`, for requests that ended in [begin, end), a part of a day; read from the usage records. `floor`: no id of
+    such a record is smaller.
+    """
     names = {"account": account_id, "begin": begin, "end": end, "floor": floor}
     found = """FROM usage WHERE account_id = %(account)s AND usage_id >= %(floor)s AND ended_at >= %(begin)s AND ended_at < %(end)s"""
     used = connection.execute(
@@ -61,19 +65,22 @@ def rows_by_member(
             FROM (SELECT member_id, parts {found}) u, jsonb_array_elements(parts) p WHERE p->>4 = 'balance' GROUP BY 1, 2""".encode(),
         names,
     ).fetchall()
-    return _used(used), _charged(charged)
+    return _member_tokens(used), _member_amounts(charged)
 
 
-def _used(rows: Iterable[TupleRow]) -> list[Used]:
-    return [(member, int(records), int(given), int(made)) for member, records, given, made in rows]
+def _member_tokens(rows: Iterable[TupleRow]) -> list[MemberTokens]:
+    return [
+        (member, int(records), int(input_tokens), int(output_tokens))
+        for member, records, input_tokens, output_tokens in rows
+    ]
 
 
-def _charged(rows: Iterable[TupleRow]) -> list[Charged]:
+def _member_amounts(rows: Iterable[TupleRow]) -> list[MemberAmount]:
     return [(member, str(unit), int(amount)) for member, unit, amount in rows]
 
 
-# Of usage: a record is counted in the row of what its first part was drawn from (a balance's unit, or ''); what its further parts drew
-# from balances is in rows of their units.
+# The same sums computed from usage records. A record counts in the row of its first part's unit ('' if that part is no balance); what
+# its other parts drew from balances is in the rows of their units.
 SUMS: Final = f"""SELECT account_id, member_id, (ended_at AT TIME ZONE 'UTC' + interval '8 hours')::date AS day,
         CASE WHEN p->>4 = 'balance' THEN p->>3 ELSE '' END AS unit, count(*) FILTER (WHERE n IS NULL OR n = 1) AS records,
         coalesce(sum({INPUT}) FILTER (WHERE n IS NULL OR n = 1), 0) AS input_tokens,

@@ -1,8 +1,8 @@
-"""Jobs that raise: one that is about one product, order, refund or subscriber keeps no other from its turn.
+"""Failed jobs. A job for one product, order, refund or subscriber that raises does not block the other jobs.
 
-What raises is rolled back, written down with its reason, and tried again after growing waits. After `ATTEMPTS_MAX` attempts it
-is in quarantine, with an alarm, until it is released by hand: once its cause is mended, nothing is lost by the delay, for a cycle
-begins where the last one ended, and a bill takes up all that is charged before its end.
+A job that raises is rolled back, stored with its reason, and retried after growing delays. After `ATTEMPTS_MAX` attempts the job is
+quarantined with an alarm, until an operator releases it. The delay loses nothing: a cycle begins where the last one ended, and a
+bill includes all that is charged before its end.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from tokenworks.charging.ledger.model import FailedJob, JobName, JobState
 from tokenworks.kernel import Clock
 
 ATTEMPTS_MAX: Final = 4
-# Of the first wait; each one more is twice as long.
+# The delay before the second attempt; each further delay is twice as long.
 FIRST_WAIT: Final = timedelta(minutes=1)
 LIST_MAX: Final = 1000
 REASON_CHARS_MAX: Final = 500
@@ -27,21 +27,21 @@ JOB_STATES: Final[tuple[JobState, ...]] = get_args(JobState)
 
 
 class FailedJobs:
-    """On one connection."""
+    """The failed jobs, on one database connection."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
 
     def run(self, job: JobName, ref: UUID, do: Callable[[], object]) -> bool:
-        """Do a job in a transaction of its own. Returns whether it is done; False where it raised, and is written down.
+        """Run a job in its own transaction. Returns True if it succeeded, False if it raised and was stored as failed.
 
-        Where the connection is lost nobody is at fault, and the error is raised.
+        If the connection is lost, the job is not at fault: the error is raised.
         """
         try:
             with self._connection.transaction():
                 do()
-        except Exception as error:  # whatever it is, it is this one's alone
+        except Exception as error:  # any error of one job must not stop the others
             if self._connection.closed or self._connection.broken:
                 raise
             self.note(job, ref, error)
@@ -49,7 +49,7 @@ class FailedJobs:
         return True
 
     def note(self, job: JobName, ref: UUID, error: Exception) -> None:
-        """Write down that a job raised, outside the transaction that it rolled back."""
+        """Store that a job raised. This runs after the job's transaction is rolled back."""
         now = self._clock.now()
         before = failure_store.find(self._connection, job, ref)
         attempts = 1 if before is None else before.attempts + 1
@@ -69,22 +69,22 @@ class FailedJobs:
             log.error("jobs.failed", job=job, ref=str(ref), attempts=attempts, reason=reason)
 
     def done(self, job: JobName, ref: UUID) -> None:
-        """One that raised before, and did not this time. In the transaction of what it did."""
+        """Forget an earlier failure of a job that succeeds now. Runs in the job's transaction."""
         failure_store.forget(self._connection, job, ref)
 
     def waiting(self, job: JobName) -> list[UUID]:
-        """What is not to be tried now: in quarantine, or before its next attempt."""
+        """The jobs that must not run now: quarantined ones, and those whose next attempt is later."""
         return failure_store.waiting(self._connection, job, self._clock.now())
 
     def all(self) -> list[FailedJob]:
-        """Oldest first."""
+        """All failed jobs, oldest first."""
         return failure_store.all_of(self._connection, LIST_MAX)
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """How many there are, by (job, state)."""
+        """How many failed jobs there are by (job, state)."""
         return failure_store.counts(self._connection)
 
     def release(self, job: JobName, ref: UUID) -> None:
-        """Try it again at the next run, with all its attempts before it. Raises `FailedJobNotFound`."""
+        """Let the next run try the job again, with a full number of attempts. Raises `FailedJobNotFound`."""
         if not failure_store.forget(self._connection, job, ref):
             raise FailedJobNotFound(f"there is no failed job {job} {ref}: `tokenworks job list` shows them")

@@ -1,142 +1,160 @@
-"""One request, followed: its records, how it came to its deployment, what they drew on, their entries and links, its log lines.
+"""Look up one request: its usage records, deployments, draws on buckets, ledger entries, chain links and log lines.
 
-It is found by the id of a record, by our id of the request, by the client's own, or by the upstream's id of its answer. Ids of ours
-begin with their time; whose record it is says the log of the host that served it, or whoever asks. Only where neither does, the
-database looks in every account for an id of ours, and no longer than `LOOK_S`.
+A request is named by the id of a usage record, by our request id, by the client's own id, or by the upstream's id of its response.
+Our ids begin with their time. The account is read from the log of the host that served the request, or given by the caller. If
+neither names the account, the database searches all accounts for an id of ours, for at most `SEARCH_S` seconds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import psycopg
 from psycopg import Connection
+from psycopg.rows import DictRow
 
 from tokenworks.catalog import RateCard
 from tokenworks.charging.errors import RequestNotFound
 from tokenworks.charging.ledger import following_store, grant_store, whose_store
 from tokenworks.charging.ledger.chain import OWN
+from tokenworks.charging.ledger.followed import (
+    ChainLink,
+    ChargeOfDraw,
+    Draw,
+    FollowedRequest,
+    LogLine,
+    PartRow,
+    RateOfDraw,
+    SettlementEntry,
+)
 from tokenworks.charging.model import LOSS_CAUSES
 from tokenworks.charging.money import charge_store
 from tokenworks.charging.routing_note import client_id_mark
 from tokenworks.kernel import Clock, Invalid, uuid7_floor, uuid7_ms
 
-# An id that is looked for: our own are shorter, an upstream's may be as long.
+# The longest id that is looked up. Ids of ours are shorter; an upstream's id may be this long.
 ID_CHARS_MAX: Final = 512
-# How far back an id is looked for in an account that has no time of ours in it, where nobody says.
-LOOK_BACK: Final = timedelta(days=7)
-# The attempts of a request begin within `request_timeout_s`, a day at most.
+# How far back an account is searched for an id that carries no time, unless the caller gives a time.
+SEARCH_BACK: Final = timedelta(days=7)
+# All attempts of a request begin within `request_timeout_s`, which is at most one day.
 ATTEMPTS_WITHIN_MS: Final = 2 * 86_400_000
-LOOK_S: Final = 20
+SEARCH_S: Final = 20
 _VERSION: Final = 7
 
-Lines = Callable[[str], list[dict[str, Any]]]
-"""The lines of this host's log of requests that have an id, oldest first."""
+LogReader = Callable[[str], list[LogLine]]
+"""Returns the lines of this host's request log that contain an id, oldest first."""
 
 
-class Following:
-    """`lines` None: this host keeps no log of requests."""
+class RequestLookup:
+    """Finds one request and describes it. `read_log` is None if this host keeps no request log."""
 
     def __init__(
         self,
         connection: Connection,
         clock: Clock,
         cards: Callable[[], Mapping[str, RateCard]],
-        lines: Lines | None,
+        read_log: LogReader | None,
     ) -> None:
         self._connection = connection
         self._clock = clock
         self._cards = cards
-        self._lines = lines
+        self._read_log = read_log
 
     def follow(
         self, asked: str, account_id: UUID | None = None, since: datetime | None = None
-    ) -> dict[str, Any]:
-        """All that is known of a request. `account_id`: whose it is, where the asker knows. `since`: how far back an id that has no
-        time in it is looked for. Raises `Invalid`, and `RequestNotFound`, which says what was looked for and where.
+    ) -> FollowedRequest:
+        """All that is known of the request that the id `asked` names.
+
+        `account_id`: the request's account, if the caller knows it. `since`: how far back an account is searched for an id that
+        carries no time. Raises `Invalid`, and `RequestNotFound`, whose text says what was searched and where.
         """
         asked = asked.strip()
         if not asked or len(asked) > ID_CHARS_MAX or not asked.isprintable():
             raise Invalid(f"a request's id has 1 to {ID_CHARS_MAX} printable characters")
-        looked: list[str] = []
-        name, ours = asked, _uuid(asked)
-        if ours is not None and not self._is_ours(ours):
-            ours = None
+        searched: list[str] = []
+        name, own_id = asked, _uuid(asked)
+        if own_id is not None and not self._is_own_id(own_id):
+            own_id = None
         record, dot, owner = asked.partition(".")
         if dot and _uuid(record) is not None and _uuid(owner) is not None:
-            # As TMF635 shows it: the record and its subscriber.
-            name, ours = record, _uuid(record)
+            # The id of a TMF635 resource: the usage record and its subscriber.
+            name, own_id = record, _uuid(record)
             account_id = whose_store.of_subscriber(self._connection, UUID(owner)) or account_id
-        wanted = name if ours is None else ours.hex
-        lines = self._lines_of(wanted, looked)
-        held = following_store.in_quarantine(self._connection, wanted)
-        named = {str(line["account_id"]) for line in lines if line.get("account_id")}
-        named |= {row["account_id"].hex for row in held}
+        wanted = name if own_id is None else own_id.hex
+        lines = self._lines_of(wanted, searched)
+        quarantined = following_store.in_quarantine(self._connection, wanted)
+        accounts = {str(line["account_id"]) for line in lines if line.get("account_id")}
+        accounts |= {row["account_id"].hex for row in quarantined}
         if account_id is not None:
             lines = [line for line in lines if line.get("account_id") == account_id.hex]
-            held = [row for row in held if row["account_id"] == account_id]
-        elif len(named) == 1:
-            account_id = UUID(named.pop())
-        elif len(named) > 1:
+            quarantined = [row for row in quarantined if row["account_id"] == account_id]
+        elif len(accounts) == 1:
+            account_id = UUID(accounts.pop())
+        elif len(accounts) > 1:
             raise Invalid(
                 f"{asked} names requests of several accounts in this host's log: say whose with the subscriber"
             )
-        requests = [
+        request_ids = [
             str(line["request_id"]) for line in lines if line.get("account_id") and line.get("request_id")
         ]
-        if account_id is None and ours is not None:
-            account_id = self._account_of(ours, looked)
+        if account_id is None and own_id is not None:
+            account_id = self._account_of(own_id, searched)
         elif account_id is None:
-            looked.append("it is no id of ours, so it was looked for in no account: say the subscriber")
+            searched.append("it is no id of ours, so it was looked for in no account: say the subscriber")
         if account_id is not None:
-            requests += self._requests_of(account_id, name, ours, since, looked)
-        requests = list(dict.fromkeys(requests))
-        records = [one for request_id in requests for one in self._records(account_id, request_id)]
-        for request_id in requests:
+            request_ids += self._requests_of(account_id, name, own_id, since, searched)
+        request_ids = list(dict.fromkeys(request_ids))
+        records = [record for request_id in request_ids for record in self._records(account_id, request_id)]
+        for request_id in request_ids:
             if request_id != wanted:
                 lines += [line for line in self._lines_of(request_id, []) if line not in lines]
-        if not records and not lines and not held:
+        if not records and not lines and not quarantined:
             raise RequestNotFound(
-                f"nothing is known of {asked}: " + "; ".join(looked or ["it is no id of ours"])
+                f"nothing is known of {asked}: " + "; ".join(searched or ["it is no id of ours"])
             )
-        return {**self._told(asked, account_id, records, lines), "quarantine": held}
+        return self._describe(asked, account_id, records, lines, quarantined)
 
-    # Where it is.
+    # Where the request is found. `searched` collects, for the error text, what was searched in vain.
 
-    def _lines_of(self, wanted: str, looked: list[str]) -> list[dict[str, Any]]:
-        if self._lines is None:
-            looked.append("this host keeps no log of requests (log_requests_bytes is 0)")
+    def _lines_of(self, wanted: str, searched: list[str]) -> list[LogLine]:
+        if self._read_log is None:
+            searched.append("this host keeps no log of requests (log_requests_bytes is 0)")
             return []
-        looked.append("the log of requests of this host has no line with it")
-        return self._lines(wanted)
+        searched.append("the log of requests of this host has no line with it")
+        return self._read_log(wanted)
 
-    def _account_of(self, ours: UUID, looked: list[str]) -> UUID | None:
-        """Whose record it is, asked of all accounts."""
+    def _account_of(self, own_id: UUID, searched: list[str]) -> UUID | None:
+        """The account of a usage record or request, searched for in all accounts."""
         try:
             with self._connection.transaction():
-                whose_store.stop_after(self._connection, LOOK_S)
-                found = whose_store.of_usage(self._connection, ours) or whose_store.of_request(
-                    self._connection, ours.hex, ours, _after_attempts(ours)
+                whose_store.limit_statement_time(self._connection, SEARCH_S)
+                found = whose_store.of_usage(self._connection, own_id) or whose_store.of_request(
+                    self._connection, own_id.hex, own_id, _after_attempts(own_id)
                 )
         except psycopg.errors.QueryCanceled:
-            looked.append(f"looking through all accounts took more than {LOOK_S} s: say the subscriber")
+            searched.append(f"looking through all accounts took more than {SEARCH_S} s: say the subscriber")
             return None
-        looked.append(f"no account has a settled record of it, of {_day(ours)}")
+        searched.append(f"no account has a settled record of it, of {_day(own_id)}")
         return found
 
     def _requests_of(
-        self, account_id: UUID, asked: str, ours: UUID | None, since: datetime | None, looked: list[str]
+        self,
+        account_id: UUID,
+        asked: str,
+        own_id: UUID | None,
+        since: datetime | None,
+        searched: list[str],
     ) -> list[str]:
-        """Ids of the requests of an account that an id names."""
-        if ours is not None:
-            found = following_store.request_of(self._connection, account_id, ours)
-            looked.append(f"account {account_id} has no settled record of it, of {_day(ours)}")
-            # Without a record of its first attempt it is still a request's, of whose later ones there may be records.
-            if found or self._records(account_id, ours.hex):
-                return [found or ours.hex]
-        begin = self._clock.now() - LOOK_BACK if since is None else since
-        looked.append(
+        """The request ids of an account that match an id."""
+        if own_id is not None:
+            found = following_store.request_of(self._connection, account_id, own_id)
+            searched.append(f"account {account_id} has no settled record of it, of {_day(own_id)}")
+            # A request whose first attempt left no record can still have records of later attempts.
+            if found or self._records(account_id, own_id.hex):
+                return [found or own_id.hex]
+        begin = self._clock.now() - SEARCH_BACK if since is None else since
+        searched.append(
             f"account {account_id} has no record since {begin.isoformat(timespec='seconds')} whose client or upstream named it so"
         )
         floor = uuid7_floor(max(0, int(begin.timestamp() * 1000)))
@@ -144,135 +162,131 @@ class Following:
             self._connection, account_id, floor, asked, client_id_mark(asked)
         )
 
-    def _is_ours(self, id_: UUID) -> bool:
-        """Whether it has a time that one of our ids can have."""
-        soon = self._clock.now() + timedelta(days=1)
-        return id_.version == _VERSION and uuid7_ms(id_) <= soon.timestamp() * 1000
+    def _is_own_id(self, id_: UUID) -> bool:
+        """True if the id is a UUIDv7 whose time is not in the future."""
+        latest = self._clock.now() + timedelta(days=1)
+        return id_.version == _VERSION and uuid7_ms(id_) <= latest.timestamp() * 1000
 
-    def _records(self, account_id: UUID | None, request_id: str) -> list[dict[str, Any]]:
+    def _records(self, account_id: UUID | None, request_id: str) -> list[DictRow]:
         first = _uuid(request_id)
-        if account_id is None or first is None or not self._is_ours(first):
+        if account_id is None or first is None or not self._is_own_id(first):
             return []
         return following_store.of_request(
             self._connection, account_id, first.hex, first, _after_attempts(first)
         )
 
-    # What there is to say.
+    # What is said of the request.
 
-    def _told(
+    def _describe(
         self,
         asked: str,
         account_id: UUID | None,
-        records: list[dict[str, Any]],
-        lines: list[dict[str, Any]],
-    ) -> dict[str, Any]:
-        told: dict[str, Any] = {
-            "asked": asked,
-            "account_id": account_id,
-            "records": [],
-            "draws": [],
-            "entries": [],
-            "log": lines,
-        }
+        records: list[DictRow],
+        lines: list[LogLine],
+        quarantined: list[DictRow],
+    ) -> FollowedRequest:
+        request = FollowedRequest(
+            asked=asked, account_id=account_id, records=[], draws=[], entries=[], log=lines, quarantine=quarantined
+        )  # fmt: skip
         if account_id is None or not records:
-            return told
+            return request
         cards = self._cards()
-        now = following_store.digests(self._connection, account_id, [one["usage_id"] for one in records])
+        digests = following_store.digests(
+            self._connection, account_id, [record["usage_id"] for record in records]
+        )
         for record in records:
             record["host"] = following_store.host_of(self._connection, record["journal_id"])
             for loss in record["loss"]:
                 loss["meaning"] = LOSS_CAUSES.get(loss["cause"], "")
-            told["records"].append(record)
-            told["draws"] += self._draws(account_id, record, cards)
-            told["entries"].append(self._entry(account_id, record, now))
-        return told
+            request["records"].append(record)
+            request["draws"] += self._draws(account_id, record, cards)
+            request["entries"].append(self._entry(account_id, record, digests))
+        return request
 
-    def _draws(
-        self, account_id: UUID, record: Mapping[str, Any], cards: Mapping[str, RateCard]
-    ) -> list[dict[str, Any]]:
-        """What each part of a record drew: of which grant and bucket, at which rate, and what the bucket was sold for."""
-        ids = [UUID(part[0]) for part in record["parts"]]
+    def _draws(self, account_id: UUID, record: DictRow, cards: Mapping[str, RateCard]) -> list[Draw]:
+        """What each part of a record drew: its grant and bucket, the rate, and the charge that the bucket was sold for."""
+        parts: Sequence[PartRow] = record["parts"]
+        bucket_ids = [UUID(part[0]) for part in parts]
         buckets = {
-            row["bucket_id"]: row for row in following_store.buckets(self._connection, account_id, ids)
+            row["bucket_id"]: row for row in following_store.buckets(self._connection, account_id, bucket_ids)
         }
-        return [
-            self._draw(account_id, record, part, buckets.get(UUID(part[0]), {}), cards)
-            for part in record["parts"]
-        ]
+        return [self._draw(account_id, record, part, buckets.get(UUID(part[0]), {}), cards) for part in parts]
 
     def _draw(
         self,
         account_id: UUID,
-        record: Mapping[str, Any],
-        part: Sequence[Any],
-        bucket: Mapping[str, Any],
+        record: DictRow,
+        part: PartRow,
+        bucket: DictRow,
         cards: Mapping[str, RateCard],
-    ) -> dict[str, Any]:
+    ) -> Draw:
         bucket_id, grant_id, rate_version, unit, kind, amount, requests, counts = part
         card = cards.get(rate_version)
         rate = None if card is None else card.rate_for(record["model"])
-        charge_id = bucket.get("charge_id")
+        return Draw(
+            usage_id=record["usage_id"],
+            bucket_id=UUID(bucket_id),
+            kind=kind,
+            unit=unit,
+            amount=amount,
+            requests=requests,
+            counts=counts,
+            product_id=bucket.get("product_id"),
+            grant=grant_store.find_grant(self._connection, account_id, UUID(grant_id)),
+            rate=RateOfDraw(
+                rate_version=rate_version,
+                model_class=None if rate is None else rate.model_class,
+                weights=None if rate is None else rate.weights()._asdict(),
+            ),
+            charge=self._charge(account_id, bucket.get("charge_id")),
+        )
+
+    def _charge(self, account_id: UUID, charge_id: UUID | None) -> ChargeOfDraw | None:
         charge = (
             None if charge_id is None else charge_store.find_charge(self._connection, account_id, charge_id)
         )
-        return {
-            "usage_id": record["usage_id"],
-            "bucket_id": UUID(bucket_id),
-            "kind": kind,
-            "unit": unit,
-            "amount": amount,
-            "requests": requests,
-            "counts": counts,
-            "product_id": bucket.get("product_id"),
-            "grant": grant_store.find_grant(self._connection, account_id, UUID(grant_id)),
-            "rate": {
-                "rate_version": rate_version,
-                "model_class": None if rate is None else rate.model_class,
-                "weights": None if rate is None else rate.weights()._asdict(),
-            },
-            "charge": None
-            if charge is None
-            else {
-                "charge_id": charge.charge_id,
-                "kind": charge.kind,
-                "description": charge.description,
-                "offering_version": charge.offering_version,
-                "price_nano": charge.price_nano,
-                "amount_nano": charge.amount_nano,
-                "currency": charge.currency,
-                "bill_id": charge.bill_id,
-            },
-        }
+        if charge is None:
+            return None
+        return ChargeOfDraw(
+            charge_id=charge.charge_id,
+            kind=charge.kind,
+            description=charge.description,
+            offering_version=charge.offering_version,
+            price_nano=charge.price_nano,
+            amount_nano=charge.amount_nano,
+            currency=charge.currency,
+            bill_id=charge.bill_id,
+        )
 
-    def _entry(self, account_id: UUID, record: Mapping[str, Any], now: Mapping[str, bytes]) -> dict[str, Any]:
-        """The entry that settled a record, with its postings and its link: `intact` where the record is what was chained."""
+    def _entry(self, account_id: UUID, record: DictRow, digests: Mapping[str, bytes]) -> SettlementEntry:
+        """The entry that settled a record, with its postings and its chain link. `digests`: of the records as they are now."""
         entry_id, usage_id = record["entry_id"], record["usage_id"]
-        found = following_store.entry(self._connection, account_id, entry_id) or {"postings": []}
-        made = following_store.link(self._connection, account_id, (record["journal_id"], OWN), entry_id)
-        link = None
-        if made is not None:
-            chain_id, link_no, hashed, digests = made
-            link = {
-                "chain_id": chain_id,
-                "link_no": link_no,
-                "hash": hashed.hex(),
-                "records": len(digests),
-                "intact": digests.get(usage_id.hex) == now.get(usage_id.hex),
-            }
-        return {
-            "usage_id": usage_id,
-            "entry_id": entry_id,
-            "journal_id": record["journal_id"],
-            "seq": record["seq"],
-            "ref": found.get("ref"),
-            "posted_at": found.get("posted_at"),
-            "postings": found["postings"],
-            "link": link,
-        }
+        entry = following_store.entry(self._connection, account_id, entry_id) or {"postings": []}
+        chained = following_store.link(self._connection, account_id, (record["journal_id"], OWN), entry_id)
+        link: ChainLink | None = None
+        if chained is not None:
+            chain_id, link_no, link_hash, chained_digests = chained
+            link = ChainLink(
+                chain_id=chain_id,
+                link_no=link_no,
+                hash=link_hash.hex(),
+                records=len(chained_digests),
+                intact=chained_digests.get(usage_id.hex) == digests.get(usage_id.hex),
+            )
+        return SettlementEntry(
+            usage_id=usage_id,
+            entry_id=entry_id,
+            journal_id=record["journal_id"],
+            seq=record["seq"],
+            ref=entry.get("ref"),
+            posted_at=entry.get("posted_at"),
+            postings=entry["postings"],
+            link=link,
+        )
 
 
 def _uuid(text: str) -> UUID | None:
-    """An id of ours, with or without dashes; None where it is none."""
+    """The id of 32 hexadecimal digits, with or without hyphens; None if the text is no such id."""
     plain = text.replace("-", "")
     if len(plain) != 32 or not plain.isascii():
         return None
@@ -283,7 +297,7 @@ def _uuid(text: str) -> UUID | None:
 
 
 def _after_attempts(request_id: UUID) -> UUID:
-    """An id that no attempt of the request has any more."""
+    """An id above the ids of all attempts of the request."""
     return uuid7_floor(uuid7_ms(request_id) + ATTEMPTS_WITHIN_MS)
 
 

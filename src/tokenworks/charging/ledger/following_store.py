@@ -1,27 +1,27 @@
-"""The SQL that follows one request: its records, their entries, and what they drew on. Each statement names the account."""
+"""The SQL of looking up one request: its records, their entries, and the buckets they drew on. Each statement names the account."""
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from psycopg import Connection
-from psycopg.rows import dict_row
+from psycopg.rows import DictRow, dict_row
 
 from tokenworks.charging.ledger import chain
 from tokenworks.charging.ledger.chain_store import digests_of_usage
 from tokenworks.charging.ledger.settle_rows import USAGE_COLUMNS
 from tokenworks.charging.ledger.usage_store import USAGE, shown_record
 
-# Records that one id of a client's may name: it may send the same again.
+# The most records that one client id may match: a client can send the same id more than once.
 NAMED_MAX: Final = 20
 _RECORD: Final = f"{USAGE}, journal_id, seq, entry_id, settled_at"
 
 
 def of_request(
     connection: Connection, account_id: UUID, request_id: str, floor: UUID, below: UUID
-) -> list[dict[str, Any]]:
-    """The records of a request, by attempt; their ids are in [floor, below)."""
+) -> list[DictRow]:
+    """The records of a request, by attempt number; their ids are in [floor, below)."""
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
             f"""SELECT {_RECORD} FROM usage WHERE account_id = %s AND usage_id >= %s AND usage_id < %s AND request_id = %s
@@ -32,7 +32,7 @@ def of_request(
 
 
 def request_of(connection: Connection, account_id: UUID, usage_id: UUID) -> str | None:
-    """The request of a record."""
+    """The request id of a record."""
     row = connection.execute(
         "SELECT request_id FROM usage WHERE account_id = %s AND usage_id = %s", (account_id, usage_id)
     ).fetchone()
@@ -42,7 +42,7 @@ def request_of(connection: Connection, account_id: UUID, usage_id: UUID) -> str 
 def requests_named(
     connection: Connection, account_id: UUID, floor: UUID, upstream_id: str, mark: str
 ) -> list[str]:
-    """Requests since `floor` whose record has this id of its upstream, or `mark` in the text of its way; newest first."""
+    """Request ids since `floor` whose record has this upstream id, or `mark` in its column `choice`; newest first."""
     rows = connection.execute(
         """SELECT request_id FROM usage WHERE account_id = %s AND usage_id >= %s
                AND (upstream_id = %s OR (choice LIKE '{%%' AND position(%s IN choice) > 0))
@@ -52,8 +52,8 @@ def requests_named(
     return list(dict.fromkeys(str(row[0]) for row in rows))
 
 
-def in_quarantine(connection: Connection, id_: str) -> list[dict[str, Any]]:
-    """Records that the database refused and that have an id, whatever was decided of them; they are few."""
+def in_quarantine(connection: Connection, id_: str) -> list[DictRow]:
+    """Quarantined records that contain an id, in any state. The table is small, so it is scanned."""
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             """SELECT quarantine_id, account_id, usage_id, state, reason, quarantined_at FROM quarantine
@@ -67,8 +67,8 @@ def host_of(connection: Connection, journal_id: UUID) -> str | None:
     return None if row is None else str(row[0])
 
 
-def entry(connection: Connection, account_id: UUID, entry_id: UUID) -> dict[str, Any] | None:
-    """An entry with its postings, in the order of their lines."""
+def entry(connection: Connection, account_id: UUID, entry_id: UUID) -> DictRow | None:
+    """An entry with its postings in line order."""
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
             "SELECT entry_id, kind, ref, posted_at FROM entry WHERE account_id = %s AND entry_id = %s",
@@ -87,7 +87,7 @@ def entry(connection: Connection, account_id: UUID, entry_id: UUID) -> dict[str,
 def link(
     connection: Connection, account_id: UUID, chain_ids: Sequence[UUID], entry_id: UUID
 ) -> tuple[UUID, int, bytes, dict[str, bytes]] | None:
-    """(chain, number, hash, digests by usage id) of the link of an entry; None where it is in no chain yet."""
+    """(chain, link number, hash, digests by usage id) of the link of an entry; None if the entry is in no chain yet."""
     row = connection.execute(
         """SELECT chain_id, link_no, hash, rows FROM chain_link
            WHERE account_id = %s AND chain_id = ANY(%s) AND entry_id = %s""",
@@ -97,7 +97,7 @@ def link(
 
 
 def digests(connection: Connection, account_id: UUID, usage_ids: Sequence[UUID]) -> dict[str, bytes]:
-    """What the chain would have of these records as they are now, by their ids."""
+    """The digests of these records as they are now, by usage id."""
     rows = connection.execute(
         f"SELECT {USAGE_COLUMNS} FROM usage WHERE account_id = %s AND usage_id = ANY(%s)".encode(),
         (account_id, list(usage_ids)),
@@ -105,7 +105,7 @@ def digests(connection: Connection, account_id: UUID, usage_ids: Sequence[UUID])
     return {usage_id: digest for _, usage_id, digest in digests_of_usage(rows)}
 
 
-def buckets(connection: Connection, account_id: UUID, bucket_ids: Sequence[UUID]) -> list[dict[str, Any]]:
+def buckets(connection: Connection, account_id: UUID, bucket_ids: Sequence[UUID]) -> list[DictRow]:
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             """SELECT bucket_id, kind, unit, product_id, charge_id, rate_version FROM bucket

@@ -1,14 +1,13 @@
-"""The SQL of grants: leased to a host, given back, closed, in doubt, written off.
+"""The SQL of grants: leasing to a host, returning, closing, doubt and write-off.
 
-A bucket is locked before its grants, here as in settlement.
+A bucket is always locked before its grants, here and in settlement.
 """
 
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from psycopg import Connection
-from psycopg.rows import dict_row
+from psycopg.rows import DictRow, dict_row
 
 from tokenworks.charging.errors import (
     GrantNotFound,
@@ -16,14 +15,14 @@ from tokenworks.charging.errors import (
     GrantStillOpen,
 )
 from tokenworks.charging.ledger.closing_store import finish_closing
-from tokenworks.charging.ledger.model import Granted
+from tokenworks.charging.ledger.model import GrantAnswer
 from tokenworks.charging.ledger.recall_store import RECALL_WAIT_MAX_S, first_waiter
-from tokenworks.charging.ledger.store import RECORDS_SHOWN_MAX, database_now, tell_account
+from tokenworks.charging.ledger.store import RECORDS_SHOWN_MAX, database_now, notify_hosts
 from tokenworks.kernel import uuid7
 
 
 def granted_elsewhere(connection: Connection, account_id: UUID, journal_id: UUID) -> int:
-    """What open grants of other hosts have not used: it may come back."""
+    """The unused quantity in open grants of other hosts, which can be recalled."""
     row = connection.execute(
         """SELECT coalesce(sum(amount - used), 0)::bigint FROM grants
            WHERE account_id = %s AND state = 'open' AND journal_id <> %s""",
@@ -42,11 +41,11 @@ def grant(
     amount: int,
     spend_for_s: float,
     now: datetime,
-) -> Granted | None:
-    """Lease up to `amount` of a bucket to a host: open a grant, or add to the host's open one and renew it.
+) -> GrantAnswer | None:
+    """Lease up to `amount` of a bucket to a host: open a grant, or extend and renew the host's open grant.
 
-    `amount` may be 0 to renew only. None where the bucket can't be spent (any more), or nothing was to be had. Where
-    another host has waited longer for what was given back, nothing is added: `behind`.
+    An `amount` of 0 only renews. Returns None if the bucket cannot be spent now or has nothing left. If another host has waited
+    longer for returned quantity, nothing is added and the answer has `behind`.
     """
     with connection.transaction():
         row = connection.execute(
@@ -86,14 +85,14 @@ def grant(
                 (account_id, grant_id, bucket_id, journal_id, added, now, spend_for_s),
             )
         elif behind:
-            return Granted("", 0, 0, 0.0, behind=True)
+            return GrantAnswer("", 0, 0, 0.0, behind=True)
         else:
             return None
-    return Granted(grant_id.hex, added, remaining - added, spend_for_s, behind)
+    return GrantAnswer(grant_id.hex, added, remaining - added, spend_for_s, behind)
 
 
 def _lock_bucket_of(connection: Connection, account_id: UUID, grant_id: UUID) -> None:
-    """A bucket is locked before its grants, here as in settlement."""
+    """Lock the bucket of a grant, before the grant itself is locked."""
     connection.execute(
         """SELECT 1 FROM bucket WHERE account_id = %(account)s AND bucket_id = (
                SELECT bucket_id FROM grants WHERE account_id = %(account)s AND grant_id = %(grant)s) FOR UPDATE""",
@@ -109,9 +108,10 @@ def close_grant(
     settled_seq: int,
     now: datetime,
 ) -> None:
-    """Give back what a grant has not used. Everything that its host ever wrote for it must be settled.
+    """Close a grant and return its unused quantity. All records that its host wrote for the grant must be settled.
 
-    Raises `GrantStillOpen` where the journal's settled sequence is below `settled_seq`. Closing twice is nothing.
+    Closing a closed grant does nothing. Raises `GrantStillOpen` if the journal's settled sequence is below `settled_seq`, or if the
+    grant is in doubt.
     """
     with connection.transaction():
         row = connection.execute(
@@ -154,23 +154,21 @@ def open_grants(connection: Connection, journal_id: UUID) -> list[tuple[str, str
     ]
 
 
-def grants(connection: Connection, account_id: UUID | None, limit: int) -> list[dict[str, Any]]:
-    """Open grants, oldest first: whose, how much (in thousandths of `unit`), how long, and whether in doubt."""
+def grants(connection: Connection, account_id: UUID | None, limit: int) -> list[DictRow]:
+    """Open grants, oldest first: account, bucket, host, amounts (in thousandths of `unit`), times, and the reason for a doubt."""
     whose = "" if account_id is None else "AND g.account_id = %(account)s"
-    cursor = connection.execute(
-        f"""SELECT grant_id, g.account_id, g.bucket_id, b.unit, host, g.journal_id, amount, g.used, opened_at, spend_until,
-                  CASE WHEN doubt IS NOT NULL THEN doubt WHEN spend_until < now() THEN 'expired' END AS in_doubt
-           FROM grants g JOIN journal j USING (journal_id)
-                JOIN bucket b ON b.account_id = g.account_id AND b.bucket_id = g.bucket_id
-           WHERE g.state = 'open' {whose} ORDER BY opened_at, grant_id LIMIT %(limit)s""".encode(),
-        {"account": account_id, "limit": limit},
-    )
-    assert cursor.description is not None
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            f"""SELECT grant_id, g.account_id, g.bucket_id, b.unit, host, g.journal_id, amount, g.used, opened_at, spend_until,
+                      CASE WHEN doubt IS NOT NULL THEN doubt WHEN spend_until < now() THEN 'expired' END AS in_doubt
+               FROM grants g JOIN journal j USING (journal_id)
+                    JOIN bucket b ON b.account_id = g.account_id AND b.bucket_id = g.bucket_id
+               WHERE g.state = 'open' {whose} ORDER BY opened_at, grant_id LIMIT %(limit)s""".encode(),
+            {"account": account_id, "limit": limit},
+        ).fetchall()
 
 
-def ask_grant_back(connection: Connection, account_id: UUID, grant_id: UUID) -> None:
+def request_grant_close(connection: Connection, account_id: UUID, grant_id: UUID) -> None:
     row = connection.execute(
         "SELECT account_id FROM grants WHERE account_id = %s AND grant_id = %s AND state = 'open'",
         (account_id, grant_id),
@@ -183,7 +181,7 @@ def ask_grant_back(connection: Connection, account_id: UUID, grant_id: UUID) -> 
 
 
 def in_doubt(connection: Connection) -> tuple[int, int, int]:
-    """(grants, thousandths of tokens in them, seconds since the oldest expired) of what is in doubt."""
+    """Figures of the grants in doubt: (how many, their unused thousandths of tokens, seconds since the oldest lease expired)."""
     row = connection.execute(
         """SELECT count(*), coalesce(sum(amount - g.used) FILTER (WHERE b.unit = 'token'), 0)::bigint,
                   coalesce(extract(epoch FROM now() - min(spend_until)), 0)::bigint
@@ -194,7 +192,7 @@ def in_doubt(connection: Connection) -> tuple[int, int, int]:
     return int(row[0]), int(row[1]), int(row[2])
 
 
-def find_grant(connection: Connection, account_id: UUID, grant_id: UUID) -> dict[str, Any] | None:
+def find_grant(connection: Connection, account_id: UUID, grant_id: UUID) -> DictRow | None:
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             """SELECT grant_id, g.account_id, g.bucket_id, b.unit, journal_id, amount, g.used, g.state, doubt
@@ -205,7 +203,7 @@ def find_grant(connection: Connection, account_id: UUID, grant_id: UUID) -> dict
 
 
 def grants_in_doubt_for(connection: Connection, seconds: int) -> list[tuple[UUID, UUID]]:
-    """(account, grant) of open grants whose lease ended so long ago, oldest first."""
+    """(account, grant) of open grants whose lease expired at least `seconds` ago, oldest first."""
     rows = connection.execute(
         """SELECT account_id, grant_id FROM grants WHERE state = 'open' AND doubt IS NULL
                AND spend_until < now() - make_interval(secs => %s) ORDER BY grant_id LIMIT %s""",
@@ -217,11 +215,11 @@ def grants_in_doubt_for(connection: Connection, seconds: int) -> list[tuple[UUID
 def write_off(
     connection: Connection, account_id: UUID, grant_id: UUID, now: datetime, *, ended: bool = False
 ) -> int:
-    """Take a grant in doubt back from a host that is lost: what is not settled is free again. Returns how much. `ended`: its host
-    is known to spend nothing any more, so that the end of its lease is not waited for.
+    """Write off a grant in doubt, whose host is lost: its unsettled quantity returns to the bucket. Returns how much that is.
 
-    What that host settles after all is late: it draws on what is free, the rest is operator loss.
-    Raises `GrantNotFound`, `GrantNotInDoubt`.
+    `ended`: the caller knows that the host spends nothing any more, so the lease need not have expired. Records that the host
+    settles later are late: they draw on the bucket's free quantity, and the rest is operator loss. Raises `GrantNotFound`,
+    `GrantNotInDoubt`.
     """
     with connection.transaction():
         _lock_bucket_of(connection, account_id, grant_id)
@@ -247,14 +245,14 @@ def write_off(
             (amount, used, amount - used, account_id, bucket_id),
         )
         finish_closing(connection, account_id, bucket_id, now)
-        tell_account(connection, account_id)
+        notify_hosts(connection, account_id)
     return int(amount - used)
 
 
 def return_grant(
     connection: Connection, account_id: UUID, grant_id: UUID, journal_id: UUID, amount: int, now: datetime
 ) -> bool:
-    """Give back a part of an open grant that its host has free. False where the grant is not open any more."""
+    """Return `amount` of an open grant, which its host has free, to the bucket. Returns False if the grant is not open any more."""
     with connection.transaction():
         _lock_bucket_of(connection, account_id, grant_id)
         row = connection.execute(
@@ -277,7 +275,7 @@ def return_grant(
 def open_grants_of(
     connection: Connection, account_id: UUID, journal_id: UUID
 ) -> list[tuple[str, str, int, int]]:
-    """(bucket, grant, amount, used) that this journal has open of an account."""
+    """(bucket, grant, amount, used) of the open grants of an account that this journal has."""
     rows = connection.execute(
         """SELECT bucket_id, grant_id, amount, used FROM grants
            WHERE account_id = %s AND journal_id = %s AND state = 'open'""",

@@ -1,10 +1,10 @@
-"""Grants: what the ledger leases to hosts, as their recorders ask for it and as an operator sees it."""
+"""Grants: leases of bucket quantity to hosts. Recorders request and close them; operators list and write them off."""
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg.rows import DictRow
 
 from tokenworks.charging.errors import (
     GrantNotFound,
@@ -16,21 +16,21 @@ from tokenworks.charging.ledger import (
     whose_store,
     window_store,
 )
-from tokenworks.charging.ledger.model import Granted
+from tokenworks.charging.ledger.model import GrantAnswer
 from tokenworks.charging.ledger.part import LedgerPart
 from tokenworks.charging.messages import BucketTerms
 
 
 class Grants(LedgerPart):
-    """What hosts may spend of the buckets."""
+    """The grants of all hosts."""
 
-    # As a host's recorder asks.
+    # Calls of a host's recorder.
 
     def load_terms(self, account_id: str) -> list[tuple[BucketTerms, int]]:
         return bucket_store.load_terms(self._connection, UUID(account_id), self._clock.now())
 
     def window_back_s(self, account_id: str, bucket_ids: Sequence[str]) -> int:
-        """Seconds until the first use of each of these windows has come back, at least 1."""
+        """Seconds until each of these windows regains its oldest use, at least 1."""
         return window_store.window_back_s(
             self._connection, UUID(account_id), [UUID(bucket) for bucket in bucket_ids], self._clock.now()
         )
@@ -47,7 +47,7 @@ class Grants(LedgerPart):
         grant_id: str | None,
         amount: int,
         spend_for_s: float,
-    ) -> Granted | None:
+    ) -> GrantAnswer | None:
         assert amount >= 0
         return grant_store.grant(
             self._connection,
@@ -76,63 +76,71 @@ class Grants(LedgerPart):
     def open_grants_of(self, account_id: str, journal_id: UUID) -> list[tuple[str, str, int, int]]:
         return grant_store.open_grants_of(self._connection, UUID(account_id), journal_id)
 
-    # A turn of a host's recorder: what waits of many accounts, made together.
+    # Batched calls of a host's recorder, for many accounts at once.
 
     def load_terms_together(self, account_ids: Sequence[UUID]) -> list[list[tuple[BucketTerms, int]] | None]:
-        """`load_terms` of each; None: to be loaded by itself."""
+        """`load_terms` of each account. None: the caller must load this account with `load_terms`."""
         return turn_store.load_terms(self._connection, account_ids, self._clock.now())
 
     def turn(
-        self, journal_id: UUID, asks: Sequence[turn_store.GrantAsk], closes: Sequence[turn_store.CloseAsk]
-    ) -> tuple[list[Granted | None], list[bool]]:
-        """Grants and closings in one transaction, all of them or (where the database refuses one) none. What is None or False
-        is to be asked for by itself: a row of its was locked, or it needs more than a statement.
+        self,
+        journal_id: UUID,
+        grants: Sequence[turn_store.GrantRequest],
+        closes: Sequence[turn_store.CloseRequest],
+    ) -> tuple[list[GrantAnswer | None], list[bool]]:
+        """Grant and close in one transaction: all of it, or nothing if the database refuses one statement.
+
+        An answer of None or False means that the caller must repeat this request alone: a row was locked, or the request needs more
+        than one statement.
         """
         now = self._clock.now()
         try:
             with self._connection.transaction():
                 return (
-                    turn_store.grant(self._connection, journal_id, asks, now),
+                    turn_store.grant(self._connection, journal_id, grants, now),
                     turn_store.close(self._connection, journal_id, closes, now),
                 )
-        except (psycopg.DatabaseError, turn_store.NotAsLocked):
+        except (psycopg.DatabaseError, turn_store.LockedRowUnchanged):
             if self._connection.broken:
                 raise
-            return [None] * len(asks), [False] * len(closes)
+            return [None] * len(grants), [False] * len(closes)
 
     def count_prompts(self, account_ids: Sequence[UUID]) -> list[bool]:
-        """`counts_prompts` of each."""
+        """`counts_prompts` of each account."""
         return turn_store.has_unit(self._connection, account_ids, "prompt", self._clock.now())
 
-    # As an operator sees them.
+    # Calls of an operator.
 
-    def grants(self, account_id: UUID | None = None, limit: int = 1000) -> list[dict[str, Any]]:
+    def grants(self, account_id: UUID | None = None, limit: int = 1000) -> list[DictRow]:
         """Open grants, oldest first."""
         return grant_store.grants(self._connection, account_id, limit)
 
-    def find_grant(self, grant_id: UUID) -> dict[str, Any] | None:
-        """A grant in whatever state."""
+    def find_grant(self, grant_id: UUID) -> DictRow | None:
+        """A grant in any state."""
         account_id = whose_store.of_grant(self._connection, grant_id)
         return None if account_id is None else grant_store.find_grant(self._connection, account_id, grant_id)
 
-    def ask_grant_back(self, grant_id: UUID) -> None:
-        """Have a grant's host close it as soon as nothing runs on it. Raises `GrantNotFound`."""
-        grant_store.ask_grant_back(self._connection, self._account_of_grant(grant_id), grant_id)
+    def request_grant_close(self, grant_id: UUID) -> None:
+        """Ask the host of a grant to close it as soon as no request uses it. Raises `GrantNotFound`."""
+        grant_store.request_grant_close(self._connection, self._account_of_grant(grant_id), grant_id)
 
     def write_off(self, grant_id: UUID) -> int:
-        """What a lost host did not settle is free again. Returns how much. Raises `GrantNotFound`, `GrantNotInDoubt`."""
+        """Write off a grant of a lost host: its unsettled quantity returns to the bucket. Returns how much that is.
+
+        Raises `GrantNotFound`, `GrantNotInDoubt`.
+        """
         account_id = self._account_of_grant(grant_id)
         return grant_store.write_off(self._connection, account_id, grant_id, self._clock.now())
 
     def write_off_old(self, in_doubt_s: int) -> int:
-        """Write off what has been past its lease for so long: its host is taken for lost. Returns how many grants."""
+        """Write off grants whose lease expired at least `in_doubt_s` ago: their hosts count as lost. Returns how many."""
         old = grant_store.grants_in_doubt_for(self._connection, in_doubt_s)
         for account_id, grant_id in old:
             grant_store.write_off(self._connection, account_id, grant_id, self._clock.now())
         return len(old)
 
     def in_doubt(self) -> tuple[int, int, int]:
-        """(grants, quantity, seconds since the oldest expired) of what is in doubt."""
+        """Figures of the grants in doubt: (how many, their unused thousandths of tokens, seconds since the oldest lease expired)."""
         return grant_store.in_doubt(self._connection)
 
     def _account_of_grant(self, grant_id: UUID) -> UUID:

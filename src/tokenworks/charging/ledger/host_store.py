@@ -1,4 +1,4 @@
-"""The SQL of hosts: a row for each journal."""
+"""The SQL of hosts. Each host has one row in the table `journal`."""
 
 from datetime import datetime
 from typing import Final
@@ -9,14 +9,14 @@ from psycopg import Connection
 from tokenworks.charging.ledger.model import Host, Release
 
 HOSTS_NAMED_MAX: Final = 1000
-# A host that was not heard of for so long has no requests in flight that count, and takes no part.
+# A host that was not seen for this long counts as dead: its requests in flight do not count for limits.
 HOST_SILENT_S: Final = 10.0
-# One that fell silent may be stopped and go on: it counts as one of the fleet for so long.
+# A silent host can be a stopped one that resumes later, so it belongs to the fleet for this long.
 HOST_REMEMBERED_S: Final = 86_400.0
 
 
-def says_release(connection: Connection, journal_id: UUID, release: Release) -> None:
-    """A host begins with this release, or goes on with it."""
+def report_release(connection: Connection, journal_id: UUID, release: Release) -> None:
+    """Store the release that a host runs, when the host starts."""
     connection.execute(
         """UPDATE journal SET release = %(release)s, release_schema = %(schema)s,
                release_since = CASE WHEN (release, release_schema) = (%(release)s, %(schema)s) AND (seen_at IS NULL OR release_seen_at = seen_at)
@@ -27,7 +27,7 @@ def says_release(connection: Connection, journal_id: UUID, release: Release) -> 
 
 
 def hosts_alive(connection: Connection, journal_id: UUID) -> int:
-    """How many hosts live, this one included; says that it does."""
+    """Store that this host is alive. Returns how many hosts are alive, this one included."""
     connection.execute(
         """UPDATE journal SET seen_at = now.at, release_seen_at = now.at FROM (SELECT clock_timestamp() AS at) now
            WHERE journal_id = %s""",
@@ -41,7 +41,7 @@ def hosts_alive(connection: Connection, journal_id: UUID) -> int:
 
 
 def hosts(connection: Connection) -> list[Host]:
-    """Those that have not left, by name. On schemas before 0030, too, where none says its release."""
+    """The hosts that have not left, by name. Also works on schemas before 0030, which have no release columns."""
     rows = connection.execute(
         """SELECT host, row->>'release', row->>'release_schema', (row->>'release_since')::timestamptz, seen_at,
                seen_at > clock_timestamp() - make_interval(secs => %s), coalesce(row->>'release_seen_at' = row->>'seen_at', false)
@@ -51,14 +51,14 @@ def hosts(connection: Connection) -> list[Host]:
     ).fetchall()
     return [
         Host(host, Release(release, schema), since, seen_at, alive)
-        if said
+        if reported
         else Host(host, None, None, seen_at, alive)
-        for host, release, schema, since, seen_at, alive, said in rows
+        for host, release, schema, since, seen_at, alive, reported in rows
     ]
 
 
 def hosts_of_fleet(connection: Connection) -> list[tuple[UUID, str, datetime]]:
-    """Those that have not left in order, and were heard of within `HOST_REMEMBERED_S`."""
+    """(journal, host, last seen) of the hosts that have not left and were seen within `HOST_REMEMBERED_S`."""
     rows = connection.execute(
         """SELECT journal_id, host, seen_at FROM journal WHERE seen_at > clock_timestamp() - make_interval(secs => %s)
            ORDER BY host, journal_id LIMIT %s""",
@@ -68,5 +68,5 @@ def hosts_of_fleet(connection: Connection) -> list[tuple[UUID, str, datetime]]:
 
 
 def host_leaves(connection: Connection, journal_id: UUID) -> None:
-    """It ends in order: nobody waits for it."""
+    """Store that a host shuts down in order, so that no other host waits for it."""
     connection.execute("UPDATE journal SET seen_at = NULL WHERE journal_id = %s", (journal_id,))

@@ -1,4 +1,4 @@
-"""Hosts: their journals, whether they live, what they run, and the news that they read."""
+"""Hosts: their journals, whether they are alive, which release they run, and the change feed that they poll."""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -17,7 +17,7 @@ from tokenworks.charging.ledger.part import LedgerPart
 
 
 class Hosts(LedgerPart):
-    """What the database knows of hosts and their journals."""
+    """The hosts and their journals, as the database knows them."""
 
     # Journals.
 
@@ -25,21 +25,21 @@ class Hosts(LedgerPart):
         return journal_store.register_journal(self._connection, journal_id, host)
 
     def settled_seq(self, journal_id: UUID) -> int | None:
-        """What the database has settled of a journal; None where it does not know it."""
+        """The settled sequence of a journal; None if the database does not know the journal."""
         return journal_store.settled_seq(self._connection, journal_id)
 
     def journals(self, journal_id: UUID | None = None) -> list[journal_store.KnownJournal]:
-        """The journals that the database knows, or the one."""
+        """The journals that the database knows: all, or only the one given."""
         return journal_store.known(self._connection, journal_id)
 
-    def reserved(self, journal_id: UUID) -> list[journal_store.Reserved]:
-        """What a journal's host has been granted and has not settled, by unit."""
+    def reserved(self, journal_id: UUID) -> list[journal_store.OpenGrants]:
+        """The quantity that a journal's host was granted and has not settled, by unit."""
         return journal_store.reserved(self._connection, journal_id)
 
     def give_up_journal(self, journal_id: UUID, *, ended: bool) -> int:
-        """Write off all open grants of a journal. `ended`: no process of its host spends of them any more. Returns how many.
+        """Write off all open grants of a journal. Returns how many. `ended`: no process of the host spends from them any more.
 
-        Raises `GrantNotInDoubt` where its host may still spend one; then none is written off.
+        Raises `GrantNotInDoubt` if the host may still spend from one of them; then none is written off.
         """
         with self._connection.transaction():
             grants = grant_store.open_grants(self._connection, journal_id)
@@ -49,43 +49,44 @@ class Hosts(LedgerPart):
                 )
         return len(grants)
 
-    # Whether hosts live, and what they run.
+    # Whether hosts are alive, and which release they run.
 
     def hosts_alive(self, journal_id: UUID) -> int:
-        """How many hosts live, this one included; says that it does."""
+        """Store that this host is alive. Returns how many hosts are alive, this one included."""
         return host_store.hosts_alive(self._connection, journal_id)
 
-    def says_release(self, journal_id: UUID, release: Release) -> None:
-        """A host begins with this release, or goes on with it."""
-        host_store.says_release(self._connection, journal_id, release)
+    def report_release(self, journal_id: UUID, release: Release) -> None:
+        """Store the release that a host runs, when the host starts."""
+        host_store.report_release(self._connection, journal_id, release)
 
     def hosts(self) -> list[Host]:
-        """Those that have not left, by name, with what they run."""
+        """The hosts that have not left, by name, with their releases."""
         return host_store.hosts(self._connection)
 
     def hosts_of_fleet(self) -> list[tuple[UUID, str, datetime]]:
-        """(journal, host, when it was heard of) of the hosts that have not left in order, those that fell silent within a day, too."""
+        """(journal, host, last seen) of the hosts that have not left, including those that fell silent within the last day."""
         return host_store.hosts_of_fleet(self._connection)
 
     def host_leaves(self, journal_id: UUID) -> None:
         host_store.host_leaves(self._connection, journal_id)
 
-    # News to hosts.
+    # The change feed.
 
     def changes(self, since: str | None) -> tuple[str, list[change_store.Change]]:
-        """(from where to read on, what was said since `since`); nothing where that is None: this host begins now. Raises
-        `ChangesMissed` where some of it is not kept any more.
+        """(the position to read from next time, the changes since the position `since`).
+
+        With None, for a host that starts now, there are no changes. Raises `ChangesMissed` if some of the changes are deleted.
         """
         horizon = change_store.horizon(self._connection)
         if since is None:
             return horizon, []
         found = change_store.changes(self._connection, since)
         if found is None:
-            raise ChangesMissed("news to this host are not kept any more: it was away for too long")
+            raise ChangesMissed("changes that this host has not read are deleted: it was away for too long")
         return horizon, found
 
     def forget_changes(self, keep: timedelta) -> int:
-        """Delete news that are older. Returns how many."""
+        """Delete the changes that are older than `keep`. Returns how many."""
         total = 0
         while done := change_store.delete_old_changes(self._connection, keep):
             total += done

@@ -1,4 +1,4 @@
-"""SQL about journals: which ones the database knows, and what is open of one that is lost."""
+"""The SQL of journals: which ones the database knows, and the open grants of a lost one."""
 
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -10,7 +10,7 @@ JOURNALS_MAX: Final = 1000
 
 
 class KnownJournal(NamedTuple):
-    """`settled_seq`: how far the database has settled it, at `settled_at` for the last time."""
+    """`settled_seq`: the last sequence that the database has settled. `settled_at`: the time of that settlement."""
 
     journal_id: UUID
     host: str
@@ -18,8 +18,8 @@ class KnownJournal(NamedTuple):
     settled_at: datetime | None
 
 
-class Reserved(NamedTuple):
-    """Of a journal's open grants: what is granted and not settled, in the smallest part of the unit."""
+class OpenGrants(NamedTuple):
+    """A journal's open grants in one unit. `quantity`: what they have granted and not settled, in thousandths of the unit."""
 
     unit: str
     grants: int
@@ -28,28 +28,28 @@ class Reserved(NamedTuple):
 
 
 def known(connection: Connection, journal_id: UUID | None = None) -> list[KnownJournal]:
-    """Those that settled last come first."""
-    one = "" if journal_id is None else "WHERE journal_id = %(journal)s"
+    """The journals, latest settlement first."""
+    where = "" if journal_id is None else "WHERE journal_id = %(journal)s"
     rows = connection.execute(
-        f"""SELECT journal_id, host, settled_seq, settled_at FROM journal {one}
+        f"""SELECT journal_id, host, settled_seq, settled_at FROM journal {where}
             ORDER BY settled_at DESC NULLS LAST, journal_id LIMIT %(limit)s""".encode(),
         {"journal": journal_id, "limit": JOURNALS_MAX},
     )
     return [KnownJournal(*row) for row in rows]
 
 
-def reserved(connection: Connection, journal_id: UUID) -> list[Reserved]:
+def reserved(connection: Connection, journal_id: UUID) -> list[OpenGrants]:
     rows = connection.execute(
         """SELECT b.unit, count(*), count(DISTINCT g.account_id), sum(g.amount - g.used)::bigint
            FROM grants g JOIN bucket b ON b.account_id = g.account_id AND b.bucket_id = g.bucket_id
            WHERE g.journal_id = %s AND g.state = 'open' GROUP BY b.unit ORDER BY b.unit""",
         (journal_id,),
     )
-    return [Reserved(*row) for row in rows]
+    return [OpenGrants(*row) for row in rows]
 
 
 def register_journal(connection: Connection, journal_id: UUID, host: str) -> int:
-    """The journal's settled sequence; registers a new one at 0."""
+    """Register a journal if it is new. Returns its settled sequence; a new journal starts at 0."""
     connection.execute(
         "INSERT INTO journal (journal_id, host) VALUES (%s, %s) ON CONFLICT DO NOTHING", (journal_id, host)
     )

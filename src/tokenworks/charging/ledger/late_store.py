@@ -1,4 +1,4 @@
-"""The SQL of records whose grants are gone: they draw on what their buckets have free, the rest is operator loss."""
+"""The SQL of late records, whose grants are written off: they draw on the buckets' free quantity, the rest is operator loss."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -9,7 +9,7 @@ from psycopg import Connection
 
 from tokenworks.catalog import Counts, split
 from tokenworks.charging.errors import RecordRefused
-from tokenworks.charging.ledger.settle_rows import Settling
+from tokenworks.charging.ledger.settle_rows import UnsettledRecord
 from tokenworks.charging.ledger.unpaid_store import draw_unpaid, lock_buckets
 from tokenworks.charging.messages import Loss, Part, UsageRecord
 from tokenworks.charging.model import CAP_WEIGHTS, RateLookup
@@ -18,20 +18,21 @@ from tokenworks.charging.model import CAP_WEIGHTS, RateLookup
 def prepare(
     connection: Connection,
     journal_id: UUID,
-    batch: Sequence[Settling],
+    batch: Sequence[UnsettledRecord],
     decoded: Sequence[UsageRecord],
     rates: RateLookup,
     now: datetime,
 ) -> frozenset[str]:
-    """Pay what is late, and what was unpaid, in the records themselves. Returns the grants that are charged by that. Raises
-    `RecordRefused` where a record's grant is another's, or closed.
+    """Charge the late and the unpaid parts of a batch and rewrite the records accordingly.
+
+    Returns the grants that this has already charged. Raises `RecordRefused` if a grant is closed or belongs to another journal.
     """
     lock_buckets(connection, {record.account_id for record in decoded if record.unpaid is not None})
-    # What costs nothing draws on no grant.
+    # A part that costs nothing draws on no grant.
     named: dict[str, set[str]] = {}
     for _, account_id, used, _ in batch:
         named.setdefault(account_id, set()).update(part.grant_id for part in used if part.amount)
-    gone: set[str] = set()
+    written_off: set[str] = set()
     for account_id in sorted(named):
         # Grants are locked in ascending order of their key.
         states = connection.execute(
@@ -47,26 +48,28 @@ def prepare(
         wrong = [grant for grant in named[account_id] if ours.get(grant) not in {"open", "written_off"}]
         if wrong:
             raise RecordRefused(f"grant {min(wrong)} is not open, or not of journal {journal_id}")
-        gone |= {grant for grant, state in ours.items() if state == "written_off"}
+        written_off |= {grant for grant, state in ours.items() if state == "written_off"}
     closed: set[str] = set()
     for (_, _, used, _), record in zip(batch, decoded, strict=True):
-        if not gone.isdisjoint(part.grant_id for part in used):
-            _late(connection, record, gone, rates)
+        if not written_off.isdisjoint(part.grant_id for part in used):
+            _charge_late(connection, record, written_off, rates)
         closed |= draw_unpaid(connection, journal_id, record, rates, now)
-        assert record.unpaid is None, "what is unpaid is paid or lost before it is history"
-    return frozenset(gone | closed)
+        assert record.unpaid is None, (
+            "the unpaid part of a record is paid or lost before the record is written"
+        )
+    return frozenset(written_off | closed)
 
 
 def _register_lost(
     connection: Connection,
     journal_id: UUID,
     account_id: str,
-    batch: Sequence[Settling],
+    batch: Sequence[UnsettledRecord],
     unknown: set[str],
     now: datetime,
 ) -> None:
-    """The database went back to before it made these grants. They are known again, with nothing in them: what was spent of
-    them is late, and draws on what its bucket has free.
+    """Insert grants that the database lost when it was restored to an earlier state. They are inserted as written off, with amount 0:
+    records of such grants are late, and draw on the bucket's free quantity.
     """
     buckets = {
         part.grant_id: part.bucket_id
@@ -91,13 +94,15 @@ def _register_lost(
             raise RecordRefused(f"grant {grant_id} is of a bucket that this account does not have")
 
 
-def _late(connection: Connection, record: UsageRecord, gone: Collection[str], rates: RateLookup) -> None:
-    """A record of a grant that was written off: it draws on what its bucket has free, the rest is operator loss."""
+def _charge_late(
+    connection: Connection, record: UsageRecord, written_off: Collection[str], rates: RateLookup
+) -> None:
+    """Draw the parts of written-off grants on what their buckets have free; the rest becomes the loss `late`."""
     account_id = UUID(record.account_id)
     parts: list[Part] = []
     loss_requests, loss_counts = 0, Counts()
     for part in record.parts:
-        if part.grant_id not in gone:
+        if part.grant_id not in written_off:
             parts.append(part)
             continue
         row = connection.execute(

@@ -1,17 +1,18 @@
-"""The SQL of protective limits: which there are, and what each host leases of them."""
+"""The SQL of protective limits, and of the leases that hosts have of them."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from psycopg import Connection
+from psycopg.rows import DictRow, dict_row
 
 from tokenworks.charging.host.limits import LEASE_SPEND_S, Lease
 from tokenworks.charging.ledger.host_store import HOST_SILENT_S
 from tokenworks.charging.messages import Limit
 from tokenworks.kernel import uuid7
 
-# What a host leased counts for a minute from its last moment.
+# A lease counts against the limit for one minute after the last moment at which the host can spend it.
 LEASE_COUNTS_S: Final = 60 + LEASE_SPEND_S
 LIMITS_MAX: Final = 10_000
 
@@ -25,7 +26,7 @@ def set_limit(
     tokens_per_min: int | None,
     streams_max: int | None,
 ) -> UUID:
-    """One limit for each (scope, ref); hosts hear of it."""
+    """Set the one limit of a (scope, ref) and notify the hosts."""
     with connection.transaction():
         row = connection.execute(
             """INSERT INTO rate_limit (limit_id, scope, ref, account_id, requests_per_min, tokens_per_min, streams_max)
@@ -36,7 +37,7 @@ def set_limit(
             (uuid7(), scope, ref, account_id, requests_per_min, tokens_per_min, streams_max),
         ).fetchone()
         assert row is not None
-        _tell(connection, account_id)
+        _notify(connection, account_id)
     return UUID(str(row[0]))
 
 
@@ -46,34 +47,32 @@ def remove_limit(connection: Connection, limit_id: UUID) -> bool:
             "DELETE FROM rate_limit WHERE limit_id = %s RETURNING account_id", (limit_id,)
         ).fetchone()
         if row is not None:
-            _tell(connection, row[0])
+            _notify(connection, row[0])
     return row is not None
 
 
-def _tell(connection: Connection, account_id: UUID | None) -> None:
+def _notify(connection: Connection, account_id: UUID | None) -> None:
     kind, ref = ("snapshot", "limit") if account_id is None else ("account", account_id.hex)
     connection.execute("INSERT INTO change (kind, ref) VALUES (%s, %s)", (kind, ref))
 
 
-def limits(connection: Connection) -> list[dict[str, Any]]:
+def limits(connection: Connection) -> list[DictRow]:
     """All limits, by scope and age."""
-    cursor = connection.execute(
-        """SELECT limit_id, scope, ref, account_id, requests_per_min, tokens_per_min, streams_max FROM rate_limit
-           ORDER BY scope, limit_id LIMIT %s""",
-        (LIMITS_MAX,),
-    )
-    assert cursor.description is not None
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            """SELECT limit_id, scope, ref, account_id, requests_per_min, tokens_per_min, streams_max FROM rate_limit
+               ORDER BY scope, limit_id LIMIT %s""",
+            (LIMITS_MAX,),
+        ).fetchall()
 
 
 def limits_of(connection: Connection, refs: Sequence[tuple[str, str]]) -> list[tuple[str, Limit]]:
-    """(scope, limit) of those that these (scope, ref) are under."""
+    """(scope, limit) of each limit that applies to one of these (scope, ref)."""
     return [(scope, limit) for scope, _, limit in limits_by_ref(connection, refs)]
 
 
 def limits_by_ref(connection: Connection, refs: Sequence[tuple[str, str]]) -> list[tuple[str, str, Limit]]:
-    """(scope, ref, limit) of those that these (scope, ref) are under, by the limit's id."""
+    """(scope, ref, limit) of each limit that applies to one of these (scope, ref), ordered by the limit's id."""
     rows = connection.execute(
         """SELECT scope, ref, limit_id, requests_per_min, tokens_per_min, streams_max FROM rate_limit
            WHERE (scope, ref) IN (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY limit_id""",
@@ -86,7 +85,7 @@ def limits_by_ref(connection: Connection, refs: Sequence[tuple[str, str]]) -> li
 
 
 def deployment_limits(connection: Connection) -> dict[str, Limit]:
-    """By the deployment's name."""
+    """The limits of deployments, by the deployment's name."""
     rows = connection.execute(
         """SELECT ref, limit_id, requests_per_min, tokens_per_min, streams_max FROM rate_limit
            WHERE scope = 'deployment' LIMIT %s""",
@@ -101,18 +100,18 @@ def deployment_limits(connection: Connection) -> dict[str, Limit]:
 def lease_limit(
     connection: Connection, journal_id: UUID, limit: Limit, requests: int, tokens: int, streams: int
 ) -> Lease:
-    """Lease up to so many requests and tokens to a host, and set how many streams it claims in all.
+    """Lease up to this many requests and tokens to a host, and set its total claim of streams.
 
-    Times are the database's own. Where less than was asked for is left: the milliseconds until some comes back.
+    Times are those of the database's clock. If less is left than requested, the lease has the milliseconds until more is available.
     """
     limit_id = UUID(limit.limit_id)
     with connection.transaction():
-        # One host after the other.
+        # The row lock lets one host lease at a time.
         known = connection.execute(
             "SELECT 1 FROM rate_limit WHERE limit_id = %s FOR UPDATE", (limit_id,)
         ).fetchone()
         if known is None:
-            return Lease(requests, tokens, streams, 0)  # it was taken away meanwhile
+            return Lease(requests, tokens, streams, 0)  # the limit was removed meanwhile
         connection.execute(
             "DELETE FROM limit_lease WHERE limit_id = %s AND leased_at <= clock_timestamp() - make_interval(secs => %s)",
             (limit_id, LEASE_COUNTS_S),
@@ -156,7 +155,7 @@ def lease_limit(
 def return_lease(
     connection: Connection, journal_id: UUID, limit_id: UUID, requests: int, tokens: int
 ) -> None:
-    """What a host leased and did not spend is free for others; what is below zero was spent beyond its leases."""
+    """Return what a host leased and did not spend. A negative `tokens` is what it spent beyond its leases."""
     with connection.transaction():
         if (
             connection.execute(

@@ -1,8 +1,10 @@
-"""Protective limits: set by an operator, leased to hosts. They are not money."""
+"""Protective limits: an operator sets them, hosts lease shares of them. They do not concern money."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
+
+from psycopg.rows import DictRow
 
 from tokenworks.charging.errors import (
     LimitNotFound,
@@ -19,7 +21,7 @@ LIMIT_MAX: Final = 10**12
 
 
 class Limits(LedgerPart):
-    """How many requests and tokens a minute, and how many requests at once."""
+    """Limits of requests per minute, tokens per minute and concurrent requests."""
 
     def set_limit(
         self,
@@ -31,7 +33,7 @@ class Limits(LedgerPart):
         tokens_per_min: int | None,
         streams_max: int | None,
     ) -> UUID:
-        """The limit of a key, member or subscriber (by id) or deployment (by name). Replaces what was there. Raises `Invalid`."""
+        """Set or replace the limit of a key, member or subscriber (by id) or of a deployment (by name). Raises `Invalid`."""
         given = [value for value in (requests_per_min, tokens_per_min, streams_max) if value is not None]
         if not given or any(not 0 < value <= LIMIT_MAX for value in given):
             raise Invalid(
@@ -48,17 +50,17 @@ class Limits(LedgerPart):
         if not limit_store.remove_limit(self._connection, limit_id):
             raise LimitNotFound(f"there is no limit {limit_id}: tokenworks limit list")
 
-    def limits(self) -> list[dict[str, Any]]:
+    def limits(self) -> list[DictRow]:
         return limit_store.limits(self._connection)
 
     def limits_of(self, refs: Sequence[tuple[str, str]]) -> list[tuple[str, Limit]]:
-        """(scope, limit) of those that these (scope, ref) are under."""
+        """(scope, limit) of each limit that applies to one of these (scope, ref)."""
         return limit_store.limits_of(self._connection, refs)
 
     def limits_by_ref(
         self, refs: Sequence[tuple[str, str]]
     ) -> dict[tuple[str, str], list[tuple[str, Limit]]]:
-        """`limits_of` of each that is under any."""
+        """`limits_of` for each (scope, ref) that has a limit."""
         found: dict[tuple[str, str], list[tuple[str, Limit]]] = {}
         for scope, ref, limit in limit_store.limits_by_ref(self._connection, refs):
             found.setdefault((scope, ref), []).append((scope, limit))

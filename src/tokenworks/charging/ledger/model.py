@@ -1,4 +1,4 @@
-"""The words of the ledger, frozen and pure: buckets as people see them, their moves, jobs that failed, hosts.
+"""The types of the ledger, frozen and pure: buckets as people see them, balance moves, failed jobs, hosts.
 
 Quantities are integers in the bucket's unit (thousandths of a token, call or credit).
 """
@@ -12,7 +12,7 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket as people see it. `left` is what can still be spent: the remainder and what open grants have not used."""
+    """A bucket as people see it. `left`: the quantity that can still be spent, in the remainder and in open grants."""
 
     bucket_id: UUID
     product_id: UUID | None
@@ -31,10 +31,10 @@ class Bucket:
     model_classes: tuple[str, ...]
     rate_version: str
     closing: str | None
-    # Of a window: so much in any so many seconds. Its total grows as uses come back.
+    # A window allows `window_quantity` in any period of `window_s` seconds. Its total grows as uses return to it.
     window_s: int | None = None
     window_quantity: int | None = None
-    # The member that it is the cap of, in the period that it is valid.
+    # The member whose cap this bucket is, for the period of its validity.
     cap_of: UUID | None = None
 
     @property
@@ -47,8 +47,11 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
-    """The ledger's answer to a grant: what was added to which grant, and what the bucket has left."""
+class GrantAnswer:
+    """The ledger's answer to a grant request: the quantity added to the grant, and the bucket's remainder.
+
+    `behind`: nothing was added, because another host has waited longer.
+    """
 
     grant_id: str
     added: int
@@ -59,7 +62,7 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A part of one member's cap that another member has instead; `amount` in thousandths of a token."""
+    """A transfer of a part of one member's cap to another member. `amount` is in thousandths of a token."""
 
     transfer_id: UUID
     account_id: UUID
@@ -75,7 +78,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class BalanceMove:
-    """What came to a bucket (below zero: what went) otherwise than by usage; `amount` in thousandths of its unit."""
+    """A change of a bucket's balance that is no usage. `amount` is in thousandths of the bucket's unit; negative: a decrease."""
 
     move_id: UUID
     at: datetime
@@ -86,15 +89,15 @@ class BalanceMove:
     ref: str
 
 
-# What is done for one product, order, refund or subscriber at a time: its next cycle; a credit or a refund that waited for
-# grants; its bill; the start of an order for later; what a payment provider was asked for.
+# Jobs that run for one product, order, refund or subscriber at a time: the next cycle; a credit or refund that waited for grants to
+# close; a bill; the start of a scheduled order; a collection by a payment provider.
 JobName = Literal["cycle", "credit", "refund", "bill", "start", "collection"]
 JobState = Literal["retrying", "quarantined"]
 
 
 @dataclass(frozen=True, slots=True)
 class FailedJob:
-    """A job that raised: `ref` is its product (cycle), order (credit), refund or subscriber (bill)."""
+    """A job that raised. `ref` is its product (cycle), order (credit), refund, or subscriber (bill)."""
 
     job: JobName
     ref: UUID
@@ -107,8 +110,8 @@ class FailedJob:
 
 
 def by_shard(account_ids: Iterable[UUID]) -> list[tuple[int, list[UUID]]]:
-    """Accounts by the declared shard key, which is an account's last hexadecimal digit (`shard_of` of the schema): (shard, its
-    accounts), both ascending. A statement for many accounts names one shard.
+    """Group accounts by shard: (shard, its accounts), both ascending. The shard is the last hexadecimal digit of the account's id
+    (`shard_of` in the schema). A statement for many accounts names one shard.
     """
     shards: dict[int, list[UUID]] = {}
     for account_id in sorted(set(account_ids)):
@@ -117,15 +120,15 @@ def by_shard(account_ids: Iterable[UUID]) -> list[tuple[int, list[UUID]]]:
 
 
 class Release(NamedTuple):
-    """What a host runs."""
+    """The release of Tokenworks that a host runs, and the schema that this release expects."""
 
     release: str
     schema: str
 
 
 class Host(NamedTuple):
-    """A host that has not left in order. `release` and `since` are None where it is of a release that did not say so; `alive`: it was
-    heard within the last seconds, by the database's clock.
+    """A host that has not left. `release` and `since` are None if its release is too old to report them. `alive`: it was seen within
+    the last seconds, by the database's clock.
     """
 
     host: str

@@ -1,4 +1,4 @@
-"""What every part of the ledger has: a connection and a clock."""
+"""The base class of the ledger's parts."""
 
 from psycopg import Connection
 
@@ -6,7 +6,7 @@ from tokenworks.kernel import Clock
 
 
 class LedgerPart:
-    """One subject of the ledger on one database connection (autocommit). Not for two threads at once."""
+    """One subject of the ledger, on one database connection (autocommit). One thread at a time may use it."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection

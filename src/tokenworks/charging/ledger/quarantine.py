@@ -1,7 +1,8 @@
-"""Records that the database refused: kept apart until somebody decides."""
+"""Quarantine: usage records that the database refused, stored until an operator releases or drops them."""
 
-from typing import Any
 from uuid import UUID
+
+from psycopg.rows import DictRow
 
 from tokenworks.charging.errors import (
     RecordRefused,
@@ -17,15 +18,16 @@ from tokenworks.charging.model import (
 
 
 class Quarantine(LedgerPart):
-    """Records that settlement refused."""
+    """The usage records that settlement refused."""
 
-    def quarantined(self, limit: int = 1000) -> list[dict[str, Any]]:
-        """Records that the database refused, oldest first."""
+    def quarantined(self, limit: int = 1000) -> list[DictRow]:
+        """The records in quarantine, oldest first."""
         return quarantine_store.quarantined(self._connection, limit)
 
     def decide_quarantine(self, quarantine_id: UUID, *, release: bool, rates: RateLookup) -> None:
-        """Settle a record after all, or drop it: then it is never charged. Raises `QuarantineNotFound`, and
-        `RecordRefused` where the database still refuses it.
+        """Settle a quarantined record (`release`), or drop it, so that it is never charged.
+
+        Raises `QuarantineNotFound`, and `RecordRefused` if the database still refuses the record.
         """
         state = "released" if release else "dropped"
         try:

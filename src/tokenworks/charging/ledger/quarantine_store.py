@@ -1,10 +1,10 @@
-"""The SQL of quarantine: records that the database refused, as they are listed and decided."""
+"""The SQL of quarantine: listing and deciding usage records that the database refused."""
 
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from psycopg import Connection
+from psycopg.rows import DictRow, dict_row
 
 from tokenworks.charging.errors import QuarantineNotFound
 from tokenworks.charging.ledger.settle_store import ensure_usage_months, month_of, settle_alone
@@ -15,22 +15,20 @@ from tokenworks.charging.model import (
 )
 
 
-def quarantined(connection: Connection, limit: int) -> list[dict[str, Any]]:
+def quarantined(connection: Connection, limit: int) -> list[DictRow]:
     """Records held in quarantine, oldest first."""
-    cursor = connection.execute(
-        """SELECT quarantine_id, journal_id, seq, account_id, usage_id, reason, quarantined_at, record FROM quarantine
-           WHERE state = 'held' ORDER BY quarantine_id LIMIT %s""",
-        (limit,),
-    )
-    assert cursor.description is not None
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            """SELECT quarantine_id, journal_id, seq, account_id, usage_id, reason, quarantined_at, record FROM quarantine
+               WHERE state = 'held' ORDER BY quarantine_id LIMIT %s""",
+            (limit,),
+        ).fetchall()
 
 
 def decide_quarantine(
     connection: Connection, quarantine_id: UUID, state: str, rates: RateLookup, now: datetime
 ) -> None:
-    """`released`: settle it after all; `dropped`: it is never charged. Either way its grant is no more in doubt for it."""
+    """Decide a record. `released`: it is settled now; `dropped`: it is never charged. Either way it no longer puts a grant in doubt."""
     with connection.transaction():
         row = connection.execute(
             """SELECT journal_id, seq, account_id, record, now() FROM quarantine
@@ -41,7 +39,7 @@ def decide_quarantine(
             raise QuarantineNotFound(f"no record {quarantine_id} is held in quarantine")
         journal_id, seq, account_id, text, settled_at = row
         if state == "released":
-            # One that can't even be read can still be dropped.
+            # Only a release reads the record: an unreadable record can still be dropped.
             record = decode_record(text.encode())
             ensure_usage_months(connection, {month_of(record.usage_id)})
             used = [Amount(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
@@ -51,7 +49,7 @@ def decide_quarantine(
             "UPDATE quarantine SET state = %s, decided_at = %s WHERE quarantine_id = %s",
             (state, now, quarantine_id),
         )
-        # Their grants first: who puts another record there meanwhile waits for them, and says so after this.
+        # Lock the grants first: a concurrent settlement that quarantines another record waits here, and sets the doubt again.
         connection.execute(
             """SELECT 1 FROM grants WHERE account_id = %s AND journal_id = %s AND doubt = 'quarantine'
                ORDER BY grant_id FOR UPDATE""",

@@ -1,4 +1,4 @@
-"""The SQL of recall between hosts: the ledger asks, each holder answers, the first who waits is served first."""
+"""The SQL of recalls between hosts: a host queues a recall, each host with an open grant answers; the oldest recall is served first."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -6,21 +6,21 @@ from uuid import UUID
 
 from psycopg import Connection
 
-# Who waits longer than this for other hosts is not waited for: its host may be gone.
+# A recall older than this is ignored: its host may be dead.
 RECALL_WAIT_MAX_S: Final = 1.0
-# Who asks back for no host's sake: every host is asked, and nobody is kept waiting for it.
+# The journal of a recall that no host waits for: every host is asked, and no host is served behind it.
 NO_HOST: Final = UUID(int=0)
-# Recalls that one look reads at most.
+# The most recalls that one poll reads.
 RECALLS_MAX: Final = 1000
 
 
 def first_waiter(connection: Connection, account_id: UUID, wait_s: float) -> UUID | None:
-    """The journal that has waited longest for what others hold of an account, None where nobody waits."""
+    """The journal whose recall of an account is the oldest; None if there is no recall."""
     return first_waiters(connection, [account_id], wait_s).get(account_id)
 
 
 def first_waiters(connection: Connection, account_ids: Sequence[UUID], wait_s: float) -> dict[UUID, UUID]:
-    """`first_waiter` of each account that has one."""
+    """`first_waiter` for each account that has one."""
     if not account_ids:
         return {}
     rows = connection.execute(
@@ -32,8 +32,8 @@ def first_waiters(connection: Connection, account_ids: Sequence[UUID], wait_s: f
     return {row[0]: row[1] for row in rows}
 
 
-def ask_back(connection: Connection, account_id: UUID, journal_id: UUID) -> int:
-    """Queue for what other hosts hold of an account, and tell them. Returns the place in the queue."""
+def request_recall(connection: Connection, account_id: UUID, journal_id: UUID) -> int:
+    """Queue a recall of what other hosts hold of an account, and notify them. Returns the recall's number in the queue."""
     with connection.transaction():
         row = connection.execute(
             "INSERT INTO recall (account_id, journal_id) VALUES (%s, %s) RETURNING recall_id",
@@ -45,7 +45,7 @@ def ask_back(connection: Connection, account_id: UUID, journal_id: UUID) -> int:
 
 
 def recalls_for(connection: Connection, journal_id: UUID) -> list[tuple[int, str]]:
-    """(recall, account) that wait for this journal's answer: it has an open grant of theirs, and did not answer yet."""
+    """(recall, account) of the recalls that this journal must answer: it has an open grant of the account and has not answered."""
     waiting = connection.execute(
         """SELECT r.recall_id, r.account_id FROM recall r
            WHERE r.ended_at IS NULL AND r.journal_id <> %(journal)s
@@ -56,7 +56,7 @@ def recalls_for(connection: Connection, journal_id: UUID) -> list[tuple[int, str
     ).fetchall()
     if not waiting:
         return []
-    # An account a statement, in one round trip.
+    # One statement per account, all in one round trip.
     accounts = sorted({account for _, account in waiting})
     holding = set()
     with connection.cursor() as cursor:
@@ -79,9 +79,9 @@ def answer_recall(connection: Connection, recall_id: int, journal_id: UUID) -> N
 
 
 def recall_answered(connection: Connection, recall_id: int, account_id: UUID, journal_id: UUID) -> bool:
-    """Whether every other live holder of the account has answered."""
-    # Answers first: a holder gives back before it answers, so one that has answered is not among those that hold by then,
-    # unless it was granted something anew.
+    """True if every other host with unused quantity of the account has answered."""
+    # Answers are read first: a host returns its free quantity before it answers, so a host that has answered holds nothing any more,
+    # unless it got a new grant since.
     answers = connection.execute("SELECT journal_id FROM recall_answer WHERE recall_id = %s", (recall_id,))
     answered = {row[0] for row in answers}
     holders = connection.execute(

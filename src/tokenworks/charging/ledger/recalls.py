@@ -1,4 +1,4 @@
-"""Recalls: a host that needs what others hold queues for it, and they give back what they do not use."""
+"""Recalls: a host that needs quantity held by other hosts queues a recall, and they return what they do not use."""
 
 from uuid import UUID
 
@@ -9,10 +9,10 @@ from tokenworks.charging.ledger.part import LedgerPart
 
 
 class Recalls(LedgerPart):
-    """The queue of hosts that wait for what other hosts hold."""
+    """The queue of recalls."""
 
-    def ask_back(self, account_id: str, journal_id: UUID) -> int:
-        return recall_store.ask_back(self._connection, UUID(account_id), journal_id)
+    def request_recall(self, account_id: str, journal_id: UUID) -> int:
+        return recall_store.request_recall(self._connection, UUID(account_id), journal_id)
 
     def recall_answered(self, recall_id: int, account_id: str, journal_id: UUID) -> bool:
         return recall_store.recall_answered(self._connection, recall_id, UUID(account_id), journal_id)

@@ -1,4 +1,4 @@
-"""The database side of charging (the CHF), as other rooms and the hosts' recorders are given it."""
+"""The database side of charging (the CHF of 3GPP TS 32.290). Other rooms and the hosts' recorders use it."""
 
 from tokenworks.charging.ledger.accounts import Accounts
 from tokenworks.charging.ledger.grants import Grants
@@ -10,4 +10,4 @@ from tokenworks.charging.ledger.usage import Usage
 
 
 class Ledger(Accounts, Usage, Grants, Recalls, Hosts, Limits, Quarantine):
-    """All parts of the ledger on one database connection. No part calls another's methods; each has its subject's stores."""
+    """All parts of the ledger, on one database connection. No part calls methods of another; each uses the stores of its subject."""

@@ -1,4 +1,4 @@
-"""What a batch of records becomes: rows for COPY, what is drawn of each grant, and the next link of each account's chain. Pure."""
+"""The rows that a batch of usage records becomes: COPY lines, draws on grants, and the next link of each account's chain. Pure."""
 
 import re
 from collections import Counter
@@ -16,10 +16,10 @@ from tokenworks.charging.model import PER_UNIT, decode_record
 from tokenworks.charging.routing_note import note_text
 from tokenworks.kernel import uuid7
 
-# Lines of what is lost come after those of buckets.
+# The number of the first posting line of a loss; lines of buckets are below it.
 _LOSS_LINE: Final = 1_000_000
 _NULL: Final = "\\N"
-# Nothing in it that means something to COPY, and nothing that another encoding of it could hide.
+# Text without characters that COPY interprets, and without other control characters.
 _PLAIN: Final = re.compile(r"[^\\\x00-\x1f]*").fullmatch
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _json: Final = msgspec.json.Encoder().encode
@@ -29,24 +29,24 @@ USAGE_COLUMNS: Final = """account_id, usage_id, request_id, attempt_no, key_id, 
     audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice, journal_id, seq, entry_id"""
 POSTING_COLUMNS: Final = "account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount"
 
-Settling = tuple[int, str, Sequence[Amount], bytes]
-"""(sequence, account, what is used of each grant, record as JSON)"""
+UnsettledRecord = tuple[int, str, Sequence[Amount], bytes]
+"""A usage record of a journal, before settlement: (sequence, account, amount used of each grant, record as JSON)."""
 
 
 class AccountRows:
-    """What one account's records become."""
+    """What the records of one account change: draws on grants, and the head of the account's chain."""
 
     __slots__ = ("after", "draws", "seq")
 
     def __init__(self, draws: dict[str, int], seq: int, after: chain.Head) -> None:
-        # Grant (hex) -> what is drawn of it.
+        # Grant (hex) -> the amount drawn from it.
         self.draws = draws
         self.seq = seq
         self.after = after
 
 
 class BatchRows:
-    """Rows of a batch, a list of COPY lines for each table; what each account draws; risks by (account, day); losses by cause."""
+    """The rows of a batch: a list of COPY lines per table, the changes per account, tokens at risk by (account, day), losses by cause."""
 
     def __init__(self, journal_id: UUID, now: datetime, ref: str) -> None:
         self._journal = journal_id.hex
@@ -74,12 +74,15 @@ class BatchRows:
         chain_id: str | None = None,
         seq: int | None = None,
     ) -> None:
-        """One account's records, in the journal's order, as JSON or read. `paid`: grants that are charged already (late ones, and those closed as
-        they were made). They go to the journal's chain, or to another one, at its own sequence. Raises `RecordRefused`.
+        """Add the records of one account, in the journal's order, as JSON or decoded.
+
+        `before`: the head of the chain that gets the link. `paid`: grants that are already charged (written-off ones, and those that
+        were closed when they were made). `chain_id` and `seq`: another chain than the journal's, and the sequence of its link. Raises
+        `RecordRefused`.
         """
         entry_id = uuid7()
         entry = entry_id.hex
-        # Plain dicts: this is done for each record that anybody ever spends.
+        # Plain dicts, because this runs for every usage record.
         draws: dict[str, int] = {}
         paid_units: dict[tuple[str, str], int] = {}
         digests: list[tuple[str, bytes]] = []
@@ -88,7 +91,7 @@ class BatchRows:
         for at_seq, found in records:
             record = decode_record(found) if isinstance(found, bytes) else found
             if record.account_id != account_id:
-                raise RecordRefused("its account is not the one that it was put under")
+                raise RecordRefused("its account is not the one that the journal names")
             usage_id, ended = record.usage_id, time_of(record.ended_ms)
             for bucket_id, grant_id, _, unit, kind, amount, _, _ in record.parts:
                 if amount <= 0:
@@ -114,7 +117,7 @@ class BatchRows:
         try:
             rows = chain.rows_of(digests)
         except ValueError as error:
-            raise RecordRefused("its id is none") from error
+            raise RecordRefused("its usage id is invalid") from error
         self.records += len(records)
         postings = _postings(paid_units, lost_tokens)
         self.entries.append(f"{account_id}\t{entry}\tusage\t{self._ref}\t{self._now}\n")
@@ -130,19 +133,19 @@ class BatchRows:
         self.accounts[account_id] = AccountRows(draws, last, chain.Head(last, made.link_no, made.hash))
 
     def _time(self, ms: int) -> str:
-        """As `datetime.isoformat` says it in UTC. Records of a batch are of few seconds."""
+        """The text of `datetime.isoformat` in UTC. The text of each second is cached: a batch spans few seconds."""
         second, rest = divmod(ms, 1000)
         text = self._seconds.get(second)
         if text is None:
             try:
                 text = self._seconds[second] = datetime.fromtimestamp(second, UTC).isoformat()[:-6]
             except (OverflowError, ValueError, OSError) as error:
-                raise RecordRefused(f"a time that is none: {ms} ms") from error
+                raise RecordRefused(f"a time that is invalid: {ms} ms") from error
         return f"{text}.{rest:03}000+00:00" if rest else f"{text}+00:00"
 
 
 def link_line(account_id: str, chain_id: str, made: chain.Link) -> str:
-    """A line of COPY into `chain_link`."""
+    """A COPY line for the table `chain_link`."""
     return (
         f"{account_id}\t{chain_id}\t{made.link_no}\t{made.entry_id.hex}\t{made.seq}\t\\\\x{made.rows.hex()}"
         f"\t\\\\x{made.hash.hex()}\n"
@@ -175,13 +178,13 @@ def _flags(flags: Sequence[str]) -> str:
 def usage_line(
     record: UsageRecord, started: str, ended: str, journal_id: str, seq: int, entry_id: str
 ) -> str:
-    """Its row as COPY reads it, and as its digest covers it. `started` and `ended` as ISO 8601 has them."""
+    """The COPY line of a usage record, which its digest covers. `started` and `ended` are in ISO 8601."""
     r, c = record, record.c
     texts = (r.account_id, r.usage_id, r.request_id, r.key_id, r.member_id, r.protocol, r.model, r.deployment, r.state, r.reason,
              r.counted_by)  # fmt: skip
-    # One look at all of them: hardly any has something to escape.
-    together = "".join(texts)
-    if not together.isprintable() or "\\" in together:
+    # One test for all texts together, since a text hardly ever needs an escape.
+    joined = "".join(texts)
+    if not joined.isprintable() or "\\" in joined:
         texts = tuple([value.translate(_ESCAPES) for value in texts])  # type: ignore[assignment]
     account, usage, request, key, member, protocol, model, deployment, state, reason, counted_by = texts
     first_byte = _NULL if r.first_byte_ms is None else r.first_byte_ms
@@ -190,12 +193,12 @@ def usage_line(
     if "\\" in parts:
         parts = parts.translate(_ESCAPES)
     loss = _text(_json(r.loss).decode()) if r.loss else _NULL
-    way = r.choice
+    choice = r.choice
     if r.tried or r.client_request_id is not None:
-        way = note_text(way, r.tried, r.client_request_id)
+        choice = way_text(choice, r.tried, r.client_request_id)
     return (
         f"{account}\t{usage}\t{request}\t{r.attempt_no}\t{key}\t{member}\t{protocol}\t{model}\t{deployment}\t{state}\t{reason}"
         f"\t{counted_by}\t{started}\t{ended}\t{first_byte}\t{r.latency_ms}\t{c[0]}\t{c[1]}\t{c[2]}\t{c[3]}\t{c[4]}\t{c[5]}\t{c[6]}"
         f"\t{c[7]}\t{total}\t{parts}\t{loss}\t{_flags(r.flags) if r.flags else '{}'}\t{_text(r.upstream_id)}\t{r.prompt}"
-        f"\t{_text(r.asked)}\t{_text(way)}\t{journal_id}\t{seq}\t{entry_id}\n"
+        f"\t{_text(r.asked)}\t{_text(choice)}\t{journal_id}\t{seq}\t{entry_id}\n"
     )

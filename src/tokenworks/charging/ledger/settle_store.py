@@ -1,22 +1,23 @@
-"""The SQL of settlement: records applied exactly once by sequence, late ones, and quarantine."""
+"""The SQL of settlement: each usage record is applied exactly once, by its sequence; refused records go to quarantine."""
 
 import contextlib
 import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
 import psycopg
 from psycopg import Connection
+from psycopg.rows import TupleRow
 
 from tokenworks.charging.errors import LedgerWentBack, RecordRefused
 from tokenworks.charging.ledger import chain_store
 from tokenworks.charging.ledger.chain import OWN, Head
 from tokenworks.charging.ledger.late_store import prepare
-from tokenworks.charging.ledger.settle_rows import POSTING_COLUMNS, USAGE_COLUMNS, BatchRows, Settling
+from tokenworks.charging.ledger.settle_rows import POSTING_COLUMNS, USAGE_COLUMNS, BatchRows, UnsettledRecord
 from tokenworks.charging.ledger.unpaid_store import UNPAID_MARK
 from tokenworks.charging.messages import UsageRecord
 from tokenworks.charging.model import (
@@ -26,39 +27,40 @@ from tokenworks.charging.model import (
 from tokenworks.charging.money.charge_store import lock_account
 from tokenworks.kernel import uuid7
 
-# A statement names one shard (`shard_of`), and takes what all of the batch's accounts of that shard have.
+# Each statement names one shard (`shard_of`) and takes the rows of all accounts of the batch in that shard.
 _NEW_HEADS: Final = """unnest(%(accounts)s::uuid[], %(seqs)s::bigint[], %(links)s::bigint[], %(hashes)s::bytea[],
     %(before_seqs)s::bigint[], %(before_hashes)s::bytea[]) AS d (account_id, seq, link_no, hash, before_seq, before_hash)"""
 _BEGIN: Final = f"""INSERT INTO chain_head (account_id, chain_id, seq, link_no, hash)
     SELECT d.account_id, %(chain)s, d.seq, d.link_no, d.hash FROM {_NEW_HEADS}
     WHERE shard_of(d.account_id) = %(shard)s AND d.link_no = 1 ON CONFLICT DO NOTHING"""
-# The chain goes on from where it was: nothing is moved where another one moved it.
+# A head moves only if it is still where this settlement read it.
 _MOVE: Final = f"""UPDATE chain_head h SET seq = d.seq, link_no = d.link_no, hash = d.hash FROM {_NEW_HEADS}
     WHERE shard_of(h.account_id) = %(shard)s AND h.account_id = d.account_id AND h.chain_id = %(chain)s
         AND h.seq = d.before_seq AND h.hash = d.before_hash AND d.link_no > 1"""
-# The condition in a form that no index serves: before tables are analysed, that of a journal's open grants looks as good as the key.
+# The last condition has a form that no index serves. On tables without statistics, the index of a journal's open grants would look as
+# good to the planner as the primary key.
 _DRAW: Final = """UPDATE grants g SET used = used + d.amount
     FROM unnest(%(accounts)s::uuid[], %(grants)s::uuid[], %(amounts)s::bigint[]) AS d (account_id, grant_id, amount)
     WHERE shard_of(g.account_id) = %(shard)s AND g.account_id = d.account_id AND g.grant_id = d.grant_id
         AND CASE g.state WHEN 'open' THEN g.journal_id = %(journal)s ELSE false END"""
-# Planned once, for whatever accounts: planning costs more than running. Row by row by their keys, in the order of what is given.
+# One generic plan for all accounts, since planning costs more than running. Rows are found by key, in the order of the arrays.
 _PLAN: Final = """SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_hashjoin', 'off', true),
     set_config('enable_mergejoin', 'off', true), set_config('enable_seqscan', 'off', true)"""
 
 
 class _HeadMoved(LedgerWentBack):
-    """A chain does not end where it was remembered to."""
+    """A chain does not end at the head that was read or remembered."""
 
 
-class _NotOpen(Exception):
-    """Some grant is not open: its records are late, its journal's database went back, or it is refused."""
+class _GrantNotOpen(Exception):
+    """A grant of the batch is not open: its records are late, or the database was restored to an earlier state, or they are refused."""
 
 
 def settle(
     connection: Connection,
     journal_id: UUID,
     up_to_seq: int,
-    batch: Sequence[Settling],
+    batch: Sequence[UnsettledRecord],
     rates: RateLookup,
     *,
     expected: int = 0,
@@ -66,41 +68,44 @@ def settle(
     lost_tokens: Counter[str] | None = None,
     heads: dict[str, Head] | None = None,
 ) -> int:
-    """Apply records above each account's head, and move the heads and the journal's settled sequence: one transaction, exactly once.
+    """Settle a batch in one transaction: apply the records above each account's head, move the heads and the journal's settled sequence.
 
-    A statement names one account, or is a COPY, whose rows each name theirs. The settled sequence is a low-water mark: what is
-    below it is settled of every account, and replaying what is above it is harmless.
+    Each statement names one shard, or is a COPY whose rows each name their account. The settled sequence is a low-water mark: all
+    records up to it are settled, and replaying records above it does no harm.
 
-    Records whose grant was written off are late: they draw on what their buckets have free. What a host could not pay of a
-    record is drawn from what its account has left. Raises one of `REFUSALS` where the database will never take a record; with
-    `quarantine` such records are bisected out instead, and usage id and reason are put there. Returns how many records were
-    applied; their losses, in tokens by cause, are added to `lost_tokens`. `heads`: what the caller remembers of this journal's
-    chains by account, kept up to date; what is there is not asked for. Raises `LedgerWentBack` where the database has settled
-    less than `expected`, or has less of a chain than is remembered.
+    Records of a written-off grant are late: they draw on their buckets' free quantity. The unpaid part of a record is drawn from what
+    its account has left.
+
+    `heads`: the heads of this journal's chains that the caller remembers, by account; they are not read again, and this call keeps
+    them up to date. `quarantine`: refused records are bisected out of the batch and put there (usage id -> reason); without it,
+    they raise. `lost_tokens`: gets the tokens lost, by cause. Returns how many records were applied.
+
+    Raises one of `REFUSALS` if the database will never take a record, and `LedgerWentBack` if the database has settled less than
+    `expected`, or has less of a chain than is remembered.
     """
     known = {} if heads is None else heads
     try:
-        done = _settle(connection, journal_id, up_to_seq, batch, rates, expected, quarantine, known)
+        settled = _settle(connection, journal_id, up_to_seq, batch, rates, expected, quarantine, known)
     except _HeadMoved:
-        # Asked anew, of all of the batch.
+        # Read the heads of all accounts of the batch again.
         remembered = {account: known.pop(account) for _, account, *_ in batch if account in known}
-        look_back(connection, journal_id, remembered)
-        done = _settle(connection, journal_id, up_to_seq, batch, rates, expected, quarantine, known)
-    applied, lost, moved = done
+        check_heads(connection, journal_id, remembered)
+        settled = _settle(connection, journal_id, up_to_seq, batch, rates, expected, quarantine, known)
+    applied, lost, moved = settled
     known.update(moved)
     if lost_tokens is not None:
         lost_tokens.update(lost)
     return applied
 
 
-def look_back(connection: Connection, journal_id: UUID, remembered: Mapping[str, Head]) -> None:
-    """Whether the chains of this journal still reach what is remembered of them, by account. Raises `LedgerWentBack`."""
-    found = chain_store.read_heads(connection, journal_id, sorted(remembered))
-    for account_id, head in remembered.items():
-        now = found[account_id]
-        if now.seq < head.seq or (now.seq == head.seq and now != head):
+def check_heads(connection: Connection, journal_id: UUID, remembered: Mapping[str, Head]) -> None:
+    """Check that this journal's chains still reach the remembered heads, by account. Raises `LedgerWentBack` if one does not."""
+    heads = chain_store.read_heads(connection, journal_id, sorted(remembered))
+    for account_id, before in remembered.items():
+        now = heads[account_id]
+        if now.seq < before.seq or (now.seq == before.seq and now != before):
             raise LedgerWentBack(
-                f"account {account_id} of shard {account_id[-1]} was settled up to {head.seq}, and now up to {now.seq}"
+                f"account {account_id} of shard {account_id[-1]} was settled up to {before.seq}, and now up to {now.seq}"
             )
 
 
@@ -108,13 +113,13 @@ def _settle(
     connection: Connection,
     journal_id: UUID,
     up_to_seq: int,
-    batch: Sequence[Settling],
+    batch: Sequence[UnsettledRecord],
     rates: RateLookup,
     expected: int,
     quarantine: dict[str, str] | None,
     known: Mapping[str, Head],
 ) -> tuple[int, Counter[str], dict[str, Head]]:
-    """(records, losses, heads by account)."""
+    """Returns (records applied, tokens lost by cause, new heads by account)."""
     lost: Counter[str] = Counter()
     with connection.transaction():
         row = connection.execute(
@@ -126,16 +131,16 @@ def _settle(
             raise LedgerWentBack(f"the database had settled {expected}, and now says {settled}")
         if up_to_seq <= settled:
             return 0, lost, {}
-        batch = [settling for settling in batch if settling[0] > settled]
+        batch = [record for record in batch if record[0] > settled]
         heads = {account: known[account] for _, account, *_ in batch if account in known}
         unknown = sorted({account for _, account, *_ in batch} - heads.keys())
         heads |= chain_store.read_heads(connection, journal_id, unknown)
-        batch = [settling for settling in batch if settling[0] > heads[settling[1]].seq]
-        run = _Run(connection, journal_id, rates, now, lost, heads)
+        batch = [record for record in batch if record[0] > heads[record[1]].seq]
+        settlement = _Settlement(connection, journal_id, rates, now, lost, heads)
         if quarantine is None:
-            applied = _apply(run, batch, f"{settled + 1}-{up_to_seq}")
+            applied = _apply(settlement, batch, f"{settled + 1}-{up_to_seq}")
         else:
-            applied = _apply_apart(run, batch, (settled + 1, up_to_seq), quarantine)
+            applied = _apply_bisecting(settlement, batch, (settled + 1, up_to_seq), quarantine)
         connection.execute(
             "UPDATE journal SET settled_seq = %s, settled_at = now() WHERE journal_id = %s",
             (up_to_seq, journal_id),
@@ -143,8 +148,8 @@ def _settle(
     return applied, lost, heads
 
 
-class _Run(NamedTuple):
-    """What a settling transaction has: `lost` and `heads` (by account) grow with what is applied."""
+class _Settlement(NamedTuple):
+    """The state of a settling transaction. Applying records updates `lost` (tokens by cause) and `heads` (by account)."""
 
     connection: Connection
     journal_id: UUID
@@ -153,95 +158,106 @@ class _Run(NamedTuple):
     lost: Counter[str]
     heads: dict[str, Head]
     chain_id: UUID | None = None
-    """Where it is not the journal's."""
+    """The chain that gets the links, if it is not the journal's."""
 
 
-def _apply_apart(
-    run: _Run, batch: Sequence[Settling], range_: tuple[int, int], quarantine: dict[str, str]
+def _apply_bisecting(
+    settlement: _Settlement,
+    batch: Sequence[UnsettledRecord],
+    range_: tuple[int, int],
+    quarantine: dict[str, str],
 ) -> int:
-    """Halve what is refused until single records are left; those go to quarantine. `range_`: the sequences that this settles."""
+    """Apply a batch; if it is refused, apply its halves, and so on down to single records, which go to quarantine.
+
+    `range_`: the first and the last sequence that the batch settles.
+    """
     if not batch:
         return 0
     try:
-        with run.connection.transaction():
-            return _apply(run, batch, f"{range_[0]}-{range_[1]}")
+        with settlement.connection.transaction():
+            return _apply(settlement, batch, f"{range_[0]}-{range_[1]}")
     except REFUSALS as error:
         if len(batch) == 1:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-            quarantine[_quarantine(run.connection, run.journal_id, batch[0], reason)] = reason
+            quarantine[_quarantine(settlement.connection, settlement.journal_id, batch[0], reason)] = reason
             return 0
     half = len(batch) // 2
-    # A frame's records have one sequence: both halves may have some of it.
+    # All records of a frame have the same sequence, which can be in both halves.
     parts = (
         (batch[:half], (range_[0], batch[half - 1][0])),
         (batch[half:], (batch[half][0], range_[1])),
     )
-    return sum(_apply_apart(run, part, of_part, quarantine) for part, of_part in parts)
+    return sum(_apply_bisecting(settlement, part, of_part, quarantine) for part, of_part in parts)
 
 
-def _apply(run: _Run, batch: Sequence[Settling], ref: str) -> int:
-    """Put records there, draw on their grants, and go on with their chains. `run` is changed where all of it is done."""
+def _apply(settlement: _Settlement, batch: Sequence[UnsettledRecord], ref: str) -> int:
+    """Write the records, draw on their grants, and extend their chains. `settlement` is updated once all of that has succeeded."""
     if not batch:
         return 0
-    ref = f"{run.journal_id}:{ref}"
+    ref = f"{settlement.journal_id}:{ref}"
     if not any(UNPAID_MARK in text for *_, text in batch):
-        with contextlib.suppress(_NotOpen), run.connection.transaction():
-            return _write(run, _rows(run, batch, None, ref, frozenset()))
+        with contextlib.suppress(_GrantNotOpen), settlement.connection.transaction():
+            return _write(settlement, _rows(settlement, batch, None, ref, frozenset()))
     decoded = [decode_record(text) for *_, text in batch]
-    paid = prepare(run.connection, run.journal_id, batch, decoded, run.rates, run.now)
+    paid = prepare(
+        settlement.connection, settlement.journal_id, batch, decoded, settlement.rates, settlement.now
+    )
     try:
-        return _write(run, _rows(run, batch, decoded, ref, paid))
-    except _NotOpen as error:
+        return _write(settlement, _rows(settlement, batch, decoded, ref, paid))
+    except _GrantNotOpen as error:
         raise RecordRefused(str(error)) from None
 
 
 def _rows(
-    run: _Run,
-    batch: Sequence[Settling],
+    settlement: _Settlement,
+    batch: Sequence[UnsettledRecord],
     decoded: Sequence[UsageRecord] | None,
     ref: str,
     paid: Collection[str],
 ) -> BatchRows:
-    """`decoded` where the records are not as they were written; else each is read in its turn, and gone after it."""
-    found: dict[str, list[tuple[int, UsageRecord | bytes]]] = {}
-    records: Sequence[UsageRecord | bytes] = [one[3] for one in batch] if decoded is None else decoded
-    for settling, record in zip(batch, records, strict=True):
-        found.setdefault(settling[1], []).append((settling[0], record))
-    rows = BatchRows(run.journal_id, run.now, ref)
-    for account_id in sorted(found):
-        head = run.heads[account_id]
-        own = run.chain_id is not None
+    """The rows of a batch. `decoded`: the records, if `prepare` has changed them; otherwise each record is decoded when it is added,
+    so that only one is in memory.
+    """
+    by_account: dict[str, list[tuple[int, UsageRecord | bytes]]] = {}
+    records: Sequence[UsageRecord | bytes] = (
+        [unsettled[3] for unsettled in batch] if decoded is None else decoded
+    )
+    for unsettled, record in zip(batch, records, strict=True):
+        by_account.setdefault(unsettled[1], []).append((unsettled[0], record))
+    rows = BatchRows(settlement.journal_id, settlement.now, ref)
+    chain_id = settlement.chain_id
+    for account_id in sorted(by_account):
+        head = settlement.heads[account_id]
         rows.add(
-            account_id, found[account_id], head, paid,
-            chain_id=run.chain_id.hex if run.chain_id is not None else None, seq=head.seq if own else None,
+            account_id, by_account[account_id], head, paid,
+            chain_id=None if chain_id is None else chain_id.hex, seq=None if chain_id is None else head.seq,
         )  # fmt: skip
     return rows
 
 
-def _write(run: _Run, rows: BatchRows) -> int:
-    connection = run.connection
-    with connection.cursor() as cursor:
+def _write(settlement: _Settlement, rows: BatchRows) -> int:
+    with settlement.connection.cursor() as cursor:
         cursor.execute(_PLAN)
-        _move(run, cursor, rows)
-        _put(cursor, _COPY_USAGE, rows.usage)
-        _put(cursor, _COPY_ENTRY, rows.entries)
-        _put(cursor, _COPY_POSTING, rows.postings)
-        _put(cursor, _COPY_WINDOW_USE, rows.windows)
-        _put(cursor, chain_store.COPY_LINK, rows.links)
+        _move_heads_and_draw(settlement, cursor, rows)
+        _copy(cursor, _COPY_USAGE, rows.usage)
+        _copy(cursor, _COPY_ENTRY, rows.entries)
+        _copy(cursor, _COPY_POSTING, rows.postings)
+        _copy(cursor, _COPY_WINDOW_USE, rows.windows)
+        _copy(cursor, chain_store.COPY_LINK, rows.links)
         if rows.risks:
             cursor.executemany(
                 """INSERT INTO account_loss (account_id, day, risk_tokens) VALUES (%s, %s, %s) ON CONFLICT (account_id, day)
                    DO UPDATE SET risk_tokens = account_loss.risk_tokens + excluded.risk_tokens""",
                 [(account_id, day, tokens) for (account_id, day), tokens in sorted(rows.risks.items())],
             )
-    run.lost.update(rows.lost)
-    run.heads.update({account_id: account.after for account_id, account in rows.accounts.items()})
+    settlement.lost.update(rows.lost)
+    settlement.heads.update({account_id: account.after for account_id, account in rows.accounts.items()})
     return rows.records
 
 
-def _move(run: _Run, cursor: psycopg.Cursor[Any], rows: BatchRows) -> None:
-    """Move the heads and draw on the grants, shard by shard, all in one round trip. Raises `_HeadMoved`, `_NotOpen`."""
-    chain_id = run.chain_id or run.journal_id
+def _move_heads_and_draw(settlement: _Settlement, cursor: psycopg.Cursor[TupleRow], rows: BatchRows) -> None:
+    """Move the heads and draw on the grants: one statement per shard, one round trip per kind. Raises `_HeadMoved`, `_GrantNotOpen`."""
+    chain_id = settlement.chain_id or settlement.journal_id
     shards: dict[str, list[str]] = {}
     for account_id in rows.accounts:
         shards.setdefault(account_id[-1], []).append(account_id)
@@ -251,7 +267,7 @@ def _move(run: _Run, cursor: psycopg.Cursor[Any], rows: BatchRows) -> None:
     new = further = draws = 0
     for digit in sorted(shards):
         shard, accounts = int(digit, 16), shards[digit]
-        before = [run.heads[account_id] for account_id in accounts]
+        before = [settlement.heads[account_id] for account_id in accounts]
         after = [rows.accounts[account_id].after for account_id in accounts]
         heads: dict[str, object] = {
             "shard": shard, "chain": chain_id, "accounts": _array(accounts), "seqs": _array([head.seq for head in after]),
@@ -275,17 +291,17 @@ def _move(run: _Run, cursor: psycopg.Cursor[Any], rows: BatchRows) -> None:
             drawn.append(
                 {
                     "shard": shard, "accounts": _array(owners), "grants": _array(grants), "amounts": _array(amounts),
-                    "journal": run.journal_id,
+                    "journal": settlement.journal_id,
                 }
             )  # fmt: skip
-    if not _all(cursor, _BEGIN, begun, new) or not _all(cursor, _MOVE, moved, further):
+    if not _changes(cursor, _BEGIN, begun, new) or not _changes(cursor, _MOVE, moved, further):
         raise _HeadMoved("a chain does not end where it was read to end")
-    if not _all(cursor, _DRAW, drawn, draws):
-        raise _NotOpen("a grant is not open")
+    if not _changes(cursor, _DRAW, drawn, draws):
+        raise _GrantNotOpen("a grant is not open")
 
 
 def _array(values: Sequence[object]) -> str:
-    """Of numbers or ids in hex, as PostgreSQL writes an array: the driver takes ten times as long for each."""
+    """The text of a PostgreSQL array of numbers or hex ids. The driver would take ten times as long for each value."""
     return "{" + ",".join(map(str, values)) + "}"
 
 
@@ -293,16 +309,16 @@ def _bytes_array(values: Sequence[bytes]) -> str:
     return "{" + ",".join([f'"\\\\x{value.hex()}"' for value in values]) + "}"
 
 
-def _all(
-    cursor: psycopg.Cursor[Any], statement: str, values: Sequence[dict[str, object]], count: int
+def _changes(
+    cursor: psycopg.Cursor[TupleRow], statement: str, values: Sequence[dict[str, object]], count: int
 ) -> bool:
-    """A shard a statement, all in one round trip. Whether they changed so many rows."""
+    """Run a statement once per shard, in one round trip. Returns True if `count` rows changed in total."""
     if values:
         cursor.executemany(statement, values)
     return not values or cursor.rowcount == count
 
 
-def _put(cursor: psycopg.Cursor[Any], statement: str, lines: Sequence[str]) -> None:
+def _copy(cursor: psycopg.Cursor[TupleRow], statement: str, lines: Sequence[str]) -> None:
     if lines:
         with cursor.copy(statement) as copy:
             copy.write("".join(lines))
@@ -314,12 +330,14 @@ _COPY_POSTING: Final = f"COPY posting ({POSTING_COLUMNS}) FROM STDIN"
 _COPY_WINDOW_USE: Final = "COPY window_use (account_id, bucket_id, usage_id, used_at, amount) FROM STDIN"
 
 REFUSALS: Final = (psycopg.DataError, psycopg.IntegrityError, RecordRefused, msgspec.DecodeError)
-"""What says that a record will never be taken as it is, as opposed to a database that does not answer."""
+"""Errors which mean that the database will never take a record as it is; other errors mean that the database does not answer."""
 
 
-def _quarantine(connection: Connection, journal_id: UUID, settling: Settling, reason: str) -> str:
-    """Keep a refused record, with its grants in doubt. Returns its name: the usage id, or its place in the journal."""
-    seq, account_id, used, text = settling
+def _quarantine(connection: Connection, journal_id: UUID, unsettled: UnsettledRecord, reason: str) -> str:
+    """Store a refused record, and mark its grants as in doubt. Returns the record's usage id, or its place in the journal if it
+    cannot be read.
+    """
+    seq, account_id, used, text = unsettled
     try:
         name = decode_record(text).usage_id
     except msgspec.DecodeError:
@@ -349,37 +367,38 @@ def settle_alone(
     connection: Connection,
     journal_id: UUID,
     account_id: UUID,
-    settling: Settling,
+    unsettled: UnsettledRecord,
     rates: RateLookup,
     settled_at: datetime,
 ) -> None:
-    """Settle one record that comes after others of its journal, as a link of the account's own chain. In the caller's transaction.
+    """Settle one record after later records of its journal, as a link of the account's own chain. Runs in the caller's transaction.
+
     Raises one of `REFUSALS`.
     """
     lock_account(connection, account_id)
     heads = chain_store.read_heads(connection, OWN, [account_id.hex])
-    run = _Run(connection, journal_id, rates, settled_at, Counter(), heads, OWN)
-    _apply(run, [settling], f"{settling[0]}")
+    settlement = _Settlement(connection, journal_id, rates, settled_at, Counter(), heads, OWN)
+    _apply(settlement, [unsettled], f"{unsettled[0]}")
 
 
 def ensure_usage_months(connection: Connection, months: Collection[datetime]) -> None:
-    """Partitions for these months; idempotent."""
+    """Make the partitions of `usage` for these months, if they are missing."""
     for month in sorted(months):
         connection.execute("SELECT ensure_usage_month(%s)", (month,))
 
 
-def months_of(batch: Sequence[Settling], limit: int) -> set[datetime]:
-    """The months of a batch's records that can be read, at most so many."""
+def months_of(batch: Sequence[UnsettledRecord], limit: int) -> set[datetime]:
+    """The months of a batch's readable records, at most `limit`."""
     months: set[datetime] = set()
-    for settling in batch:
+    for unsettled in batch:
         with contextlib.suppress(msgspec.DecodeError, ValueError, OverflowError):
-            months.add(month_of(decode_record(settling[3]).usage_id))
+            months.add(month_of(decode_record(unsettled[3]).usage_id))
         if len(months) >= limit:
             break
     return months
 
 
 def month_of(usage_id: str) -> datetime:
-    """The month of a UUIDv7."""
+    """The first instant of the month of a UUIDv7, given as hex."""
     made = datetime.fromtimestamp(int(usage_id[:12], 16) / 1000, UTC)
     return made.replace(day=1, hour=0, minute=0, second=0, microsecond=0)

@@ -1,4 +1,4 @@
-"""What every store of the ledger stands on: the connection, the database's time, entries with their postings, news to hosts."""
+"""SQL that all stores of the ledger share: the database's time, entries with their postings, and notifying hosts of a change."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,7 +16,7 @@ RECORDS_SHOWN_MAX: Final = 1000
 
 
 def database_now(connection: Connection) -> datetime:
-    """The database's time, asked for before a statement that needs it: one that changes rows is given the time."""
+    """The time of the database's clock. A statement that changes rows gets this time as a parameter."""
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     assert row is not None
     now: datetime = row[0]
@@ -24,7 +24,7 @@ def database_now(connection: Connection) -> datetime:
 
 
 def _check_balanced(kind: str, ref: str, postings: Sequence[Posting]) -> None:
-    """Asserts what the auditor will: an entry sums to zero per unit."""
+    """Assert that the postings of an entry sum to zero per unit. The auditor checks the same."""
     sums: dict[str, int] = {}
     for _, unit, _, amount in postings:
         sums[unit] = sums.get(unit, 0) + amount
@@ -32,7 +32,7 @@ def _check_balanced(kind: str, ref: str, postings: Sequence[Posting]) -> None:
 
 
 def post(connection: Connection, account_id: UUID, kind: str, ref: str, postings: Sequence[Posting]) -> UUID:
-    """One entry. Asserts that it balances."""
+    """Write one entry with its postings, which must balance. Returns its id."""
     _check_balanced(kind, ref, postings)
     entry_id = uuid7()
     connection.execute(
@@ -52,7 +52,7 @@ def post(connection: Connection, account_id: UUID, kind: str, ref: str, postings
 def post_many(
     connection: Connection, kind: str, entries: Sequence[tuple[UUID, str, Sequence[Posting]]]
 ) -> list[UUID]:
-    """Entries of one kind, (account, ref, postings) each; they balance, as `post` asserts. Returns their ids in order."""
+    """Write entries of one kind, given as (account, ref, postings). Each must balance, as in `post`. Returns their ids in order."""
     ids = [uuid7() for _ in entries]
     with connection.cursor() as cursor:
         with cursor.copy("COPY entry (account_id, entry_id, kind, ref) FROM STDIN") as copy:
@@ -68,6 +68,6 @@ def post_many(
     return ids
 
 
-def tell_account(connection: Connection, account_id: UUID) -> None:
-    """Hosts that hold something of this account look at it again."""
+def notify_hosts(connection: Connection, account_id: UUID) -> None:
+    """Make the hosts that have grants of this account read it again."""
     connection.execute("INSERT INTO change (kind, ref) VALUES ('account', %s)", (account_id.hex,))

@@ -1,7 +1,7 @@
-"""Allowances that go from one member of an account to another: a part of a cap's period.
+"""Transfers between members of one account: a part of one member's cap moves to another member's cap, for the current period.
 
-Invariant: what one cap loses, another one of the same account gains, at once; only what nobody used and no host has is
-moved, so that both caps hold, whatever runs meanwhile; the pool's own balance does not change.
+Invariant: one transaction decreases one cap and increases another cap of the same account by the same amount. Only quantity that is
+unused and granted to no host moves, so both caps hold while requests run. The balance of the pool does not change.
 """
 
 from typing import Final
@@ -19,7 +19,7 @@ LIST_MAX: Final = 1000
 
 
 class Transfers:
-    """On one connection (autocommit), in the caller's transaction where there is one."""
+    """The transfers, on one connection (autocommit). A method runs in the caller's transaction if there is one."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
@@ -38,10 +38,11 @@ class Transfers:
         made_by: str,
         idempotency_key: str,
     ) -> Transfer:
-        """`giver` and `taker` are (member, bucket of its cap). The same key again is the same transfer.
+        """Move tokens from one cap to another. `giver` and `taker` are (member, bucket of the member's cap). A repeated idempotency key
+        returns the first transfer.
 
-        Raises `Invalid`, and `TransferNotAllowed` where less is free: hosts are asked to give back what nobody holds,
-        so that it can be tried again at once.
+        Raises `Invalid`, and `TransferNotAllowed` if less is free. In that case hosts are asked to return what no request holds, so
+        that a retry can succeed.
         """
         reason = check_reason(reason)
         if tokens <= 0:
@@ -50,7 +51,7 @@ class Transfers:
             raise Invalid("a transfer goes to another member")
         amount = tokens * PER_UNIT
         with self._connection.transaction():
-            # Under the caps' lock: who asks again at once, since the reply was lost, finds what was done.
+            # The idempotency key is read under the caps' lock: a retry after a lost reply finds the committed transfer.
             free = cap_store.lock_caps(self._connection, account_id, [giver[1], taker[1]])
             before = cap_store.of_key(self._connection, account_id, idempotency_key)
             if before is not None:
@@ -75,18 +76,18 @@ class Transfers:
             b.bucket_id == giver[1] and b.left >= amount
             for b in bucket_store.buckets(self._connection, account_id)
         ):
-            recall_store.ask_back(self._connection, account_id, recall_store.NO_HOST)
+            recall_store.request_recall(self._connection, account_id, recall_store.NO_HOST)
             raise TransferNotAllowed(
-                f"{left} tokens of the cap are free at this moment, requests are under way: try again in a second"
+                f"{left} tokens of the cap are free at this moment, since requests are in flight: try again in a second"
             )
         raise TransferNotAllowed(f"the cap has {left} tokens left in its period")
 
     def forget(self, account_id: UUID) -> None:
-        """Of one who is erased: what members wrote to each other."""
+        """Erase the reasons that members of an erased subscriber's account gave for transfers."""
         cap_store.forget_reasons(self._connection, account_id)
 
     def forget_of_member(self, account_id: UUID, member_id: UUID) -> None:
-        """Of a member who is erased: what it wrote, and what was written to it."""
+        """Erase the reasons of transfers from and to an erased member."""
         cap_store.forget_reasons(self._connection, account_id, member_id)
 
     def find(self, transfer_id: UUID) -> Transfer:
@@ -97,16 +98,16 @@ class Transfers:
         return found
 
     def of_account(self, account_id: UUID) -> list[Transfer]:
-        """Newest first."""
+        """The transfers of an account, newest first."""
         return cap_store.of_account(self._connection, account_id, LIST_MAX)
 
     def find_move(self, account_id: UUID, move_id: UUID, bucket_id: UUID) -> BalanceMove:
-        """One of an account's history. Raises `TransferNotFound`."""
+        """One move of an account's history. Raises `TransferNotFound`."""
         found = cap_store.find_move(self._connection, account_id, move_id, bucket_id)
         if found is None:
-            raise TransferNotFound("nothing like that became of the balance")
+            raise TransferNotFound("there is no such move of the balance")
         return found
 
     def history(self, account_id: UUID, offset: int, limit: int) -> tuple[list[BalanceMove], int]:
-        """What came to an account's balances and what went, but for usage: a page, newest first, and how many there are."""
+        """The moves of an account's balances that are no usage: (a page, newest first; the count of all)."""
         return cap_store.moves(self._connection, account_id, offset, limit)

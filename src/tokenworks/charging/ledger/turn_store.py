@@ -1,7 +1,7 @@
-"""The SQL of many accounts' calls made together: a statement names one account, and they go in one round trip.
+"""The SQL of a turn: calls for many accounts in one round trip, each statement naming one account.
 
-Nothing here waits for a lock: a row that somebody has is skipped, and its account is answered by itself (`store`). So one
-account keeps no other waiting, and no deadlock can come of the order in which a turn takes its rows.
+No statement here waits for a lock: a locked row is skipped, and the caller repeats that account's call alone (`grant_store`). So no
+account waits for another, and the order in which a turn locks rows cannot cause a deadlock.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from tokenworks.charging.ledger.bucket_store import HAS_UNIT, TERMS, terms_of
-from tokenworks.charging.ledger.model import Granted
+from tokenworks.charging.ledger.model import GrantAnswer
 from tokenworks.charging.ledger.recall_store import RECALL_WAIT_MAX_S, first_waiters
 from tokenworks.charging.messages import BucketTerms
 from tokenworks.kernel import uuid7
 
 
-class GrantAsk(NamedTuple):
-    """Up to `amount` of a bucket for a host, through a new grant (`grant_id` None) or an open one of its."""
+class GrantRequest(NamedTuple):
+    """A host's request for up to `amount` of a bucket: a new grant if `grant_id` is None, else an extension of its open grant."""
 
     account_id: UUID
     bucket_id: UUID
@@ -29,8 +29,8 @@ class GrantAsk(NamedTuple):
     spend_for_s: float
 
 
-class CloseAsk(NamedTuple):
-    """A grant that its host has done with; everything up to `settled_seq` of its journal must be settled."""
+class CloseRequest(NamedTuple):
+    """A host's request to close a grant. All records up to `settled_seq` of its journal must be settled."""
 
     account_id: UUID
     grant_id: UUID
@@ -41,11 +41,11 @@ _REFILLS: Final = """SELECT 1 FROM window_use u JOIN bucket b USING (account_id,
     WHERE u.account_id = %s AND b.closing IS NULL
       AND u.used_at <= %s::timestamptz - make_interval(secs => b.window_s) LIMIT 1"""
 
-# What `store.grant` asks: may it be spent, what is left; then, who has waited longest for it.
+# The same conditions as in `grant_store.grant`: the bucket can be spent, and its remainder.
 _SPENDABLE: Final = """SELECT remaining, valid_until FROM bucket b JOIN account a USING (account_id)
     WHERE b.account_id = %(account)s AND bucket_id = %(bucket)s AND closing IS NULL AND NOT paused AND a.state = 'open'
       AND valid_from <= %(now)s AND (valid_until IS NULL OR valid_until > %(now)s) FOR UPDATE OF b SKIP LOCKED"""
-_OURS: Final = """SELECT amount, used, doubt FROM grants
+_OPEN_GRANT: Final = """SELECT amount, used, doubt FROM grants
     WHERE account_id = %(account)s AND grant_id = %(grant)s AND journal_id = %(journal)s AND state = 'open' FOR UPDATE SKIP LOCKED"""
 _TAKE: Final = """UPDATE bucket SET remaining = remaining - %(added)s, granted = granted + %(added)s
     WHERE account_id = %(account)s AND bucket_id = %(bucket)s"""
@@ -66,124 +66,138 @@ _CLOSE: Final = """WITH gone AS (
     FROM gone WHERE b.account_id = %(account)s AND b.bucket_id = gone.bucket_id RETURNING 1"""
 
 
-Names = dict[str, object]
-"""The values of a statement by their names."""
+Parameters = dict[str, object]
+"""The parameters of a statement by name."""
 
 
-class NotAsLocked(Exception):
-    """A row that this transaction has locked did not change: the turn is undone, and each is answered by itself."""
+class LockedRowUnchanged(Exception):
+    """An update of a row that this transaction has locked changed nothing. The turn is rolled back, and each call is repeated alone."""
 
 
-def _each(
-    connection: Connection, statement: str, names: Sequence[Names | tuple[object, ...]]
+def _first_rows(
+    connection: Connection, statement: str, parameters: Sequence[Parameters | tuple[object, ...]]
 ) -> list[TupleRow | None]:
-    """The first row of one statement for each of `names`, in one round trip."""
-    if not names:
+    """The first row that a statement returns for each of `parameters`, in one round trip."""
+    if not parameters:
         return []
     cursor = connection.cursor()
-    cursor.executemany(statement.encode(), names, returning=True)
+    cursor.executemany(statement.encode(), parameters, returning=True)
     return [result.fetchone() for result in cursor.results()]
 
 
-def _change(connection: Connection, statement: str, names: Sequence[Names]) -> None:
-    if None in _each(connection, statement, names):
-        raise NotAsLocked
+def _update(connection: Connection, statement: str, parameters: Sequence[Parameters]) -> None:
+    if None in _first_rows(connection, statement, parameters):
+        raise LockedRowUnchanged
 
 
 def load_terms(
     connection: Connection, account_ids: Sequence[UUID], now: datetime
 ) -> list[list[tuple[BucketTerms, int]] | None]:
-    """What `store.load_terms` says of each account; None where a window has to be refilled first."""
+    """`bucket_store.load_terms` for each account; None for an account of which a window must be refilled first."""
     if not account_ids:
         return []
     cursor = connection.cursor()
-    names = [{"account": account_id, "now": now} for account_id in account_ids]
-    cursor.executemany(TERMS.encode(), names, returning=True)
-    found = [result.fetchall() for result in cursor.results()]
+    parameters = [{"account": account_id, "now": now} for account_id in account_ids]
+    cursor.executemany(TERMS.encode(), parameters, returning=True)
+    results = [result.fetchall() for result in cursor.results()]
     terms: list[list[tuple[BucketTerms, int]] | None] = [
-        terms_of(account_id, rows) for account_id, rows in zip(account_ids, found, strict=True)
+        terms_of(account_id, rows) for account_id, rows in zip(account_ids, results, strict=True)
     ]
-    # A balance names its windows, what is left of them or not: where something can be spent and none is named, none has to be refilled.
+    # A balance names its windows even when they are used up. So an account that can spend something and names no window has none.
     windowed = [
-        at for at, of in enumerate(terms) if not of or any(t.windows or t.kind == "window" for t, _ in of)
+        index
+        for index, of_account in enumerate(terms)
+        if not of_account or any(t.windows or t.kind == "window" for t, _ in of_account)
     ]
-    due = _each(connection, _REFILLS, [(account_ids[at], now) for at in windowed])
-    for at, refill in zip(windowed, due, strict=True):
+    refills = _first_rows(connection, _REFILLS, [(account_ids[index], now) for index in windowed])
+    for index, refill in zip(windowed, refills, strict=True):
         if refill is not None:
-            terms[at] = None
+            terms[index] = None
     return terms
 
 
 def grant(
-    connection: Connection, journal_id: UUID, asks: Sequence[GrantAsk], now: datetime
-) -> list[Granted | None]:
-    """What `store.grant` gives to each, as far as nothing has to be waited for; None for those to be asked by themselves. In
-    the caller's transaction.
+    connection: Connection, journal_id: UUID, requests: Sequence[GrantRequest], now: datetime
+) -> list[GrantAnswer | None]:
+    """`grant_store.grant` for each request that waits for no lock; None for a request that the caller must repeat alone.
+
+    Runs in the caller's transaction.
     """
-    asked: list[Names] = [
-        {"account": ask.account_id, "bucket": ask.bucket_id, "grant": ask.grant_id, "journal": journal_id, "now": now}
-        for ask in asks
+    parameters: list[Parameters] = [
+        {"account": request.account_id, "bucket": request.bucket_id, "grant": request.grant_id, "journal": journal_id, "now": now}
+        for request in requests
     ]  # fmt: skip
-    buckets = _each(connection, _SPENDABLE, asked)
-    spendable = [at for at, row in enumerate(buckets) if row is not None]
-    # After the buckets are locked, as `store.grant` looks.
-    firsts = first_waiters(connection, [asks[at].account_id for at in spendable], RECALL_WAIT_MAX_S)
-    extended = [at for at, ask in enumerate(asks) if ask.grant_id is not None and buckets[at] is not None]
-    ours = dict(zip(extended, _each(connection, _OURS, [asked[at] for at in extended]), strict=True))
-    answers: list[Granted | None] = [None] * len(asks)
-    opens: list[Names] = []
-    extends: list[Names] = []
-    for at, (ask, row) in enumerate(zip(asks, buckets, strict=True)):
-        if row is None or (ask.grant_id is not None and ours[at] is None):
+    buckets = _first_rows(connection, _SPENDABLE, parameters)
+    spendable = [index for index, row in enumerate(buckets) if row is not None]
+    # Recalls are read after the buckets are locked, as in `grant_store.grant`.
+    firsts = first_waiters(connection, [requests[index].account_id for index in spendable], RECALL_WAIT_MAX_S)
+    extended = [
+        index
+        for index, request in enumerate(requests)
+        if request.grant_id is not None and buckets[index] is not None
+    ]
+    open_rows = _first_rows(connection, _OPEN_GRANT, [parameters[index] for index in extended])
+    open_grants = dict(zip(extended, open_rows, strict=True))
+    answers: list[GrantAnswer | None] = [None] * len(requests)
+    opens: list[Parameters] = []
+    extends: list[Parameters] = []
+    for index, (request, row) in enumerate(zip(requests, buckets, strict=True)):
+        if row is None or (request.grant_id is not None and open_grants[index] is None):
             continue
         remaining, valid_until = row
-        added = min(remaining, ask.amount)
-        behind = bool(added) and firsts.get(ask.account_id, journal_id) != journal_id
+        added = min(remaining, request.amount)
+        behind = bool(added) and firsts.get(request.account_id, journal_id) != journal_id
         if behind:
             added = 0
-        if ask.grant_id is None and not added:
+        if request.grant_id is None and not added:
             continue
-        spend_for_s = ask.spend_for_s
+        spend_for_s = request.spend_for_s
         if valid_until is not None:
             spend_for_s = min(spend_for_s, (valid_until - now).total_seconds())
-        grant_id = ask.grant_id or uuid7()
-        row_names = asked[at] | {"grant": grant_id, "added": added, "spend": spend_for_s}
-        (opens if ask.grant_id is None else extends).append(row_names)
-        answers[at] = Granted(grant_id.hex, added, remaining - added, spend_for_s, behind)
-    _change(connection, _OPEN, opens)
-    _change(connection, _EXTEND, extends)
+        grant_id = request.grant_id or uuid7()
+        changed = parameters[index] | {"grant": grant_id, "added": added, "spend": spend_for_s}
+        (opens if request.grant_id is None else extends).append(changed)
+        answers[index] = GrantAnswer(grant_id.hex, added, remaining - added, spend_for_s, behind)
+    _update(connection, _OPEN, opens)
+    _update(connection, _EXTEND, extends)
     return answers
 
 
-def close(connection: Connection, journal_id: UUID, asks: Sequence[CloseAsk], now: datetime) -> list[bool]:
-    """Which were closed as `store.close_grant` does; the others are to be closed by themselves. In the caller's transaction."""
-    if not asks:
+def close(
+    connection: Connection, journal_id: UUID, requests: Sequence[CloseRequest], now: datetime
+) -> list[bool]:
+    """`grant_store.close_grant` for each request: True if the grant was closed, False if the caller must repeat the request alone.
+
+    Runs in the caller's transaction.
+    """
+    if not requests:
         return []
     row = connection.execute(
         "SELECT settled_seq FROM journal WHERE journal_id = %s", (journal_id,)
     ).fetchone()
     settled_seq = -1 if row is None else row[0]
-    names: list[Names] = [
-        {"account": ask.account_id, "grant": ask.grant_id, "journal": journal_id, "now": now} for ask in asks
+    parameters: list[Parameters] = [
+        {"account": request.account_id, "grant": request.grant_id, "journal": journal_id, "now": now}
+        for request in requests
     ]
-    buckets = _each(connection, _BUCKET_OF, names)
-    grants = _each(connection, _OURS, names)
-    changes: list[Names] = []
-    closed = [False] * len(asks)
-    for at, (ask, bucket, found) in enumerate(zip(asks, buckets, grants, strict=True)):
-        if ask.settled_seq > settled_seq or bucket is None or found is None:
+    buckets = _first_rows(connection, _BUCKET_OF, parameters)
+    grants = _first_rows(connection, _OPEN_GRANT, parameters)
+    changes: list[Parameters] = []
+    closed = [False] * len(requests)
+    for index, (request, bucket, grant_row) in enumerate(zip(requests, buckets, grants, strict=True)):
+        if request.settled_seq > settled_seq or bucket is None or grant_row is None:
             continue
         closing, valid_until = bucket
-        amount, used, doubt = found
+        amount, used, doubt = grant_row
         if closing is not None or doubt is not None or (valid_until is not None and valid_until <= now):
-            continue  # what is left goes somewhere else than back
-        changes.append(names[at] | {"amount": amount, "used": used, "back": amount - used})
-        closed[at] = True
-    _change(connection, _CLOSE, changes)
+            continue  # the rest does not simply return to the bucket: `close_grant` decides where it goes
+        changes.append(parameters[index] | {"amount": amount, "used": used, "back": amount - used})
+        closed[index] = True
+    _update(connection, _CLOSE, changes)
     return closed
 
 
 def has_unit(connection: Connection, account_ids: Sequence[UUID], unit: str, now: datetime) -> list[bool]:
-    """`store.has_unit` of each."""
-    rows = _each(connection, HAS_UNIT, [(account_id, unit, now) for account_id in account_ids])
+    """`bucket_store.has_unit` for each account."""
+    rows = _first_rows(connection, HAS_UNIT, [(account_id, unit, now) for account_id in account_ids])
     return [bool(row and row[0]) for row in rows]

@@ -1,7 +1,7 @@
-"""What a host could not pay of a record: settlement draws it from what the account has left, in its transaction.
+"""The SQL of the unpaid part of a record: settlement draws it from what the account has left, in the settling transaction.
 
-Invariant: a token of a record is paid by a part or borne by a loss, once. What is drawn here passes through a grant of the
-journal that is closed as it is made (amount = used), so a bucket's remainder goes to its used, never below zero.
+Invariant: each token of a record is paid by one part or borne by one loss. A draw here passes through a grant of the journal that is
+inserted as closed (amount = used), so it moves quantity from the bucket's `remaining` to its `used`, and never below zero.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,12 +28,12 @@ from tokenworks.charging.model import (
 from tokenworks.kernel import uuid7
 
 BEYOND_HOLD: Final = "beyond_hold"
-# A quote inside a JSON string is escaped, so this is a field's name wherever it stands.
+# A quote inside a JSON string is escaped, so this text is always a field's name.
 UNPAID_MARK: Final = b'"unpaid":'
 
 
-class _Left:
-    """A bucket of the account, locked, and what no host has of it."""
+class _LockedBucket:
+    """A locked bucket of the account, and its quantity that is granted to no host."""
 
     __slots__ = ("remaining", "terms", "usable")
 
@@ -44,7 +44,7 @@ class _Left:
 
 
 def lock_buckets(connection: Connection, account_ids: Iterable[str]) -> None:
-    """Lock what these accounts may be charged with, ascending, before any grant is locked."""
+    """Lock the open buckets of these accounts, in ascending order, before any grant is locked."""
     for account_id in sorted(account_ids):
         connection.execute(
             "SELECT 1 FROM bucket WHERE account_id = %s AND closing IS NULL ORDER BY bucket_id FOR UPDATE",
@@ -55,26 +55,26 @@ def lock_buckets(connection: Connection, account_ids: Iterable[str]) -> None:
 def draw_unpaid(
     connection: Connection, journal_id: UUID, record: UsageRecord, rates: RateLookup, now: datetime
 ) -> set[str]:
-    """Pay `record.unpaid` from what its account has left, in spending order, as far as its caps and the buckets' windows have
-    it; what is left then is the operator's loss. Changes the record; returns the grants that were made for it.
+    """Pay `record.unpaid` from the account's buckets in spending order, within its caps and the buckets' windows. The rest becomes the
+    loss `beyond_hold`. Changes the record; returns the grants that were made for it.
 
-    A frozen account pays for what it had; a suspended product's buckets and those that are closing pay nothing. Nothing is
-    bought. The account's buckets are locked by `lock_buckets`. Raises `RecordRefused` where the record contradicts itself.
+    A frozen account pays. Buckets of a suspended product and closing buckets pay nothing. No pay-as-you-go step is bought. The
+    account's buckets must be locked by `lock_buckets`. Raises `RecordRefused` if the record contradicts itself.
     """
     if record.unpaid is None:
         return set()
     requests, counts = record.unpaid
     if requests not in {0, 1} or min(counts) < 0 or any(part.counts is None for part in record.parts):
-        raise RecordRefused("its unpaid part is none of the record's")
+        raise RecordRefused("its unpaid part contradicts the record")
     account_id = UUID(record.account_id)
     found = _buckets(connection, account_id, now)
     caps = [found.get(part.bucket_id) for part in record.parts if part.kind == "cap"]
     tokens_max = min((cap.remaining // PER_UNIT if cap else 0 for cap in caps), default=sum(counts))
-    capped = left = first_tokens(counts, tokens_max)
+    payable = left = first_tokens(counts, tokens_max)
     grants: set[str] = set()
 
-    def take(bucket: _Left, share: Share) -> None:
-        grant_id = _take(connection, journal_id, account_id, bucket, share.amount, now)
+    def draw(bucket: _LockedBucket, share: Share) -> None:
+        grant_id = _draw(connection, journal_id, account_id, bucket, share.amount, now)
         grants.add(grant_id)
         terms = bucket.terms
         record.parts.append(
@@ -90,7 +90,7 @@ def draw_unpaid(
         key=lambda b: spending_order(b.terms),
     ):
         rate = hold_rate(bucket.terms, rates, model)
-        # A bucket that is counted in requests pays a whole one, or nothing of it.
+        # A bucket that is counted in requests pays a whole request or nothing.
         if rate is None or (rate.whole and not requests):
             continue
         windows = [found[window] for window in bucket.terms.windows if window in found]
@@ -98,16 +98,16 @@ def draw_unpaid(
         (share,), requests_after, after = split([(rate.weights, available)], left, requests)
         if (rate.whole and requests_after) or (any(left) and not any(share.counts)):
             continue
-        take(bucket, share)
+        draw(bucket, share)
         for window in windows:
-            take(window, share)
+            draw(window, share)
         requests, left = requests_after, after
         if not requests and not any(left):
             break
-    paid = Counts(*map(sub, capped, left))
+    paid = Counts(*map(sub, payable, left))
     for cap in caps:
         if cap is not None and any(paid):
-            take(cap, Share(PER_UNIT * sum(paid), 0, paid))
+            draw(cap, Share(PER_UNIT * sum(paid), 0, paid))
     lost = Counts(*map(sub, counts, paid))
     if requests or any(lost):
         record.loss = [*record.loss, Loss(BEYOND_HOLD, requests, lost)]
@@ -116,7 +116,7 @@ def draw_unpaid(
     return grants
 
 
-def _buckets(connection: Connection, account_id: UUID, now: datetime) -> dict[str, _Left]:
+def _buckets(connection: Connection, account_id: UUID, now: datetime) -> dict[str, _LockedBucket]:
     rows = _read(connection, account_id, now)
     if any(row[1] == "window" for row in rows):
         refill_windows(connection, account_id, now)
@@ -125,13 +125,13 @@ def _buckets(connection: Connection, account_id: UUID, now: datetime) -> dict[st
     for bucket_id, kind, *_, product_id, _, _ in rows:
         if kind == "window" and product_id is not None:
             windows.setdefault(product_id, []).append(bucket_id.hex)
-    found: dict[str, _Left] = {}
+    found: dict[str, _LockedBucket] = {}
     for bucket_id, kind, unit, priority, valid_until_ms, model_classes, rate_version, product_id, remaining, usable in rows:  # fmt: skip
         terms = BucketTerms(
             bucket_id.hex, account_id.hex, kind, unit, priority, valid_until_ms, tuple(model_classes), rate_version,
             tuple(windows.get(product_id, ())) if kind == "balance" else (),
         )  # fmt: skip
-        found[terms.bucket_id] = _Left(terms, remaining, usable=usable)
+        found[terms.bucket_id] = _LockedBucket(terms, remaining, usable=usable)
     return found
 
 
@@ -145,10 +145,15 @@ def _read(connection: Connection, account_id: UUID, now: datetime) -> Sequence[T
     ).fetchall()
 
 
-def _take(
-    connection: Connection, journal_id: UUID, account_id: UUID, bucket: _Left, amount: int, now: datetime
+def _draw(
+    connection: Connection,
+    journal_id: UUID,
+    account_id: UUID,
+    bucket: _LockedBucket,
+    amount: int,
+    now: datetime,
 ) -> str:
-    """Move `amount` of a bucket from what remains to what is used, through a grant that is closed as it is made."""
+    """Move `amount` of a bucket from `remaining` to `used`, through a grant that is inserted as closed. Returns the grant."""
     if not amount:
         return NO_GRANT
     assert amount <= bucket.remaining, "a bucket would be overdrawn"

@@ -1,8 +1,11 @@
-"""Usage as it is read: records, days, members, what the operator bore."""
+"""Reading usage: records, usage by day and by member, and the operator's losses."""
 
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
+
+from psycopg.rows import DictRow
 
 from tokenworks.charging.host.losses import LOSSY_MAX
 from tokenworks.charging.ledger import (
@@ -13,20 +16,29 @@ from tokenworks.charging.ledger import (
 from tokenworks.charging.ledger.part import LedgerPart
 from tokenworks.kernel import uuid7_floor
 
-# A list's records are counted up to this; beyond it there is no total.
+# A list counts its records up to this number; a longer list has no total.
 USAGE_COUNTED_MAX: Final = 10_000
-# Longer than any request runs, and more than two clocks differ.
+# More than the longest request plus the largest difference between two hosts' clocks.
 CONSUMED_SLACK: Final = timedelta(days=1)
-# Of usage by day, as of bills and caps.
+# The time zone of usage by day, the same as of bills and caps.
 DAY_ZONE: Final = timezone(timedelta(hours=8))
 
 
-class Usage(LedgerPart):
-    """What was used, and what the operator bore of it."""
+@dataclass(slots=True)
+class _MemberUsage:
+    """What one member used. `charged`: unit -> amount in thousandths."""
 
-    def usage(
-        self, account_id: UUID, since: datetime | None = None, limit: int = 100
-    ) -> list[dict[str, Any]]:
+    member_id: UUID
+    records: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    charged: dict[str, int] = field(default_factory=dict)
+
+
+class Usage(LedgerPart):
+    """The accounts' usage, and the operator's losses."""
+
+    def usage(self, account_id: UUID, since: datetime | None = None, limit: int = 100) -> list[DictRow]:
         """Usage records since a time, newest first."""
         floor = None if since is None else _floor(since)
         return usage_store.usage(self._connection, account_id, floor, limit)
@@ -41,12 +53,13 @@ class Usage(LedgerPart):
         *,
         until: datetime | None = None,
         before: UUID | None = None,
-    ) -> tuple[list[dict[str, Any]], int | None]:
-        """A page of an account's usage records (of one member where one is named) that ended in [since, until), newest first,
-        and how many there are in all: None where there are more than `USAGE_COUNTED_MAX`. `before`: the last id of the page
-        before; a page of any age is found by it as fast as the first.
+    ) -> tuple[list[DictRow], int | None]:
+        """(a page of an account's usage records that ended in [since, until), newest first; the count of all of them).
+
+        `member_id`: only records of this member. `before`: the last id of the previous page, which makes an old page as fast to find
+        as the first one. The count is None if there are more than `USAGE_COUNTED_MAX` records.
         """
-        within = usage_store.UsageTime(
+        within = usage_store.UsageFilter(
             since,
             until,
             None if since is None else _floor(since - CONSUMED_SLACK),
@@ -64,17 +77,17 @@ class Usage(LedgerPart):
         count = usage_store.usage_count(self._connection, account_id, member_id, within, USAGE_COUNTED_MAX)
         return found, count
 
-    def usage_record(self, account_id: UUID, usage_id: UUID) -> dict[str, Any] | None:
+    def usage_record(self, account_id: UUID, usage_id: UUID) -> DictRow | None:
         return usage_store.usage_record(self._connection, account_id, usage_id)
 
     def usage_by_day(self, account_id: UUID, since: datetime) -> dict[str, int]:
         """Tokens of each day (YYYY-MM-DD) of UTC+8, all classes together, from the day of `since` on."""
         return day_store.tokens_by_day(self._connection, account_id, since.astimezone(DAY_ZONE).date())
 
-    def usage_by_member(self, account_id: UUID, since: datetime | None = None) -> list[dict[str, Any]]:
-        """Who spent what since a time, most first: records, tokens, and what was charged in each unit, in thousandths.
+    def usage_by_member(self, account_id: UUID, since: datetime | None = None) -> list[DictRow]:
+        """Usage per member since a time, largest input first: records, tokens, and the amount charged in each unit, in thousandths.
 
-        Whole days of UTC+8 cost what their sums cost; where `since` is within a day, the rest of that day is read record by record.
+        Whole days of UTC+8 are read from the daily sums. If `since` is within a day, the rest of that day is read from the records.
         """
         first = date.min if since is None else since.astimezone(DAY_ZONE).date()
         parts = []
@@ -85,30 +98,22 @@ class Usage(LedgerPart):
                 day_store.rows_by_member(self._connection, account_id, begin, _day_begin(first), floor)
             )
         parts.append(day_store.by_member(self._connection, account_id, first))
-        found: dict[UUID, dict[str, Any]] = {}
+        members: dict[UUID, _MemberUsage] = {}
         for used, charged in parts:
             for member_id, records, input_tokens, output_tokens in used:
-                row = found.setdefault(
-                    member_id,
-                    {
-                        "member_id": member_id,
-                        "records": 0,
-                        "input_tokens": 0,
-                        "output_tokens": 0,
-                        "charged": {},
-                    },
-                )
-                row["records"] += records
-                row["input_tokens"] += input_tokens
-                row["output_tokens"] += output_tokens
+                member = members.setdefault(member_id, _MemberUsage(member_id))
+                member.records += records
+                member.input_tokens += input_tokens
+                member.output_tokens += output_tokens
             for member_id, unit, amount in charged:
-                units = found[member_id]["charged"]
+                units = members[member_id].charged
                 units[unit] = units.get(unit, 0) + amount
-        return sorted(found.values(), key=lambda row: (-row["input_tokens"], row["member_id"]))
+        ordered = sorted(members.values(), key=lambda member: (-member.input_tokens, member.member_id))
+        return [asdict(member) for member in ordered]
 
-    def consumed(self, account_id: UUID, begin: datetime, end: datetime) -> list[dict[str, Any]]:
-        """What was drawn from buckets by requests that ended in [begin, end): amounts in thousandths, by charge, product,
-        member, model, unit and rate version. Reads ids of `CONSUMED_SLACK` around it: an id has the time of a request's start.
+    def consumed(self, account_id: UUID, begin: datetime, end: datetime) -> list[DictRow]:
+        """The amounts drawn from buckets by requests that ended in [begin, end), in thousandths, by charge, product, member, model,
+        unit and rate version. Reads ids of `CONSUMED_SLACK` more on both sides, since an id has the time of the request's start.
         """
         floor, below = _floor(begin - CONSUMED_SLACK), _floor(end + CONSUMED_SLACK)
         return usage_store.consumed(self._connection, account_id, floor, below, begin, end)
@@ -118,22 +123,24 @@ class Usage(LedgerPart):
 
     def flagged(
         self, since: datetime | None = None, limit: int = 100, before: UUID | None = None
-    ) -> list[dict[str, Any]]:
-        """Records to be reconciled with the deployments' own figures, newest first. `before`: the last id of the page before."""
+    ) -> list[DictRow]:
+        """Records to reconcile with the deployments' own figures, newest first. `before`: the last id of the previous page."""
         floor = None if since is None else _floor(since)
         return usage_store.flagged(self._connection, floor, limit, before)
 
     def losses(
         self, since: datetime | None = None, account_id: UUID | None = None, zone: tzinfo = UTC
-    ) -> list[dict[str, Any]]:
-        """What the operator bore by day (of a zone) and cause, newest first."""
+    ) -> list[DictRow]:
+        """The operator's losses by day (in a time zone) and cause, newest first."""
         floor = None if since is None else _floor(since)
         offset = self._clock.now().astimezone(zone).utcoffset()
         assert offset is not None
         return usage_store.losses(self._connection, floor, account_id, offset)
 
     def losses_of_today(self, journal_id: UUID, above_tokens: int) -> tuple[int, int, list[tuple[str, int]]]:
-        """(day, the journal's settled sequence, accounts with more tokens at risk today than that, most first)."""
+        """(days since 1970, the journal's settled sequence, [(account, tokens)] of accounts with more than `above_tokens` tokens at
+        risk today, most first).
+        """
         return usage_store.losses_of_today(self._connection, journal_id, above_tokens, LOSSY_MAX)
 
     def delete_old_account_losses(self) -> None:
@@ -145,5 +152,5 @@ def _day_begin(day: date) -> datetime:
 
 
 def _floor(since: datetime) -> UUID:
-    """The smallest id of a time; of one before 1970, the smallest of all."""
+    """The smallest id of a time. A time before 1970 gives the smallest id of all."""
     return uuid7_floor(max(0, int(since.timestamp() * 1000)))

@@ -1,11 +1,11 @@
-"""The SQL of usage as people and auditors read it. Settlement alone writes it."""
+"""The SQL of reading usage, for people and auditors. Only settlement writes usage."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from psycopg import Connection
-from psycopg.rows import dict_row
+from psycopg.rows import DictRow, dict_row
 
 from tokenworks.catalog import TOKEN_CLASSES
 from tokenworks.charging.ledger.day_store import INPUT as _INPUT
@@ -14,7 +14,7 @@ from tokenworks.charging.ledger.store import RECORDS_SHOWN_MAX, database_now
 from tokenworks.charging.model import losses_shown
 from tokenworks.charging.routing_note import read_note
 
-# Days of which an account's losses are kept beside the records that have them.
+# How many days an account's daily sum of losses is kept. The records keep their losses for longer.
 LOSS_DAYS_KEPT: Final = 35
 
 USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason, counted_by,
@@ -22,8 +22,8 @@ USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol,
     audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice"""
 
 
-class UsageTime(NamedTuple):
-    """Records that ended in [begin, end), and ids that such records can have."""
+class UsageFilter(NamedTuple):
+    """A filter for records that ended in [begin, end). `floor` and `below` bound the ids that such records can have."""
 
     begin: datetime | None = None
     end: datetime | None = None
@@ -31,8 +31,8 @@ class UsageTime(NamedTuple):
     below: UUID | None = None
 
 
-def shown_record(row: dict[str, Any]) -> dict[str, Any]:
-    """A usage row as it is read: its losses named, and how it came to its deployment."""
+def shown_record(row: DictRow) -> DictRow:
+    """A usage row in the form for display: with named losses, and with the parts of the column `choice`."""
     row["loss"] = losses_shown(row["loss"])
     if "choice" in row:
         way = read_note(row["choice"])
@@ -44,9 +44,9 @@ def shown_record(row: dict[str, Any]) -> dict[str, Any]:
 
 def usage(
     connection: Connection, account_id: UUID, floor: UUID | None, limit: int, member_id: UUID | None = None
-) -> list[dict[str, Any]]:
+) -> list[DictRow]:
     """Usage records, newest first."""
-    within = UsageTime(floor=floor)
+    within = UsageFilter(floor=floor)
     return usage_page(connection, account_id, member_id, within, None, 0, min(limit, RECORDS_SHOWN_MAX))
 
 
@@ -54,12 +54,12 @@ def usage_page(
     connection: Connection,
     account_id: UUID,
     member_id: UUID | None,
-    within: UsageTime,
+    within: UsageFilter,
     before: UUID | None,
     offset: int,
     limit: int,
-) -> list[dict[str, Any]]:
-    """Usage records of a time, newest first: those below an id, so that a page of any age costs the same."""
+) -> list[DictRow]:
+    """A page of usage records, newest first. `before`: only ids below this one, so that a page of any age costs the same."""
     where, names = _within(account_id, member_id, within, before)
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
@@ -70,9 +70,9 @@ def usage_page(
 
 
 def usage_count(
-    connection: Connection, account_id: UUID, member_id: UUID | None, within: UsageTime, most: int
+    connection: Connection, account_id: UUID, member_id: UUID | None, within: UsageFilter, most: int
 ) -> int | None:
-    """How many records there are, None where there are more than `most`."""
+    """How many records the filter matches; None if more than `most`."""
     where, names = _within(account_id, member_id, within, None)
     row = connection.execute(
         f"SELECT count(*) FROM (SELECT 1 FROM usage {where} LIMIT %(most)s) found".encode(),
@@ -83,9 +83,9 @@ def usage_count(
 
 
 def _within(
-    account_id: UUID, member_id: UUID | None, within: UsageTime, before: UUID | None
+    account_id: UUID, member_id: UUID | None, within: UsageFilter, before: UUID | None
 ) -> tuple[str, dict[str, object]]:
-    """What bounds it, and no more: a condition that may be absent keeps an index from being used."""
+    """(a WHERE clause, its parameters). A filter that is not given has no condition, since `x IS NULL OR …` would prevent an index."""
     begin, end, floor, below = within
     most = UUID(int=2**128 - 1)
     names: dict[str, object] = {
@@ -111,10 +111,10 @@ def _within(
 
 def consumed(
     connection: Connection, account_id: UUID, floor: UUID, below: UUID, begin: datetime, end: datetime
-) -> list[dict[str, Any]]:
-    """What was drawn from an account's buckets by requests that ended in a time, by charge, product, member, model and unit:
-    amounts in thousandths. `floor` and `below` bound the ids that are looked at. A request that only windows limit is counted
-    once, in the first of them.
+) -> list[DictRow]:
+    """The amounts drawn from an account's buckets by requests that ended in [begin, end), in thousandths, by charge, product, member,
+    model, unit and rate version. `floor` and `below` bound the ids that are read. A request that draws on windows alone counts once,
+    in its first window.
     """
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
@@ -134,7 +134,7 @@ def consumed(
         ).fetchall()
 
 
-def usage_record(connection: Connection, account_id: UUID, usage_id: UUID) -> dict[str, Any] | None:
+def usage_record(connection: Connection, account_id: UUID, usage_id: UUID) -> DictRow | None:
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
             f"SELECT {USAGE} FROM usage WHERE account_id = %s AND usage_id = %s".encode(),
@@ -145,24 +145,23 @@ def usage_record(connection: Connection, account_id: UUID, usage_id: UUID) -> di
 
 def flagged(
     connection: Connection, floor: UUID | None, limit: int, before: UUID | None = None
-) -> list[dict[str, Any]]:
-    """Records whose figures did not add up, were not reported, came late or were waived, newest first: to be reconciled
-    with the deployment's own. Those below an id, so that every page costs the same.
+) -> list[DictRow]:
+    """Records with flags (figures that do not add up, were not reported, came late or were waived), newest first. The operator
+    reconciles them with the deployment's own figures. `before`: only ids below this one, so that every page costs the same.
     """
-    cursor = connection.execute(
-        f"""SELECT usage_id, account_id, deployment, model, upstream_id, started_at, counted_by, flags, provider_total,
-                   ({_INPUT})::bigint AS input_tokens, ({_OUTPUT})::bigint AS output_tokens, loss
-            FROM usage WHERE flags <> '{{}}' AND usage_id >= %s AND usage_id < %s ORDER BY usage_id DESC LIMIT %s""".encode(),
-        (floor or UUID(int=0), before or UUID(int=2**128 - 1), min(limit, RECORDS_SHOWN_MAX)),
-    )
-    assert cursor.description is not None
-    names = [column.name for column in cursor.description]
-    return [shown_record(dict(zip(names, row, strict=True))) for row in cursor]
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            f"""SELECT usage_id, account_id, deployment, model, upstream_id, started_at, counted_by, flags, provider_total,
+                       ({_INPUT})::bigint AS input_tokens, ({_OUTPUT})::bigint AS output_tokens, loss
+                FROM usage WHERE flags <> '{{}}' AND usage_id >= %s AND usage_id < %s ORDER BY usage_id DESC LIMIT %s""".encode(),
+            (floor or UUID(int=0), before or UUID(int=2**128 - 1), min(limit, RECORDS_SHOWN_MAX)),
+        ).fetchall()
+    return [shown_record(row) for row in rows]
 
 
 def owns_upstream_id(connection: Connection, account_id: UUID, upstream_id: str) -> tuple[str, int] | None:
-    """The deployment from which this account received a response, and the tokens that the response holds (the input
-    and output of its record); None where the account received no such response.
+    """(the deployment that gave this account a response, the tokens of the response's record). None if the account received no such
+    response.
     """
     row = connection.execute(
         f"""SELECT deployment, {" + ".join(TOKEN_CLASSES)} FROM usage
@@ -176,8 +175,8 @@ def owns_upstream_id(connection: Connection, account_id: UUID, upstream_id: str)
 def losses_of_today(
     connection: Connection, journal_id: UUID, above_tokens: int, limit: int
 ) -> tuple[int, int, list[tuple[str, int]]]:
-    """(days since 1970 by the database's clock, the journal's settled sequence, accounts with more than so many tokens at risk
-    today, most first), in one snapshot.
+    """In one snapshot: (days since 1970 by the database's clock, the journal's settled sequence, [(account, tokens)] of accounts with
+    more than `above_tokens` tokens at risk today, most first).
     """
     row = connection.execute(
         """WITH today AS (SELECT (now() AT TIME ZONE 'UTC')::date AS day),
@@ -200,8 +199,10 @@ def delete_old_account_losses(connection: Connection) -> None:
 
 def losses(
     connection: Connection, floor: UUID | None, account_id: UUID | None, offset: timedelta
-) -> list[dict[str, Any]]:
-    """What the operator bore by day (of the zone that is so far from UTC, newest first) and cause (most tokens first): records, requests, tokens by class."""
+) -> list[DictRow]:
+    """The operator's losses by day (newest first) and cause (most tokens first): records, requests, tokens by class. `offset`: the time
+    zone's distance from UTC.
+    """
     whose = "" if account_id is None else "AND account_id = %(account)s"
     classes = ", ".join(
         f"sum((l->2->>{at})::bigint)::bigint AS {name}" for at, name in enumerate(TOKEN_CLASSES)

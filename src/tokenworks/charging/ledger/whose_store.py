@@ -1,6 +1,6 @@
-"""The account of what is named by its own id alone: a statement on a hot table names one account, so it is found first.
+"""The SQL that finds the account of a row by the row's own id. A statement on a hot table names one account, so that comes first.
 
-These look-ups ask every shard of a distributed database; who knows the account does not need them.
+These queries ask every shard of a distributed database. A caller that knows the account does not need them.
 """
 
 from uuid import UUID
@@ -32,20 +32,20 @@ def of_transfer(connection: Connection, transfer_id: UUID) -> UUID | None:
     )
 
 
-def stop_after(connection: Connection, seconds: int) -> None:
-    """Bound each statement of this transaction: it raises `psycopg.errors.QueryCanceled` then."""
+def limit_statement_time(connection: Connection, seconds: int) -> None:
+    """Limit the time of each statement of this transaction; a longer one raises `psycopg.errors.QueryCanceled`."""
     connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{seconds}s",))
 
 
 def of_usage(connection: Connection, usage_id: UUID) -> UUID | None:
-    """By the id alone, of the partitions of its month: no index leads with it, so what asks bounds the time."""
+    """The account of a usage record. No index leads with this id, so the caller limits the time (`limit_statement_time`)."""
     return _one(
         connection.execute("SELECT account_id FROM usage WHERE usage_id = %s LIMIT 1", (usage_id,)).fetchone()
     )
 
 
 def of_request(connection: Connection, request_id: str, floor: UUID, below: UUID) -> UUID | None:
-    """By a request's id, of records with ids in [floor, below): its first attempt may have left none."""
+    """The account of a request, from records with ids in [floor, below): the request's first attempt may have no record."""
     return _one(
         connection.execute(
             "SELECT account_id FROM usage WHERE usage_id >= %s AND usage_id < %s AND request_id = %s LIMIT 1",
@@ -54,7 +54,7 @@ def of_request(connection: Connection, request_id: str, floor: UUID, below: UUID
     )
 
 
-# Products and subscribers are few beside what they cause; their tables are keyed by their own ids.
+# The tables of products and subscribers are small, and keyed by their own ids.
 
 
 def of_product(connection: Connection, product_id: UUID) -> UUID | None:

@@ -1,4 +1,4 @@
-"""The SQL of windows: what was used of one comes back after its length."""
+"""The SQL of windows: a use returns to its window when the window's length has passed."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from psycopg import Connection
 
 
 def refill_windows(connection: Connection, account_id: UUID, now: datetime) -> None:
-    """What was used of a window longer ago than it is long comes back: by exactly that its total grows."""
+    """Return the uses that are older than their window's length: `total` and `remaining` grow by their amounts."""
     due = """FROM window_use u JOIN bucket b USING (account_id, bucket_id)
              WHERE u.account_id = %(account)s AND b.closing IS NULL
                AND u.used_at <= %(now)s::timestamptz - make_interval(secs => b.window_s)"""
@@ -17,7 +17,7 @@ def refill_windows(connection: Connection, account_id: UUID, now: datetime) -> N
     if connection.execute(f"SELECT 1 {due} LIMIT 1".encode(), names).fetchone() is None:
         return
     with connection.transaction():
-        # Buckets in ascending order of their ids; who comes second finds the uses gone.
+        # Buckets are locked in ascending order of their ids. Of two concurrent calls, the second finds no uses left.
         connection.execute(
             "SELECT 1 FROM bucket WHERE account_id = %s AND kind = 'window' ORDER BY bucket_id FOR UPDATE",
             (account_id,),

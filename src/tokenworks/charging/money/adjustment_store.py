@@ -1,4 +1,4 @@
-"""The SQL of adjustments."""
+"""The SQL of adjustments of balances."""
 
 from datetime import datetime
 from uuid import UUID
@@ -20,7 +20,7 @@ def _found(connection: Connection, where: str, values: tuple[object, ...]) -> li
 
 
 def balance(connection: Connection, bucket_id: UUID) -> tuple[UUID, str] | None:
-    """(account, unit) of a balance that has not ended."""
+    """(account, unit) of an open balance; None if the bucket does not exist, is no balance, or is closing."""
     account_id = whose_store.of_bucket(connection, bucket_id)
     if account_id is None:
         return None
@@ -64,25 +64,27 @@ def all_of(connection: Connection, account_id: UUID | None, limit: int) -> list[
 
 
 def apply(connection: Connection, adjustment: Adjustment) -> bool:
-    """Whether the bucket is open, has what is taken, and holds what is added."""
+    """Apply an adjustment to its bucket and post it. Returns False, and changes nothing, if the bucket is closing, has less than the
+    adjustment takes, or would exceed `QUANTITY_MAX`.
+    """
     a = adjustment
     if a.amount > 0:
-        change, side = "total = total + %(x)s, remaining = remaining + %(x)s", 1
+        change, sign = "total = total + %(x)s, remaining = remaining + %(x)s", 1
     else:
-        change, side = "remaining = remaining - %(x)s, withdrawn = withdrawn + %(x)s", -1
+        change, sign = "remaining = remaining - %(x)s, withdrawn = withdrawn + %(x)s", -1
     x = abs(a.amount)
     changed = connection.execute(
         f"""UPDATE bucket SET {change} WHERE account_id = %(account)s AND bucket_id = %(bucket)s AND closing IS NULL
-            AND CASE WHEN %(side)s > 0 THEN total <= %(most)s::bigint - %(x)s::bigint ELSE remaining >= %(x)s END""".encode(),
-        {"x": x, "most": QUANTITY_MAX, "account": a.account_id, "bucket": a.bucket_id, "side": side},
+            AND CASE WHEN %(sign)s > 0 THEN total <= %(most)s::bigint - %(x)s::bigint ELSE remaining >= %(x)s END""".encode(),
+        {"x": x, "most": QUANTITY_MAX, "account": a.account_id, "bucket": a.bucket_id, "sign": sign},
     ).rowcount
     if not changed:
         return False
     store.post(
         connection, a.account_id, "adjust", str(a.adjustment_id),
-        [("customer_liability", a.unit, a.bucket_id, side * x), ("adjusted", a.unit, None, -side * x)],
+        [("customer_liability", a.unit, a.bucket_id, sign * x), ("adjusted", a.unit, None, -sign * x)],
     )  # fmt: skip
-    store.tell_account(connection, a.account_id)
+    store.notify_hosts(connection, a.account_id)
     return True
 
 

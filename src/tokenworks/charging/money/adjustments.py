@@ -1,6 +1,6 @@
-"""Balances moved by hand: one person asks, another one decides.
+"""Manual adjustments of balances: one person requests an adjustment, another person approves or refuses it.
 
-Invariant: nobody decides what they asked for; what is taken is there; each is done at most once, by an entry.
+Invariant: the two persons are different; an adjustment never takes more than the bucket has; it is applied at most once, by one entry.
 """
 
 from typing import Final, Literal
@@ -17,6 +17,8 @@ AMOUNT_MAX: Final = 10**15
 
 
 class Adjustments:
+    """The adjustments, on one database connection."""
+
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
@@ -24,12 +26,15 @@ class Adjustments:
     def ask(
         self, bucket_id: UUID, amount: int, reason: str, asked_by: str, idempotency_key: str | None = None
     ) -> Adjustment:
-        """The same key again is the same adjustment. Raises `Invalid`, `AdjustmentNotAllowed` where the key was another's, and
-        `AdjustmentNotFound` where there is no such balance.
+        """Request an adjustment. `amount`: in thousandths of the bucket's unit, negative to take away. A repeated idempotency key
+        returns the first adjustment.
+
+        Raises `Invalid`, `AdjustmentNotAllowed` if the key belongs to another adjustment, and `AdjustmentNotFound` if there is no
+        such balance.
         """
         reason = check_reason(reason)
         if not amount or abs(amount) > AMOUNT_MAX:
-            raise Invalid("an adjustment adds or takes something")
+            raise Invalid(f"an adjustment's amount is not zero, and at most {AMOUNT_MAX}")
         with self._connection.transaction():
             if idempotency_key is not None:
                 before = adjustment_store.of_key(self._connection, idempotency_key)
@@ -47,11 +52,11 @@ class Adjustments:
         return adjustment
 
     def decide(self, adjustment_id: UUID, decided_by: str, *, do: bool) -> Adjustment:
-        """The second person. Raises `AdjustmentNotFound`, `AdjustmentNotAllowed`."""
+        """Apply (`do`) or refuse an adjustment, as the second person. Raises `AdjustmentNotFound`, `AdjustmentNotAllowed`."""
         with self._connection.transaction():
             found = adjustment_store.lock(self._connection, adjustment_id)
             if found is None or found.state != "asked":
-                raise AdjustmentNotFound(f"no adjustment {adjustment_id} waits")
+                raise AdjustmentNotFound(f"no adjustment {adjustment_id} waits for a decision")
             if found.asked_by == decided_by:
                 raise AdjustmentNotAllowed("another person has to decide")
             if do and not adjustment_store.apply(self._connection, found):
@@ -60,9 +65,9 @@ class Adjustments:
                 )
             state: Literal["done", "refused"] = "done" if do else "refused"
             adjustment_store.decide(self._connection, adjustment_id, decided_by, state, self._clock.now())
-            made = adjustment_store.lock(self._connection, adjustment_id)
-            assert made is not None
-        return made
+            decided = adjustment_store.lock(self._connection, adjustment_id)
+            assert decided is not None
+        return decided
 
     def find(self, adjustment_id: UUID) -> Adjustment:
         """Raises `AdjustmentNotFound`."""
@@ -72,9 +77,9 @@ class Adjustments:
         return found
 
     def forget(self, account_id: UUID) -> None:
-        """Of one who is erased: why it was adjusted, in free text."""
+        """Erase the reasons (free text) of the adjustments of an erased subscriber's account."""
         adjustment_store.forget_reasons(self._connection, account_id)
 
     def all(self, account_id: UUID | None = None, limit: int = 1000) -> list[Adjustment]:
-        """Newest first."""
+        """The adjustments of an account, or of all accounts, newest first."""
         return adjustment_store.all_of(self._connection, account_id, limit)

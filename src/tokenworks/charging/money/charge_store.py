@@ -1,4 +1,4 @@
-"""The SQL of charges: what is owed, what became revenue, what is billed."""
+"""The SQL of charges: adding and reading them, recognising revenue, putting them on bills, settling credits."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -36,10 +36,9 @@ def _charges(connection: Connection, where: str, values: Sequence[object]) -> li
 
 
 def lock_accounts(connection: Connection, account_ids: Sequence[UUID]) -> None:
-    """Whoever changes charges locks their accounts first, shard by shard and in ascending order: charges themselves are never
-    waited for.
+    """Lock accounts before their charges are changed, shard by shard and in ascending order. No statement waits for a charge's row.
 
-    (Waiting for rows of a partitioned table, and looking at them again once they are free, has made PostgreSQL 18.6 crash.)
+    (PostgreSQL 18.6 crashed when a statement waited for rows of a partitioned table and then rechecked them.)
     """
     for shard, accounts in by_shard(account_ids):
         connection.execute(
@@ -50,7 +49,7 @@ def lock_accounts(connection: Connection, account_ids: Sequence[UUID]) -> None:
 
 
 def lock_account(connection: Connection, account_id: UUID) -> None:
-    """As `lock_accounts`, of one."""
+    """As `lock_accounts`, for one account."""
     connection.execute("SELECT 1 FROM account WHERE account_id = %s FOR NO KEY UPDATE", (account_id,))
 
 
@@ -177,7 +176,7 @@ FROM moved m WHERE shard_of(c.account_id) = %(shard)s AND c.account_id = m.accou
 def accounts_with_open_charges(
     connection: Connection, account_ids: Sequence[UUID] | None, after: UUID, limit: int
 ) -> list[UUID]:
-    """The next ones above `after`, of all or of these, ascending."""
+    """The next accounts above `after` with open charges, ascending: of all accounts, or of `account_ids`."""
     rows = connection.execute(
         """SELECT DISTINCT account_id FROM charge WHERE closed_at IS NULL AND account_id > %s
                AND (%s::uuid[] IS NULL OR account_id = ANY(%s::uuid[])) ORDER BY account_id LIMIT %s""",
@@ -189,17 +188,17 @@ def accounts_with_open_charges(
 def recognise(
     connection: Connection, now: datetime, account_ids: Sequence[UUID] | None, after: UUID, limit: int
 ) -> tuple[int, UUID | None]:
-    """A batch of accounts above `after`: what became revenue of their open charges since the last time.
+    """Post the revenue earned since the last call, for the open charges of the next batch of accounts above `after`.
 
-    Returns how many charges moved, and the last account of the batch, None where there are no more.
+    Returns (charges changed, last account of the batch or None after the last batch).
     """
     accounts = accounts_with_open_charges(connection, account_ids, after, limit)
     if not accounts:
         return 0, None
     lock_accounts(connection, accounts)
     moved = sum(
-        connection.execute(_RECOGNISE, {"shard": shard, "accounts": some, "now": now}).rowcount
-        for shard, some in by_shard(accounts)
+        connection.execute(_RECOGNISE, {"shard": shard, "accounts": of_shard, "now": now}).rowcount
+        for shard, of_shard in by_shard(accounts)
     )
     return moved, accounts[-1] if len(accounts) == limit else None
 
@@ -214,8 +213,9 @@ def stop(connection: Connection, account_id: UUID, product_id: UUID, now: dateti
     )
 
 
-def kept(connection: Connection, account_id: UUID, charge_id: UUID, now: datetime) -> int:
-    # Least: what was given by hand beside it was not paid for. What is past its validity is gone, whenever it is expired.
+def kept_quantity(connection: Connection, account_id: UUID, charge_id: UUID, now: datetime) -> int:
+    # At most the charge's quantity, since an adjustment's addition was not paid for. A bucket past its validity counts as expired, even
+    # before the job that expires it has run.
     row = connection.execute(
         """SELECT least(c.quantity, coalesce(sum(b.used + CASE WHEN b.valid_until <= %s THEN 0 ELSE b.remaining + b.granted END),
                                             0)::bigint)
@@ -228,7 +228,7 @@ def kept(connection: Connection, account_id: UUID, charge_id: UUID, now: datetim
 
 
 def unused(connection: Connection, account_id: UUID, charge_id: UUID, kept: int) -> tuple[int, int]:
-    """(free, granted): what a charge brought and nobody used, by whether it is known to stay so."""
+    """(free, granted): the unused quantity that a charge brought. Hosts can still use the granted part."""
     row = connection.execute(
         """SELECT greatest(0, %s::bigint - coalesce(sum(used + granted), 0)::bigint), coalesce(sum(granted), 0)::bigint
            FROM bucket WHERE account_id = %s AND charge_id = %s""",
@@ -238,7 +238,7 @@ def unused(connection: Connection, account_id: UUID, charge_id: UUID, kept: int)
     return int(row[0]), int(row[1])
 
 
-def had(connection: Connection, account_id: UUID, offering_id: str) -> bool:
+def was_charged(connection: Connection, account_id: UUID, offering_id: str) -> bool:
     row = connection.execute(
         """SELECT 1 FROM charge c JOIN offering o USING (offering_version)
            WHERE c.account_id = %s AND o.offering_id = %s AND c.kind IN ('cycle', 'change')
@@ -259,7 +259,7 @@ def used(connection: Connection, account_id: UUID, charge_id: UUID) -> int:
     return int(row[0])
 
 
-def stepped_since(connection: Connection, account_id: UUID, since: datetime) -> int:
+def step_charges_since(connection: Connection, account_id: UUID, since: datetime) -> int:
     row = connection.execute(
         """SELECT coalesce(sum(amount_nano - credited_nano), 0)::bigint FROM charge
            WHERE account_id = %s AND kind = 'step' AND charged_at >= %s""",
@@ -279,7 +279,7 @@ def receivable(connection: Connection, account_id: UUID) -> int:
     return int(row[0])
 
 
-# Amounts in whole fen, half away from zero; the tax that such a line includes, likewise.
+# The amount of a line is rounded to whole fen, half away from zero; so is the tax that it includes.
 _PUT_ON_BILLS: Final = """
 WITH bills AS (
     SELECT * FROM unnest(%(subscribers)s::uuid[], %(accounts)s::uuid[], %(bills)s::uuid[], %(ends)s::timestamptz[])
@@ -333,29 +333,28 @@ def put_on_bills(
         of_account.setdefault(bill[1], []).append(bill)
     lines: list[BillLine] = []
     with connection.cursor(row_factory=class_row(BillLine)) as cursor:
-        # Charges are found and marked by index, for each bill; a join by hashes would read all that are not billed yet in every
-        # batch.
+        # The charges of each bill are found and marked by index. A hash join would read all unbilled charges in every batch.
         cursor.execute("SET LOCAL enable_hashjoin = off")
         cursor.execute("SET LOCAL enable_mergejoin = off")
-        # Planned once for all shards and batches: sixteen plans a batch cost more than they save.
+        # One generic plan for all shards and batches, since sixteen plans per batch cost more than they save.
         cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
         for shard, accounts in by_shard(list(of_account)):
-            some = [bill for account_id in accounts for bill in of_account[account_id]]
+            of_shard = [bill for account_id in accounts for bill in of_account[account_id]]
             lines += cursor.execute(
                 _PUT_ON_BILLS,
                 {
                     "shard": shard,
-                    "subscribers": [bill[0] for bill in some],
-                    "accounts": [bill[1] for bill in some],
-                    "bills": [bill[2] for bill in some],
-                    "ends": [bill[3] for bill in some],
+                    "subscribers": [bill[0] for bill in of_shard],
+                    "accounts": [bill[1] for bill in of_shard],
+                    "bills": [bill[2] for bill in of_shard],
+                    "ends": [bill[3] for bill in of_shard],
                 },
             )
     return sorted(lines, key=lambda line: (line.bill_id, line.line_no))
 
 
-# Fen are rounded half away from zero, cumulatively: what several credits take off a line is what one credit of their sum would,
-# and a line whose charges are credited in full is credited in full, whatever its rounding was.
+# Credits of a line are rounded to fen cumulatively, half away from zero: several credits take off the line what one credit of their
+# sum would, and a line whose charges are all credited in full is credited in full, including its rounding.
 _SETTLE_CREDITS: Final = """
 WITH late AS MATERIALIZED (
     SELECT k.account_id, k.charge_id, k.subscriber_id, -k.amount_nano AS nano, -k.tax_nano AS tax, c.bill_id, c.line_no, c.vat_percent
@@ -401,8 +400,8 @@ SELECT DISTINCT subscriber_id FROM made
 
 
 def settle_credits(connection: Connection, account_ids: Sequence[UUID]) -> list[UUID]:
-    """Credits of charges that are on bills, and are on none themselves, take their amounts off those bills' lines. Returns whose
-    they are. The accounts are locked.
+    """Settle the credits that are on no bill but whose charges are on one: each takes its amount off its charge's bill line. Returns
+    the subscribers of these credits. The accounts must be locked.
     """
     return [
         row[0]
@@ -412,7 +411,7 @@ def settle_credits(connection: Connection, account_ids: Sequence[UUID]) -> list[
 
 
 def line_left(connection: Connection, account_id: UUID, bill_id: UUID, line_no: int) -> tuple[int, int]:
-    """(charged, credited) in nano of the charges of a bill's line, exactly."""
+    """The exact sums (charged, credited) of the charges of a bill's line, in nano."""
     row = connection.execute(
         """SELECT coalesce(sum(amount_nano), 0)::bigint, coalesce(sum(credited_nano), 0)::bigint FROM charge
            WHERE account_id = %s AND bill_id = %s AND line_no = %s""",

@@ -1,8 +1,8 @@
-"""Charges: what a subscriber owes, its tax, and how it becomes revenue.
+"""Charges: what a subscriber owes, the tax in it, and how it becomes revenue.
 
 For every charge: net = amount - tax = recognised + broken (breakage) + refunded + what is still owed to the subscriber.
-Everything moves by entries in money: receivable, tax, customer_liability, revenue, breakage, refund, rounding, and
-where payments come from. Runs in the caller's transactions.
+Every change is an entry in the ledger accounts receivable, tax, customer_liability, revenue, breakage, refund, rounding, and those
+of payments. Methods run in the caller's transaction.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,21 +25,24 @@ READ_BATCH: Final = 1000
 
 
 class Charges:
-    """On one connection (autocommit), in the caller's transaction where there is one."""
+    """The charges, on one connection (autocommit). A method runs in the caller's transaction if there is one."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
-        self._settled: Callable[[Sequence[UUID]], object] = _nobody
+        self._settled: Callable[[Sequence[UUID]], object] = _no_listener
 
     def when_settled(self, listener: Callable[[Sequence[UUID]], object]) -> None:
-        """Whom to tell, in the same transaction, whose bills a credit took something off: billing keeps what is open on them."""
+        """Call `listener` with the subscribers whose bills a credit reduced, in the same transaction. Billing updates the bills' open
+        amounts.
+        """
         self._settled = listener
 
     def sell(self, sale: Sale) -> Charge | None:
-        """The charge, its entry, and the buckets that it pays for (whole units, rounded down where it is a part).
+        """Write a charge, its entry, and the buckets that it pays for (whole units; a part of a quantity is rounded down).
 
-        A zero is not a row: what rounds to nothing makes no bucket, and what costs nothing makes no charge (None).
+        Zeros are not stored: a quantity that rounds to zero makes no bucket, and a sale that costs nothing returns None, without a
+        charge.
         """
         assert 0 <= sale.share_num <= sale.share_den
         amount = 0 if sale.free else share(sale.price_nano, sale.share_num, sale.share_den)
@@ -67,7 +70,7 @@ class Charges:
                     rollover=sale.rollover
                     and (min(quantity, (sale.rollover[0] or spec.quantity) * PER_UNIT), sale.rollover[1]),
                 )
-            store.tell_account(self._connection, sale.account_id)
+            store.notify_hosts(self._connection, sale.account_id)
             if charge_id is None:
                 return None
             tax = tax_in(amount, sale.vat_percent)
@@ -92,10 +95,11 @@ class Charges:
             charge_store.add_charge(self._connection, charge)
         return charge
 
-    def limited(self, account_id: UUID, limit_nano: int | None) -> Callable[[int], None]:
-        """Before something is charged in this transaction, which has locked the subscriber: what it returns is called when that is
-        done, with what is charged for it later, in nano. That raises `CreditLimitReached` where more is owed than the limit allows,
-        and more than before: what makes the debt smaller is always allowed.
+    def credit_limit_check(self, account_id: UUID, limit_nano: int | None) -> Callable[[int], None]:
+        """A check of the credit limit, to be made before charging, in a transaction that has locked the subscriber.
+
+        The caller calls the returned function after charging, with the amount that will be charged later, in nano. It raises
+        `CreditLimitReached` if the subscriber then owes more than the limit, and more than before: a smaller debt is always allowed.
         """
         if limit_nano is None:
             return lambda _to_come_nano: None
@@ -118,16 +122,18 @@ class Charges:
         description: str,
         description_zh: str,
     ) -> Charge:
-        """Give a part of a charge back: a negative charge. Where the charge is on a bill, it takes its amount off that bill, in
-        fen; else both come on the next one. First what is still owed for it goes, then revenue (posted to `refund`, never taken
-        from what was recognised). Raises `RefundTooMuch`.
+        """Give back a part of a charge, as a negative charge. If the charge is on a bill, the credit reduces that bill, in whole fen;
+        otherwise both come on the next bill.
+
+        The credit first uses up what is still owed for the charge. The rest is posted to `refund`; recognised revenue stays. Raises
+        `RefundTooMuch`.
         """
         with self._connection.transaction():
             found = charge_store.lock_charge(self._connection, charge.account_id, charge.charge_id)
             if found is None:
                 raise ChargeNotFound(f"there is no charge {charge.charge_id}")
             if not 0 < amount_nano <= found.amount_nano - found.credited_nano:
-                raise RefundTooMuch("more than what is left of the charge can't be given back")
+                raise RefundTooMuch("the charge has less than that left to give back")
             tax = tax_in(found.credited_nano + amount_nano, found.vat_percent) - tax_in(
                 found.credited_nano, found.vat_percent
             )
@@ -169,18 +175,19 @@ class Charges:
         amount_nano: int,
         describe: Callable[[Charge], tuple[str, str]],
     ) -> list[Charge]:
-        """Give back so much of a bill's line, in whole fen: credits of its charges, oldest first. What is exact of them is what
-        makes the line's credits come to that; all that is left of a line takes its rounding with it.
+        """Give back `amount_nano` of a bill's line, in whole fen, by credits of its charges, oldest first.
 
-        `describe`: a charge -> what its credit is called, in both languages. Raises `RefundTooMuch`.
+        The credits have the exact amounts that make the line's rounded credits equal `amount_nano`. A credit of all that is left also
+        gives back the line's rounding. `describe`: charge -> description of its credit, in both languages. Raises `RefundTooMuch`.
         """
         with self._connection.transaction():
             self.lock_accounts([account_id])
             charged, credited = charge_store.line_left(self._connection, account_id, bill_id, line_no)
-            line, before = fen_of(charged), min(fen_of(charged), fen_of(credited))
-            if amount_nano > line - before:
+            line, credited_before = fen_of(charged), min(fen_of(charged), fen_of(credited))
+            if amount_nano > line - credited_before:
                 raise RefundTooMuch(f"line {line_no} has less than that left to give back")
-            left = (charged if before + amount_nano == line else before + amount_nano) - credited
+            credited_after = credited_before + amount_nano
+            left = (charged if credited_after == line else credited_after) - credited
             made = []
             for charge in charge_store.charges_of_line(self._connection, account_id, bill_id, line_no):
                 part = min(left, charge.amount_nano - charge.credited_nano)
@@ -196,10 +203,10 @@ class Charges:
             self._settled(subscriber_ids)
 
     def recognise(self, account_ids: Sequence[UUID] | None = None) -> int:
-        """Post what became revenue since the last time: by what was used, or by time; and close what has nothing left.
+        """Post the revenue earned since the last run, by usage or by time, and close charges that have nothing left.
 
-        Of all open charges, or of these accounts'. Returns how many charges moved. Once per state: running twice moves
-        nothing more. Each batch is a transaction of its own, accounts in ascending order.
+        Covers all open charges, or those of the given accounts. Returns how many charges changed. A second run without new usage or
+        time changes nothing. Each batch has its own transaction; accounts are locked in ascending order.
         """
         moved = 0
         after: UUID | None = UUID(int=0)
@@ -212,13 +219,13 @@ class Charges:
         return moved
 
     def stop(self, account_id: UUID, product_id: UUID) -> None:
-        """A product ended: what is earned by time is earned now. In the caller's transaction."""
+        """End the periods of a product's charges that are earned by time: the rest is earned now. Runs in the caller's transaction."""
         charge_store.stop(self._connection, account_id, product_id, self._clock.now())
 
     def of_subscriber(
         self, subscriber_id: UUID, *, unbilled: bool = False, limit: int = 1000
     ) -> list[Charge]:
-        """Oldest first."""
+        """The charges of a subscriber, oldest first."""
         account_id = whose_store.of_subscriber(self._connection, subscriber_id)
         if account_id is None:
             return []
@@ -227,7 +234,7 @@ class Charges:
         )
 
     def of_bill(self, account_id: UUID, bill_id: UUID) -> Iterator[Charge]:
-        """All charges of a bill, a batch in memory at a time."""
+        """All charges of a bill. One batch is in memory at a time."""
         return _batches(
             lambda after: charge_store.charges_of_bill(
                 self._connection, account_id, bill_id, after, READ_BATCH
@@ -237,7 +244,7 @@ class Charges:
     def unbilled_between(
         self, account_id: UUID, subscriber_id: UUID, begin: datetime, end: datetime
     ) -> Iterator[Charge]:
-        """All charges of a time that no bill has, a batch in memory at a time."""
+        """All charges from [begin, end) that are on no bill. One batch is in memory at a time."""
         return _batches(
             lambda after: charge_store.unbilled_between(
                 self._connection, account_id, subscriber_id, begin, end, after, READ_BATCH
@@ -245,7 +252,7 @@ class Charges:
         )
 
     def of_product(self, product_id: UUID) -> list[Charge]:
-        """Oldest first."""
+        """The charges of a product, oldest first."""
         account_id = whose_store.of_product(self._connection, product_id)
         return (
             []
@@ -254,7 +261,7 @@ class Charges:
         )
 
     def find_of_product(self, product_id: UUID, charge_id: UUID) -> Charge:
-        """As `find`, of a product whose account is not at hand."""
+        """As `find`, for a caller that knows the product and not the account."""
         account_id = whose_store.of_product(self._connection, product_id)
         if account_id is None:
             raise ChargeNotFound(f"there is no product {product_id}")
@@ -267,57 +274,59 @@ class Charges:
             raise ChargeNotFound(f"there is no charge {charge_id}: `tokenworks bill show` lists them")
         return found
 
-    def kept(self, charge: Charge) -> int:
-        """Of what a charge brought, what was used or is still there, in thousandths of its unit: not what expired, was withdrawn
-        or was taken away by hand. Whoever gives back what is unused asks first, and withdraws what is there then.
+    def kept_quantity(self, charge: Charge) -> int:
+        """The quantity of a charge that was used or still exists, in thousandths of its unit: without what expired, was withdrawn or
+        was taken by an adjustment. A refund of the unused part calls this first, and then withdraws the rest.
         """
-        return charge_store.kept(self._connection, charge.account_id, charge.charge_id, self._clock.now())
+        return charge_store.kept_quantity(
+            self._connection, charge.account_id, charge.charge_id, self._clock.now()
+        )
 
     def unused(self, charge: Charge, kept: int | None = None) -> tuple[int, int]:
-        """(free, granted) of what a charge brought: what nobody used of what was `kept`, and what is still granted of it."""
+        """(free, granted): the unused part of the `kept` quantity of a charge, and the quantity that is still granted to hosts."""
         if kept is None:
-            kept = self.kept(charge)
+            kept = self.kept_quantity(charge)
         return charge_store.unused(self._connection, charge.account_id, charge.charge_id, kept)
 
-    def had(self, account_id: UUID, offering_id: str) -> bool:
-        """Whether a cycle of an offering was charged before, at whatever version, and not credited in full."""
-        return charge_store.had(self._connection, account_id, offering_id)
+    def was_charged(self, account_id: UUID, offering_id: str) -> bool:
+        """True if a cycle of the offering, in any version, was charged before and not credited in full."""
+        return charge_store.was_charged(self._connection, account_id, offering_id)
 
     def used(self, charge: Charge) -> int:
-        """What was used of what a charge brought, settled, in thousandths of its unit."""
+        """The settled use of the quantity that a charge brought, in thousandths of its unit."""
         return charge_store.used(self._connection, charge.account_id, charge.charge_id)
 
-    def stepped_since(self, account_id: UUID, since: datetime) -> int:
-        """What steps of pay-as-you-go cost since a time, gross, credits for them taken off."""
-        return charge_store.stepped_since(self._connection, account_id, since)
+    def step_charges_since(self, account_id: UUID, since: datetime) -> int:
+        """The gross price of pay-as-you-go steps since a time, less their credits, in nano."""
+        return charge_store.step_charges_since(self._connection, account_id, since)
 
     def put_on_bills(self, bills: Sequence[tuple[UUID, UUID, UUID, datetime]]) -> list[BillLine]:
-        """Make lines of all that is charged before each bill's end and not billed yet. In the caller's transaction.
+        """Put the unbilled charges from before each bill's end on the bills. Runs in the caller's transaction.
 
-        `bills`: (subscriber, account, bill, end). Charges of one product, offering version, kind and tax are one line,
-        rounded to fen once; the rounding of amount and tax is posted. Returns the lines, by bill and number.
+        `bills`: (subscriber, account, bill, end). Charges of one product, offering version, kind and tax rate become one line, which is
+        rounded to fen once; the rounding of amount and tax is posted. Returns the lines, ordered by bill and number.
         """
         lines = charge_store.put_on_bills(self._connection, bills)
-        # A credit from after the period's end, of a charge from before it.
+        # A credit can be younger than the period's end while its charge is now on the bill.
         charge_store.settle_credits(self._connection, [bill[1] for bill in bills])
         return lines
 
     def quantities(self, account_id: UUID, bill_id: UUID) -> dict[int, tuple[int, str]]:
-        """(quantity in thousandths, unit) that each line of a bill brought, by its number."""
+        """The quantity that each line of a bill brought: line number -> (quantity in thousandths, unit)."""
         return charge_store.quantities(self._connection, account_id, bill_id)
 
     def receivable(self, account_id: UUID) -> int:
-        """What the subscriber owes now in nano: charges less credits and payments, billed or not."""
+        """What the account owes now, in nano: all charges, billed or not, less credits and payments."""
         return charge_store.receivable(self._connection, account_id)
 
     def lock_accounts(self, account_ids: Sequence[UUID]) -> None:
-        """Before what moves money of many accounts in one transaction: in ascending order, as everybody locks them."""
+        """Lock accounts before one transaction moves money of several. All callers lock in the same (ascending) order."""
         charge_store.lock_accounts(self._connection, account_ids)
 
     def paid_many(
         self, payments: Sequence[tuple[UUID, str, int]], method: str, currency: str, kind: str = "payment"
     ) -> list[UUID]:
-        """The entries of payments, (account, ref, nano) each, in their order. What is written off is an expense."""
+        """Post payments, given as (account, ref, nano). Returns their entries in order. A write-off is posted as an expense."""
         against = "bad_debt" if method == "write_off" else f"paid:{method}"
         return store.post_many(
             self._connection,
@@ -335,20 +344,20 @@ class Charges:
     def paid(
         self, account_id: UUID, ref: str, method: str, amount_nano: int, currency: str, kind: str = "payment"
     ) -> UUID:
-        """The entry of a payment."""
+        """Post one payment. Returns its entry."""
         return self.paid_many([(account_id, ref, amount_nano)], method, currency, kind)[0]
 
 
 def _batches(read: Callable[[UUID], list[Charge]]) -> Iterator[Charge]:
-    """What `read` gives after an id, until it gives less than a batch."""
+    """All charges that `read` returns, called with the last id of the batch before, until a batch is not full."""
     after = UUID(int=0)
     while True:
-        found = read(after)
-        yield from found
-        if len(found) < READ_BATCH:
+        batch = read(after)
+        yield from batch
+        if len(batch) < READ_BATCH:
             return
-        after = found[-1].charge_id
+        after = batch[-1].charge_id
 
 
-def _nobody(_subscriber_ids: Sequence[UUID]) -> None:
-    """Where no room keeps bills."""
+def _no_listener(_subscriber_ids: Sequence[UUID]) -> None:
+    """The listener until `when_settled` sets one."""

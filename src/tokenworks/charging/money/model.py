@@ -1,4 +1,4 @@
-"""The words of money, frozen and pure: what is owed, what is sold, what a bill says, what is moved by hand.
+"""The types of money, frozen and pure: charges, sales, bill lines, adjustments.
 
 Amounts are nano-yuan; quantities are thousandths of a bucket's unit.
 """
@@ -16,7 +16,7 @@ ChargeKind = Literal["cycle", "step", "change", "credit", "refund", "adjustment"
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One thing that a subscriber owes for, or is credited (negative). Amounts include VAT."""
+    """One charge of a subscriber; negative if it is a credit. Amounts include VAT."""
 
     charge_id: UUID
     account_id: UUID
@@ -48,7 +48,7 @@ class Charge:
     closed_at: datetime | None
     bill_id: UUID | None
     line_no: int | None
-    # Of a credit whose charge is on a bill: what it takes off that bill's line, in whole fen, and the rounding's entry.
+    # For a credit whose charge is on a bill: the bill line that it reduces, by how much in whole fen, and the entry of the rounding.
     settles_bill_id: UUID | None = None
     settles_line_no: int | None = None
     settled_nano: int | None = None
@@ -61,7 +61,7 @@ class Charge:
 
     @property
     def owed_nano(self) -> int:
-        """What is paid for and not delivered yet: the customer liability of this charge."""
+        """The customer liability of this charge: what the operator has sold and not delivered yet."""
         if self.recognise == "none":
             return 0
         return self.net_nano - self.recognised_nano - self.broken_nano - self.refunded_nano
@@ -69,7 +69,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Sale:
-    """What is sold: to whom, for which time, at which price, and how much of it (`share_num / share_den` of the price)."""
+    """One sale: product, period, price and buckets. It costs and brings the part `share_num / share_den` of price and quantities."""
 
     account_id: UUID
     subscriber_id: UUID
@@ -87,17 +87,17 @@ class Sale:
     vat_percent: int
     specs: Sequence[BucketSpec]
     recognise: Literal["usage", "time"]
-    # (whole units at most, None for all; until when) of what is left at the period's end.
+    # What rolls over at the period's end: (whole units at most, or None for all; until when it is valid).
     rollover: tuple[int | None, datetime] | None = None
     share_num: int = 1
     share_den: int = 1
-    # The quantity comes, and costs nothing.
+    # The sale brings its quantity and costs nothing.
     free: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BillLine:
-    """What a bill says of some charges: `charged_nano` exactly, `amount_nano` in whole fen, tax included."""
+    """A line of a bill: the sum of some charges, exact (`charged_nano`) and in whole fen (`amount_nano`), tax included."""
 
     bill_id: UUID
     line_no: int
@@ -117,7 +117,7 @@ class BillLine:
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """`amount` in thousandths of the bucket's unit, below zero to take away."""
+    """A requested or decided adjustment of a balance. `amount` is in thousandths of the bucket's unit; negative: it takes away."""
 
     adjustment_id: UUID
     account_id: UUID

@@ -1,16 +1,16 @@
-"""The arithmetic of what is charged and earned: integers in nano units, pure.
+"""The arithmetic of charges and revenue, in integers of nano units. Pure.
 
-Everything rounds down but a tax, and what is rounded off is never lost: it stays in the part that is left.
+All divisions round down, except for fen and tax. What is rounded off is not lost: it stays in the rest of the price.
 """
 
 from typing import Final
 
-# What people pay is in fen.
+# Payments are in whole fen (0.01 yuan).
 FEN_NANO: Final = 10_000_000
 
 
 def share(price_nano: int, num: int, den: int) -> int:
-    """floor(price * num / den): the part of a price that a shortened cycle or a step of a bundle costs."""
+    """floor(price * num / den): the part of a price, for example for a shortened cycle."""
     assert num >= 0 and den > 0
     return price_nano * num // den
 
@@ -22,7 +22,7 @@ def fen_of(amount_nano: int) -> int:
 
 
 def tax_in(gross_nano: int, vat_percent: int) -> int:
-    """The VAT that a gross amount includes, rounded half up; of a negative amount the same with its sign."""
+    """The VAT in a gross amount, rounded half up. A negative amount has the same tax with a negative sign."""
     sign = -1 if gross_nano < 0 else 1
     gross = abs(gross_nano)
     return sign * ((2 * gross * vat_percent + 100 + vat_percent) // (2 * (100 + vat_percent)))

@@ -65,7 +65,7 @@ def plan(
                 context.connection, product_id, next_version=sold.offering_version, ends_after_cycle=False
             )
             return order
-        check_limit = context.charges.limited(subscriber.account_id, subscriber.credit_limit_nano)
+        check_limit = context.charges.credit_limit_check(subscriber.account_id, subscriber.credit_limit_nano)
         _switch(context, subscriber, product, sold, order)
         check_limit(0)
         found = order_store.order(context.connection, order.order_id)

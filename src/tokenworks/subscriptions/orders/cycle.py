@@ -92,7 +92,7 @@ def next_cycle(
         context.connection, product.product_id, offering_version=version, cycle_no=renewed.cycle_no, cycle_start=begin,
         cycle_end=renewed.cycle_end, next_version=None,
     )  # fmt: skip
-    check_limit = context.charges.limited(subscriber.account_id, subscriber.credit_limit_nano)
+    check_limit = context.charges.credit_limit_check(subscriber.account_id, subscriber.credit_limit_nano)
     context.sales.cycle(subscriber, renewed, sold, joined=joined)
     check_limit(0)
 

@@ -70,7 +70,7 @@ def begin(
     context: Context, known: Subscriber, order: Order, sold: SoldOffering, delivery: str | None, at: datetime
 ) -> Order:
     """Make what an order that is kept already stands for, as of a time."""
-    check_limit = context.charges.limited(known.account_id, known.credit_limit_nano)
+    check_limit = context.charges.credit_limit_check(known.account_id, known.credit_limit_nano)
     amount = _add_product(context, known, order, order.product_id, sold, None, delivery, None, at)
     parts = context.sales.parts(known, sold, order.product_id, at, order.ordered_at)
     for part, price_nano in parts:

@@ -119,9 +119,9 @@ class Sales:
 
     def own_price(self, subscriber: Subscriber, offering: Offering, product_id: UUID, at: datetime) -> int:
         """`price`, of what is no part of a bundle."""
-        first = has_first_price(self._connection, subscriber, offering, product_id) and not self._charges.had(
-            subscriber.account_id, offering.id
-        )
+        first = has_first_price(
+            self._connection, subscriber, offering, product_id
+        ) and not self._charges.was_charged(subscriber.account_id, offering.id)
         return price_for(self._connection, subscriber, offering, at, first=first)
 
     def parts(
@@ -233,7 +233,7 @@ class Sales:
                         "charge_id": str(charge.charge_id),
                         "num": part.num,
                         "den": part.den,
-                        "kept": self._charges.kept(charge),
+                        "kept": self._charges.kept_quantity(charge),
                     }
                 )
         return found

@@ -111,7 +111,7 @@ class Consents:
                 # What pay-as-you-go asks: one consent, however it was said.
                 people_store.set_subscriber(self._connection, subscriber.subscriber_id, spill_over=given)
             if purpose in _SERVED_BY:
-                self._ledger.tell_account(subscriber.account_id)
+                self._ledger.notify_hosts(subscriber.account_id)
 
     def said(self, subscriber: Subscriber) -> dict[str, bool]:
         """What was said last of each purpose."""

@@ -142,7 +142,7 @@ class Members:
         parent_id = self._department(subscriber, department)
         with self._connection.transaction():
             people_store.set_parent(self._connection, member.member_id, parent_id)
-            self._ledger.tell_account(member.account_id)
+            self._ledger.notify_hosts(member.account_id)
 
     def stop_keys(self, member_ids: Sequence[UUID]) -> None:
         """Of members who have left: the account is not theirs to spend from any more."""
@@ -157,7 +157,7 @@ class Members:
             people_store.set_cap(
                 self._connection, member.member_id, cap_tokens, None if cap_tokens is None else cap_period
             )
-            self._ledger.tell_account(member.account_id)
+            self._ledger.notify_hosts(member.account_id)
 
     def caps(self, member_id: UUID) -> tuple[list[UUID], datetime | None]:
         """The buckets of the caps that a member spends under now, its own and its departments', and when the first of

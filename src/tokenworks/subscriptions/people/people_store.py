@@ -137,7 +137,7 @@ def subscribers_by_tail(vault: PersonVault, digits: str, limit: int) -> list[Sub
 
 def subscribers_by_name(vault: PersonVault, text: str, limit: int) -> list[Subscriber]:
     """Whose name has these parts, in the same order. The hashes leave candidates, of which `has_part` decides on so many."""
-    hashes = vault.lookup.asked_name(text)
+    hashes = vault.lookup.search_hashes(text)
     if not hashes:
         return []
     rows = vault.connection.execute(

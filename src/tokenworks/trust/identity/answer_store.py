@@ -1,4 +1,4 @@
-"""The SQL of answers that are kept under idempotency keys."""
+"""The SQL of stored answers, by idempotency key."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -7,12 +7,12 @@ from uuid import UUID
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-# Old rows that go when a new one comes: more than one, so that the table shrinks.
+# The old rows that one new row deletes: more than one, so that the table shrinks.
 DELETED_AT_ONCE_MAX = 10
 
 
 def claim(connection: Connection, asker: str, key: str, request_hash: bytes, at: datetime) -> bool:
-    """True if the key is new to the asker. A concurrent request with the same key waits here until this one has ended."""
+    """True if the asker has not used the key before. A concurrent request with the same key waits here for the end of this transaction."""
     row = connection.execute(
         """INSERT INTO kept_answer (asker, idempotency_key, request_hash, made_at) VALUES (%s, %s, %s, %s)
            ON CONFLICT DO NOTHING RETURNING 1""",
@@ -27,7 +27,10 @@ def find(
     tuple[bytes, int | None, dict[str, str] | None, bytes | None, UUID | None, UUID | None, bytes | None]
     | None
 ):
-    """(hash of the request, status, headers, plain body of before, id of the answer, its person, encrypted body)."""
+    """(hash of the request, status, headers, plain body, id of the answer, its person, encrypted body); None if there is no such key.
+
+    Only answers of earlier releases have a plain body.
+    """
     row = connection.execute(
         """SELECT request_hash, status, headers, body, answer_id, person_id, body_sealed FROM kept_answer
            WHERE asker = %s AND idempotency_key = %s""",
@@ -57,7 +60,7 @@ def keep(
 
 
 def delete_old(connection: Connection, before: datetime) -> None:
-    """A few of the oldest; rows that another transaction holds are left to it."""
+    """Delete a few of the oldest answers. Locked rows are skipped."""
     connection.execute(
         """DELETE FROM kept_answer WHERE (asker, idempotency_key) IN (
                SELECT asker, idempotency_key FROM kept_answer WHERE made_at < %s ORDER BY made_at LIMIT %s

@@ -1,9 +1,9 @@
-"""Idempotency keys of requests: the first answer is kept, a repeat gets it again, another request under the key is refused.
+"""Idempotency keys of requests: the first answer is stored, a repeated request gets it again, another request with the key is refused.
 
-One rule for HTTP routes and commands alike. A key belongs to its asker (a member of a subscriber, staff, an operator of the
-command line): the same text of two askers is two keys. The services keep keys of their own beside their rows; those outlive
-the answers that are kept here. An answer may name people, or be the only place where a new key's text is: it is encrypted under the
-key of the subscriber who asked, or, of staff, under the installation's own.
+HTTP routes and commands follow the same rule. A key belongs to its asker (a member of a subscriber, staff, or an operator of the
+command line): the same text from two askers is two keys. Services store their own keys with their rows, for longer than the answers
+are stored here. An answer can name people, or contain the text of a new API key. So it is encrypted: under the key of the subscriber
+who made the request, or, for staff, under the installation's own key.
 """
 
 import hashlib
@@ -18,36 +18,39 @@ from psycopg import Connection
 
 from tokenworks.kernel import Clock, Conflict, Invalid, uuid7
 from tokenworks.trust.identity import answer_store as store
-from tokenworks.trust.vault.service import NOBODY, PersonVault
+from tokenworks.trust.vault.service import NO_PERSON, PersonVault
 
 ANSWERS_KEPT: Final = timedelta(days=30)
-# What a body is bound to, with its row and person.
+# The column to which a body is bound when it is encrypted, together with its row and person.
 _PLACE: Final = "kept_answer.body"
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 class KeyReused(Conflict):
-    """The idempotency key came with another request before."""
+    """The idempotency key was used with another request before."""
 
 
 @dataclass(frozen=True, slots=True)
-class KeptAnswer:
+class StoredAnswer:
+    """The answer to a request, as it is stored for repeats."""
+
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
 class Answers:
-    """On one connection; `begin` and `keep` in the transaction of what the request does."""
+    """The stored answers, on one connection. `begin` and `keep` run in the transaction of the request."""
 
     def __init__(self, connection: Connection, clock: Clock, vault: PersonVault) -> None:
         self._connection = connection
         self._clock = clock
         self._vault = vault
 
-    def begin(self, asker: str, key: str, request: bytes) -> KeptAnswer | None:
-        """The answer that a repeat gets, or None where the request is new or its answer is not kept (a command's). `request`:
-        what makes two requests the same, in one form. Raises `KeyReused`, `Invalid`.
+    def begin(self, asker: str, key: str, request: bytes) -> StoredAnswer | None:
+        """The stored answer if this request is a repeat. None if it is new, or if its answer was not stored (a command has none).
+
+        `request`: a canonical form of the request; two requests with equal forms are the same. Raises `KeyReused`, `Invalid`.
         """
         if _KEY.fullmatch(key) is None:
             raise Invalid("an idempotency key is 1 to 200 visible ASCII characters")
@@ -58,7 +61,7 @@ class Answers:
             return None
         found = store.find(self._connection, asker, key)
         if found is None:
-            return None  # it was so old that it went meanwhile
+            return None  # the row was deleted meanwhile because of its age
         before, status, headers, plain, answer_id, person_id, sealed = found
         if before != request_hash:
             raise KeyReused(
@@ -66,17 +69,17 @@ class Answers:
             )
         if status is None:
             return None
-        # Plain where it was kept before answers were encrypted.
+        # Earlier releases stored a plain body.
         body = plain
         if sealed is not None and answer_id is not None:
-            opening = self._vault.key(person_id or NOBODY)
-            body = None if opening is None else opening.open_bytes(_PLACE, answer_id, sealed)
-        return KeptAnswer(status, headers or {}, body or b"")
+            person_key = self._vault.key(person_id or NO_PERSON)
+            body = None if person_key is None else person_key.open_bytes(_PLACE, answer_id, sealed)
+        return StoredAnswer(status, headers or {}, body or b"")
 
-    def keep(self, asker: str, key: str, answer: KeptAnswer, person_id: UUID | None = None) -> None:
-        """What a repeat of the request that began here gets. `person_id`: the subscriber who asked; None: staff."""
+    def keep(self, asker: str, key: str, answer: StoredAnswer, person_id: UUID | None = None) -> None:
+        """Store the answer to a request for its repeats. `person_id`: the subscriber who made the request; None: staff."""
         answer_id = uuid7()
-        sealing = self._vault.own() if person_id is None else self._vault.key(person_id)
-        # One who was erased by the very request gets no more than its status again.
-        sealed = None if sealing is None else sealing.seal_bytes(_PLACE, answer_id, answer.body)
+        person_key = self._vault.own() if person_id is None else self._vault.key(person_id)
+        # If this request has erased the subscriber, there is no key: a repeat gets the status without a body.
+        sealed = None if person_key is None else person_key.seal_bytes(_PLACE, answer_id, answer.body)
         store.keep(self._connection, asker, key, answer.status, answer.headers, answer_id, person_id, sealed)

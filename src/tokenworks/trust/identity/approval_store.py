@@ -16,7 +16,7 @@ _COLUMNS = "approval_id, action, ref, key, amount_nano, asked_by, asked_at, stat
 def lock_matching(
     connection: Connection, action: str, ref: str, key: str, amount_nano: int, asker: str, since: datetime
 ) -> TupleRow | None:
-    """What the same person has asked for already: approved, used under its key, or open."""
+    """The same person's request for the same operation: approved, or used with the same idempotency key, or open."""
     return connection.execute(
         f"""SELECT {_COLUMNS} FROM approval
             WHERE action = %s AND ref = %s AND key = %s AND amount_nano = %s AND asker = %s AND asked_at > %s
@@ -56,7 +56,7 @@ def decide(connection: Connection, approval_id: UUID, state: str, by: str, at: d
     )
 
 
-def used(connection: Connection, approval_id: UUID, at: datetime) -> None:
+def mark_used(connection: Connection, approval_id: UUID, at: datetime) -> None:
     connection.execute(
         "UPDATE approval SET state = 'used', used_at = coalesce(used_at, %s) WHERE approval_id = %s",
         (at, approval_id),

@@ -1,7 +1,7 @@
-"""Two persons for money above a limit: one asks, another one approves, and what was asked can be done once.
+"""Approvals: an operation above a limit of money needs two persons. One requests it, another approves it, and it can run once.
 
-Nothing is done by approving: whoever asked sends the same again. So what is done has gone through the one way that there is, with
-what holds at that time.
+An approval itself runs nothing: the first person sends the same request again. So every operation takes the one normal path, with the
+checks that apply at that time.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from tokenworks.trust.identity import approval_store as store
 from tokenworks.trust.identity.money_moves import ACTIONS
 from tokenworks.trust.vault.skeleton import skeleton
 
-# After that it has to be asked for again.
+# How long a request for approval, and its approval, are valid.
 APPROVAL_LIFE: Final = timedelta(days=7)
 LIST_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """`key` is the idempotency key of what was asked for; empty where it had none."""
+    """A requested or decided approval. `key`: the idempotency key of the operation; empty if it has none."""
 
     approval_id: UUID
     action: str
@@ -39,8 +39,8 @@ class Approval:
 
 
 class ApprovalNeeded(Conflict):
-    """It is more than one person may do. Nothing was done; `wanted` is to be kept with `Approvals.ask`, after whatever was begun
-    is rolled back.
+    """The operation is above what one person may do. The caller rolls its transaction back, and then stores `wanted` with
+    `Approvals.ask`.
     """
 
     def __init__(self, wanted: Approval, limit_nano: int) -> None:
@@ -52,11 +52,11 @@ class ApprovalNeeded(Conflict):
 
 
 class ApprovalNotFound(NotFound):
-    """No such approval is asked for, or it is decided."""
+    """No such approval is requested, or it is decided or expired."""
 
 
 class Approvals:
-    """On one connection. `above_nano`: what one person may do alone."""
+    """The approvals, on one connection. `above_nano`: the largest amount that one person may move alone."""
 
     def __init__(self, connection: Connection, clock: Clock, above_nano: int) -> None:
         self._connection = connection
@@ -64,7 +64,9 @@ class Approvals:
         self._above_nano = above_nano
 
     def check(self, actor: str, action: str, ref: str, amount_nano: int, key: str | None = None) -> None:
-        """In the transaction of what is done. `action` is one of `money_moves`. Raises `ApprovalNeeded`."""
+        """Check that an operation is below the limit or approved, in the operation's transaction. `action`: one of
+        `money_moves.ACTIONS`. Raises `ApprovalNeeded`.
+        """
         assert action in ACTIONS, f"{action} is not in the table of what moves money"
         if amount_nano <= self._above_nano:
             return
@@ -74,17 +76,17 @@ class Approvals:
         )
         found = None if row is None else Approval(*row)
         if found is not None and found.state in {"approved", "used"}:
-            store.used(self._connection, found.approval_id, now)
+            store.mark_used(self._connection, found.approval_id, now)
             return
         wanted = found or Approval(uuid7(), action, ref, key or "", amount_nano, actor, now)
         raise ApprovalNeeded(wanted, self._above_nano)
 
     def ask(self, wanted: Approval) -> None:
-        """Keep what is asked for; once."""
+        """Store a request for approval. A repeated call changes nothing."""
         store.add(self._connection, wanted, skeleton_of(wanted.asked_by))
 
     def decide(self, approval_id: UUID, actor: str, *, approve: bool) -> Approval:
-        """By another person than the one who asked. Raises `ApprovalNotFound`, `NotAllowed`."""
+        """Approve or refuse a request, as the second person. Raises `ApprovalNotFound`, `NotAllowed`."""
         with self._connection.transaction():
             row = store.lock(self._connection, approval_id)
             found = None if row is None else Approval(*row)
@@ -92,17 +94,17 @@ class Approvals:
             if found is None or found.state != "open" or now - found.asked_at >= APPROVAL_LIFE:
                 raise ApprovalNotFound("there is no such approval to be given: `tokenworks approval list`")
             if approve and skeleton_of(actor) == skeleton_of(found.asked_by):
-                raise NotAllowed("whoever asked can't approve: it takes a second person")
+                raise NotAllowed("the person who asked can't approve: it takes a second person")
             state: Literal["approved", "refused"] = "approved" if approve else "refused"
             store.decide(self._connection, approval_id, state, actor, now)
         return Approval(*store.get(self._connection, approval_id))
 
     def all(self, state: str | None = None, offset: int = 0, limit: int = 100) -> tuple[list[Approval], int]:
-        """A page, newest first, and how many there are."""
+        """(a page of approvals, newest first; the count of all)."""
         rows, count = store.page(self._connection, state, offset, min(limit, LIST_MAX))
         return [Approval(*row) for row in rows], count
 
 
 def skeleton_of(actor: str) -> str:
-    """A person is the same on the command line and over HTTP, and under names that look alike."""
+    """The skeleton of a person's name. It is the same on the command line and over HTTP, and for names that look alike."""
     return skeleton(actor.removeprefix("cli:"))

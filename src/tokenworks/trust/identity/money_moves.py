@@ -1,8 +1,8 @@
-"""What staff may not do alone: every operation that moves money of a subscriber or gives it up, in one table.
+"""The table of operations that staff may not do alone: every operation that moves money of a subscriber, or gives it up.
 
-Above `two_persons_above_yuan` such an operation needs a second person's approval, whichever door it comes through. `ALONE` has every
-other operation of staff that changes something of a subscriber's or of the books', and why one person is enough. A test demands
-that each command and each route is in one of the two.
+Above `two_persons_above_yuan` such an operation needs the approval of a second person, through whichever command or route it comes.
+`ONE_PERSON_OPERATIONS` has every other operation of staff that changes data of a subscriber or of the books, and why one person is
+enough. A test demands that each command and each route is in one of the two tables.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class MoneyMove:
-    """`amount`: what is compared with the limit. `commands` and `routes` are the doors; `always`: two persons whatever the amount,
-    by a state of its own rather than an approval.
+    """An operation that moves money. `amount`: what is compared with the limit. `commands`, `routes`: where it can be called.
+    `always`: it needs two persons for any amount, by a state of its own instead of an approval.
     """
 
     action: str
@@ -81,14 +81,12 @@ ACTIONS: Final = frozenset(move.action for move in MONEY_MOVES)
 
 _NO_MONEY: Final = "no money moves"
 _BY_RULE: Final = (
-    "its price and what comes back are the catalogue's or the contract's; a subscriber does the same alone"
+    "the catalogue or the contract fixes its price and its refund; a subscriber does the same alone"
 )
-_MONEY_IN: Final = (
-    "books what came in, which the bank's or the carrier's statement says too; to undo it is a reversal"
-)
-_BY_RUN: Final = "what is due is due: nobody chooses an amount"
-_TOKENS: Final = "tokens within one account, or of a record or a grant that is bounded by its hold"
-ALONE: Final[dict[str, str]] = {
+_MONEY_IN: Final = "books money that came in, which the bank's or the carrier's statement also shows; undoing it is a reversal"
+_BY_RUN: Final = "the amounts are fixed by what is due: no person chooses one"
+_TOKENS: Final = "moves tokens within one account, or those of a record or grant, which its hold limits"
+ONE_PERSON_OPERATIONS: Final[dict[str, str]] = {
     # Commands.
     **dict.fromkeys(
         ("order place", "order change", "order cancel", "order withdraw", "order suspend", "order resume", "subscriber close"), _BY_RULE
@@ -111,9 +109,9 @@ ALONE: Final[dict[str, str]] = {
         ),
         _NO_MONEY,
     ),
-    "offering load": "the catalogue of all: it is read from a reviewed file; over HTTP a draft is approved by another person",
-    "offering move": "a price of the catalogue, told to whom it concerns before it holds",
-    "vault erase-again": "who was erased before, and came back with a backup",
+    "offering load": "the catalogue for all subscribers, read from a reviewed file; over HTTP another person approves a draft",
+    "offering move": "a price of the catalogue, of which subscribers are notified before it applies",
+    "vault erase-again": "erases persons again who were erased before a backup was restored",
     # Routes.
     **dict.fromkeys(
         (
@@ -154,14 +152,14 @@ ALONE: Final[dict[str, str]] = {
         ),
         _NO_MONEY,
     ),
-    "PATCH /api/subscriber": "the name, the cap, the lock: the subscriber's own to say; a credit limit is not among them",
+    "PATCH /api/subscriber": "the name, the cap and the lock, which the subscriber decides alone; the credit limit is not among them",
     **dict.fromkeys(
         (
             f"POST {_TMF}/productCatalogManagement/v4/productOffering",
             f"PATCH {_TMF}/productCatalogManagement/v4/productOffering/{{id}}",
             f"DELETE {_TMF}/productCatalogManagement/v4/productOffering/{{id}}",
         ),
-        "a draft has two persons of its own, whatever it costs",
+        "a draft has its own approval by a second person, for any price",
     ),
 }  # fmt: skip
-"""By command (`bill pay`) or route (`POST /api/…`): why one person is enough."""
+"""Command (`bill pay`) or route (`POST /api/…`) -> why one person is enough."""

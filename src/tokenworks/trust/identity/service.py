@@ -1,4 +1,4 @@
-"""Who asks: one-time codes, sessions, staff and their roles. Texts are never kept, only their MACs under the pepper."""
+"""Identity: one-time codes, sessions, staff and the audit trail. Codes and tokens are stored only as MACs under the pepper."""
 
 import hmac
 import json
@@ -7,37 +7,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, ip_address, ip_network
-from typing import Any, Final, Literal
+from typing import Final
 from uuid import UUID
 
 from psycopg import Connection
+from psycopg.rows import DictRow
 
 from tokenworks.kernel import Clock, Invalid, check_line, shown, uuid7
 from tokenworks.trust.errors import CodeWrong, StaffExists, StaffNotFound, TooManyCodes
 from tokenworks.trust.identity import store
-from tokenworks.trust.keys.pepper import check_nothing_lacks, issuing
+from tokenworks.trust.identity.roles import STAFF_ROLES, Role, StaffRole
+from tokenworks.trust.keys.pepper import check_no_pepper_missing, issuing
 from tokenworks.trust.model import key_mac
-from tokenworks.trust.vault.service import NOBODY, PersonKey, PersonVault
+from tokenworks.trust.vault.service import NO_PERSON, PersonKey, PersonVault
 from tokenworks.trust.vault.skeleton import skeleton
 
 CODE_DIGITS: Final = 6
 CODE_LIFE: Final = timedelta(minutes=5)
 CODE_ATTEMPTS_MAX: Final = 5
-# A number for which so many codes were asked for within a day, by whomever, is under attack: its codes are longer and live
-# longer, so that guesses are worth nothing, its owner is never locked out, and its phone does not ring all day.
+# If all askers together request this many codes for a number within a day, the number is under attack. Its codes are then longer and
+# valid for longer: guessing is hopeless, its owner is never locked out, and its phone does not get a code for every request.
 CODES_OF_ATTACK: Final = 20
 CODE_DIGITS_OF_ATTACK: Final = 10
 CODE_LIFE_OF_ATTACK: Final = timedelta(hours=1)
-# Who asks within this of the last code that was sent to a number is answered by that one.
+# A request for a code within this time after the last code was sent to the number shares that code.
 SEND_EVERY: Final = timedelta(minutes=1)
-# (how many, in which time): codes of one asker for one number, and of one asker for all numbers. Behind one IPv4 address may
-# be the thousands of customers of a carrier's NAT (RFC 6598), so that so many askings for one number from there don't shut its
-# owner out: they are an attack on it. A /64 of IPv6 is one line, or one phone (RFC 6177, TS 23.401).
+# Limits as (codes, time span): of one asker for one number, and of one asker for all numbers. An IPv4 address can belong to the NAT of
+# a carrier with thousands of customers (RFC 6598). So too many requests for one number from there do not lock out its owner: they
+# count as an attack on the number. A /64 of IPv6 is one line, or one phone (RFC 6177, TS 23.401).
 CODES_PER_NUMBER: Final = ((1, timedelta(minutes=1)), (5, timedelta(hours=1)), (10, timedelta(days=1)))
 CODES_PER_IPV4: Final = ((1000, timedelta(hours=1)), (10_000, timedelta(days=1)))
 CODES_PER_IPV6: Final = ((30, timedelta(hours=1)), (200, timedelta(days=1)))
 SESSION_LIFE: Final = timedelta(days=7)
-# When a session was used last is written down at most this often.
+# The last use of a session or staff token is stored at most this often.
 SEEN_EVERY: Final = timedelta(minutes=10)
 SESSIONS_LISTED_MAX: Final = 1000
 CLIENT_CHARS_MAX: Final = 200
@@ -45,26 +47,22 @@ ASKER_CHARS_MAX: Final = 64
 STAFF_TOKEN_LIFE: Final = timedelta(days=90)
 STAFF_OVERLAP_DEFAULT: Final = timedelta(days=1)
 STAFF_OVERLAP_MAX: Final = timedelta(days=30)
-# What the audit trail calls those who are no staff.
+# Prefixes by which the audit trail names actors that are no staff; a staff name must not begin with one.
 RESERVED_NAMES: Final = ("cli:", "port:", "member:")
 CODES_KEPT: Final = timedelta(days=7)
 SESSIONS_KEPT: Final = timedelta(days=30)
 
-StaffRole = Literal["operator", "finance", "auditor"]
-Role = Literal["owner", "admin", "member", "operator", "finance", "auditor"]
-STAFF_ROLES: Final = frozenset({"operator", "finance", "auditor"})
-
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: a member of a subscriber, or staff (then both ids are None)."""
+    """The authenticated caller: a member of a subscriber, or staff. For staff, both ids are None."""
 
     name: str
     role: Role
     subscriber_id: UUID | None = None
     member_id: UUID | None = None
     session_id: UUID | None = None
-    # Where they ask from, as the gateway vetted it.
+    # The address of the caller, as the gateway verified it.
     address: str | None = None
 
     @property
@@ -73,13 +71,13 @@ class Principal:
 
     @property
     def actor(self) -> str:
-        """How what this one does is signed where it is kept: staff by name, a member by id, since its name is personal."""
+        """The caller's name in stored rows: the name of staff; the id of a member, whose name is personal data."""
         return self.name if self.is_staff else f"member:{self.member_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Somebody who is signed in: since when, from where, with what, and when they were seen last."""
+    """A session of a member. `client`: what the browser calls itself. `seen_at`, `seen_address`: of the last use."""
 
     session_id: UUID
     member_id: UUID
@@ -93,8 +91,8 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """What the asker of a code gets: `text` goes with the code. `code` is what is to be sent, None where the phone has got a
-    code a moment ago, which is good for this challenge as well.
+    """The answer to a request for a code. `text`: the challenge, which the client sends back with the code. `code`: the code to send to
+    the phone; None if the phone has just got a code, which is valid for this challenge, too.
     """
 
     text: str
@@ -102,7 +100,7 @@ class Challenge:
 
 
 def asker_of(address: str) -> str:
-    """Who asks, as limits count them: an IPv4 address, or the /64 network of an IPv6 one. What is no address is itself."""
+    """The asker for whom limits count: an IPv4 address, or the /64 network of an IPv6 address. Other texts are returned as they are."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:
@@ -122,7 +120,7 @@ def _is_ipv4(asker: str) -> bool:
 
 
 class Identity:
-    """On one connection. `peppers` by version; what is new is made under the one that is used."""
+    """Codes, sessions, staff and the audit trail, on one connection. `peppers` by version; the issuing one makes new MACs."""
 
     def __init__(
         self,
@@ -146,17 +144,17 @@ class Identity:
         return key_mac(self._peppers[self._version], f"{kind}:{text}")
 
     def _macs(self, kind: str, text: str) -> list[bytes]:
-        """Under every pepper: what was made under an earlier one stays good."""
+        """The MACs of a text under all peppers: a text that was stored under an earlier pepper stays valid."""
         return [key_mac(pepper, f"{kind}:{text}") for pepper in self._peppers.values()]
 
     # One-time codes.
 
     def request_code(self, identifier: str, address: str) -> Challenge:
-        """A challenge for a phone or broadband number, and the code that goes with it, asked for from an address.
+        """Make a challenge, and a code if one must be sent, for a phone or broadband number. `address`: where the request comes from.
 
-        An asker's own asking is limited, for a number and in all; what others ask for the same number is not counted there, so
-        that nobody can lock a number out. From an IPv4 address, which many may share, a number is asked for without a limit, and
-        is under attack beyond it. Whether anybody has the number plays no part. Raises `TooManyCodes`.
+        Each asker is limited, for one number and in total. Requests of other askers for the number do not count, so no asker can lock
+        out a number. An IPv4 address can be shared: beyond the limit for one number it is not refused, and the number counts as under
+        attack. The result does not depend on whether the number belongs to a subscriber. Raises `TooManyCodes`.
         """
         now, mac, asker = self._clock.now(), self._mac("identifier", identifier), asker_of(address)
         is_shared, crowded = _is_ipv4(asker), False
@@ -172,13 +170,13 @@ class Identity:
                 for count, span in limits:
                     oldest = store.nth_newest_code(self._connection, asker, number, count, now - span)
                     if oldest is not None and number is not None and is_shared:
-                        # Twice within a minute is no attack: the second one shares the code.
+                        # A second request within a minute is no attack: it shares the code.
                         crowded = crowded or count > 1
                     elif oldest is not None:
                         wait_s = max(1, int((oldest + span - now).total_seconds()) + 1)
                         raise TooManyCodes(f"a code was sent already: try again in {wait_s} s", wait_s)
-            asked = store.count_codes(self._connection, macs, now - timedelta(days=1))
-            attacked = crowded or asked >= CODES_OF_ATTACK
+            requested = store.count_codes(self._connection, macs, now - timedelta(days=1))
+            attacked = crowded or requested >= CODES_OF_ATTACK
             digits = CODE_DIGITS_OF_ATTACK if attacked else CODE_DIGITS
             last = store.newest_sent(self._connection, macs)
             recent = (
@@ -201,38 +199,41 @@ class Identity:
         return Challenge(text, code)
 
     def not_sent(self, challenge: str) -> None:
-        """The code of a challenge could not be sent: nobody shares it, and the next who asks has one of their own."""
-        store.not_sent(self._connection, self._macs("challenge", challenge), self._clock.now())
+        """Store that the code of a challenge could not be sent. No later request shares that code."""
+        store.mark_not_sent(self._connection, self._macs("challenge", challenge), self._clock.now())
 
     def check_code(
         self, identifier: str, code: str, challenge: str | None = None, address: str = "local"
     ) -> None:
-        """Use a code up, with the challenge that it goes with; without one of that number, the newest that the same asker has.
+        """Check a code and use it up. The code must be that of the challenge, or, without a challenge of that number, the newest one that
+        the same asker requested for it.
 
-        Each way has five attempts, which nobody else can use up. Raises `CodeWrong`, which does not say what is wrong.
+        A challenge, and an asker without one, have five attempts each, which no one else can use up. Raises `CodeWrong`, whose text does
+        not tell what is wrong.
         """
         now, macs = self._clock.now(), self._macs("identifier", identifier)
         challenges = [] if challenge is None else self._macs("challenge", challenge)
         wrong = CodeWrong("the code is wrong, or too old: ask for a new one")
         with self._connection.transaction():
-            # Challenges that share a code are tried one after the other: it is good once.
+            # Attempts with challenges that share a code run one after the other, since the code is valid once.
             store.lock_codes(self._connection, min(macs))
-            held = store.is_challenge_of(self._connection, macs, challenges)
-            if held:
+            has_challenge = store.is_challenge_of(self._connection, macs, challenges)
+            if has_challenge:
                 found = store.lock_challenge(self._connection, challenges, now)
             else:
                 found = store.lock_newest_code(self._connection, macs, asker_of(address), now)
             right = False
             if found is not None:
-                attempts = found.attempts if held else found.asker_attempts
+                attempts = found.attempts if has_challenge else found.asker_attempts
                 right = attempts < CODE_ATTEMPTS_MAX and any(
                     hmac.compare_digest(found.code_mac, mac)
                     for mac in self._macs("code", f"{identifier}:{code}")
                 )
-                store.attempted(self._connection, found.code_id, "attempts" if held else "asker_attempts")
+                column = "attempts" if has_challenge else "asker_attempts"
+                store.count_attempt(self._connection, found.code_id, column)
             if right and found is not None:
-                # Whatever challenges share the code: it is good once.
-                store.used(self._connection, macs, found.code_mac, now)
+                # This uses up the code for all challenges that share it.
+                store.use_up_code(self._connection, macs, found.code_mac, now)
         if not right:
             raise wrong
 
@@ -241,7 +242,7 @@ class Identity:
     def open_session(
         self, subscriber_id: UUID, member_id: UUID, address: str | None = None, client: str | None = None
     ) -> tuple[str, datetime]:
-        """(the session's text, which is shown this once; when it ends). `client` is what the browser calls itself."""
+        """Open a session. Returns (the session's text, which cannot be read again; its end). `client`: what the browser calls itself."""
         text = f"tws_{secrets.token_urlsafe(32)}"
         ends = self._clock.now() + SESSION_LIFE
         client = None if client is None else shown(client[:CLIENT_CHARS_MAX])[:CLIENT_CHARS_MAX]
@@ -252,24 +253,25 @@ class Identity:
         return text, ends
 
     def session(self, text: str, address: str | None = None) -> tuple[UUID, UUID, UUID] | None:
-        """(session, subscriber, member) of a live session. That it was used, and from where, is kept. Raises `Unavailable` where
-        this host may not know it.
+        """(session, subscriber, member) of a live session; None if there is none. Stores the time and address of this use.
+
+        Raises `Unavailable` if the session is not found and this host lacks a pepper.
         """
         if not text.startswith("tws_") or len(text) > 100:
             return None
         now = self._clock.now()
         found = store.find_session(self._connection, self._macs("session", text), now)
         if found is None:
-            check_nothing_lacks(self._peppers)
+            check_no_pepper_missing(self._peppers)
             return None
         session_id, subscriber_id, member_id, seen_at, seen_address = found
         moved = address is not None and address != seen_address
         if seen_at is None or now - seen_at >= SEEN_EVERY or moved:
-            store.seen(self._connection, session_id, now, address)
+            store.store_session_use(self._connection, session_id, now, address)
         return session_id, subscriber_id, member_id
 
     def sessions(self, subscriber_id: UUID, member_id: UUID | None = None) -> list[Session]:
-        """Live sessions of a subscriber, or of one of its members alone, newest first."""
+        """The live sessions of a subscriber, or of one of its members, newest first."""
         rows = store.sessions(
             self._connection, subscriber_id, member_id, self._clock.now(), SESSIONS_LISTED_MAX
         )
@@ -278,53 +280,53 @@ class Identity:
     def end_other_sessions(
         self, subscriber_id: UUID, member_id: UUID | None, keep: UUID | None = None
     ) -> int:
-        """End all live sessions of a member (None: of all members), but for one. Returns how many."""
+        """End the live sessions of a member, or (None) of all members of the subscriber, except `keep`. Returns how many."""
         return store.end_sessions(self._connection, subscriber_id, self._clock.now(), member_id, keep)
 
     def end_session(self, session_id: UUID) -> bool:
-        """False where it has ended already."""
+        """End a session. Returns False if it has ended already."""
         return store.end_session(self._connection, session_id, self._clock.now())
 
     def has_session(self, subscriber_id: UUID, session_id: UUID) -> bool:
-        """True for one of a subscriber's, also where it has ended."""
+        """True if the session is, or was, one of the subscriber's."""
         return store.has_session(self._connection, subscriber_id, session_id)
 
     def end_sessions(self, subscriber_id: UUID) -> None:
-        """Of a subscriber who is closed, or whose number has changed."""
+        """End all sessions of a subscriber, for example because it is closed or its number has changed."""
         store.end_sessions(self._connection, subscriber_id, self._clock.now())
 
     def end_sessions_of(self, member_ids: Sequence[UUID]) -> None:
-        """Of members, in whosever accounts they are."""
+        """End the sessions of these members, in any subscriber's account."""
         store.end_sessions_of(self._connection, list(member_ids), self._clock.now())
 
     def codes_of(self, identifier: str) -> list[dict[str, object]]:
-        """When and from where codes were asked for with a number, as long as that is kept."""
+        """The stored requests for codes of a number: when, from where, attempts, and when the code was used."""
         return store.codes_of(self._connection, self._macs("identifier", identifier))
 
     def forget_places(self, subscriber_id: UUID, member_ids: Sequence[UUID] = ()) -> None:
-        """From where, and with what, the members of one who is erased were signed in, and it as a member elsewhere."""
+        """Erase the addresses and clients in the sessions of an erased subscriber, and of its memberships in other accounts."""
         store.forget_places(self._connection, subscriber_id, list(member_ids))
 
     def forget_places_of_member(self, member_id: UUID) -> None:
-        """From where, and with what, one member who is erased was signed in."""
+        """Erase the addresses and clients in the sessions of an erased member."""
         store.forget_places_of_member(self._connection, member_id)
 
     def forget_identifier(self, identifier: str) -> None:
-        """The codes of a number whose person is erased."""
+        """Delete the codes of a number whose person is erased."""
         store.delete_codes(self._connection, self._macs("identifier", identifier))
 
     def forget_old(self) -> None:
-        """Codes that are long past, and sessions that ended long ago."""
+        """Delete old codes, and sessions that ended long ago."""
         now = self._clock.now()
         store.delete_old(self._connection, now - CODES_KEPT, now - SESSIONS_KEPT)
 
     # Staff.
 
     def add_staff(self, name: str, role: StaffRole) -> str:
-        """A member of the staff; its token's text, which is shown this once, and ends by itself.
+        """Add a staff member. Returns the text of its token, which cannot be read again and expires after a time.
 
-        A name that looks like another one's is refused, also one that is revoked: the audit trail names both. Raises
-        `StaffExists`, `Invalid`.
+        A name that looks like that of another staff member is refused, even if that one is revoked, since the audit trail names both.
+        Raises `StaffExists`, `Invalid`.
         """
         name = check_line(name, "a name")
         if role not in STAFF_ROLES:
@@ -332,7 +334,7 @@ class Identity:
         looks = skeleton(name)
         if not looks or name.lower().startswith(RESERVED_NAMES):
             raise Invalid(
-                "a name has letters or digits, and does not begin as those of commands and ports do"
+                f"a name has letters or digits, and does not begin with {', '.join(RESERVED_NAMES)}"
             )
         staff_id = uuid7()
         with self._connection.transaction():
@@ -350,7 +352,7 @@ class Identity:
         return text
 
     def rotate_staff(self, name: str, overlap: timedelta = STAFF_OVERLAP_DEFAULT) -> str:
-        """A new token, whose text is shown this once; earlier ones end when the overlap has passed.
+        """Make a new token for a staff member. Returns its text, which cannot be read again. Earlier tokens end after `overlap`.
 
         Raises `StaffNotFound`, `Invalid`.
         """
@@ -359,32 +361,35 @@ class Identity:
         with self._connection.transaction():
             staff_id = store.lock_staff(self._connection, name)
             if staff_id is None:
-                raise StaffNotFound(f"there is no {name} who could have a token: `tokenworks staff list`")
+                raise StaffNotFound(f"there is no active staff member {name}: `tokenworks staff list`")
             store.end_staff_tokens(self._connection, staff_id, self._clock.now() + overlap)
             return self._new_token(staff_id)
 
     def staff(self) -> list[dict[str, object]]:
-        """By name, with the end of their newest token and when they were seen last."""
+        """All staff by name, with the end of the newest token and the last use."""
         return store.all_staff(self._connection)
 
     def revoke_staff(self, name: str) -> None:
-        """Raises `StaffNotFound`."""
+        """Revoke a staff member and its tokens. Raises `StaffNotFound`."""
         if not store.revoke_staff(self._connection, name, self._clock.now()):
-            raise StaffNotFound(f"there is no {name} who could be revoked: `tokenworks staff list`")
+            raise StaffNotFound(f"there is no active staff member {name}: `tokenworks staff list`")
 
     def staff_of(self, text: str, address: str | None = None) -> Principal | None:
-        """Whose token this is. That it was used, and from where, is kept. Raises `Unavailable` where this host may not know it."""
+        """The staff member with this token; None if there is none. Stores the time and address of this use.
+
+        Raises `Unavailable` if the token is not found and this host lacks a pepper.
+        """
         if not text.startswith("twf_") or len(text) > 100:
             return None
         now = self._clock.now()
         found = store.find_staff(self._connection, self._macs("staff", text), now)
         if found is None:
-            check_nothing_lacks(self._peppers)
+            check_no_pepper_missing(self._peppers)
             return None
         name, role, token_id, used_at, used_address = found
         moved = address is not None and address != used_address
         if used_at is None or now - used_at >= SEEN_EVERY or moved:
-            store.staff_seen(self._connection, token_id, now, address)
+            store.store_staff_use(self._connection, token_id, now, address)
         return Principal(name, role, address=address)
 
     # The audit trail.
@@ -401,13 +406,14 @@ class Identity:
         address: str | None = None,
         person_id: UUID | None = None,
     ) -> None:
-        """Write down who did what to what, and from where, in the transaction of what was done. How it was before and after is
-        encrypted under the key of the person that it is about; None: nobody in particular. So is where somebody asked from who
-        is no staff: it is personal. Of one who was erased neither is kept.
+        """Add a row to the audit trail, in the transaction of the action. `ref`: the object of the action.
+
+        `before` and `after` are encrypted under the key of the person whom they are about (`person_id`; None: no person in particular).
+        So is the address of an actor who is no staff, since it is personal data. If the person is erased, neither is stored.
         """
         audit_id = uuid7()
         details = None
-        key = self._vault.ensure(NOBODY) if person_id is None else self._vault.key(person_id)
+        key = self._vault.ensure(NO_PERSON) if person_id is None else self._vault.key(person_id)
         shown_address = address if role in STAFF_ROLES else None
         hidden_address = None if role in STAFF_ROLES else address
         if key is not None and (before is not None or after is not None or hidden_address is not None):
@@ -420,7 +426,7 @@ class Identity:
             role,
             action,
             ref,
-            person_id or NOBODY,
+            person_id or NO_PERSON,
             details,
             shown_address,
         )
@@ -428,26 +434,27 @@ class Identity:
     def audited(
         self, ref: str | None = None, offset: int = 0, limit: int = 100
     ) -> tuple[list[dict[str, object]], int]:
-        """A page of the audit trail, of one ref or all, newest first, and how many there are. What was written of one who was
-        erased can't be read any more: `erased` says so.
+        """(a page of the audit trail, for one object or all, newest first; the count of all rows).
+
+        The details of an erased person cannot be decrypted: such a row has `erased`.
         """
         rows, count = store.audits(self._connection, ref, offset, limit)
-        keys = self._vault.keys(row["person_id"] or NOBODY for row in rows)
-        return [self._opened(row, keys.get(row["person_id"] or NOBODY)) for row in rows], count
+        keys = self._vault.keys(row["person_id"] or NO_PERSON for row in rows)
+        return [self._opened(row, keys.get(row["person_id"] or NO_PERSON)) for row in rows], count
 
     @staticmethod
-    def _opened(row: dict[str, Any], key: PersonKey | None) -> dict[str, object]:
-        details = row.pop("details")
+    def _opened(row: DictRow, key: PersonKey | None) -> dict[str, object]:
+        sealed = row.pop("details")
         row.pop("person_id")
-        said: dict[str, object] = {"before": None, "after": None}
-        if key is not None and details is not None:
-            said = json.loads(key.open("audit.details", row["audit_id"], details))
-        elif details is not None:
-            said = {"before": None, "after": None, "erased": True}
-        return {**row, **said}
+        details: dict[str, object] = {"before": None, "after": None}
+        if key is not None and sealed is not None:
+            details = json.loads(key.open("audit.details", row["audit_id"], sealed))
+        elif sealed is not None:
+            details = {"before": None, "after": None, "erased": True}
+        return {**row, **details}
 
 
 def audit_details(before: object, after: object, address: str | None = None) -> str:
-    """What is encrypted of a row of the audit trail."""
-    said = {"before": before, "after": after} | ({} if address is None else {"address": address})
-    return json.dumps(said, default=str, ensure_ascii=False)
+    """The JSON text of the encrypted column of an audit row."""
+    details = {"before": before, "after": after} | ({} if address is None else {"address": address})
+    return json.dumps(details, default=str, ensure_ascii=False)

@@ -1,11 +1,13 @@
 """The SQL of codes, sessions, staff and the audit trail."""
 
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from psycopg import Connection
-from psycopg.rows import TupleRow
+from psycopg.rows import DictRow, TupleRow, dict_row
+
+from tokenworks.trust.identity.roles import StaffRole
 
 
 class CodeRow(NamedTuple):
@@ -23,16 +25,14 @@ _CODE = "code_id, code_mac, attempts, asker_attempts, digits, created_at, expire
 
 
 def lock_codes(connection: Connection, mac: bytes) -> None:
-    """Codes of one number, and those of one asker, are asked for one after the other."""
+    """Lock the codes of one number or of one asker for this transaction, so that requests for them run one after the other."""
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (int.from_bytes(mac[:8], "big", signed=True),))
 
 
 def nth_newest_code(
     connection: Connection, asker: str, identifier_macs: list[bytes] | None, count: int, since: datetime
 ) -> datetime | None:
-    """When the `count`-th newest code since a time was asked for by an asker, for one number or for all; None where there are
-    fewer.
-    """
+    """When an asker requested its `count`-th newest code since a time, for one number or for all; None if there are fewer."""
     row = connection.execute(
         """SELECT created_at FROM sign_in_code
            WHERE address = %(asker)s AND (%(macs)s::bytea[] IS NULL OR identifier_mac = ANY(%(macs)s)) AND created_at > %(since)s
@@ -55,7 +55,7 @@ def _code(row: TupleRow | None) -> CodeRow | None:
 
 
 def newest_sent(connection: Connection, identifier_macs: list[bytes]) -> CodeRow | None:
-    """The code that was sent to a number last."""
+    """The last code that was sent to a number."""
     return _code(
         connection.execute(
             f"""SELECT {_CODE} FROM sign_in_code WHERE identifier_mac = ANY(%s) AND sent
@@ -89,7 +89,7 @@ def add_code(
 def lock_newest_code(
     connection: Connection, identifier_macs: list[bytes], asker: str, now: datetime
 ) -> CodeRow | None:
-    """The newest code that an asker has for a number, where it is good."""
+    """The newest code that an asker requested for a number; None if it is used or expired."""
     return _good(
         connection.execute(
             f"""SELECT {_CODE} FROM sign_in_code WHERE identifier_mac = ANY(%s) AND address = %s
@@ -100,8 +100,8 @@ def lock_newest_code(
     )
 
 
-def not_sent(connection: Connection, challenge_macs: list[bytes], at: datetime) -> None:
-    """Whatever challenges share the code."""
+def mark_not_sent(connection: Connection, challenge_macs: list[bytes], at: datetime) -> None:
+    """Mark the code of a challenge as not sent, for all challenges that share it."""
     connection.execute(
         """UPDATE sign_in_code SET sent = false, expires_at = least(expires_at, %s) WHERE (identifier_mac, code_mac) IN (
                SELECT identifier_mac, code_mac FROM sign_in_code WHERE challenge_mac = ANY(%s))""",
@@ -120,7 +120,7 @@ def is_challenge_of(
 
 
 def lock_challenge(connection: Connection, challenge_macs: list[bytes], now: datetime) -> CodeRow | None:
-    """The code of a challenge, where it is good."""
+    """The code of a challenge; None if it is used or expired."""
     return _good(
         connection.execute(
             f"SELECT {_CODE} FROM sign_in_code WHERE challenge_mac = ANY(%s) FOR UPDATE".encode(),
@@ -135,13 +135,13 @@ def _good(row: TupleRow | None, now: datetime) -> CodeRow | None:
     return None if code is None or code.used_at is not None or code.expires_at <= now else code
 
 
-def attempted(connection: Connection, code_id: UUID, column: str) -> None:
+def count_attempt(connection: Connection, code_id: UUID, column: str) -> None:
     connection.execute(
         f"UPDATE sign_in_code SET {column} = {column} + 1 WHERE code_id = %s".encode(), (code_id,)
     )
 
 
-def used(connection: Connection, identifier_macs: list[bytes], code_mac: bytes, at: datetime) -> None:
+def use_up_code(connection: Connection, identifier_macs: list[bytes], code_mac: bytes, at: datetime) -> None:
     connection.execute(
         "UPDATE sign_in_code SET used_at = %s WHERE identifier_mac = ANY(%s) AND code_mac = %s AND used_at IS NULL",
         (at, identifier_macs, code_mac),
@@ -176,7 +176,7 @@ def add_session(
 def find_session(
     connection: Connection, macs: list[bytes], now: datetime
 ) -> tuple[UUID, UUID, UUID, datetime | None, str | None] | None:
-    """(session, subscriber, member, when and from where it was seen last) of a live one."""
+    """(session, subscriber, member, time of the last use, its address) of a live session."""
     row = connection.execute(
         """SELECT session_id, subscriber_id, member_id, seen_at, seen_address FROM session
            WHERE token_mac = ANY(%s) AND ended_at IS NULL AND expires_at > %s""",
@@ -185,7 +185,7 @@ def find_session(
     return None if row is None else (row[0], row[1], row[2], row[3], row[4])
 
 
-def seen(connection: Connection, session_id: UUID, at: datetime, address: str | None) -> None:
+def store_session_use(connection: Connection, session_id: UUID, at: datetime, address: str | None) -> None:
     connection.execute(
         "UPDATE session SET seen_at = %s, seen_address = coalesce(%s, seen_address) WHERE session_id = %s",
         (at, address, session_id),
@@ -195,7 +195,7 @@ def seen(connection: Connection, session_id: UUID, at: datetime, address: str | 
 def sessions(
     connection: Connection, subscriber_id: UUID, member_id: UUID | None, now: datetime, limit: int
 ) -> list[TupleRow]:
-    """Live ones, newest first."""
+    """Live sessions, newest first, in the order of `Session`'s fields."""
     return connection.execute(
         """SELECT session_id, member_id, created_at, expires_at, address, client, seen_at, seen_address FROM session
            WHERE subscriber_id = %(s)s AND (%(m)s::uuid IS NULL OR member_id = %(m)s) AND ended_at IS NULL AND expires_at > %(now)s
@@ -307,8 +307,8 @@ def revoke_staff(connection: Connection, name: str, at: datetime) -> bool:
 
 def find_staff(
     connection: Connection, macs: list[bytes], now: datetime
-) -> tuple[str, Any, UUID, datetime | None, str | None] | None:
-    """(name, role, token, when and from where it was used last) of a token that is good."""
+) -> tuple[str, StaffRole, UUID, datetime | None, str | None] | None:
+    """(name, role, token, time of the last use, its address) of a live staff token."""
     row = connection.execute(
         """SELECT name, role, token_id, used_at, used_address FROM staff_token t JOIN staff s USING (staff_id)
            WHERE t.token_mac = ANY(%s) AND s.revoked_at IS NULL AND expires_at > %s""",
@@ -317,7 +317,7 @@ def find_staff(
     return None if row is None else (row[0], row[1], row[2], row[3], row[4])
 
 
-def staff_seen(connection: Connection, token_id: UUID, at: datetime, address: str | None) -> None:
+def store_staff_use(connection: Connection, token_id: UUID, at: datetime, address: str | None) -> None:
     connection.execute(
         "UPDATE staff_token SET used_at = %s, used_address = coalesce(%s, used_address) WHERE token_id = %s",
         (at, address, token_id),
@@ -371,20 +371,16 @@ def add_audit(
     )
 
 
-AUDIT_COLUMNS: Final = ("audit_id", "at", "actor", "role", "action", "ref", "person_id", "details", "address")
-
-
-def audits(
-    connection: Connection, ref: str | None, offset: int, limit: int
-) -> tuple[list[dict[str, Any]], int]:
+def audits(connection: Connection, ref: str | None, offset: int, limit: int) -> tuple[list[DictRow], int]:
     where = {"ref": ref, "offset": offset, "limit": limit}
-    rows = connection.execute(
-        f"""SELECT {", ".join(AUDIT_COLUMNS)} FROM audit WHERE %(ref)s::text IS NULL OR ref = %(ref)s
-            ORDER BY audit_id DESC OFFSET %(offset)s LIMIT %(limit)s""".encode(),
-        where,
-    ).fetchall()
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            """SELECT audit_id, at, actor, role, action, ref, person_id, details, address FROM audit
+               WHERE %(ref)s::text IS NULL OR ref = %(ref)s ORDER BY audit_id DESC OFFSET %(offset)s LIMIT %(limit)s""",
+            where,
+        ).fetchall()
     row = connection.execute(
         "SELECT count(*) FROM audit WHERE %(ref)s::text IS NULL OR ref = %(ref)s", where
     ).fetchone()
     assert row is not None
-    return [dict(zip(AUDIT_COLUMNS, found, strict=True)) for found in rows], int(row[0])
+    return rows, int(row[0])

@@ -1,9 +1,9 @@
-"""The peppers that keys, sessions and tokens are hashed under: files of the secrets, mode 0600, with a version in their names.
+"""The peppers: secrets under which keys, sessions and tokens are hashed. Each is a file of mode 0600 with a version in its name.
 
-All hosts of a works have the same ones. The database keeps a fingerprint of each: a host whose pepper is another one is refused
-at its start, before it makes keys that no other host knows. A new one is announced first and copied to all hosts, which take it
-while they serve and say so; it is used from then on when the operator says so. What was made under an earlier one stays good for
-as long as that one is there.
+All hosts of an installation have the same peppers. The database has a fingerprint of each: a host with a different pepper is refused at
+its start, before it makes keys that no other host can verify. A new pepper is announced first and copied to all hosts, which load it
+while they serve and report it. Then the operator puts it into use. What was made under an earlier pepper stays valid as long as that
+pepper exists.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,22 +26,22 @@ VERSIONS_MAX: Final = 100
 
 
 class Peppers(dict[int, bytes]):
-    """By version. `issuing`: under which one new keys, sessions and tokens are made."""
+    """The peppers of this process by version. `issuing`: the version under which new keys, sessions and tokens are made."""
 
     def __init__(self, peppers: Mapping[int, bytes]) -> None:
         super().__init__(peppers)
         self.issuing = max(peppers)
         self.lacking: tuple[int, ...] = ()
-        """Versions that the works uses and that are not here."""
+        """Versions that the installation uses and this process does not have."""
         self.flaws: dict[int, str] = {}
-        """Why a file is not among them: one that is only being copied, say. It matters where the works uses that version."""
+        """Version -> why its file could not be loaded, for example because it is still being copied."""
 
     def with_version(self, version: int, pepper: bytes) -> "Peppers":
-        """With one more, which is not used for what is new until the database says so."""
-        more = Peppers({**self, version: pepper})
-        more.issuing = self.issuing
-        more.lacking = tuple(one for one in self.lacking if one != version)
-        return more
+        """These peppers and one more, which does not become the issuing one until the database says so."""
+        extended = Peppers({**self, version: pepper})
+        extended.issuing = self.issuing
+        extended.lacking = tuple(lacking for lacking in self.lacking if lacking != version)
+        return extended
 
 
 def issuing(peppers: Mapping[int, bytes]) -> int:
@@ -49,7 +49,7 @@ def issuing(peppers: Mapping[int, bytes]) -> int:
 
 
 def ensure_pepper(secrets_dir: Path) -> None:
-    """Make version 1 where there is none yet, and the keys of the person vault beside it."""
+    """Make pepper version 1 if there is no pepper yet, and the keys of the person vault."""
     secrets_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     ensure_vault_secrets(secrets_dir)
     if not has_pepper(secrets_dir):
@@ -61,10 +61,10 @@ def has_pepper(secrets_dir: Path) -> bool:
 
 
 def load_peppers(secrets_dir: Path) -> Peppers:
-    """All versions; the highest is used for new keys, until the database says another. Files with other names are left alone, and
-    so is one that can't be read, is not whole, or that others may read: `check_peppers` refuses it where it is used.
+    """Load all versions. The highest one issues until `choose_issuing` says otherwise.
 
-    Raises `Unavailable` where there is none.
+    Files with other names are ignored. A file that is unreadable, incomplete, or readable by others is recorded in `flaws`;
+    `check_peppers` refuses it if its version is in use. Raises `Unavailable` if no pepper could be loaded.
     """
     found, flaws = read_versions(secrets_dir, PEPPER, PEPPER_BYTES, "a pepper")
     if not found:
@@ -76,16 +76,16 @@ def load_peppers(secrets_dir: Path) -> Peppers:
 
 
 def fingerprint(version: int, pepper: bytes) -> bytes:
-    """Tells one pepper from another, and nothing else about it."""
+    """A hash that tells one pepper from another and reveals nothing else about it."""
     return key_mac(pepper, f"tokenworks pepper {version}")[:FINGERPRINT_BYTES]
 
 
 def check_peppers(connection: Connection, peppers: Peppers, secrets_dir: Path, now: datetime) -> None:
-    """Compare this host's peppers with those of the works, and see which one is used. The first host's are the works'; later ones
-    are announced by `new_pepper` alone, and a file that was not is no pepper of the works. One that is announced and not used yet
-    may be missing.
+    """Compare this host's peppers with the fingerprints in the database, and choose the issuing version.
 
-    Raises `Unavailable`, with what to do.
+    The first host's peppers become those of the installation. After that only `new_pepper` announces a version: a file that was not
+    announced is no pepper of the installation. A version that is announced and not yet in use may be missing. Raises `Unavailable`,
+    whose text says what to do.
     """
     if not store.peppers(connection):
         for version, pepper in sorted(peppers.items()):
@@ -106,32 +106,34 @@ def check_peppers(connection: Connection, peppers: Peppers, secrets_dir: Path, n
                 f"database has {row.fingerprint.hex()[:12]}. No key, session or token of the works would be known here. Copy "
                 f"pepper-* from the secrets of a host that serves, or from the backup, in place of this one's"
             )
-    settle_issuing(connection, peppers)
+    choose_issuing(connection, peppers)
 
 
-def settle_issuing(connection: Connection, peppers: Peppers) -> None:
-    """Which version is used for what is new, as the database says it: the newest that is used and that this process has."""
+def choose_issuing(connection: Connection, peppers: Peppers) -> None:
+    """Set the issuing version: the newest one that is in use by the database and that this process has. Also sets `lacking`."""
     used = [row for row in store.peppers(connection) if row.used_since]
-    here = {
+    loaded = {
         row.version
         for row in used
         if row.version in peppers and fingerprint(row.version, peppers[row.version]) == row.fingerprint
     }
-    if here:
-        peppers.issuing = max(here)
-    peppers.lacking = tuple(row.version for row in used if row.retired_at is None and row.version not in here)
+    if loaded:
+        peppers.issuing = max(loaded)
+    peppers.lacking = tuple(
+        row.version for row in used if row.retired_at is None and row.version not in loaded
+    )
 
 
-def check_nothing_lacks(peppers: Mapping[int, bytes]) -> None:
-    """A session or token that was not found may have been made under a pepper that is not here. Raises `Unavailable`."""
+def check_no_pepper_missing(peppers: Mapping[int, bytes]) -> None:
+    """Raises `Unavailable` if this process lacks a pepper in use: a session or token that it does not find can still be valid."""
     if isinstance(peppers, Peppers) and peppers.lacking:
         raise Unavailable(
-            f"this host lacks {PEPPER}{peppers.lacking[-1]} of the works, so it can't tell who asks: try again, another host can"
+            f"this host lacks {PEPPER}{peppers.lacking[-1]} of the works, so it can't verify this credential: try again, another host can"
         )
 
 
 def check_first_pepper(connection: Connection, secrets_dir: Path) -> None:
-    """A host that has none makes none where the works has some. Raises `Unavailable`."""
+    """Raises `Unavailable` if the installation has peppers and this host has none: such a host must not make its own."""
     if store.peppers(connection) and not has_pepper(secrets_dir):
         raise Unavailable(
             f"the works has peppers already, and {secrets_dir} has none: copy pepper-* and person-* from the secrets of a "
@@ -140,7 +142,7 @@ def check_first_pepper(connection: Connection, secrets_dir: Path) -> None:
 
 
 def new_pepper(connection: Connection, secrets_dir: Path, now: datetime) -> int:
-    """Make and announce the next version. It is used when `use_pepper` says so. Returns the version."""
+    """Make and announce the next version, and return it. It is in use only after `use_pepper`."""
     peppers = load_peppers(secrets_dir)
     version: int = max([*peppers, *peppers.flaws, *(row.version for row in store.peppers(connection))]) + 1
     if version > VERSIONS_MAX:
@@ -164,16 +166,16 @@ def use_pepper(
     *,
     force: bool = False,
 ) -> None:
-    """From now on what is new is made under this version, and no more under a lower one. `hosts`: those of the fleet, all of which
-    must have it; `force`: those that have not are gone.
+    """Put a version into use: new keys, sessions and tokens are made under it, and no longer under a lower one.
 
+    `hosts`: the hosts of the fleet, which must all have loaded it. `force`: ignore hosts that have not, because they are gone for good.
     Raises `Invalid`, `Conflict`.
     """
     rows = {row.version: row for row in store.peppers(connection)}
     if version not in rows or rows[version].retired_at is not None:
         raise Invalid(f"the works has no pepper {version}: `tokenworks pepper list` shows them")
     if any(row.used_since and number > version for number, row in rows.items()):
-        raise Conflict("a later one is used already")
+        raise Conflict("a later version is in use already")
     if not force:
         refuse_where_missing(hosts, f"{PEPPER}{version}", lambda host: version in host.peppers)
     store.set_pepper(connection, version, "used_since", now)
@@ -183,12 +185,14 @@ def use_pepper(
 def retire_pepper(
     connection: Connection, version: int, now: datetime, hosts: Sequence[HostSecrets] = ()
 ) -> None:
-    """Hosts may be without it. Raises `Invalid`, and `Conflict` where something live was made under it, or a host still makes more."""
+    """Retire a version, so that hosts need not have it. Raises `Invalid`, and `Conflict` if a live key, session or token was made under
+    it, or a host still makes keys under it.
+    """
     rows = {row.version: row for row in store.peppers(connection)}
     if version not in rows:
         raise Invalid(f"the works has no pepper {version}: `tokenworks pepper list` shows them")
     if version == max((number for number, row in rows.items() if row.used_since), default=0):
-        raise Conflict("it is the one that is used")
+        raise Conflict(f"pepper {version} is used for new keys")
     using = [host.host for host in hosts if host.issues_under == version]
     if using:
         raise Conflict(

@@ -1,4 +1,4 @@
-"""Issuing, finding and revoking keys."""
+"""API keys: issuing, finding, listing and revoking them."""
 
 import re
 import secrets
@@ -22,7 +22,7 @@ _ENVIRONMENT = re.compile(r"[a-z0-9]{1,12}")
 
 
 class Keys:
-    """API keys on one database. `peppers` by version; the highest is used for new keys."""
+    """API keys, on one database connection. `peppers` by version; the issuing one makes the MACs of new keys."""
 
     def __init__(
         self, connection: Connection, peppers: dict[int, bytes], clock: Clock, environment: str
@@ -46,10 +46,10 @@ class Keys:
         expires_at: datetime | None = None,
         origins: Sequence[str] | None = None,
     ) -> tuple[UUID, str]:
-        """A new key: its id and its text, which is shown this once and can't be had again. `cap_bucket_id` and `cap_tokens` are the
-        bucket of a cap of its own and how large that is: both, or neither.
+        """Issue a key. Returns its id and its text, which cannot be read again. `cap_bucket_id` and `cap_tokens`: the bucket of the key's
+        own cap and the size of the cap; both, or neither.
 
-        Raises `Invalid` on a name or list that is too long, or an expiry that has passed.
+        Raises `Invalid` if the name or a list is too long, or the expiry has passed.
         """
         assert (cap_bucket_id is None) == (cap_tokens is None), "a cap is a bucket of so many tokens"
         name = check_line(name, "a key's name")
@@ -90,25 +90,25 @@ class Keys:
         return store.find_keys(self._connection, macs)
 
     def ended(self, macs: Sequence[bytes]) -> dict[bytes, str]:
-        """Why keys among these MACs that were issued are not live: `revoked`, `expired`, or `closed` (the account)."""
+        """Those keys among these MACs that are not live, and why: `revoked`, `expired`, or `closed` (the account)."""
         return store.ended_keys(self._connection, macs)
 
     def of_account(
         self, account_id: UUID, caps: dict[UUID, int], after: UUID | None = None, limit: int | None = None
     ) -> list[ApiKeyInfo]:
-        """An account's keys, oldest first: all of them, or at most `limit` after the key `after`."""
+        """An account's keys, oldest first: all, or at most `limit` after the key `after`. `caps`: see `store.list_keys`."""
         return store.list_keys(self._connection, account_id, caps, after, limit)
 
     def count_live(self, account_id: UUID, member_id: UUID, now: datetime) -> tuple[int, int]:
-        """How many keys are neither revoked nor expired: (the member's, the account's)."""
+        """How many keys are neither revoked nor expired: (of the member, of the account)."""
         return store.count_live_keys(self._connection, account_id, member_id, now)
 
     def count(self, account_id: UUID) -> int:
-        """How many keys an account has, revoked ones included."""
+        """How many keys an account has, including revoked ones."""
         return store.count_keys(self._connection, account_id)
 
     def info(self, key_id: UUID) -> ApiKeyInfo | None:
-        """One key as people see it, without its cap."""
+        """One key as its owner sees it, without its cap."""
         return store.key_info(self._connection, key_id)
 
     def of_member(self, member_id: UUID) -> set[UUID]:
@@ -116,24 +116,24 @@ class Keys:
         return store.live_keys_of(self._connection, member_id)
 
     def all_of_member(self, member_id: UUID) -> set[UUID]:
-        """The ids of a member's keys, of those that have ended, too."""
+        """The ids of all keys of a member, including revoked and expired ones."""
         return store.keys_of_member(self._connection, member_id)
 
     def used(self, key_ids: Sequence[UUID]) -> None:
-        """Keys that were spent with a moment ago: their last use is kept, to a minute."""
-        store.used(self._connection, key_ids)
+        """Store the time of the last use of these keys, to a minute."""
+        store.store_last_use(self._connection, key_ids)
 
     def revoke(self, key_id: UUID) -> bool:
-        """Stop a key everywhere. False where it was revoked already. Raises `KeyNotFound`."""
+        """Revoke a key on all hosts. Returns False if it was revoked already. Raises `KeyNotFound`."""
         revoked = store.revoke(self._connection, key_id)
         if not revoked and not store.exists(self._connection, key_id):
             raise KeyNotFound(f"there is no key {key_id}: `tokenworks key list` shows them")
         return revoked
 
     def forget_names(self, account_id: UUID, member_ids: Sequence[UUID] = ()) -> None:
-        """Of an account whose person is erased, and of its memberships elsewhere: the names of keys are its own words."""
+        """Erase the names of the keys of an erased subscriber's account and of its memberships: names are free text of the person."""
         store.forget_names(self._connection, account_id, list(member_ids))
 
     def forget_names_of_member(self, member_id: UUID) -> None:
-        """Of a member who is erased."""
+        """Erase the names of the keys of an erased member."""
         store.forget_names_of_member(self._connection, member_id)

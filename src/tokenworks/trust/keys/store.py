@@ -1,4 +1,4 @@
-"""The SQL of keys."""
+"""The SQL of API keys and of the peppers' versions."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -45,13 +45,13 @@ def add_key(
             None if origins is None else list(origins),
         ),
     )
-    # Who was told that it is unknown, a moment ago, looks again.
+    # A host may have cached this MAC as unknown: the change makes it look the key up again.
     connection.execute("INSERT INTO change (kind, ref) VALUES ('key', %s)", (mac.hex(),))
 
 
 def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiKey]:
-    """The live keys among these MACs; expired and revoked ones are absent, and those of closed accounts. A frozen account's are
-    known: its holder is told why it is not served.
+    """The live keys among these MACs, without expired and revoked keys and those of closed accounts. Keys of frozen accounts are
+    included, so that the client is told why the request is refused.
     """
     rows = connection.execute(
         """SELECT key_mac, key_id, k.account_id, member_id, models, cap_bucket_id, expires_at, origins
@@ -75,7 +75,7 @@ def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiK
 
 
 def ended_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, str]:
-    """Those among these MACs that `find_keys` leaves out, and why: a closed account before a key's own end."""
+    """The keys among these MACs that `find_keys` omits, and why. If both apply, a closed account comes before the key's own end."""
     rows = connection.execute(
         """SELECT key_mac, CASE WHEN a.state = 'closed' THEN 'closed' WHEN revoked_at IS NOT NULL THEN 'revoked' ELSE 'expired' END
            FROM api_key k JOIN account a ON a.account_id = k.account_id
@@ -92,8 +92,9 @@ def list_keys(
     after: UUID | None = None,
     limit: int | None = None,
 ) -> list[ApiKeyInfo]:
-    """The account's keys, newest last: all, or at most `limit` after one. `caps` gives the total of each cap bucket in thousandths of a token; the cap of a key
-    whose bucket is not in it is not said.
+    """The account's keys, newest last: all, or at most `limit` after the key `after`.
+
+    `caps`: cap bucket -> its total in thousandths of a token. A key whose bucket is not in `caps` is listed without a cap.
     """
     where = "account_id = %s AND key_id > %s ORDER BY key_id LIMIT %s"
     return _infos(connection, where, (account_id, after or UUID(int=0), limit), caps)
@@ -107,7 +108,7 @@ def count_keys(connection: Connection, account_id: UUID) -> int:
 def count_live_keys(
     connection: Connection, account_id: UUID, member_id: UUID, now: datetime
 ) -> tuple[int, int]:
-    """(Of the member, of the account.)"""
+    """(live keys of the member, live keys of the account)."""
     row = connection.execute(
         """SELECT count(*) FILTER (WHERE member_id = %s), count(*) FROM api_key
            WHERE account_id = %s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > %s)""",
@@ -145,7 +146,7 @@ def live_keys_of(connection: Connection, member_id: UUID) -> set[UUID]:
 
 
 def revoke(connection: Connection, key_id: UUID) -> bool:
-    """Whether the key was live until now. Also tells every host."""
+    """Revoke a key and notify the hosts. Returns False if there is no such key that is not revoked."""
     with connection.transaction():
         row = connection.execute(
             "UPDATE api_key SET revoked_at = now() WHERE key_id = %s AND revoked_at IS NULL RETURNING key_mac",
@@ -156,8 +157,8 @@ def revoke(connection: Connection, key_id: UUID) -> bool:
     return row is not None
 
 
-def used(connection: Connection, key_ids: Sequence[UUID]) -> None:
-    """Keys that were spent with a moment ago: their last use, to a minute. Who is busy with a row has it written already."""
+def store_last_use(connection: Connection, key_ids: Sequence[UUID]) -> None:
+    """Store the time of the last use of these keys, to a minute. A locked row is skipped: another transaction is writing the same."""
     connection.execute(
         """WITH due AS (SELECT key_id FROM api_key
                         WHERE key_id = ANY(%s) AND (used_at IS NULL OR used_at < now() - interval '1 minute')
@@ -185,7 +186,7 @@ def peppers(connection: Connection) -> list[PepperRow]:
 def add_pepper(
     connection: Connection, version: int, fingerprint: bytes, at: datetime, used_since: datetime | None
 ) -> None:
-    """Whoever comes second finds the first one's."""
+    """Add a version, unless it exists: of two concurrent calls, the first one wins."""
     connection.execute(
         """INSERT INTO pepper (version, fingerprint, added_at, used_since) VALUES (%s, %s, %s, %s)
            ON CONFLICT DO NOTHING""",
@@ -198,12 +199,12 @@ def set_pepper(connection: Connection, version: int, column: str, at: datetime) 
 
 
 def peppers_changed(connection: Connection) -> None:
-    """Hosts hear of it, as of keys."""
+    """Notify the hosts that a pepper was added, put into use or retired."""
     connection.execute("INSERT INTO change (kind, ref) VALUES ('pepper', '')")
 
 
 def made_under(connection: Connection, version: int, now: datetime) -> dict[str, int]:
-    """What is live and was made under a pepper; a session or token whose version is not known counts for the first."""
+    """How many live keys, sessions, staff tokens and webhooks were made under a pepper. Rows without a version count for version 1."""
     found = {}
     for what, query in (
         ("key(s)", "FROM api_key WHERE pepper_version = %(v)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > %(now)s)"),
@@ -221,7 +222,7 @@ def exists(connection: Connection, key_id: UUID) -> bool:
 
 
 def forget_names(connection: Connection, account_id: UUID, member_ids: list[UUID]) -> None:
-    """What its owner called each key: free text, of which nobody knows what it says."""
+    """Erase the names of keys. A name is free text, so it can contain personal data."""
     connection.execute(
         "UPDATE api_key SET name = 'erased' WHERE account_id = %s OR member_id = ANY(%s)",
         (account_id, member_ids),
@@ -229,7 +230,7 @@ def forget_names(connection: Connection, account_id: UUID, member_ids: list[UUID
 
 
 def keys_of_member(connection: Connection, member_id: UUID) -> set[UUID]:
-    """Live ones and those that have ended."""
+    """All keys of a member, including revoked and expired ones."""
     rows = connection.execute("SELECT key_id FROM api_key WHERE member_id = %s", (member_id,))
     return {row[0] for row in rows}
 

@@ -1,4 +1,4 @@
-"""Numbers of identity documents, checked: their keyed hash (`Lookup.identity`) tells whether two subscribers are one person."""
+"""Checking the numbers of identity documents. Their keyed hash (`Lookup.identity`) tells whether two subscribers are one person."""
 
 import re
 from typing import Final, Literal, get_args
@@ -16,7 +16,7 @@ _CHECKS: Final = "10X98765432"
 
 
 def checked_id_number(document: Document, number: str) -> str:
-    """The number as it is hashed: one text for one number. Raises `Invalid`."""
+    """The number in the form that is hashed: equal numbers give equal texts. Raises `Invalid`."""
     if document not in get_args(Document):
         raise Invalid(f"an identity document is one of {', '.join(get_args(Document))}")
     if len(number) > _TEXT_CHARS_MAX:

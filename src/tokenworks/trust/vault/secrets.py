@@ -1,8 +1,8 @@
-"""The keys that personal texts depend on: files of the secrets directory, mode 0600, outside the database.
+"""The vault's keys outside the database: files of the secrets directory, of mode 0600.
 
-`person-wrap-<n>` wraps every person's own key; a new version is used from `vault rewrap` on, older ones are kept until all keys
-are wrapped again. `person-lookup` is what phone numbers and names are hashed under so that they can be found; it has one version,
-since the hashes of all rows depend on it.
+`person-wrap-<n>` wraps the key of every person. A new version is in use from `vault rewrap` on; an older version stays until all keys
+are wrapped again. Phone numbers and names are hashed under `person-lookup`, so that they can be found. It has only one version, since
+the hashes of all rows depend on it.
 """
 
 import hashlib
@@ -18,20 +18,20 @@ VAULT_KEY_BYTES: Final = 32
 
 @dataclass(frozen=True, slots=True, repr=False)
 class VaultSecrets:
-    """Wrapping keys by version, and the lookup key. Never printed."""
+    """The wrapping keys by version, and the lookup key. `repr` does not show them."""
 
     wrapping: dict[int, bytes]
     lookup: bytes
-    # Why a file is not among the wrapping keys.
+    # Version -> why the file of that wrapping key could not be loaded.
     flaws: dict[int, str] = field(default_factory=dict)
 
     @property
     def version(self) -> int:
-        """The newest version."""
+        """The newest version of the wrapping key."""
         return max(self.wrapping)
 
     def with_version(self, version: int, key: bytes) -> "VaultSecrets":
-        """With one wrapping key more."""
+        """These secrets and one more wrapping key."""
         return VaultSecrets({**self.wrapping, version: key}, self.lookup, self.flaws)
 
     @property
@@ -39,13 +39,13 @@ class VaultSecrets:
         return _fingerprint(LOOKUP, self.lookup)
 
     def fingerprints(self) -> dict[str, bytes]:
-        """What the database keeps of each, so that a host with other secrets is refused before it writes anything."""
+        """The fingerprint of each secret by its file name. The database stores them, to refuse a host with other secrets."""
         named = {f"{WRAP}{version}": key for version, key in self.wrapping.items()} | {LOOKUP: self.lookup}
         return {name: _fingerprint(name, key) for name, key in named.items()}
 
 
 def wrapping_fingerprint(version: int, key: bytes) -> bytes:
-    """Tells one wrapping key from another, and nothing else about it."""
+    """A hash that tells one wrapping key from another and reveals nothing else about it."""
     return _fingerprint(f"{WRAP}{version}", key)
 
 
@@ -54,7 +54,7 @@ def _fingerprint(name: str, key: bytes) -> bytes:
 
 
 def ensure_vault_secrets(secrets_dir: Path) -> None:
-    """Make version 1 of the wrapping key and the lookup key where there are none yet."""
+    """Make version 1 of the wrapping key, and the lookup key, if they are missing."""
     secrets_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not versions_of(secrets_dir, WRAP):
         make_secret(secrets_dir / f"{WRAP}1", VAULT_KEY_BYTES)
@@ -62,7 +62,7 @@ def ensure_vault_secrets(secrets_dir: Path) -> None:
 
 
 def add_wrapping_key(secrets_dir: Path) -> int:
-    """A new version of the wrapping key; every host needs the file before it is used. Returns the version."""
+    """Make a new version of the wrapping key, and return it. Every host needs the file before the version is used."""
     load_vault_secrets(secrets_dir)
     version = max(versions_of(secrets_dir, WRAP)) + 1
     make_secret(secrets_dir / f"{WRAP}{version}", VAULT_KEY_BYTES)
@@ -70,8 +70,10 @@ def add_wrapping_key(secrets_dir: Path) -> int:
 
 
 def load_vault_secrets(secrets_dir: Path) -> VaultSecrets:
-    """Files with other names are left alone, and so is a wrapping key that is not whole, or that others may read: who needs that
-    version says why. Raises `Unavailable` where there is no wrapping key or no lookup key.
+    """Load all wrapping keys and the lookup key.
+
+    Files with other names are ignored. A wrapping key that is incomplete, or readable by others, is recorded in `flaws`. Raises
+    `Unavailable` if there is no wrapping key or no lookup key.
     """
     wrapping, flaws = read_versions(secrets_dir, WRAP, VAULT_KEY_BYTES, "a key")
     if not wrapping:

@@ -1,14 +1,14 @@
-"""Personal texts: encrypted under a key of the person's own, which is wrapped by a key outside the database.
+"""The person vault: personal texts are encrypted under a key of the person, which is wrapped by a key outside the database.
 
-A person is a subscriber, or a member of one's account who is not its owner; the id of that row is the person's id. AES-256-GCM
-(NIST SP 800-38D) with a random nonce of 96 bits. The associated data name the column, the row and the person, so that a
-ciphertext that is moved to another row, column or person does not decrypt. Destroying the wrapped key makes all that was
-encrypted under it unreadable, wherever it was copied to without the key; a backup that has both forgets when it is deleted.
+A person is a subscriber, or a member who is not the owner of the account; the id of that row is the person's id. The cipher is
+AES-256-GCM (NIST SP 800-38D) with a random nonce of 96 bits. The associated data name the column, the row and the person, so a
+ciphertext that is moved to another column, row or person does not decrypt. Destroying the wrapped key makes all ciphertexts of the
+person unreadable, in every copy that does not include the key. A backup that includes the key must be deleted.
 """
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
@@ -27,12 +27,12 @@ NONCE_BYTES: Final = 12
 PERSON_KEY_BYTES: Final = 32
 TEXT_BYTES_MAX: Final = 1_048_576
 REWRAP_BATCH: Final = 1000
-# Whose key encrypts what is about no person in particular: the installation's own.
-NOBODY: Final = UUID(int=0)
+# The person id of the installation's own key, which encrypts what concerns no person in particular.
+NO_PERSON: Final = UUID(int=0)
 
 
 class PersonKey:
-    """One person's key, in memory for as long as it is used."""
+    """The unwrapped key of one person, in memory while it is used."""
 
     __slots__ = ("_cipher", "person_id")
 
@@ -44,22 +44,22 @@ class PersonKey:
         return b"\0".join((b"tokenworks", place.encode(), row_id.bytes, self.person_id.bytes))
 
     def seal(self, place: str, row_id: UUID, text: str) -> bytes:
-        """`place` names the column, such as `subscriber.phone`."""
+        """Encrypt a personal text. `place` names the column, such as `subscriber.phone`."""
         plain = text.encode()
         assert len(plain) <= TEXT_BYTES_MAX, "a personal text is bounded where it is read"
         return self.seal_bytes(place, row_id, plain)
 
     def seal_bytes(self, place: str, row_id: UUID, content: bytes) -> bytes:
-        """As `seal`, of what is no text of a person's but names one: an answer, a message. Bounded where it is made."""
+        """Encrypt bytes that name a person, such as an answer or a message. The caller limits their length."""
         nonce = os.urandom(NONCE_BYTES)
         return FORMAT + nonce + self._cipher.encrypt(nonce, content, self._bound_to(place, row_id))
 
     def open(self, place: str, row_id: UUID, sealed: bytes) -> str:
-        """Raises `Unavailable` where it is not what was sealed for this column, row and person."""
+        """Decrypt a personal text. Raises `Unavailable` if it was not sealed for this column, row and person."""
         return self.open_bytes(place, row_id, sealed).decode()
 
     def open_bytes(self, place: str, row_id: UUID, sealed: bytes) -> bytes:
-        """Raises `Unavailable` as `open` does."""
+        """Decrypt bytes. Raises `Unavailable` as `open` does."""
         nonce, content = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
         try:
             if sealed[:1] != FORMAT:
@@ -72,7 +72,7 @@ class PersonKey:
 
 
 class PersonVault:
-    """Person keys on one connection. What is encrypted stays in the tables of the rooms that own it."""
+    """The person keys, on one connection. The encrypted texts are in the tables of the rooms that own them."""
 
     def __init__(self, connection: Connection, secrets: VaultSecrets) -> None:
         self.connection = connection
@@ -81,14 +81,14 @@ class PersonVault:
         self.lookup = Lookup(secrets.lookup)
 
     def add(self, person_id: UUID) -> PersonKey:
-        """A new person's key, in the caller's transaction."""
+        """Make the key of a new person, in the caller's transaction."""
         key, version = AESGCM.generate_key(PERSON_KEY_BYTES * 8), self._wraps_with()
         added = store.add_key(self.connection, person_id, self._wrap(person_id, key, version), version)
         assert added, f"person {person_id} has a key already"
         return PersonKey(person_id, key)
 
     def add_many(self, person_ids: Sequence[UUID]) -> dict[UUID, PersonKey]:
-        """New keys of many, in the caller's transaction."""
+        """Make the keys of several new persons, in the caller's transaction."""
         version, keys = self._wraps_with(), {}
         rows = []
         for person_id in person_ids:
@@ -99,19 +99,19 @@ class PersonVault:
         return keys
 
     def key(self, person_id: UUID) -> PersonKey | None:
-        """None where the person was erased, or is not known."""
+        """The key of a person; None if the person is erased or unknown."""
         return self.keys([person_id]).get(person_id)
 
     def ensure(self, person_id: UUID) -> PersonKey | None:
-        """The person's key, made where there is none yet; None where it was destroyed."""
+        """The key of a person, made if there is none yet; None if it was destroyed."""
         if person_id not in store.states(self.connection, [person_id]):
             key, version = AESGCM.generate_key(PERSON_KEY_BYTES * 8), self._wraps_with()
-            # Where another connection was faster, that one's key is the person's.
+            # If another connection has inserted a key meanwhile, that key is used.
             store.add_key(self.connection, person_id, self._wrap(person_id, key, version), version)
         return self.key(person_id)
 
     def keys(self, person_ids: Iterable[UUID]) -> dict[UUID, PersonKey]:
-        """By person; those who were erased are absent."""
+        """The keys of these persons by id, without erased ones."""
         wanted = list(dict.fromkeys(person_ids))
         if not wanted:
             return {}
@@ -121,29 +121,30 @@ class PersonVault:
         }
 
     def own(self) -> PersonKey:
-        """The installation's own key: of what is about no person, or about one who was erased and names nobody any more."""
-        key = self.ensure(NOBODY)
+        """The installation's own key, for what concerns no person, or an erased person."""
+        key = self.ensure(NO_PERSON)
         assert key is not None, "the installation's own key is never destroyed"
         return key
 
     def open(self, person_id: UUID, place: str, row_id: UUID, sealed: bytes | None) -> str | None:
-        """One text; None where there is none, or the person was erased."""
+        """Decrypt one text of a person; None if there is no text or the person is erased."""
         key = None if sealed is None else self.key(person_id)
         return None if key is None or sealed is None else key.open(place, row_id, sealed)
 
     def forget(self, person_id: UUID) -> None:
-        """A key that nothing was kept under, in the transaction that made it."""
+        """Delete a key under which nothing is stored, in the transaction that made it."""
         store.delete_key(self.connection, person_id)
 
     def destroy(self, person_ids: Sequence[UUID]) -> int:
-        """Erase: nothing that was encrypted under these keys can be read any more. Returns how many there were."""
+        """Erase persons: destroy their keys, so that nothing encrypted under them can be read. Returns how many keys existed."""
         return store.destroy(self.connection, list(person_ids))
 
     # The secrets.
 
     def check_secrets(self) -> None:
-        """Compare the secrets with the database's fingerprints, which are written as soon as there is a person. Raises
-        `Unavailable`.
+        """Compare this host's secrets with the fingerprints in the database, which are stored once the first person exists.
+
+        Raises `Unavailable`.
         """
         known: Mapping[str, bytes] = store.fingerprints(self.connection)
         mine = self._secrets.fingerprints()
@@ -162,7 +163,7 @@ class PersonVault:
                 "host that serves, or restore it from the backup of the secrets"
             )
         if used and mine.keys() - known.keys():
-            # It opens what is there, so it is the right one.
+            # A wrapping key that unwraps a stored key is the right one, so its fingerprint can be stored.
             for version in used:
                 person_id, wrapped = store.any_of_version(self.connection, version)
                 self._unwrap(person_id, wrapped, version)
@@ -170,9 +171,11 @@ class PersonVault:
                 store.add_fingerprint(self.connection, name, fingerprint)
 
     def _wraps_with(self) -> int:
-        """The version that a new person's key is wrapped with: the newest that is in use. A newer one is used from its `rewrap`
-        on, when every host has it. Raises `Unavailable` where this host has other secrets than the database was written with: at
-        its start there may have been nobody yet to tell by.
+        """The version that wraps the key of a new person: the newest one in use. A newer version is in use after its `rewrap`, when every
+        host has it.
+
+        Raises `Unavailable` if this host's secrets differ from those that the database was written with. The check at the host's start
+        could not see that if no person existed then.
         """
         used = store.versions(self.connection)
         if used and not self._checked:
@@ -189,11 +192,11 @@ class PersonVault:
         return self._secrets.version in host.wrapping
 
     def check_hosts(self, hosts: Sequence[HostSecrets]) -> None:
-        """Raises `Conflict` where one of these hosts could not open what is wrapped with the newest version."""
+        """Raises `Conflict` if one of these hosts has not loaded the newest version, and so could not unwrap keys."""
         refuse_where_missing(hosts, f"{WRAP}{self._secrets.version}", self.is_newest_on)
 
     def rewrap(self) -> int:
-        """Wrap a batch of keys that have an older version with the newest one. Returns how many; 0 at the end."""
+        """Wrap a batch of keys of older versions with the newest version. Returns how many; 0 if none is left."""
         version = self._secrets.version
         with self.connection.transaction():
             rows = store.lock_older(self.connection, version, REWRAP_BATCH)
@@ -209,8 +212,8 @@ class PersonVault:
         return AESGCM(found)
 
     def _wrapped_for(self, person_id: UUID) -> bytes:
-        """The associated data of a wrapped key: the person, and the lookup key, so that a host with another one opens nothing
-        rather than finding nobody.
+        """The associated data of a wrapped key: the person and the lookup key. So a host with another lookup key fails to unwrap,
+        instead of silently finding no person.
         """
         return b"person_key\0" + person_id.bytes + self._secrets.lookup_fingerprint
 
@@ -219,7 +222,7 @@ class PersonVault:
         return nonce + self._cipher(version).encrypt(nonce, key, self._wrapped_for(person_id))
 
     def _unwrap(self, person_id: UUID, wrapped: bytes, version: int) -> bytes:
-        cipher: Any = self._cipher(version)
+        cipher = self._cipher(version)
         try:
             key: bytes = cipher.decrypt(
                 wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], self._wrapped_for(person_id)

@@ -1,20 +1,20 @@
-"""What a name looks like: two names with one skeleton are taken for each other by whoever reads them.
+"""The skeleton of a name, after UTS #39: names that a reader can mistake for each other have the same skeleton.
 
-NFKC and case folding (UAX #15, #31), marks taken off, then letters and digits of other scripts by what they look like: the rows
-of the confusables of UTS #39 whose prototype is a Latin letter or a digit, and those between kana and Han. Characters that show
-as nothing are refused before (`kernel.text`).
+Steps: NFKC and case folding (UAX #15, #31); combining marks are removed; letters and digits of other scripts are replaced by what they
+look like. The table has the confusables of UTS #39 whose prototype is a Latin letter or a digit, and those between kana and Han.
+Invisible characters are refused earlier (`kernel.text`).
 
-Beside the table, Latin letters with a stroke, a hook or the like, which have no decomposition (`ø`, `đ`, `ł`, `ɓ`), and small capitals
-are read off their names in Python's Unicode Character Database: names never change (Unicode stability policy). Limits: the table is
-ours, from the rows of UTS #39 that this was made with; a script that it does not have is not compared with Latin, nor Han with Han.
-Decision 41 says why no library is asked.
+Latin letters with a stroke, a hook or the like have no decomposition (`ø`, `đ`, `ł`, `ɓ`). They, and small capitals, are replaced by the
+letter in their Unicode names, which never change (Unicode stability policy). Limits: the table is a copy of some rows of UTS #39; a
+script that it does not have is not compared with Latin, and Han characters are not compared with each other. Decision 41 says why no
+library is used.
 """
 
 import re
 import unicodedata
 from typing import Final
 
-# prototype: what is taken for it, after case folding.
+# prototype -> the characters that look like it, after case folding.
 _LIKE: Final = {
     "a": "аαɑ⍺ᴀᎪ𖽀ꭺ",
     "b": "вьƅβßᏴᏏᏼꮟʙ",
@@ -61,7 +61,7 @@ _LATIN: Final = re.compile(r"LATIN (?:SMALL LETTER|LETTER SMALL CAPITAL) ([A-Z])
 
 
 def _base(char: str) -> str:
-    """The Latin letter that a letter shows as, by its name; itself where it is none."""
+    """The Latin letter in the Unicode name of a character; the character itself if its name has none."""
     if char.isascii():
         return char
     found = _LATIN.fullmatch(unicodedata.name(char, ""))
@@ -69,11 +69,11 @@ def _base(char: str) -> str:
 
 
 def skeleton(name: str) -> str:
-    """The same for all names that look alike."""
+    """A text that is equal for all names that look alike."""
     text = unicodedata.normalize("NFKC", name).casefold()
     text = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
     text = _SPACES.sub("", text).translate(_MAP)
-    # What a name says goes through the table again, so that a skeleton is its own.
+    # The table is applied again to the letters that `_base` gives, so that the skeleton of a skeleton is itself.
     text = "".join(map(_base, text)).translate(_MAP)
     for pair, looks in _PAIRS:
         text = text.replace(pair, looks)

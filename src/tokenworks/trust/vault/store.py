@@ -1,4 +1,4 @@
-"""The SQL of person keys."""
+"""The SQL of person keys, and of the fingerprints of the vault's secrets."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -9,7 +9,7 @@ from tokenworks.trust.secret_files import WRAP
 
 
 def add_key(connection: Connection, person_id: UUID, wrapped: bytes, version: int) -> bool:
-    """False where there is one already."""
+    """Add the key of a person. Returns False if there is one already."""
     row = connection.execute(
         """INSERT INTO person_key (person_id, wrapped, wrap_version) VALUES (%s, %s, %s)
            ON CONFLICT DO NOTHING RETURNING 1""",
@@ -28,7 +28,7 @@ def add_keys(connection: Connection, rows: Sequence[tuple[UUID, bytes, int]]) ->
 
 
 def wrapped_keys(connection: Connection, person_ids: Sequence[UUID]) -> list[tuple[UUID, bytes, int]]:
-    """Of those that were not destroyed."""
+    """(person, wrapped key, version of the wrapping key) of these persons, without destroyed keys."""
     rows = connection.execute(
         "SELECT person_id, wrapped, wrap_version FROM person_key WHERE person_id = ANY(%s) AND wrapped IS NOT NULL",
         (list(person_ids),),
@@ -37,7 +37,7 @@ def wrapped_keys(connection: Connection, person_ids: Sequence[UUID]) -> list[tup
 
 
 def states(connection: Connection, person_ids: Sequence[UUID]) -> dict[UUID, bool]:
-    """Whether the key of each known person is there still."""
+    """For each known person: True if the key exists, False if it was destroyed."""
     rows = connection.execute(
         "SELECT person_id, wrapped IS NOT NULL FROM person_key WHERE person_id = ANY(%s)", (list(person_ids),)
     )
@@ -71,7 +71,7 @@ def add_fingerprint(connection: Connection, name: str, fingerprint: bytes) -> No
 
 
 def versions(connection: Connection) -> set[int]:
-    """The versions of the wrapping key that are in use: one step of an index for each."""
+    """The versions of the wrapping key that are in use. The query takes one index step per version."""
     rows = connection.execute(
         """WITH RECURSIVE used AS (
                (SELECT min(wrap_version) AS version FROM person_key WHERE wrapped IS NOT NULL)

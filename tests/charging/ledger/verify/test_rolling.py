@@ -45,13 +45,13 @@ def run(sold, **more):  # noqa: F811
 
 def test_what_is_new_is_read_of_every_account_and_the_old_in_turns(audited):
     found, read = run(audited)
-    assert found == [] and read == rolling.Read(0, 1, 2, full=False)
+    assert found == [] and read == rolling.Coverage(0, 1, 2, full=False)
     settled(audited, 8, [audited.record(0), audited.record(1)])
     found, read = run(audited)
-    assert found == [] and read == rolling.Read(2, 1, 2, full=False)
-    assert run(audited, full=True)[1] == rolling.Read(0, 2, 2, full=True)
+    assert found == [] and read == rolling.Coverage(2, 1, 2, full=False)
+    assert run(audited, full=True)[1] == rolling.Coverage(0, 2, 2, full=True)
     # A full run leaves whose turn it is.
-    assert run(audited)[1] == rolling.Read(0, 1, 2, full=False)
+    assert run(audited)[1] == rolling.Coverage(0, 1, 2, full=False)
 
 
 def test_new_history_that_is_changed_is_named_whosever_turn_it_is(audited):
@@ -65,7 +65,9 @@ def test_new_history_that_is_changed_is_named_whosever_turn_it_is(audited):
     ):
         with audited.connection.transaction(force_rollback=True):
             audited.connection.execute(statement, (record[1].usage_id,))
-            found, _ = rolling.look(audited.connection, checks_of(audited), ACROSS, findings_max=100)
+            found, _ = rolling.run_in_transaction(
+                audited.connection, checks_of(audited), ACROSS, findings_max=100
+            )
             assert str(audited.accounts[0]) in " ".join(f.where for f in found), statement
 
 

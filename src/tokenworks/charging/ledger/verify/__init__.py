@@ -1,8 +1,8 @@
-"""The auditor's pass: recompute every invariant from the tables, and name the rows that break one.
+"""The auditor: it recomputes every invariant from the tables and names the rows that break one.
 
-It streams; it holds no table in memory, and it reads one snapshot (REPEATABLE READ), so that it can run beside
-a server that settles. A check is a statement that returns (where, detail) of the rows that break its invariant, or a function
-that yields findings; rooms above charging hand in their own (`more`). docs/VERIFY.md says which tables and columns are covered.
+The auditor streams rows, holds no table in memory, and reads one snapshot (REPEATABLE READ), so it can run while a server settles. A
+check is either a statement that returns (where, detail) of the rows that break its invariant, or a function that yields findings.
+Rooms above charging pass in their own checks. docs/VERIFY.md lists the tables and columns that are covered.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,10 +29,10 @@ CHECKS: Final[dict[str, str]] = {
     **usage.CHECKS,
     **chains.CHECKS,
 }
-"""Charging's own: invariant -> statement."""
+"""The statements of charging: invariant -> SQL."""
 
-Pass = Callable[[Connection], Iterable[Finding]]
-"""A check that is no statement: it reads rows and recomputes them with the product's own rules."""
+CheckFunction = Callable[[Connection], Iterable[Finding]]
+"""A check in Python: it reads rows and recomputes them with the rules of the product."""
 
 
 def verify(
@@ -40,36 +40,38 @@ def verify(
     cards: dict[str, RateCard],
     progress: Callable[[str, int], None] | None = None,
     more: Mapping[str, str] | None = None,
-    passes: Sequence[tuple[str, Pass]] = (),
+    passes: Sequence[tuple[str, CheckFunction]] = (),
 ) -> list[Finding]:
-    """Every broken invariant, at most `FINDINGS_MAX`. `cards` are the rate cards by version. Changes nothing.
+    """All findings, at most `FINDINGS_MAX`. Changes nothing. `cards`: the rate cards by version.
 
-    `more` and `passes` are the checks of other rooms. `progress(what, done)` is called as it goes on.
+    `more` and `passes`: the statements and the functions of other rooms. `progress(invariant, steps done)` is called after each check.
     """
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         found: list[Finding] = []
-        for at, (invariant, check) in enumerate(checks(cards, more, passes), 1):
+        for step, (invariant, check) in enumerate(checks(cards, more, passes), 1):
             found += check(connection)
             if len(found) >= FINDINGS_MAX:
                 break
             if progress:
-                progress(invariant, at)
+                progress(invariant, step)
     return found[:FINDINGS_MAX]
 
 
-def steps(more: Mapping[str, str] | None = None, passes: Sequence[tuple[str, Pass]] = ()) -> int:
-    """How many steps `progress` counts to."""
+def steps(more: Mapping[str, str] | None = None, passes: Sequence[tuple[str, CheckFunction]] = ()) -> int:
+    """The number of steps that `progress` counts to."""
     return sum(1 for _ in checks({}, more, passes))
 
 
 def checks(
-    cards: dict[str, RateCard], more: Mapping[str, str] | None = None, passes: Sequence[tuple[str, Pass]] = ()
-) -> Iterator[tuple[str, Pass]]:
-    """(invariant, check) of all, in their order."""
+    cards: dict[str, RateCard],
+    more: Mapping[str, str] | None = None,
+    passes: Sequence[tuple[str, CheckFunction]] = (),
+) -> Iterator[tuple[str, CheckFunction]]:
+    """(invariant, check) of all checks, in the order in which they run."""
     for invariant, statement in {**CHECKS, **(more or {})}.items():
         yield invariant, _stated(invariant, statement)
-    own: list[tuple[str, Pass]] = [
+    own: list[tuple[str, CheckFunction]] = [
         (REFERENCES, lambda connection: references(connection, FINDINGS_MAX)),
         (RERATED, lambda connection: rerate(connection, cards)),
         (CHAINED, chains.history),
@@ -78,7 +80,7 @@ def checks(
         yield invariant, _guarded(invariant, check)
 
 
-def _stated(invariant: str, statement: str) -> Pass:
+def _stated(invariant: str, statement: str) -> CheckFunction:
     def check(connection: Connection) -> Iterator[Finding]:
         limited = f"{statement} LIMIT {FINDINGS_MAX}"
         for where, detail in connection.execute(limited.encode()):
@@ -87,8 +89,8 @@ def _stated(invariant: str, statement: str) -> Pass:
     return _guarded(invariant, check)
 
 
-def _guarded(invariant: str, check: Pass) -> Pass:
-    """A row that a check can't read is a finding, and keeps no other check from its turn."""
+def _guarded(invariant: str, check: CheckFunction) -> CheckFunction:
+    """The check, with an error turned into a finding: a row that one check cannot read does not stop the other checks."""
 
     def guarded(connection: Connection) -> list[Finding]:
         try:
@@ -109,4 +111,14 @@ def _guarded(invariant: str, check: Pass) -> Pass:
     return guarded
 
 
-__all__ = ["CHAINED", "CHECKS", "FINDINGS_MAX", "RERATED", "Finding", "Pass", "checks", "steps", "verify"]
+__all__ = [
+    "CHAINED",
+    "CHECKS",
+    "FINDINGS_MAX",
+    "RERATED",
+    "CheckFunction",
+    "Finding",
+    "checks",
+    "steps",
+    "verify",
+]

@@ -1,8 +1,8 @@
-"""What holds of buckets, grants, windows, transfers and adjustments: statements that name the rows that break it."""
+"""The checks of buckets, grants, windows, transfers and adjustments: statements that return the rows that break an invariant."""
 
 from typing import Final
 
-# What open grants of a bucket have used: it is counted in the bucket when they are closed.
+# What open grants of a bucket have used. The bucket's own `used` gets it when a grant is closed.
 _OPEN: Final = (
     """SELECT account_id, bucket_id, sum(used) AS used FROM grants WHERE state = 'open' GROUP BY 1, 2"""
 )
@@ -55,9 +55,9 @@ CHECKS: Final[dict[str, str]] = {
             LEFT JOIN bucket g ON g.account_id = t.account_id AND g.bucket_id = t.to_bucket_id AND g.kind = 'cap'
                 AND g.cap_of = t.to_member_id
         WHERE f.bucket_id IS NULL OR g.bucket_id IS NULL""",
-    "bucket: a balance that was issued is not empty": """
+    "bucket: no balance was issued with a quantity of zero": """
         SELECT 'bucket ' || bucket_id, 'nothing was ever in it' FROM bucket WHERE kind = 'balance' AND total = 0""",
-    "bucket: what its entries moved is what it says it got, used, lost and gave": f"""
+    "bucket: its total, used, expired and withdrawn quantities are the sums of its entries": f"""
         WITH moved AS (
             SELECT p.account_id, p.bucket_id, count(*) FILTER (WHERE ledger_account = 'issued') AS issues,
                 coalesce(-sum(amount) FILTER (WHERE ledger_account = 'issued'), 0) AS issued,
@@ -83,14 +83,14 @@ CHECKS: Final[dict[str, str]] = {
             OR b.expired <> m.expired OR b.withdrawn <> m.withdrawn + m.rolled_out + m.taken
             OR m.issues <> CASE WHEN r.bucket_id IS NULL THEN 1 ELSE 0 END
             OR (b.rollover_to IS NOT NULL) <> (m.rolled_out > 0)""",
-    "bucket: what goes on of it goes to one that begins where it ends, for the same": """
+    "bucket: its rollover goes to a bucket that begins at its end, with the same product, unit and rates": """
         SELECT 'bucket ' || f.bucket_id || ' of account ' || f.account_id, format('goes on in %s, %s', f.rollover_to, b.bucket_id) FROM bucket f
         LEFT JOIN bucket b ON b.account_id = f.account_id AND b.bucket_id = f.rollover_to AND b.kind = 'balance'
             AND (b.product_id, b.unit, b.rate_version, b.valid_from, b.valid_until, b.model_classes, b.priority)
                 = (f.product_id, f.unit, f.rate_version, f.valid_until, f.rollover_until, f.model_classes, greatest(0, f.priority - 1))
             AND b.charge_id IS NOT DISTINCT FROM f.charge_id
         WHERE f.rollover_to IS NOT NULL AND b.bucket_id IS NULL""",
-    "bucket: what has ended is empty, and ended for what its entries say": """
+    "bucket: a closed one has no remainder, and closed for the reason that its entries have": """
         SELECT 'bucket ' || bucket_id || ' of account ' || account_id, format('%s: %s left, %s expired', closing, remaining, expired) FROM bucket b
         WHERE (closing IS NOT NULL AND remaining > 0)
             OR (expired > 0 AND closing IS DISTINCT FROM 'expire' AND closing IS DISTINCT FROM 'rollover')
@@ -98,24 +98,24 @@ CHECKS: Final[dict[str, str]] = {
             OR (closing IS DISTINCT FROM 'withdraw' AND EXISTS (SELECT 1 FROM posting p WHERE p.account_id = b.account_id
                 AND p.bucket_id = b.bucket_id AND p.ledger_account = 'withdrawn'))
             OR (rollover_to IS NOT NULL AND closing IS DISTINCT FROM 'rollover')""",
-    "bucket: a balance and a window are of a product, a cap is of none": """
+    "bucket: a balance and a window belong to a product, a cap does not": """
         SELECT 'bucket ' || bucket_id || ' of account ' || account_id, format('%s, product %s, charge %s, cap of %s, %s of %s seconds', kind,
                product_id, charge_id, cap_of, window_quantity, window_s) FROM bucket
         WHERE (kind <> 'cap' AND cap_of IS NOT NULL) OR (kind <> 'balance' AND (charge_id IS NOT NULL OR rollover_left IS NOT NULL))
             OR (kind = 'window') <> (window_quantity IS NOT NULL)
             OR (kind = 'cap' AND (product_id IS NOT NULL OR unit <> 'token' OR priority <> 0 OR model_classes <> '{*}' OR rate_version <> 'cap'
                 OR paused))""",
-    "bucket: what a charge brought begins and ends with it": """
+    "bucket: it is valid for the period of its charge": """
         SELECT 'bucket ' || b.bucket_id || ' of account ' || b.account_id, format('%s to %s, charge %s of %s', b.valid_from, b.valid_until,
                c.charge_id, c.period_start)
         FROM bucket b LEFT JOIN charge c ON c.account_id = b.account_id AND c.charge_id = b.charge_id AND c.product_id = b.product_id
             AND c.kind IN ('cycle', 'step', 'change')
         WHERE b.charge_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM bucket f WHERE f.account_id = b.account_id AND f.rollover_to = b.bucket_id)
             AND (c.charge_id IS NULL OR b.valid_from <> c.period_start
-                -- What is earned by time ends earlier where its product does; the bucket is withdrawn then.
+                -- A charge that is earned by time ends early if its product does; its bucket is then withdrawn.
                 OR (b.valid_until IS DISTINCT FROM c.period_end AND NOT (c.recognise = 'time' AND b.closing IS NOT NULL
                     AND (b.valid_until IS NULL OR b.valid_until > c.period_end))))""",
-    "grant: it is of a bucket of its account, of a journal, and closed when its state says so": """
+    "grant: its bucket and its journal exist, and it has a closing time exactly if it is not open": """
         SELECT 'grant ' || g.grant_id || ' of account ' || g.account_id, format('bucket %s, journal %s, %s, closed at %s, doubt %s', g.bucket_id,
                g.journal_id, g.state, g.closed_at, g.doubt)
         FROM grants g LEFT JOIN bucket b USING (account_id, bucket_id) LEFT JOIN journal j USING (journal_id)
@@ -123,18 +123,18 @@ CHECKS: Final[dict[str, str]] = {
             OR (g.doubt = 'quarantine' AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.account_id = g.account_id
                 AND q.journal_id = g.journal_id AND q.state = 'held'))
             OR g.doubt <> 'quarantine'""",
-    "grant: what is drawn from it is by its journal's usage, of its bucket": """
+    "grant: only usage of its journal draws on it, and for its bucket": """
         SELECT 'grant ' || g.grant_id || ' of account ' || g.account_id, format('usage %s of journal %s, bucket %s', u.usage_id, u.journal_id, p->>0)
         FROM usage u CROSS JOIN LATERAL jsonb_array_elements(u.parts) p
             JOIN grants g ON g.account_id = u.account_id AND g.grant_id = (p->>1)::uuid
         WHERE (p->>5)::bigint > 0 AND (g.journal_id <> u.journal_id OR encode(uuid_send(g.bucket_id), 'hex') <> p->>0)""",
-    "window: each of its uses is of a record, as much and at that time": """
+    "window: each use has the amount and the time of its usage record": """
         SELECT 'bucket ' || w.bucket_id || ' of account ' || w.account_id, format('usage %s, %s at %s', w.usage_id, w.amount, w.used_at)
         FROM window_use w LEFT JOIN usage u USING (account_id, usage_id) LEFT JOIN bucket b USING (account_id, bucket_id)
         WHERE u.usage_id IS NULL OR b.kind IS DISTINCT FROM 'window' OR w.used_at <> u.ended_at OR w.amount <> (
             SELECT coalesce(sum((p->>5)::bigint), 0) FROM jsonb_array_elements(u.parts) p
             WHERE p->>0 = replace(w.bucket_id::text, '-', '') AND p->>4 = 'window')""",
-    "adjustment: what was done of it is one entry, and what was not is none": """
+    "adjustment: one that was done has one entry, any other has none": """
         WITH posted AS (
             SELECT e.account_id, e.ref, count(DISTINCT e.entry_id) AS entries, min(e.entry_id::text) AS entry_id, count(*) AS lines,
                 sum(amount) FILTER (WHERE ledger_account = 'customer_liability' AND line_no = 1) AS amount,
@@ -147,7 +147,7 @@ CHECKS: Final[dict[str, str]] = {
         FROM (SELECT *, adjustment_id::text AS ref FROM adjustment WHERE state = 'done') a FULL JOIN posted p USING (account_id, ref)
         WHERE a.adjustment_id IS NULL OR p.ref IS NULL OR p.entries <> 1 OR p.lines <> 2 OR p.against <> 1
             OR a.amount IS DISTINCT FROM p.amount OR a.bucket_id::text IS DISTINCT FROM p.bucket_id OR a.unit <> p.unit OR a.unit <> p.unit_too""",
-    "adjustment: it is of a balance of its account, and decided by another person after it was asked": """
+    "adjustment: it is for a balance of its account, and its decision came after its request": """
         SELECT 'adjustment ' || a.adjustment_id, format('%s of bucket %s, %s by %s at %s', a.unit, a.bucket_id, a.state, a.decided_by, a.decided_at)
         FROM adjustment a LEFT JOIN bucket b USING (account_id, bucket_id)
         WHERE b.kind IS DISTINCT FROM 'balance' OR b.unit <> a.unit OR (a.state = 'asked') <> (a.decided_by IS NULL)

@@ -1,6 +1,6 @@
-"""What holds of chains: history is what it was when it was chained, all of it is in a chain, and heads are where their links end.
+"""The checks of chains: entries are unchanged since they were chained, every entry is in a chain, and each head is its last link.
 
-A link is made again from the rows that it covers, with the bytes that were hashed (`chain`, `chain_store`).
+A link is rebuilt from the rows that it covers, from the same bytes that were hashed (`chain`, `chain_store`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,16 +18,16 @@ from tokenworks.charging.ledger.verify.finding import Finding
 
 INVARIANT: Final = "chain: history is what it was when it was chained"
 REMEMBERED: Final = "chain: it goes on from where the auditor saw it end"
-# Links that are held at once.
+# The most links in memory at once.
 LINKS_AT_ONCE: Final = 500
 
 CHECKS: Final[dict[str, str]] = {
-    "chain: a usage record that says that it is of an entry is in the link of that entry": """
+    "chain: a usage record is in the link of its entry": """
         SELECT 'usage ' || usage_id, 'is not in the link of its entry' FROM usage u JOIN chain_link l USING (account_id, entry_id)
         WHERE position(uuid_send(u.usage_id) IN l.rows) = 0""",
     "chain: an entry is in one link": """
         SELECT 'entry ' || entry_id, 'is in two links' FROM chain_link GROUP BY account_id, entry_id HAVING count(*) > 1""",
-    "chain: an entry of before the last link of its account is in a chain": """
+    "chain: an entry older than the last link of the account's own chain is in a chain": """
         SELECT 'entry ' || e.entry_id, 'is in no chain, though later ones are' FROM entry e JOIN chain_head h ON h.account_id = e.account_id
             AND h.chain_id = '00000000-0000-0000-0000-000000000000' AND e.posted_at < to_timestamp(h.seq / 1000.0)
         WHERE NOT EXISTS (SELECT 1 FROM chain_link l WHERE l.account_id = e.account_id AND l.entry_id = e.entry_id)""",
@@ -37,7 +37,7 @@ CHECKS: Final[dict[str, str]] = {
         FROM chain_head h FULL JOIN (SELECT DISTINCT ON (account_id, chain_id) account_id, chain_id, link_no, seq, hash FROM chain_link
                                      ORDER BY account_id, chain_id, link_no DESC) l USING (account_id, chain_id)
         WHERE (h.link_no, h.seq, h.hash) IS DISTINCT FROM (l.link_no, l.seq, l.hash)""",
-    "chain: what names heads names links that are there, and names them once": """
+    "chain: an entry of heads names existing links, and no two entries name the same": """
         SELECT 'entry ' || e.entry_id || ' of account ' || e.account_id, format('says %s, and the link is %s', h, encode(l.hash, 'hex'))
         FROM entry e CROSS JOIN LATERAL regexp_split_to_table(e.ref, ' ') h
             LEFT JOIN chain_link l ON l.account_id = e.account_id AND h ~ '^[0-9a-f]{32}:[0-9]{1,18}:[0-9a-f]{64}$'
@@ -51,19 +51,20 @@ CHECKS: Final[dict[str, str]] = {
 
 
 def history(connection: Connection) -> Iterator[Finding]:
-    """What does not fit its link, of all chains, `LINKS_AT_ONCE` of them in memory. In the caller's transaction, whose snapshot
-    should not change meanwhile.
+    """Findings of all chains: rows that do not match their links.
+
+    Runs in the caller's transaction, which must keep one snapshot. At most `LINKS_AT_ONCE` links are in memory.
     """
-    yield from _links(connection, digests.unlike("chain_link"))
+    yield from _links(connection, digests.differing_links("chain_link"))
 
 
 def fresh(connection: Connection) -> Iterator[Finding]:
-    """As `history`, of the links in `fresh_link`, which go on from where the auditor remembers that their chains ended."""
-    yield from _links(connection, digests.unlike("fresh_link", "seen_no", "seen_hash"))
+    """As `history`, for the links in `fresh_link`: the links after the heads that the auditor remembers."""
+    yield from _links(connection, digests.differing_links("fresh_link", "seen_no", "seen_hash"))
 
 
 def remembered(connection: Connection) -> Iterator[Finding]:
-    """Chains that are shorter than the auditor saw them, or that have another link where it saw them end."""
+    """Findings of chains that are shorter than at the last run, or have another link where they ended then."""
     for account_id, chain_id, link_no, now_no in connection.execute(
         """SELECT v.account_id, v.chain_id, v.link_no, h.link_no FROM verify_head v
            LEFT JOIN chain_head h USING (account_id, chain_id)
@@ -77,24 +78,24 @@ def remembered(connection: Connection) -> Iterator[Finding]:
         yield Finding(REMEMBERED, f"chain {account_id}/{chain_id}", detail)
 
 
-def _links(connection: Connection, unlike: str) -> Iterator[Finding]:
-    """Findings of the links that the database could not show to be right, made again from their rows by the code that settles."""
+def _links(connection: Connection, differing: str) -> Iterator[Finding]:
+    """Findings of the links that the statement `differing` returns. Each is rebuilt from its rows by the code that settles."""
     with connection.cursor("chains") as cursor:
         cursor.itersize = LINKS_AT_ONCE
-        cursor.execute(unlike.encode())
+        cursor.execute(differing.encode())
         while batch := cursor.fetchmany(LINKS_AT_ONCE):
             entries, usage = _rows_of(connection, batch)
-            for account_id, _, link_no, entry_id, seq, rows, hashed, before_no, before_hash in batch:
-                kept = Link(link_no, entry_id, seq, bytes(rows), bytes(hashed))
+            for account_id, _, link_no, entry_id, seq, rows, link_hash, before_no, before_hash in batch:
+                link = Link(link_no, entry_id, seq, bytes(rows), bytes(link_hash))
                 before = Head(0, before_no, bytes(before_hash))
-                for where, detail in _check(kept, before, entries.get((account_id, entry_id)), usage):
+                for where, detail in _check(link, before, entries.get((account_id, entry_id)), usage):
                     yield Finding(INVARIANT, f"{where} of account {account_id}", detail)
 
 
 def _rows_of(
     connection: Connection, batch: Sequence[TupleRow]
 ) -> tuple[dict[Key, bytes], dict[tuple[UUID, str], bytes]]:
-    """Of a batch of links: the entries' digests, and those of usage by (entry, id)."""
+    """The digests of a batch of links: of entries by (account, entry), and of usage records by (entry, usage id)."""
     entries = chain_store.entry_digests_of_all(connection, [(row[0], row[3]) for row in batch])
     ids = [(row[0], UUID(usage_id)) for row in batch for usage_id in chain.digests_of(bytes(row[5]))]
     usage = {
@@ -105,20 +106,21 @@ def _rows_of(
 
 
 def _check(
-    kept: Link, before: Head, entry: bytes | None, usage: dict[tuple[UUID, str], bytes]
+    link: Link, before: Head, entry: bytes | None, usage: dict[tuple[UUID, str], bytes]
 ) -> Iterator[tuple[str, str]]:
-    if kept.link_no != before.link_no + 1:
-        yield f"link {kept.link_no} of entry {kept.entry_id}", f"follows link {before.link_no}"
+    """(where, detail) of what differs from a stored link. `entry`: the entry's digest now; None if the entry is gone."""
+    if link.link_no != before.link_no + 1:
+        yield f"link {link.link_no} of entry {link.entry_id}", f"follows link {before.link_no}"
         return
     if entry is None:
-        yield f"entry {kept.entry_id}", "is in a chain, and gone"
+        yield f"entry {link.entry_id}", "is in a chain, and gone"
         return
     wrong = False
-    for usage_id, digest in chain.digests_of(kept.rows).items():
-        now = usage.get((kept.entry_id, usage_id))
+    for usage_id, digest in chain.digests_of(link.rows).items():
+        now = usage.get((link.entry_id, usage_id))
         if now != digest:
             wrong = True
             yield f"usage {UUID(usage_id)}", "is in a chain, and gone" if now is None else "was changed"
-    made = chain.link(before, kept.seq, kept.entry_id, entry, kept.rows)
-    if not wrong and made.hash != kept.hash:
-        yield f"entry {kept.entry_id}", "was changed, or its postings or its place"
+    rebuilt = chain.link(before, link.seq, link.entry_id, entry, link.rows)
+    if not wrong and rebuilt.hash != link.hash:
+        yield f"entry {link.entry_id}", "was changed, or its postings or its place"

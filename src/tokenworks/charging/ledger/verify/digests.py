@@ -1,9 +1,9 @@
-"""The digests of `chain` as statements: the database makes the hashed bytes of a link from its rows, and returns the links that differ.
+"""The digests of `chain` in SQL: the database rebuilds the hashed bytes of links from their rows, and returns the links that differ.
 
-A digest is made of the text that settlement hashed (`settle_rows.usage_line`, `chain.entry_digest`) where the row needs no escape in it;
-it is NULL where it may, or where the row has losses or several flags. No other content of a row gives the text that was hashed: a row with a
-backslash or a tab in a text, a comma and a space in a part, or a time outside of 1970 to 9999 has no digest here. So a link that is not
-returned is right, and one that is returned is looked at again, row by row, by the code that settles (`verify/chains.py`).
+The SQL rebuilds the text that settlement hashed (`settle_rows.usage_line`, `chain.entry_digest`), but only for rows that need no
+escape. The digest is NULL for a row that may need one (a backslash or a tab in a text, a comma followed by a space in a part, a time
+outside 1970 to 9999), or that has losses or several flags. So no other content of a row can give the text that was hashed: a link that
+is not returned is right. A link that is returned is checked again, row by row, by the code that settles (`verify/chains.py`).
 """
 
 from typing import Final
@@ -21,7 +21,7 @@ _TEXTS: Final = (
     "asked",
     "choice",
 )
-# Elements of a part (`model.Part`) without counts of its own: so many separators in all parts together, but for the last one's.
+# The elements of a part (`messages.Part`) that has no counts. The text of n such parts has this many times n, less one, separators.
 _PART_FIELDS: Final = 8
 
 
@@ -30,7 +30,7 @@ def _hex(column: str) -> str:
 
 
 def _time(column: str) -> str:
-    """As `datetime.isoformat` says it in UTC."""
+    """The text of `datetime.isoformat` in UTC."""
     shown = f"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US')"
     return f"replace({shown}, '.000000', '') || '+00:00'"
 
@@ -44,22 +44,22 @@ _FIELDS: Final = (
     _hex("account_id"), _hex("usage_id"), "request_id", "attempt_no", _hex("key_id"), _hex("member_id"), "protocol", "model", "deployment",
     "state", "reason", "counted_by", _time("started_at"), _time("ended_at"), _or_null("first_byte_ms"), "latency_ms", "fresh_input",
     "cached_input", "cache_write", "audio_input", "output", "reasoning", "audio_output", "cache_write_1h", _or_null("provider_total"),
-    "replace(said, ', ', ',')", "'\\N'", "CASE WHEN flags = '{}' THEN '{}' ELSE '{\"' || flags[1] || '\"}' END", _or_null("upstream_id"),
+    "replace(parts_text, ', ', ',')", "'\\N'", "CASE WHEN flags = '{}' THEN '{}' ELSE '{\"' || flags[1] || '\"}' END", _or_null("upstream_id"),
     "CASE prompt WHEN true THEN 'True' WHEN false THEN 'False' END", _or_null("asked"), _or_null("choice"), _hex("journal_id"), "seq",
     _hex("entry_id"),
 )  # fmt: skip
 _PLAIN: Final = f"""loss IS NULL AND started_at {_SPAN} AND ended_at {_SPAN}
         AND (flags = '{{}}' OR (cardinality(flags) = 1 AND strpos(flags[1], '"') = 0))
         AND strpos(concat({", ".join(_TEXTS)}, flags[1]), '\\') = 0 AND strpos(concat({", ".join(_TEXTS)}, flags[1]), E'\\t') = 0
-        AND strpos(said, '\\') = 0 AND octet_length(said) - octet_length(replace(said, ', ', ','))
+        AND strpos(parts_text, '\\') = 0 AND octet_length(parts_text) - octet_length(replace(parts_text, ', ', ','))
             = CASE WHEN jsonb_typeof(parts) = 'array' THEN greatest(0, {_PART_FIELDS} * jsonb_array_length(parts) - 1) END"""
 
 _RECORDS: Final = f"""SELECT account_id, entry_id, string_agg(uuid_send(usage_id) || digest, '' ORDER BY usage_id) AS rows FROM (
         SELECT account_id, entry_id, usage_id,
             CASE WHEN {_PLAIN} THEN sha256(convert_to(concat_ws(E'\\t', {", ".join(_FIELDS)}) || E'\\n', 'UTF8')) END AS digest
-        FROM usage CROSS JOIN LATERAL unnest(ARRAY[parts::text]) said) r GROUP BY 1, 2"""
+        FROM usage CROSS JOIN LATERAL unnest(ARRAY[parts::text]) parts_text) r GROUP BY 1, 2"""
 
-# What is no plain text in it is a backslash alone, which no JSON has.
+# A posting with a text that needs an escape becomes a lone backslash, which valid JSON never has, so the digest differs.
 _POSTED: Final = f"""SELECT account_id, entry_id, string_agg(CASE WHEN strpos(ledger_account || unit, '"') = 0 AND strpos(ledger_account || unit, '\\') = 0
             THEN concat(',[', line_no, ',"', ledger_account, '","', unit, '",', coalesce('"' || {_hex("bucket_id")} || '"', 'null'), ',', amount, ']')
             ELSE '\\' END, '' ORDER BY line_no) AS lines
@@ -73,11 +73,11 @@ _GENESIS: Final = (
 )
 
 
-def unlike(links: str, seen_no: str = "0", seen_hash: str = "NULL") -> str:
-    """A statement for the links that do not follow from the link before or from their rows as they are now, or that may not:
-    (account, chain, link_no, entry, seq, rows, hash, link_no before, hash before), by chain.
+def differing_links(links: str, seen_no: str = "0", seen_hash: str = "NULL") -> str:
+    """A statement for the links that do not, or may not, follow from the previous link and from their rows as they are now.
 
-    `links` has the columns of `chain_link`; the first one of a chain follows on (`seen_no`, `seen_hash`), or on the chain's beginning.
+    It returns (account, chain, link_no, entry, seq, rows, hash, previous link_no, previous hash), ordered by chain. `links`: a table
+    with the columns of `chain_link`. The first link of a chain follows (`seen_no`, `seen_hash`), or else the chain's genesis.
     """
     return f"""SELECT account_id, chain_id, link_no, entry_id, seq, l.rows, hash, before_no, before_hash
         FROM (SELECT account_id, chain_id, link_no, entry_id, seq, rows, hash, coalesce(lag(link_no) OVER chain, {seen_no}) AS before_no,

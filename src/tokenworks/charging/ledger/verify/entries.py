@@ -1,6 +1,6 @@
-"""What holds of entries: each has a kind, and its postings are what the row that caused it says.
+"""The checks of entries: each entry has a known kind, and its postings match the row that caused it.
 
-The causes of payments, their reversals, payouts and roundings are billing's rows: billing's own checks look at those.
+Payments, reversals, payouts and roundings are caused by rows of billing, so the checks of billing cover them.
 """
 
 from typing import Final
@@ -9,7 +9,7 @@ KINDS: Final = (
     "issue", "expire", "withdraw", "rollover", "adjust", "usage", "charge", "credit", "refund", "recognise", "round", "payment",
     "payment_reversal", "heads",
 )  # fmt: skip
-"""Every kind of entry. What has another kind is forged, or of a release that this one does not know."""
+"""Every kind of entry. An entry of another kind is forged, or written by a newer release."""
 
 _KINDS_TEXT: Final = ", ".join(f"'{kind}'" for kind in KINDS)
 
@@ -17,15 +17,15 @@ CHECKS: Final[dict[str, str]] = {
     "entry: its postings sum to zero per unit": """
         SELECT 'entry ' || entry_id, format('%s %s', sum(amount), unit) FROM posting
         GROUP BY account_id, entry_id, unit HAVING sum(amount) <> 0""",
-    "entry: every entry has postings or moved nothing, every posting has its entry": """
+    "entry: every posting has an entry": """
         SELECT 'posting of entry ' || p.entry_id, 'has no entry' FROM posting p
         LEFT JOIN entry e USING (account_id, entry_id) WHERE e.entry_id IS NULL""",
-    "entry: its kind is one of those that are, and it posts something, or nothing where it names heads": f"""
+    "entry: its kind is known, and it has postings unless its kind needs none": f"""
         SELECT 'entry ' || entry_id || ' of account ' || account_id, format('kind %s', kind) FROM entry e
         WHERE kind NOT IN ({_KINDS_TEXT})
             OR (kind NOT IN ('usage', 'heads') AND NOT EXISTS (SELECT 1 FROM posting p WHERE p.account_id = e.account_id AND p.entry_id = e.entry_id))
             OR (kind = 'heads' AND EXISTS (SELECT 1 FROM posting p WHERE p.account_id = e.account_id AND p.entry_id = e.entry_id))""",
-    "entry: what issues, ends or goes on with a bucket moves that bucket, and posts to its accounts": """
+    "entry: an issue, an expiry, a withdrawal and a rollover post to their bucket and their ledger accounts": """
         WITH shape (kind, line_no, ledger_account, sign) AS (VALUES
             ('issue', 1, 'issued', -1), ('issue', 2, 'customer_liability', 1),
             ('expire', 1, 'customer_liability', -1), ('expire', 2, 'breakage', 1),
@@ -41,7 +41,7 @@ CHECKS: Final[dict[str, str]] = {
         WHERE e.kind IN ('issue', 'expire', 'withdraw', 'rollover') AND (s.kind IS NULL OR b.bucket_id IS NULL
             OR e.ref <> coalesce(f.bucket_id, b.bucket_id)::text
             OR (e.kind = 'rollover' AND p.line_no = 2 AND p.ledger_account = 'customer_liability' AND f.bucket_id IS NULL))""",
-    "entry: a charge, a credit and a refund each have theirs, and it posts what they say": """
+    "entry: each charge, credit and refund has one, which posts its amounts": """
         WITH cause AS (SELECT account_id, entry_id, charge_id, CASE WHEN kind IN ('credit', 'refund') THEN kind ELSE 'charge' END AS kind,
                            currency, amount_nano, tax_nano FROM charge),
         posted AS (
@@ -63,13 +63,13 @@ CHECKS: Final[dict[str, str]] = {
             OR CASE WHEN c.kind = 'charge' THEN p.liability IS DISTINCT FROM c.tax_nano - c.amount_nano
                 ELSE p.liability IS NULL OR p.liability < 0 OR p.refund IS NULL OR p.refund < 0
                     OR p.liability + p.refund <> c.tax_nano - c.amount_nano END""",
-    "entry: its lines are numbered, one after the other": """
+    "entry: its lines are numbered consecutively": """
         SELECT 'entry ' || e.entry_id || ' of account ' || e.account_id, format('%s: %s lines from %s to %s', e.kind, count(*), min(line_no), max(line_no))
         FROM entry e JOIN posting p USING (account_id, entry_id) GROUP BY e.account_id, e.entry_id, e.kind
-        -- A line that is zero is not posted where revenue is; what is lost is numbered from a million.
+        -- An entry of recognised revenue omits lines that are zero; lines of a loss are numbered from a million.
         HAVING min(line_no) <> 1 AND e.kind <> 'usage' OR min(line_no) < 1
             OR (e.kind NOT IN ('usage', 'recognise') AND max(line_no) <> count(*))""",
-    "entry: what became revenue or breakage is of a charge, and all of it is in its sums": """
+    "entry: recognised revenue and breakage belong to a charge, whose sums include them": """
         WITH posted AS (
             SELECT e.account_id, e.ref, min(e.entry_id::text) AS entry_id, min(unit) AS unit, max(unit) AS unit_too,
                 count(*) FILTER (WHERE p.bucket_id IS NOT NULL OR NOT coalesce((line_no, ledger_account) IN (

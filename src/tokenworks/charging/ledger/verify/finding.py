@@ -1,10 +1,10 @@
-"""What the auditor finds."""
+"""The type of the auditor's findings."""
 
 from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """One broken invariant: which, where, and by how much."""
+    """One broken invariant: its name, the row that breaks it, and the values that differ."""
 
     invariant: str
     where: str

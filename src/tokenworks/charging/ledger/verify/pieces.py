@@ -1,6 +1,6 @@
-"""What a run of the auditor is divided into, and how one piece of it is read: a range of accounts, by checks behind temporary views.
+"""A piece of an auditor's run: a range of accounts and the checks that read it, through temporary views.
 
-A piece is read in a sub-transaction of its own, which leaves nothing behind, by whichever process is free.
+Any process can read a piece. It does so in a sub-transaction that is rolled back, so nothing stays behind.
 """
 
 import contextlib
@@ -16,86 +16,85 @@ from tokenworks.charging.ledger.verify.finding import Finding
 
 OF_AN_ENTRY: Final = (
     "entry: its postings sum to zero per unit",
-    "entry: every entry has postings or moved nothing, every posting has its entry",
-    "entry: its kind is one of those that are, and it posts something, or nothing where it names heads",
-    "entry: what issues, ends or goes on with a bucket moves that bucket, and posts to its accounts",
-    "usage: its parts are of its account's buckets, at the bucket's rate version",
+    "entry: every posting has an entry",
+    "entry: its kind is known, and it has postings unless its kind needs none",
+    "entry: an issue, an expiry, a withdrawal and a rollover post to their bucket and their ledger accounts",
+    "usage: its parts draw on buckets of its account, at the bucket's rate version",
     "usage: the provider's total is the sum of its classes",
-    "usage: its entry posts what its parts drew and what was lost, and nothing else",
-    "usage: rated anew, it costs the same, and its parts and losses are its tokens, class by class",
-    "grant: what is drawn from it is by its journal's usage, of its bucket",
+    "usage: its entry posts exactly what its parts drew and what was lost",
+    "usage: rated again, it costs the same, and its parts and losses add up to its tokens, class by class",
+    "grant: only usage of its journal draws on it, and for its bucket",
 )
-"""Invariants that hold of a few entries alone, with their postings and usage."""
-# Beside the rows that a process holds: what a sort or a hash of a piece takes at most before it goes to disk (PostgreSQL doubles it for a
-# hash).
+"""Invariants that can be checked on a few entries alone, with their postings and usage."""
+# The most memory of one sort or hash before it goes to disk (PostgreSQL allows twice as much for a hash).
 WORK_MEM: Final = "64MB"
 TEMP_BUFFERS: Final = "64MB"
 
-Check = tuple[str, Callable[[Connection], Iterable[Finding]]]
+NamedCheck = tuple[str, Callable[[Connection], Iterable[Finding]]]
 
 
-class Accounts(NamedTuple):
-    """Accounts above `after`, up to `upto` (None: to the end)."""
+class AccountRange(NamedTuple):
+    """The accounts with `after` < id <= `upto` (None: no upper bound)."""
 
     after: UUID = UUID(int=0)
     upto: UUID | None = None
 
     def are_all(self) -> bool:
-        return self == Accounts()
+        return self == AccountRange()
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """A part of a run: what was chained since the last one (`new`), or what the tables have, of these accounts; by these invariants."""
+    """A part of a run: the invariants `names`, over a range of accounts. `new`: only entries chained since the last run; `old`: all rows."""
 
     what: Literal["new", "old"]
-    accounts: Accounts
+    accounts: AccountRange
     names: tuple[str, ...]
 
 
-class Found(msgspec.Struct, frozen=True):
-    """What breaks an invariant in a piece, and how many links of it were new."""
+class PieceResult(msgspec.Struct, frozen=True):
+    """The findings of a piece, and how many of its links are new."""
 
     findings: list[Finding]
     links: int = 0
 
 
-def look_at(
+def check_piece(
     connection: Connection,
     piece: Piece,
     checks: Mapping[str, Callable[[Connection], Iterable[Finding]]],
     step: Callable[[str], None],
     findings_max: int,
-) -> Found:
-    """Read a piece, in the caller's transaction, whose snapshot should not change meanwhile. `step(invariant)` is called after each."""
+) -> PieceResult:
+    """Run the checks of a piece in the caller's transaction, which must keep one snapshot. `step(invariant)` is called after each."""
     found: list[Finding] = []
     links = 0
     with _unprepared(connection), connection.transaction(force_rollback=True):
         if not piece.accounts.are_all():
-            _in_front_of_accounts(connection, piece.accounts)
+            _show_accounts(connection, piece.accounts)
             if piece.what == "old":
-                _put_together(connection, piece.accounts)
-        chosen: list[Check] = [(name, checks[name]) for name in piece.names]
+                _copy_large_tables(connection, piece.accounts)
+        chosen: list[NamedCheck] = [(name, checks[name]) for name in piece.names]
         if piece.what == "new":
-            # What was read before is still there, and what came after it follows.
-            links = _new(connection)
-            _in_front_of_entries(connection)
+            # The remembered heads still exist, and the new links follow them.
+            links = _copy_new_links(connection)
+            _show_new_entries(connection)
             chosen = [(chains.REMEMBERED, chains.remembered), (chains.INVARIANT, chains.fresh), *chosen]
         connection.execute("SET TRANSACTION READ ONLY")
         for invariant, check in chosen:
             if len(found) < findings_max:
                 found.extend(check(connection))
             step(invariant)
-    return Found(found[:findings_max], links)
+    return PieceResult(found[:findings_max], links)
 
 
 def steps_of(pieces: Sequence[Piece]) -> int:
-    """How often `step` is called for these pieces."""
+    """How many times `step` is called for these pieces."""
     return sum(len(piece.names) + (2 if piece.what == "new" else 0) for piece in pieces)
 
 
 @contextlib.contextmanager
 def _unprepared(connection: Connection) -> Iterator[None]:
-    """A plan that is kept would go on reading the tables behind the views."""
+    """Without prepared statements: a cached plan would read the tables instead of the temporary views."""
     before = connection.prepare_threshold
     connection.prepare_threshold = None
     try:
@@ -104,8 +103,8 @@ def _unprepared(connection: Connection) -> Iterator[None]:
         connection.prepare_threshold = before
 
 
-def _new(connection: Connection) -> int:
-    """The links since the last run, and their entries and usage, as temporary tables. Returns how many links."""
+def _copy_new_links(connection: Connection) -> int:
+    """Copy the links since the last run, and the ids of their usage, to temporary tables. Returns how many links."""
     connection.execute(
         """CREATE TEMP TABLE fresh_link ON COMMIT DROP AS
            SELECT l.account_id, l.chain_id, l.link_no, l.entry_id, l.seq, l.rows, l.hash, coalesce(v.link_no, 0) AS seen_no,
@@ -125,8 +124,8 @@ def _new(connection: Connection) -> int:
     return int(row[0])
 
 
-def _in_front_of_entries(connection: Connection) -> None:
-    """Entries, postings and usage are those of the new links alone."""
+def _show_new_entries(connection: Connection) -> None:
+    """Put temporary tables in front of entries, postings and usage, with the rows of the new links alone."""
     for table, key, fresh in (
         ("entry", "entry_id", "fresh_link"),
         ("posting", "entry_id", "fresh_link"),
@@ -140,10 +139,10 @@ def _in_front_of_entries(connection: Connection) -> None:
                    WHERE (t.account_id, t.{key}) IN (SELECT account_id, {key} FROM {fresh})"""
             ).format(**names)
         )
-        _indexed(connection, table)
+        _add_indexes(connection, table)
 
 
-# The rows of a piece are scattered over the pages of these tables; a dozen checks read them.
+# The large tables, and the columns that checks join on. A piece's rows are scattered over their pages, and a dozen checks read them.
 _LARGE: Final = {
     "usage": "usage_id, entry_id",
     "entry": "entry_id",
@@ -152,19 +151,19 @@ _LARGE: Final = {
 }
 
 
-def _put_together(connection: Connection, accounts: Accounts) -> None:
-    """The rows of the large tables, as temporary tables, account by account."""
+def _copy_large_tables(connection: Connection, accounts: AccountRange) -> None:
+    """Copy a range's rows of the large tables to temporary tables, ordered by account."""
     for table in _LARGE:
         connection.execute(sql.SQL("DROP VIEW pg_temp.{}").format(sql.Identifier(table)))
         connection.execute(
             sql.SQL(
                 "CREATE TEMP TABLE {table} ON COMMIT DROP AS SELECT * FROM public.{table} WHERE {shown} ORDER BY account_id"
-            ).format(table=sql.Identifier(table), shown=_shown(accounts))
+            ).format(table=sql.Identifier(table), shown=_condition(accounts))
         )
-        _indexed(connection, table)
+        _add_indexes(connection, table)
 
 
-def _indexed(connection: Connection, table: str) -> None:
+def _add_indexes(connection: Connection, table: str) -> None:
     for column in _LARGE[table].split(", "):
         connection.execute(
             sql.SQL("CREATE INDEX ON pg_temp.{} (account_id, {})").format(
@@ -176,19 +175,20 @@ def _indexed(connection: Connection, table: str) -> None:
     )
 
 
-def _shown(accounts: Accounts) -> sql.Composed:
-    shown = sql.SQL("account_id > {}").format(sql.Literal(accounts.after))
+def _condition(accounts: AccountRange) -> sql.Composed:
+    condition = sql.SQL("account_id > {}").format(sql.Literal(accounts.after))
     if accounts.upto is not None:
-        shown += sql.SQL(" AND account_id <= {}").format(sql.Literal(accounts.upto))
-    return shown
+        condition += sql.SQL(" AND account_id <= {}").format(sql.Literal(accounts.upto))
+    return condition
 
 
-# Tables of an account or of a subscriber, and those that name a row of such a table: (table, column, what it names, its column).
+# The tables with an account or a subscriber in each row: (table, that column, whether the column is required).
 _TABLES: Final = """
     SELECT c.relname, a.attname, a.attnotnull FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
         AND a.attname IN ('account_id', 'subscriber_id') ORDER BY 1, 2"""
-_NAMING: Final = """
+# The foreign keys of one required column: (table, column, the table that it refers to, that table's column).
+_FOREIGN_KEYS: Final = """
     SELECT t.relname, o.attname, r.relname, p.attname FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid
         JOIN pg_class r ON r.oid = k.confrelid JOIN pg_attribute o ON o.attrelid = t.oid AND o.attnum = k.conkey[1] AND o.attnotnull
         JOIN pg_attribute p ON p.attrelid = r.oid AND p.attnum = k.confkey[1]
@@ -196,25 +196,26 @@ _NAMING: Final = """
     ORDER BY 1, 2"""
 
 
-def _in_front_of_accounts(connection: Connection, part: Accounts) -> None:
-    """Every table that says whose its rows are shows those of the part alone."""
-    accounts = _shown(part)
+def _show_accounts(connection: Connection, accounts: AccountRange) -> None:
+    """Put a temporary view in front of every table whose rows belong to an account, with the rows of these accounts alone."""
+    in_range = _condition(accounts)
     owned: dict[str, tuple[str, bool]] = {}
     for table, column, required in connection.execute(_TABLES):
         owned.setdefault(table, (column, required))
-    shown: dict[str, sql.Composable] = {}
-    subscribers = sql.SQL("(SELECT subscriber_id FROM public.subscriber WHERE {})").format(accounts)
+    conditions: dict[str, sql.Composable] = {}
+    subscribers = sql.SQL("(SELECT subscriber_id FROM public.subscriber WHERE {})").format(in_range)
     for table, (column, required) in owned.items():
-        shown[table] = (
-            accounts if column == "account_id" else sql.SQL("subscriber_id IN {}").format(subscribers)
+        condition: sql.Composable = (
+            in_range if column == "account_id" else sql.SQL("subscriber_id IN {}").format(subscribers)
         )
         if not required:
-            shown[table] = sql.SQL("(({}) OR {} IS NULL)").format(shown[table], sql.Identifier(column))
-    for table, column, other, key in connection.execute(_NAMING):
-        if table not in shown and other in owned:
-            shown[table] = sql.SQL("{} IN (SELECT {} FROM public.{} WHERE {})").format(
-                sql.Identifier(column), sql.Identifier(key), sql.Identifier(other), shown[other]
+            condition = sql.SQL("(({}) OR {} IS NULL)").format(condition, sql.Identifier(column))
+        conditions[table] = condition
+    for table, column, other, key in connection.execute(_FOREIGN_KEYS):
+        if table not in conditions and other in owned:
+            conditions[table] = sql.SQL("{} IN (SELECT {} FROM public.{} WHERE {})").format(
+                sql.Identifier(column), sql.Identifier(key), sql.Identifier(other), conditions[other]
             )
     view: LiteralString = "CREATE TEMP VIEW {table} AS SELECT * FROM public.{table} WHERE {shown}"
-    for table, condition in shown.items():
+    for table, condition in conditions.items():
         connection.execute(sql.SQL(view).format(table=sql.Identifier(table), shown=condition))

@@ -1,4 +1,4 @@
-"""Every foreign key of the schema, looked at anew: whoever switches them off may leave a row that names nothing."""
+"""The check of every foreign key of the schema: with foreign keys switched off, a row can refer to a missing row."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -7,7 +7,7 @@ from psycopg import Connection
 
 from tokenworks.charging.ledger.verify.finding import Finding
 
-INVARIANT: Final = "reference: the row that a row names is there"
+INVARIANT: Final = "reference: the row that a row refers to exists"
 
 _KEYS: Final = """
     SELECT c.conrelid::regclass::text, c.confrelid::regclass::text,
@@ -23,15 +23,15 @@ _KEYS: Final = """
 
 
 def references(connection: Connection, limit: int) -> Iterator[Finding]:
-    """What names a row that is not there, table by table, at most `limit` of each key. A key's columns may be empty."""
+    """Rows that refer to a missing row, table by table, at most `limit` per foreign key. A key with an empty column is skipped."""
     for table, to, columns, of, own in connection.execute(_KEYS.encode()).fetchall():
-        # A run over a part of the accounts has views in front of the tables.
+        # A run over a part of the accounts has temporary views of the same names.
         table, to = table.removeprefix("public."), to.removeprefix("public.")  # noqa: PLW2901
         joined = " AND ".join(f'r."{theirs}" = t."{ours}"' for ours, theirs in zip(columns, of, strict=True))
-        there = " AND ".join(f't."{name}" IS NOT NULL' for name in columns)
-        name = " || ' ' || ".join(f't."{column}"::text' for column in own)
-        said = " || ' ' || ".join(f't."{column}"::text' for column in columns)
-        statement = f"""SELECT '{table} ' || {name} || ', {to} ' || {said} FROM {table} t
-            WHERE {there} AND NOT EXISTS (SELECT 1 FROM {to} r WHERE {joined}) LIMIT {limit}"""
+        not_null = " AND ".join(f't."{name}" IS NOT NULL' for name in columns)
+        own_key = " || ' ' || ".join(f't."{column}"::text' for column in own)
+        foreign_key = " || ' ' || ".join(f't."{column}"::text' for column in columns)
+        statement = f"""SELECT '{table} ' || {own_key} || ', {to} ' || {foreign_key} FROM {table} t
+            WHERE {not_null} AND NOT EXISTS (SELECT 1 FROM {to} r WHERE {joined}) LIMIT {limit}"""
         for (where,) in connection.execute(statement.encode()):
             yield Finding(INVARIANT, str(where), f"there is no such {to}")

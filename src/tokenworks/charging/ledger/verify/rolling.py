@@ -1,12 +1,12 @@
-"""A run of the auditor that reads what is new since the last one, and a part of the old.
+"""A rolling run of the auditor: it reads what is new since the last run, and a part of the older rows.
 
-New is what was chained since the last run that found nothing: its links from where that run left off, with their entries,
-postings and usage, by the checks of `OF_AN_ENTRY`. The old is read account by account: the accounts of a thirtieth, the next one in
-each run, whole, by all checks but those that compare accounts with each other, which a full run alone makes. A check is restricted by
-temporary views in front of the tables, so that it is the same statement in both runs.
+New rows are the links chained since the last run without findings, with their entries, postings and usage; the checks of `OF_AN_ENTRY`
+read them. Of the older rows, each run reads the next thirtieth of the accounts completely, with all checks except those that compare
+accounts with each other: only a full run makes those. Temporary views in front of the tables restrict a check to its rows, so a check is
+the same statement in both kinds of run.
 
-A run is divided into pieces (`pieces.py`), each of a range of accounts. One process reads them all, or several do, each on a
-connection of its own, all in the snapshot of the one that leads them.
+A run is divided into pieces (`pieces.py`), each for a range of accounts. Either one process reads all pieces, or several processes do,
+each on its own connection, all in the snapshot that the leading process exports.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -19,35 +19,35 @@ from tokenworks.charging.ledger.verify.finding import Finding
 from tokenworks.charging.ledger.verify.pieces import (
     OF_AN_ENTRY,
     WORK_MEM,
-    Accounts,
-    Check,
-    Found,
+    AccountRange,
+    NamedCheck,
     Piece,
-    look_at,
+    PieceResult,
+    check_piece,
     steps_of,
 )
 from tokenworks.kernel import Conflict
 
 PARTS: Final = 30
-# Fewer accounts than that are read whole in every run.
+# If there are at most this many accounts, every run reads all of them.
 PART_ACCOUNTS_MIN: Final = 10_000
-# A piece has at most so many accounts, or new links.
+# The most accounts, or new links, of a piece.
 PIECE_ACCOUNTS_MAX: Final = 5000
 PIECE_LINKS_MAX: Final = 100_000
 _PIECES_A_PROCESS: Final = 2
-# Where several processes read, a piece may be so many times smaller than the largest.
+# With several processes, a piece may be this many times smaller than the largest allowed one.
 _PIECE_MIN: Final = 5
 _LOCK: Final = 7461003
 _ZERO: Final = UUID(int=0)
 
-Step = Callable[[str, int, int], None]
-"""(what was done, how much of it, of how much)"""
-Readers = Callable[[str, Sequence[Piece], Callable[[str], None]], list[Found]]
-"""Processes that read pieces in a snapshot that was exported under this name: what was found, in the order of the pieces."""
+Progress = Callable[[str, int, int], None]
+"""Called with (invariant, steps done, steps in total)."""
+Readers = Callable[[str, Sequence[Piece], Callable[[str], None]], list[PieceResult]]
+"""Reads pieces in several processes, in the exported snapshot of the given name. Returns the results in the order of the pieces."""
 
 
-class Read(NamedTuple):
-    """What a run read: links that are new, accounts whole (of so many), whether it was everything."""
+class Coverage(NamedTuple):
+    """What a run read: new links, accounts read completely, accounts in total, and whether it was a full run."""
 
     links: int
     accounts: int
@@ -56,7 +56,7 @@ class Read(NamedTuple):
 
 
 class _Kinds(NamedTuple):
-    """Invariants by what a piece can show of them: see `run`."""
+    """The invariants by how they can be divided into pieces: see `run`."""
 
     across: Collection[str]
     pure: Collection[str]
@@ -64,18 +64,18 @@ class _Kinds(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """The accounts that a run reads whole: `size` of `total`."""
+    """The accounts that a run reads completely: `size` of `total`."""
 
-    accounts: Accounts
+    accounts: AccountRange
     size: int
     total: int
 
 
 def run(
     connection: Connection,
-    checks: Sequence[Check],
+    checks: Sequence[NamedCheck],
     across: Collection[str],
-    progress: Step | None = None,
+    progress: Progress | None = None,
     *,
     full: bool = False,
     findings_max: int,
@@ -83,31 +83,32 @@ def run(
     once: Collection[str] = (),
     processes: int = 1,
     readers: Readers | None = None,
-) -> tuple[list[Finding], Read]:
-    """What breaks an invariant, in one snapshot, at most `findings_max`; and what was read.
+) -> tuple[list[Finding], Coverage]:
+    """Run the checks in one snapshot. Returns (at most `findings_max` findings, what was read).
 
-    `across` are the invariants that compare rows of several accounts: a run over a part does not look at them. `pure` are those that
-    compare rows of one account, so that a full run may read them piece by piece; `once` are of no account at all.
-    Where nothing was found, it remembers up to where the chains were read, and which accounts come next; nothing else is changed.
-    `readers`: so many `processes` that read the pieces, where there are several; this one waits for them. Raises `Conflict` where
-    another run goes on, and what `readers` raises where a process did not read its piece to the end.
+    `across`: the invariants that compare rows of several accounts; only a full run checks them. `pure`: the invariants that compare
+    rows of one account; a full run may check them piece by piece. `once`: the invariants of rows that belong to no account.
+
+    A run without findings stores the heads that it read and which accounts come next. It changes nothing else. `readers`: reads the
+    pieces in `processes` processes, if there are several; this process waits for them. Raises `Conflict` if another run is active, and
+    whatever `readers` raises if a process does not finish its piece.
     """
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         row = connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,)).fetchone()
         if row is None or not row[0]:
             raise Conflict("another `ledger verify` runs: wait for its end")
-        return look(
+        return run_in_transaction(
             connection, checks, across, progress, full=full, findings_max=findings_max, pure=pure, once=once,
             processes=processes, readers=readers,
         )  # fmt: skip
 
 
-def look(
+def run_in_transaction(
     connection: Connection,
-    checks: Sequence[Check],
+    checks: Sequence[NamedCheck],
     across: Collection[str],
-    progress: Step | None = None,
+    progress: Progress | None = None,
     *,
     full: bool = False,
     findings_max: int,
@@ -115,8 +116,8 @@ def look(
     once: Collection[str] = (),
     processes: int = 1,
     readers: Readers | None = None,
-) -> tuple[list[Finding], Read]:
-    """As `run`, in the caller's transaction; `readers` see of it what is committed."""
+) -> tuple[list[Finding], Coverage]:
+    """As `run`, in the caller's transaction. `readers` see only committed rows."""
     part = _next_part(connection)
     full = full or part.size == part.total
     kinds = _Kinds(across, pure, once)
@@ -131,20 +132,20 @@ def look(
 
     if readers is None or len(pieces) <= _PIECES_A_PROCESS:
         connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
-        known = dict(checks)
-        results = [look_at(connection, piece, known, step, findings_max) for piece in pieces]
+        by_name = dict(checks)
+        results = [check_piece(connection, piece, by_name, step, findings_max) for piece in pieces]
     else:
-        # The snapshot lasts as long as this transaction, which has nothing to do meanwhile.
+        # The exported snapshot ends with this transaction, which is idle while the readers work.
         connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         row = connection.execute("SELECT pg_export_snapshot()").fetchone()
         assert row is not None
         results = readers(row[0], pieces, step)
-    # A row of no account is in the pieces of all.
+    # A row that belongs to no account is in every piece, so its finding can be there several times.
     found = list(dict.fromkeys(finding for result in results for finding in result.findings))
     if not found:
         _remember(connection, part, full=full)
     links = sum(result.links for result in results)
-    return found[:findings_max], Read(links, part.total if full else part.size, part.total, full)
+    return found[:findings_max], Coverage(links, part.total if full else part.size, part.total, full)
 
 
 def _next_part(connection: Connection) -> _Part:
@@ -157,7 +158,7 @@ def _next_part(connection: Connection) -> _Part:
     total = int(counted[0])
     size = max(PART_ACCOUNTS_MIN, -(-total // PARTS))
     if size >= total:
-        return _Part(Accounts(), total, total)
+        return _Part(AccountRange(), total, total)
     for begin in (after, _ZERO):
         found = connection.execute(
             """SELECT max(account_id::text)::uuid, count(*) FROM
@@ -168,41 +169,44 @@ def _next_part(connection: Connection) -> _Part:
         upto, count = found
         if count:
             break
-    return _Part(Accounts(begin, upto if count == size else None), int(count), total)
+    return _Part(AccountRange(begin, upto if count == size else None), int(count), total)
 
 
 def _pieces(
     connection: Connection, part: _Part, names: Sequence[str], kinds: _Kinds, *, full: bool, processes: int
 ) -> list[Piece]:
-    """What a run reads, in the order in which its findings are said."""
+    """The pieces of a run, in the order in which their findings are reported."""
     of_new = () if full else tuple(name for name in names if name in OF_AN_ENTRY)
-    found = [Piece("new", accounts, of_new) for accounts in _with_news(connection, processes)]
+    pieces = [Piece("new", accounts, of_new) for accounts in _ranges_of_new_links(connection, processes)]
     if not full:
-        shown = tuple(name for name in names if name not in kinds.across)
-        return found + _of_accounts(_divided(connection, part, processes), shown, kinds.once)
-    ranges = _divided(connection, part._replace(accounts=Accounts()), processes)
+        of_part = tuple(name for name in names if name not in kinds.across)
+        return pieces + _of_accounts(_ranges(connection, part, processes), of_part, kinds.once)
+    ranges = _ranges(connection, part._replace(accounts=AccountRange()), processes)
     if len(ranges) == 1:
-        return [*found, Piece("old", Accounts(), tuple(names))]
+        return [*pieces, Piece("old", AccountRange(), tuple(names))]
     pure = tuple(name for name in names if name in kinds.pure)
-    # What takes longest is begun first.
+    # The longest pieces start first.
     return [
-        *found, *(Piece("old", Accounts(), (name,)) for name in names if name not in kinds.pure), *_of_accounts(ranges, pure, ())
+        *pieces, *(Piece("old", AccountRange(), (name,)) for name in names if name not in kinds.pure), *_of_accounts(ranges, pure, ())
     ]  # fmt: skip
 
 
-def _of_accounts(ranges: Sequence[Accounts], names: Sequence[str], once: Collection[str]) -> list[Piece]:
-    later = tuple(name for name in names if name not in once)
-    return [Piece("old", accounts, later if at else tuple(names)) for at, accounts in enumerate(ranges)]
+def _of_accounts(ranges: Sequence[AccountRange], names: Sequence[str], once: Collection[str]) -> list[Piece]:
+    """A piece for each range. Only the first piece checks the invariants of `once`."""
+    repeated = tuple(name for name in names if name not in once)
+    return [
+        Piece("old", accounts, repeated if index else tuple(names)) for index, accounts in enumerate(ranges)
+    ]
 
 
 def _count(size: int, most: int, processes: int) -> int:
-    """Into how many pieces something is divided of which a piece should have at most so much."""
+    """The number of pieces for `size` accounts or links, if a piece has at most `most` of them."""
     wanted = _PIECES_A_PROCESS * processes if processes > 1 else 1
     return max(1, -(-size // most), min(wanted, _PIECE_MIN * size // most))
 
 
-def _divided(connection: Connection, part: _Part, processes: int) -> list[Accounts]:
-    """Ranges of about as many accounts each."""
+def _ranges(connection: Connection, part: _Part, processes: int) -> list[AccountRange]:
+    """The accounts of a part, divided into ranges of about the same size."""
     count = _count(part.size, PIECE_ACCOUNTS_MAX, processes)
     if count == 1:
         return [part.accounts]
@@ -212,31 +216,31 @@ def _divided(connection: Connection, part: _Part, processes: int) -> list[Accoun
            WHERE no %% %(each)s = 0 ORDER BY account_id""",
         {**part.accounts._asdict(), "each": -(-part.size // count)},
     )
-    return _between(part.accounts, [row[0] for row in rows])
+    return _split(part.accounts, [row[0] for row in rows])
 
 
-def _with_news(connection: Connection, processes: int) -> list[Accounts]:
-    """Ranges of all accounts, with about as many new links each."""
-    news = """SELECT account_id, sum(h.link_no - coalesce(v.link_no, 0)) AS links FROM chain_head h
+def _ranges_of_new_links(connection: Connection, processes: int) -> list[AccountRange]:
+    """All accounts, divided into ranges with about the same number of new links."""
+    new_links = """SELECT account_id, sum(h.link_no - coalesce(v.link_no, 0)) AS links FROM chain_head h
               LEFT JOIN verify_head v USING (account_id, chain_id) WHERE h.link_no > coalesce(v.link_no, 0) GROUP BY 1"""
-    row = connection.execute(f"SELECT coalesce(sum(links), 0)::bigint FROM ({news}) n").fetchone()
+    row = connection.execute(f"SELECT coalesce(sum(links), 0)::bigint FROM ({new_links}) n").fetchone()
     assert row is not None
     count = _count(row[0], PIECE_LINKS_MAX, processes)
     if count == 1:
-        return [Accounts()]
+        return [AccountRange()]
     rows = connection.execute(
         f"""SELECT max(account_id::text)::uuid FROM (SELECT account_id, ceil(sum(links) OVER (ORDER BY account_id) / %s) AS piece
-                FROM ({news}) n) p GROUP BY piece ORDER BY piece""",
+                FROM ({new_links}) n) p GROUP BY piece ORDER BY piece""",
         (-(-row[0] // count),),
     ).fetchall()
-    return _between(Accounts(), [upto for (upto,) in rows[:-1]])
+    return _split(AccountRange(), [upto for (upto,) in rows[:-1]])
 
 
-def _between(accounts: Accounts, cuts: Sequence[UUID]) -> list[Accounts]:
-    """The range, cut after each of these accounts."""
+def _split(accounts: AccountRange, cuts: Sequence[UUID]) -> list[AccountRange]:
+    """The range, split after each of these accounts."""
     inner = [cut for cut in cuts if accounts.upto is None or cut < accounts.upto]
     return [
-        Accounts(after, upto)
+        AccountRange(after, upto)
         for after, upto in zip([accounts.after, *inner], [*inner, accounts.upto], strict=True)
     ]
 
@@ -251,4 +255,4 @@ def _remember(connection: Connection, part: _Part, *, full: bool) -> None:
     connection.execute("INSERT INTO verify_run (upto, whole) VALUES (%s, %s)", (part.accounts.upto, full))
 
 
-__all__ = ["OF_AN_ENTRY", "Read", "Readers", "look", "run"]
+__all__ = ["OF_AN_ENTRY", "Coverage", "Readers", "run", "run_in_transaction"]

@@ -1,25 +1,26 @@
-"""What holds of usage records, of journals and of what is in quarantine; and every record rated anew."""
+"""The checks of usage records, journals and quarantine, and the check that rates every record again."""
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from psycopg import Connection
 
 from tokenworks.catalog import TOKEN_CLASSES, Counts, RateCard, Weights, amount
 from tokenworks.charging.ledger import day_store
+from tokenworks.charging.ledger.followed import PartRow
 from tokenworks.charging.ledger.verify.finding import Finding
 from tokenworks.charging.model import CAP_WEIGHTS, LOSS_CAUSES, losses_of
 
 INVARIANT: Final = (
-    "usage: rated anew, it costs the same, and its parts and losses are its tokens, class by class"
+    "usage: rated again, it costs the same, and its parts and losses add up to its tokens, class by class"
 )
 FETCH_ROWS: Final = 5000
 
-# The losses of a usage row, whichever release wrote it.
+# The losses of a usage row, in the current format or that of an earlier release.
 _LOSSES: Final = """jsonb_array_elements(CASE WHEN jsonb_typeof(loss->0) = 'number'
                           THEN jsonb_build_array(jsonb_build_array('unnamed', loss->0, loss->1)) ELSE loss END)"""
 _ALL_CLASSES: Final = " + ".join(TOKEN_CLASSES)
-# A usage entry's reference: its journal, and the first and the last sequence that it settled.
+# The start of a CASE on a usage entry's reference: its journal, and the first and last sequence that the entry settled.
 _REF_STRICT: Final = (
     """CASE WHEN e.ref ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[0-9]{1,18}(-[0-9]{1,18})?$' THEN"""
 )
@@ -29,7 +30,7 @@ CHECKS: Final[dict[str, str]] = {
     "usage: settled once, at a sequence that its journal has settled": """
         SELECT 'usage ' || usage_id || ' of journal ' || u.journal_id, format('sequence %s', seq) FROM usage u
         LEFT JOIN journal j USING (journal_id) WHERE j.journal_id IS NULL OR u.seq > j.settled_seq""",
-    "usage: its parts are of its account's buckets, at the bucket's rate version": """
+    "usage: its parts draw on buckets of its account, at the bucket's rate version": """
         SELECT 'usage ' || usage_id, format('part %s', p) FROM usage u CROSS JOIN LATERAL jsonb_array_elements(parts) p
         LEFT JOIN bucket b ON b.account_id = u.account_id AND b.bucket_id = (p->>0)::uuid
         WHERE b.bucket_id IS NULL OR b.rate_version <> p->>2 OR b.unit <> p->>3 OR b.kind <> p->>4""",
@@ -37,14 +38,14 @@ CHECKS: Final[dict[str, str]] = {
         SELECT 'usage ' || usage_id, format('%s reported, classes sum to %s', provider_total,
             {_ALL_CLASSES}) FROM usage
         WHERE provider_total IS NOT NULL AND NOT 'inconsistent' = ANY(flags) AND provider_total <> {_ALL_CLASSES}""",
-    "usage: what was lost of it is posted as operator loss": f"""
+    "usage: its losses are posted as operator loss": f"""
         WITH lost AS (SELECT account_id, entry_id, 1000 * sum((SELECT sum(t::bigint) FROM jsonb_array_elements_text(l->2) t)) AS amount
                       FROM usage, {_LOSSES} l GROUP BY 1, 2),
              posted AS (SELECT account_id, entry_id, sum(amount) AS amount FROM posting WHERE ledger_account = 'operator_loss' GROUP BY 1, 2)
         SELECT 'entry ' || entry_id, format('lost %s, posted %s', coalesce(lost.amount, 0), coalesce(posted.amount, 0))
         FROM lost FULL JOIN posted USING (account_id, entry_id) WHERE coalesce(lost.amount, 0) <> coalesce(posted.amount, 0)""",
-    "usage: its entry is of its account, its journal, its sequence and the instant of its settlement": f"""
-        -- What an entry's reference says is read once for all of its records.
+    "usage: its entry has its account, journal, sequence and time of settlement": f"""
+        -- The reference of an entry is parsed once for all of its records.
         WITH settled AS MATERIALIZED (
             SELECT e.account_id, e.entry_id, e.kind, e.ref, e.posted_at, {_REF_STRICT} split_part(e.ref, ':', 1)::uuid END AS of_journal,
                 {_REF_STRICT} split_part(split_part(e.ref, ':', 2), '-', 1)::bigint END AS first,
@@ -57,7 +58,7 @@ CHECKS: Final[dict[str, str]] = {
         UNION ALL
         SELECT 'entry ' || e.entry_id || ' of account ' || e.account_id, format('%s settles no record', e.ref) FROM entry e
         WHERE e.kind = 'usage' AND NOT EXISTS (SELECT 1 FROM usage u WHERE u.account_id = e.account_id AND u.entry_id = e.entry_id)""",
-    "usage: its entry posts what its parts drew and what was lost, and nothing else": f"""
+    "usage: its entry posts exactly what its parts drew and what was lost": f"""
         WITH used AS (
             SELECT account_id, entry_id, replace(p->>0, '-', '') AS bucket, p->>3 AS unit, sum((p->>5)::bigint) AS amount
             FROM usage CROSS JOIN LATERAL jsonb_array_elements(parts) p WHERE p->>4 = 'balance' AND (p->>5)::bigint > 0 GROUP BY 1, 2, 3, 4),
@@ -78,8 +79,8 @@ CHECKS: Final[dict[str, str]] = {
             format('%s %s of bucket %s: %s by its records, %s posted in %s lines', ledger_account, unit, bucket, x.amount, p.amount, p.lines)
         FROM expected x FULL JOIN posted p USING (account_id, entry_id, ledger_account, unit, bucket)
         WHERE x.amount IS DISTINCT FROM p.amount OR p.lines <> 1""",
-    "usage: one record for each attempt of a request, in its time": """
-        -- A place of a journal is all that a worker reported at once, of many requests.
+    "usage: each attempt of a request has one record, with plausible times": """
+        -- One sequence of a journal has all records that a worker reported at once, of many requests.
         SELECT 'usage ' || min(usage_id::text) || ' and ' || max(usage_id::text), format('attempt %s of request %s of account %s: %s records',
                attempt_no, request_id, account_id, count(*))
         FROM usage GROUP BY account_id, request_id, attempt_no HAVING count(*) > 1
@@ -106,11 +107,11 @@ CHECKS: Final[dict[str, str]] = {
         FROM counted c FULL JOIN kept k USING (account_id, member_id, day, unit)
         WHERE (c.records, c.input_tokens, c.output_tokens, c.amount)
             IS DISTINCT FROM (k.records, k.input_tokens, k.output_tokens, k.amount)""",
-    "quarantine: what is there is of no usage record, unless it was released": """
+    "quarantine: exactly the released records have a usage record": """
         SELECT 'quarantine ' || q.quarantine_id || ' of account ' || q.account_id, format('%s, record %s at %s of journal %s, decided at %s', q.state,
                q.usage_id, q.seq, q.journal_id, q.decided_at)
         FROM quarantine q LEFT JOIN journal j USING (journal_id)
-            -- At its place are the records that its worker reported with it, too. What could not be read has its id since it was mended.
+            -- The same sequence also has the other records of the same report. A record that could not be read got its id when it was repaired.
             LEFT JOIN usage u ON u.account_id = q.account_id AND u.journal_id = q.journal_id AND u.seq = q.seq
                 AND u.usage_id = coalesce(substring(q.usage_id FROM '^[0-9a-f]{32}$'),
                     substring(q.record FROM '"usage_id": ?"([0-9a-f]{32})"'))::uuid
@@ -127,11 +128,11 @@ CHECKS: Final[dict[str, str]] = {
         SELECT 'journal ' || j.journal_id, format('settled to %s at %s, its last entry to %s at %s', j.settled_seq, j.settled_at, s.seq, s.at)
         FROM journal j JOIN settled s ON s.journal_id = j.journal_id::text
         WHERE j.settled_seq < s.seq OR j.settled_at IS NULL OR j.settled_at < s.at - interval '1 second'
-            -- What the last settlement with a record settled is where it is, unless it put a record apart or nothing but progress came after.
+            -- The journal is where its last settlement with a record ended, unless that put a record in quarantine or only progress came after.
             OR (j.settled_at = s.at AND j.settled_seq <> s.seq AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.journal_id = j.journal_id
                 AND q.quarantined_at = s.at))
         UNION ALL
-        -- What settles one place of a journal, and no range, is a record that was released, whenever that was.
+        -- An entry that settles one sequence, and no range, is of a record that was released from quarantine.
         SELECT 'entry ' || e.entry_id || ' of account ' || e.account_id, format('%s at %s, and nothing was released from there', e.ref, e.posted_at) FROM entry e
         WHERE e.kind = 'usage' AND {_REF} split_part(e.ref, ':', 2) NOT LIKE '%-%' END AND NOT EXISTS (SELECT 1 FROM quarantine q
             WHERE q.journal_id = split_part(e.ref, ':', 1)::uuid AND q.seq = split_part(e.ref, ':', 2)::bigint AND q.state = 'released')
@@ -142,9 +143,9 @@ CHECKS: Final[dict[str, str]] = {
 
 
 def rerate(connection: Connection, cards: dict[str, RateCard]) -> Iterator[Finding]:
-    """Each part costs what its card says for the tokens it paid; parts and loss together are the record.
+    """Check that each part costs what its rate card says for its tokens, and that parts and losses add up to the record.
 
-    The database leaves out the records that are one whole part at its card's rate; all others are rated here.
+    The statement omits records with one whole part at its card's rate; all others are rated here.
     """
     weights: dict[tuple[str, str], Weights | None] = {}
     columns = ", ".join(TOKEN_CLASSES)
@@ -164,8 +165,8 @@ def rerate(connection: Connection, cards: dict[str, RateCard]) -> Iterator[Findi
                 yield Finding(INVARIANT, f"usage {usage_id}", problem)
 
 
-# Rates that a statement is given at most, and their weights at most: eight of such products are a bigint still. What has others is rated
-# by `_problem` alone.
+# The most rates that the statement gets, and the largest weight: the sum of eight such products still fits a bigint. Records with other
+# rates are rated by `_problem` alone.
 RATES_MAX: Final = 20_000
 _WEIGHT_MAX: Final = 10**9
 _COUNT_MAX: Final = 10**9
@@ -173,7 +174,7 @@ _RATES: Final = (
     f"LEFT JOIN unnest(%s::text[], %s::text[], {', '.join(['%s::bigint[]'] * (1 + len(TOKEN_CLASSES)))}) rate (of_version, of_model, "
     f"w_request, {', '.join(f'w_{name}' for name in TOKEN_CLASSES)}) ON of_version = parts->0->>2 AND of_model = model"
 )
-# One part, of a balance, for one request and all of the record's tokens, that costs what `catalog.amount` says.
+# True for a record with one part, of a balance, for one request and all tokens of the record, that costs what `catalog.amount` says.
 _AT_RATE: Final = f"""loss IS NULL AND CASE WHEN jsonb_typeof(parts) = 'array' AND jsonb_typeof(parts->0) = 'array'
         THEN jsonb_array_length(parts) = 1 AND jsonb_array_length(parts->0) = 8 END
     AND parts->0->>4 = 'balance' AND parts->0->6 = '1' AND parts->0->7 = 'null'
@@ -182,9 +183,9 @@ _AT_RATE: Final = f"""loss IS NULL AND CASE WHEN jsonb_typeof(parts) = 'array' A
             + {" + ".join(f"w_{name} * {name}" for name in TOKEN_CLASSES)}) END"""
 
 
-def _rates(connection: Connection, cards: dict[str, RateCard]) -> list[list[Any]]:
-    """The columns of `_RATES`: each card's weights of each model that was used."""
-    rows = []
+def _rates(connection: Connection, cards: dict[str, RateCard]) -> list[list[str | int]]:
+    """The columns of `_RATES`: each card's weights for each model that has a usage record."""
+    rows: list[tuple[str | int, ...]] = []
     models = [row[0] for row in connection.execute("SELECT DISTINCT model FROM usage")]
     for version, card in cards.items():
         for model in models:
@@ -194,12 +195,13 @@ def _rates(connection: Connection, cards: dict[str, RateCard]) -> list[list[Any]
                 rows.append((version, model, *weights))
         if len(rows) > RATES_MAX:
             break
-    return [list(column) for column in zip(*rows[:RATES_MAX], strict=True)] or [[]] * (3 + len(TOKEN_CLASSES))
+    columns = [list(column) for column in zip(*rows[:RATES_MAX], strict=True)]
+    return columns or [[]] * (3 + len(TOKEN_CLASSES))
 
 
 def _problem(
-    parts: list[Any],
-    loss: Any,
+    parts: Sequence[PartRow],
+    loss: list[object] | None,
     model: str,
     counts: Counts,
     cards: dict[str, RateCard],
@@ -207,6 +209,7 @@ def _problem(
     *,
     prompt: bool,
 ) -> str | None:
+    """What is wrong with a record; None if nothing is. `known` caches weights by (rate version, model)."""
     paid = [0] * (len(counts) + 1)
     for _, _, rate_version, unit, kind, cost, requests, part_counts in parts:
         key = (rate_version, model)
