@@ -27,7 +27,7 @@ from tokenworks.subscriptions.model import add_months
 try:
     from tokenworks.charging.ledger import settle_store
 except ImportError:  # of releases whose rooms have no packages
-    from tokenworks.charging import settle_store
+    from tokenworks.charging.ledger import settle_store
 
 MODEL = "m"
 BATCH_RECORDS = 2000

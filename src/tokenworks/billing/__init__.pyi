@@ -1,21 +1,65 @@
 from tokenworks.billing.bills import Bills
 from tokenworks.billing.by_hand import PaymentDesk
-from tokenworks.billing.charge_file import LAYOUT, decode_answer, phone_field, phones_in, read_answer, without_phones, write_file
+from tokenworks.billing.charge_file import (
+    LAYOUT,
+    decode_answer,
+    phone_field,
+    phones_in,
+    read_answer,
+    without_phones,
+    write_file,
+)
 from tokenworks.billing.charge_files import ChargeFiles
 from tokenworks.billing.concessions import discount_nano, raise_nano
-from tokenworks.billing.disputes import Disputes, QUESTION_CHARS_MAX
+from tokenworks.billing.disputes import QUESTION_CHARS_MAX, Disputes
 from tokenworks.billing.documents import Documents
 from tokenworks.billing.dunning import Dunning
-from tokenworks.billing.errors import AcknowledgementFaulty, BillNotFound, BillSettled, CarrierNotAnswered, CaseClosed, CaseNotFound, ChannelNotAllowed, ChargeFileAnswered, ChargeFileNotFound, DisputeAnswered, DisputeNotFound, DisputeOpen, PaymentDeclined, PaymentNotFound, PaymentReused, PaymentReversed, PayoutNotAllowed, RefundNotAllowed
+from tokenworks.billing.errors import (
+    AcknowledgementFaulty,
+    BillNotFound,
+    BillSettled,
+    CarrierNotAnswered,
+    CaseClosed,
+    CaseNotFound,
+    ChannelNotAllowed,
+    ChargeFileAnswered,
+    ChargeFileNotFound,
+    DisputeAnswered,
+    DisputeNotFound,
+    DisputeOpen,
+    PaymentDeclined,
+    PaymentNotFound,
+    PaymentReused,
+    PaymentReversed,
+    PayoutNotAllowed,
+    RefundNotAllowed,
+)
 from tokenworks.billing.focus import Focus
 from tokenworks.billing.invoice import invoice_data, render_pdf
-from tokenworks.billing.model import Bill, BillRun, Channel, Collection, CreditNote, Dispute, DunningPlan, Payment, Payout, ReconciliationCase, Refund, Reversal, open_amounts, tax_of_part
+from tokenworks.billing.model import (
+    Bill,
+    BillRun,
+    Channel,
+    Collection,
+    CreditNote,
+    Dispute,
+    DunningPlan,
+    Payment,
+    Payout,
+    ReconciliationCase,
+    Refund,
+    Reversal,
+    open_amounts,
+    tax_of_part,
+)
 from tokenworks.billing.open_items import OpenItems
 from tokenworks.billing.payments import Payments, TestProvider
 from tokenworks.billing.providers import PaymentProvider
 from tokenworks.billing.refunds import RefundPart, Refunds
 
 __all__ = [
+    "LAYOUT",
+    "QUESTION_CHARS_MAX",
     "AcknowledgementFaulty",
     "Bill",
     "BillNotFound",
@@ -41,7 +85,6 @@ __all__ = [
     "Dunning",
     "DunningPlan",
     "Focus",
-    "LAYOUT",
     "OpenItems",
     "Payment",
     "PaymentDeclined",
@@ -53,7 +96,6 @@ __all__ = [
     "Payments",
     "Payout",
     "PayoutNotAllowed",
-    "QUESTION_CHARS_MAX",
     "ReconciliationCase",
     "Refund",
     "RefundNotAllowed",

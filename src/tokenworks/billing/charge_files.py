@@ -89,7 +89,7 @@ class ChargeFiles:
                 for bill in found
             ]  # fmt: skip
             text, digest = write_file(sequence_no, now, lines)
-            common_key = self._vault.ensure(NOBODY)
+            common_key = self._vault.ensure(NO_PERSON)
             assert common_key is not None
             charge_file_store.add_file(
                 self._connection, file_id, LAYOUT, sequence_no, sum(bill.remaining_nano for bill in found),

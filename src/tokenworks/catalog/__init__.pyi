@@ -1,14 +1,32 @@
 from tokenworks.catalog.catalogue import Catalogue
-from tokenworks.catalog.counts import Counts, INPUT_CLASSES, TOKEN_CLASSES, Weights, weights_of
+from tokenworks.catalog.counts import INPUT_CLASSES, TOKEN_CLASSES, Counts, Weights, weights_of
 from tokenworks.catalog.differences import OfferingChange, card_words, words_of
 from tokenworks.catalog.drafts import Draft, Drafts
-from tokenworks.catalog.errors import CatalogueFaulty, ContentChanged, DraftNotFound, DraftNotReady, OfferingChanged, OfferingNotActive, OfferingNotFound
+from tokenworks.catalog.errors import (
+    CatalogueFaulty,
+    ContentChanged,
+    DraftNotFound,
+    DraftNotReady,
+    OfferingChanged,
+    OfferingNotActive,
+    OfferingNotFound,
+)
 from tokenworks.catalog.file import read_catalogue, seed_catalogue
-from tokenworks.catalog.model import Audience, BucketSpec, ChargingPolicy, Offering, Proration, RateCard, Service
+from tokenworks.catalog.model import (
+    Audience,
+    BucketSpec,
+    ChargingPolicy,
+    Offering,
+    Proration,
+    RateCard,
+    Service,
+)
 from tokenworks.catalog.rating import Share, amount, first_tokens, split
 from tokenworks.catalog.service import Offerings, SoldOffering
 
 __all__ = [
+    "INPUT_CLASSES",
+    "TOKEN_CLASSES",
     "Audience",
     "BucketSpec",
     "Catalogue",
@@ -20,7 +38,6 @@ __all__ = [
     "DraftNotFound",
     "DraftNotReady",
     "Drafts",
-    "INPUT_CLASSES",
     "Offering",
     "OfferingChange",
     "OfferingChanged",
@@ -32,7 +49,6 @@ __all__ = [
     "Service",
     "Share",
     "SoldOffering",
-    "TOKEN_CLASSES",
     "Weights",
     "amount",
     "card_words",

@@ -6,9 +6,18 @@ from tokenworks.gateway.protocol.codes import CODES
 from tokenworks.gateway.protocol.fields import warm
 from tokenworks.gateway.request_log import file_of, find_lines
 from tokenworks.gateway.seen import read_seen
-from tokenworks.gateway.series import ADDED_US, OUTCOMES, SERIES_MAX, Series, TIMES_MS, read_series
+from tokenworks.gateway.series import ADDED_US, OUTCOMES, SERIES_MAX, TIMES_MS, Series, read_series
 from tokenworks.gateway.snapshot import Snapshot, snapshot_from_wire, snapshot_to_wire
-from tokenworks.gateway.stats import BUCKETS_MS, COUNTERS, GAUGES, HISTOGRAMS, Heartbeat, Reading, Stats, last_beat
+from tokenworks.gateway.stats import (
+    BUCKETS_MS,
+    COUNTERS,
+    GAUGES,
+    HISTOGRAMS,
+    Heartbeat,
+    Reading,
+    Stats,
+    last_beat,
+)
 from tokenworks.gateway.tokenizer import ModelTokenizer
 
 __all__ = [
@@ -16,21 +25,21 @@ __all__ = [
     "BUCKETS_MS",
     "CODES",
     "COUNTERS",
-    "Counted",
     "GAUGES",
     "HISTOGRAMS",
+    "OUTCOMES",
+    "SERIES_MAX",
+    "TIMES_MS",
+    "Counted",
     "Heartbeat",
     "Job",
     "KeyCache",
     "ModelTokenizer",
-    "OUTCOMES",
     "Plane",
     "Reading",
-    "SERIES_MAX",
     "Series",
     "Snapshot",
     "Stats",
-    "TIMES_MS",
     "TokenizerClient",
     "explained",
     "file_of",

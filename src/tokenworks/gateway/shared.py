@@ -112,7 +112,7 @@ class Shared:
         now_s = self.loop.time()
         place.rest(now_s, seconds)
         self.client.request(
-            DEPLOYMENT_PAUSE, DeploymentPause(place.name, place.named_until_s), lambda _told: None
+            DEPLOYMENT_PAUSE, DeploymentPause(place.name, place.retry_after_until_s), lambda _told: None
         )
 
     def rested(self, until_s: Mapping[str, float]) -> None:

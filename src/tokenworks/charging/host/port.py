@@ -83,7 +83,7 @@ class DatabaseThread:
 
 Call = TypeVar("Call")
 Answer = TypeVar("Answer")
-_TurnAnswers = tuple[list[list[tuple[BucketTerms, int]] | None], list[Granted | None], list[bool]]
+_TurnAnswers = tuple[list[list[tuple[BucketTerms, int]] | None], list[GrantAnswer | None], list[bool]]
 """The answers of a turn: to each load its terms, to each grant what was granted, to each closing whether the grant was closed. None and
 False: the call would have to wait for a lock."""
 _Calls = list[tuple[Call, asyncio.Future[Answer]]]
@@ -135,8 +135,8 @@ class RecorderLedger:
         self._thread = thread
         self._alone = alone or thread
         self._loads: _CallQueue[UUID, list[tuple[BucketTerms, int]] | None] = _CallQueue()
-        self._grants: _CallQueue[GrantAsk, Granted | None] = _CallQueue()
-        self._closes: _CallQueue[CloseAsk, bool] = _CallQueue()
+        self._grants: _CallQueue[GrantRequest, GrantAnswer | None] = _CallQueue()
+        self._closes: _CallQueue[CloseRequest, bool] = _CallQueue()
         self._turn_task: asyncio.Task[None] | None = None
         self.turns = 0
         self._settler = settler
@@ -195,7 +195,7 @@ class RecorderLedger:
             self._turn_task = None
 
     async def _make_turn(
-        self, loads: list[UUID], grants: list[GrantAsk], closes: list[CloseAsk]
+        self, loads: list[UUID], grants: list[GrantRequest], closes: list[CloseRequest]
     ) -> _TurnAnswers:
         def make(connection: Connection) -> _TurnAnswers:
             ledger = Ledger(connection, self._clock)
@@ -214,8 +214,8 @@ class RecorderLedger:
 
     async def grant(
         self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float
-    ) -> Granted | None:
-        call = GrantAsk(
+    ) -> GrantAnswer | None:
+        call = GrantRequest(
             UUID(account_id),
             UUID(bucket_id),
             None if grant_id is None else UUID(grant_id),
@@ -282,7 +282,7 @@ class RecorderLedger:
     async def close_grant(self, account_id: str, grant_id: str) -> None:
         """Close a grant, after everything that was written so far is settled. Raises `Unavailable`."""
         target = await self._settle_written()
-        if not await self._call_in_turn(self._closes, CloseAsk(UUID(account_id), UUID(grant_id), target)):
+        if not await self._call_in_turn(self._closes, CloseRequest(UUID(account_id), UUID(grant_id), target)):
             await self._run(lambda ledger: ledger.close_grant(account_id, grant_id, self._journal_id, target))
 
     async def _settle_written(self) -> int:

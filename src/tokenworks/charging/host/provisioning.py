@@ -82,7 +82,7 @@ class Provisioner:
         if self._leases.now_s() - account.recalled_s < RELOAD_S:
             return account.recall_verdict
         until_s = self._leases.now_s() + RECALL_WAIT_S
-        recall_id = await self._ledger.ask_back(account.account_id)
+        recall_id = await self._ledger.request_recall(account.account_id)
         verdict = Verdict.ELSEWHERE
         try:
             while True:

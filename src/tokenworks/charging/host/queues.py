@@ -63,7 +63,7 @@ class HostQueues:
         if not self._limits.open:
             self._join(queue, waiter)
             return
-        if not queue.waits_before(waiter.service) and self._admit(entry.queue, queue, waiter, set()):
+        if not queue.must_queue(waiter.service) and self._admit(entry.queue, queue, waiter, set()):
             return
         # A request is refused at once if no limit can have room within its time to wait.
         shortest: tuple[int, int, int] | None = None
@@ -153,7 +153,7 @@ class HostQueues:
             break
         if taken is None:
             if not any_room and not any(limit.tokens_per_min for limit in limits):
-                full.add(waiter.places)
+                full.add(waiter.deployments)
             return False
         queue.leave(ticket)
         del self._limits_of[ticket]

@@ -128,7 +128,7 @@ class Recorder:
 
     # Recovery.
 
-    def recover(self, settled_seq: int, alive: Callable[[], None] = lambda: None) -> list[Settling]:
+    def recover(self, settled_seq: int, alive: Callable[[], None] = lambda: None) -> list[UnsettledRecord]:
         """Read the open attempts and the records that are not settled from the journal. Return these records. `alive` is called on the
         way, as a long journal takes a while.
         """
@@ -286,9 +286,11 @@ class Recorder:
         connection.ack_due = number
         self._schedule_commit()
 
-    def _apply(self, worker_id: str | None, seq: int, ops: Sequence[JournalOp | WrittenOp]) -> list[Settling]:
+    def _apply(
+        self, worker_id: str | None, seq: int, ops: Sequence[JournalOp | WrittenOp]
+    ) -> list[UnsettledRecord]:
         """Apply the operations of one frame, in the journal's order. Return the records that they complete."""
-        records: list[Settling] = []
+        records: list[UnsettledRecord] = []
         grants = getattr(self, "grants", None)  # none while the journal is replayed
         for op in ops:
             usage_id = op.usage_id

@@ -98,7 +98,7 @@ class Settler:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, records: Iterable[Settling]) -> None:
+    def put(self, records: Iterable[UnsettledRecord]) -> None:
         """Queue records that are on disk, in the journal's order."""
         before = len(self._queue)
         self._queue.extend(records)
@@ -112,7 +112,7 @@ class Settler:
         """Note that everything up to `seq` is on disk and was queued with `put`."""
         self.written_seq = seq
 
-    def queued(self) -> list[Settling]:
+    def queued(self) -> list[UnsettledRecord]:
         """A copy of the records that are not settled yet. The thread may settle some of them meanwhile."""
         while True:
             try:
@@ -253,7 +253,7 @@ class Settler:
             )
             self._settle_apart(connection, up_to, batch)
 
-    def _settle_apart(self, connection: Connection, up_to: int, batch: list[Settling]) -> None:
+    def _settle_apart(self, connection: Connection, up_to: int, batch: list[UnsettledRecord]) -> None:
         """Settle a batch of which some record is refused. First make partitions for late records, which lack one; then find the refused
         records by bisection and put them into quarantine.
         """
