@@ -16,10 +16,10 @@ from tokenworks.gateway.protocol.estimate import (
     TEMPLATE_TOKENS,
     TOOLS_TOKENS,
     InputRules,
-    at_risk_tokens,
     bound_input,
+    estimated_text_tokens,
     least_input,
-    least_shown,
+    least_output,
     least_text,
 )
 from tokenworks.gateway.tokenizer import ModelTokenizer
@@ -210,7 +210,7 @@ def test_the_least_of_a_long_prompt_is_worth_charging(counters):
 
 
 def test_what_was_sent_and_not_kept():
-    assert least_shown(0, 0) == 0
-    assert least_shown(5, 9) == 9, "an event with content has a token at least"
-    assert least_shown(2400, 1) == 300, "and may have many"
-    assert at_risk_tokens(3000) == 2000
+    assert least_output(0, 0) == 0
+    assert least_output(5, 9) == 9, "an event with content has a token at least"
+    assert least_output(2400, 1) == 300, "and may have many"
+    assert estimated_text_tokens(3000) == 2000

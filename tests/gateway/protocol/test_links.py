@@ -10,8 +10,8 @@ import pytest
 from tokenworks.gateway.protocol.links import (
     CACHE_S,
     IN_FLIGHT_MAX,
-    LATER,
     NAMES_MAX,
+    RETRY_LATER,
     THREADS,
     LinkCheck,
     link_refusal,
@@ -122,10 +122,10 @@ def test_a_name_that_resolves_too_slowly_does_not_pass_and_is_not_remembered(slo
 
     async def main():
         check = LinkCheck(asyncio.get_running_loop(), getaddrinfo)
-        assert await said(check, ["https://good.example/", "https://bad.example/"]) is LATER
-        assert await said(check, ["https://bad.example/"]) is LATER
+        assert await said(check, ["https://good.example/", "https://bad.example/"]) is RETRY_LATER
+        assert await said(check, ["https://bad.example/"]) is RETRY_LATER
         # Nobody waits any longer for this one: it is not looked up when a thread is free.
-        assert await said(check, ["https://left.example/"]) is LATER
+        assert await said(check, ["https://left.example/"]) is RETRY_LATER
         assert len(begun) == 2
         release.set()
         while check._asking:
@@ -150,14 +150,14 @@ def test_names_of_many_requests_are_bounded_and_leave_the_loops_own_threads_alon
             check.check([f"https://h{request}-{i}.example/" for i in range(NAMES_MAX)], told.append)
         assert told == []
         check.check(["https://one-more.example/"], told.append)
-        assert told == [LATER]
+        assert told == [RETRY_LATER]
         # One that is looked up already takes no more room.
         check.check(["https://h0-0.example/"], told.append)
-        assert told == [LATER]
+        assert told == [RETRY_LATER]
         await asyncio.wait_for(loop.run_in_executor(None, lambda: None), 5)
         while len(told) < 2 + IN_FLIGHT_MAX // NAMES_MAX:
             await asyncio.sleep(0.01)
-        assert all(why is LATER for why in told)
+        assert all(why is RETRY_LATER for why in told)
         assert len(begun) == THREADS
         assert all(thread.daemon for thread in check._threads)
         release.set()
@@ -202,4 +202,4 @@ def test_a_literal_address_and_too_many_names_are_refused_at_once():
     assert checked({}, ["https://[::1]/"])[0][0] is not None
     many = [f"https://h{i}.example/" for i in range(NAMES_MAX + 1)]
     told, asked = checked({}, many)
-    assert told[0] not in {None, LATER} and asked == []
+    assert told[0] not in {None, RETRY_LATER} and asked == []

@@ -21,7 +21,7 @@ from tests.gateway.protocol.streams import (
     used,
 )
 from tokenworks.catalog import Counts
-from tokenworks.gateway.protocol.meter import EventTooLarge, UsageAsked
+from tokenworks.gateway.protocol.meter import EventTooLarge, UsageOptions
 from tokenworks.gateway.protocol.stream import make_meter, read_whole
 
 ROLE = chunk({"role": "assistant", "content": ""})
@@ -34,7 +34,12 @@ COMPLETED = {
 
 
 def meter_of(protocol="chat", **more):
-    settings = {"asked_model": "", "ask": UsageAsked(), "event_bytes_max": 10**6, "text_max": None}
+    settings = {
+        "requested_model": "",
+        "usage_options": UsageOptions(),
+        "event_bytes_max": 10**6,
+        "text_max": None,
+    }
     return make_meter(protocol, **(settings | more))
 
 
@@ -134,7 +139,7 @@ def test_an_endless_beginning_passes_at_last():
 
 def test_a_finish_without_content_waits_for_the_usage():
     events = chat_stream(("a",), used(10, 1))
-    meter = meter_of(ask=UsageAsked(final=True))
+    meter = meter_of(usage_options=UsageOptions(final=True))
     passed, held = run(meter, *events)
     assert passed == [b"", sse(*events[:2]), b"", sse(*events[2:4]), b""]
     assert held == sse("[DONE]")
@@ -167,7 +172,7 @@ def test_a_finish_with_content_passes_and_the_next_event_waits():
 
 
 def test_a_finish_that_brings_its_usage_waits_for_nothing():
-    meter = meter_of(ask=UsageAsked(final=True))
+    meter = meter_of(usage_options=UsageOptions(final=True))
     finish = chunk({}, "stop", usage=used(10, 1))
     assert run(meter, chunk({"content": "a"}), finish)[0][1] == sse(finish)
     assert (meter.usage.counts, meter.whole) == (Counts(10, output=1), True)
@@ -271,11 +276,11 @@ def test_usage_in_every_chunk_is_taken_out_by_its_place():
         chunk({"content": "a"}), chunk({"content": "b"}), chunk({}, "stop"), "[DONE]"
     )
     assert meter.usage.counts == Counts(10, output=2)
-    meter = meter_of(ask=UsageAsked(final=True))
+    meter = meter_of(usage_options=UsageOptions(final=True))
     assert b"".join(run(meter, *EACH, final)[0]) == sse(
         chunk({"content": "a"}), chunk({"content": "b"}), EACH[2], final
     )
-    meter = meter_of(ask=UsageAsked(final=True, each=True))
+    meter = meter_of(usage_options=UsageOptions(final=True, each=True))
     assert b"".join(run(meter, *EACH, final)[0]) == sse(*EACH, final)
 
 
@@ -332,13 +337,13 @@ def test_real_usage_and_then_zeros():
 
 def test_every_event_says_the_model_that_was_asked_for():
     events = chat_stream(("a", "b"), model="vendor-secret-7b")
-    meter = meter_of(asked_model="shop/best")
+    meter = meter_of(requested_model="shop/best")
     passed, held = run(meter, *events)
     assert b"".join(passed) + held == sse(*chat_stream(("a", "b"), model="shop/best"))
-    meter = meter_of("messages", asked_model='shop/"best"')
+    meter = meter_of("messages", requested_model='shop/"best"')
     passed, _ = run(meter, message_start({"input_tokens": 1}, "vendor-secret-7b"), *text_block("a"))
     assert b"".join(passed) == sse(message_start({"input_tokens": 1}, 'shop/"best"'), *text_block("a"))
-    meter = meter_of("responses", asked_model="shop/best")
+    meter = meter_of("responses", requested_model="shop/best")
     passed, held = run(meter, CREATED, piece("a"), COMPLETED)
     assert (b"".join(passed) + held).count(b'"model":"shop/best"') == 2 and b'"v"' not in b"".join(
         passed
@@ -346,7 +351,7 @@ def test_every_event_says_the_model_that_was_asked_for():
 
 
 def test_a_name_that_changes_or_is_written_otherwise_is_learnt_anew():
-    meter = meter_of(asked_model="best")
+    meter = meter_of(requested_model="best")
     out = [
         meter.feed(
             b'data: {"model": "Qwen\\/Qwen3","choices":[{"index":0,"delta":{"content":"\\"model\\":\\"x\\" "}}]}\n\n'
@@ -572,15 +577,15 @@ def cut(data, cuts):
     st.booleans(),
     ENDINGS,
     st.lists(st.integers(0, 5000), max_size=20),
-    st.sampled_from([UsageAsked(), UsageAsked(final=True), UsageAsked(final=True, each=True)]),
+    st.sampled_from([UsageOptions(), UsageOptions(final=True), UsageOptions(final=True, each=True)]),
 )
-def test_a_chat_cut_anywhere_is_the_same(events, done, end, cuts, ask):
+def test_a_chat_cut_anywhere_is_the_same(events, done, end, cuts, usage_options):
     data = sse(*events, *(["[DONE]"] if done else []), end=end)
     readings = []
     for pieces in ([data], cut(data, cuts), cut(data, range(len(data)))):
-        meter = meter_of(asked_model="best", ask=ask, text_max=20, keep_bytes_max=50)
+        meter = meter_of(requested_model="best", usage_options=usage_options, text_max=20, keep_bytes_max=50)
         out = b"".join(meter.feed(piece) for piece in pieces)
-        readings.append((out, meter.held if meter.terminal else meter.finish(), state(meter)))
+        readings.append((out, meter.withheld if meter.terminal else meter.finish(), state(meter)))
     assert readings[0] == readings[1] == readings[2]
 
 
@@ -613,9 +618,9 @@ def test_the_other_protocols_cut_anywhere_are_the_same(data, protocol, end, cuts
     )
     readings = []
     for pieces in ([stream], cut(stream, cuts), cut(stream, range(len(stream)))):
-        meter = meter_of(protocol, asked_model="best", text_max=20, keep_bytes_max=50)
+        meter = meter_of(protocol, requested_model="best", text_max=20, keep_bytes_max=50)
         out = b"".join(meter.feed(part) for part in pieces)
-        readings.append((out, meter.held if meter.terminal else meter.finish(), state(meter)))
+        readings.append((out, meter.withheld if meter.terminal else meter.finish(), state(meter)))
     assert readings[0] == readings[1] == readings[2]
 
 
@@ -682,7 +687,7 @@ JSON = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(JSON, max_size=5), st.sampled_from(["chat", "completions", "messages", "responses"]))
 def test_whatever_an_event_holds_it_is_read_or_counted(events, protocol):
-    meter = meter_of(protocol, asked_model="best", text_max=5, keep_bytes_max=20)
+    meter = meter_of(protocol, requested_model="best", text_max=5, keep_bytes_max=20)
     out = b"".join(meter.feed(b"data: " + json.dumps(event).encode() + b"\n\n") for event in events)
     meter.finish()
     assert meter.shown_bytes >= 0 and meter.progress >= 0

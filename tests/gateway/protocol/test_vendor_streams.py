@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.protocol.streams import sse
-from tokenworks.gateway.protocol.meter import UsageAsked
+from tokenworks.gateway.protocol.meter import UsageOptions
 from tokenworks.gateway.protocol.stream import make_meter
 
 FOLDER = Path(__file__).parents[4] / "shared/vendors/streams"
@@ -51,7 +51,7 @@ def test_is_read_as_it_is_meant(path, step):
     expect, data = told["expect"], bytes_of(told)
     meter = make_meter(
         told["protocol"].removesuffix("-cumulative"),
-        asked_model="shop/best", ask=UsageAsked(), event_bytes_max=10**6, text_max=None, keep_bytes_max=10**6,
+        requested_model="shop/best", usage_options=UsageOptions(), event_bytes_max=10**6, text_max=None, keep_bytes_max=10**6,
     )  # fmt: skip
     passed = b"".join(meter.feed(data[at : at + step]) for at in range(0, len(data), step))
     held = meter.finish()

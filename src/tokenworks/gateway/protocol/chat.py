@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from tokenworks.gateway.protocol.event_shapes import ChatCall, ChatChoice, ChatChunk, ChatDelta, ChatFunction
-from tokenworks.gateway.protocol.meter import StreamMeter, UsageAsked, decoded
+from tokenworks.gateway.protocol.meter import StreamMeter, UsageOptions, decoded
 from tokenworks.gateway.protocol.outcome import FILTERED_FINISHES, fault_of_event
 from tokenworks.gateway.protocol.splice import payload_of, without_usage
 from tokenworks.gateway.protocol.usage import UNREADABLE, Usage, later_usage, read_openai
@@ -29,8 +29,8 @@ class ChatMeter(StreamMeter):
         self,
         *,
         protocol: str,
-        asked_model: str,
-        ask: UsageAsked,
+        requested_model: str,
+        usage_options: UsageOptions,
         event_bytes_max: int,
         text_max: int | None,
         keep_bytes_max: int = 0,
@@ -38,7 +38,7 @@ class ChatMeter(StreamMeter):
     ) -> None:
         # By name: compiled, `super().__init__(**settings)` gives the dict as the first argument.
         super().__init__(
-            protocol=protocol, asked_model=asked_model, ask=ask, event_bytes_max=event_bytes_max, text_max=text_max,
+            protocol=protocol, requested_model=requested_model, usage_options=usage_options, event_bytes_max=event_bytes_max, text_max=text_max,
             keep_bytes_max=keep_bytes_max, choices=choices,
         )  # fmt: skip
         self._ended: set[int] = set()  # choices with a finish reason
@@ -255,9 +255,9 @@ class ChatMeter(StreamMeter):
 
     def _is_ours(self, choices: list[ChatChoice], *, finished: bool) -> bool:
         """Whether the client did not ask for usage where this one is."""
-        if self._ask.each:
+        if self._usage_options.each:
             return False
-        return not (self._ask.final and (finished or not choices or self.stopped))
+        return not (self._usage_options.final and (finished or not choices or self.stopped))
 
     def _take_lenient(self, event: bytes, payload: bytes, content: dict[str, Any]) -> bytes:
         return self._chunk(event, payload, _lenient(content))

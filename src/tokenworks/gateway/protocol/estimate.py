@@ -111,7 +111,7 @@ def bound_input(
     return InputBound(text + beside, unbounded, beside)
 
 
-def read_bytes(asked: Asked) -> int:
+def model_readable_bytes(asked: Asked) -> int:
     """The bytes of a request that a model may read: without the fields that are for its server alone. For an estimate; a bound
     takes all of them.
     """
@@ -121,7 +121,7 @@ def read_bytes(asked: Asked) -> int:
     return max(0, asked.text_bytes - unread)
 
 
-def at_risk_tokens(text_bytes: int) -> int:
+def estimated_text_tokens(text_bytes: int) -> int:
     """About what a text costs, for a hold where the bound does not fit what is left and nobody can count: a byte and a half a
     token is less than ordinary text of any script has, but digits, base64 and text made for it pass it.
     """
@@ -148,7 +148,7 @@ def _more(piece: str) -> int:
     return max(0, size // (_OTHER_CHARS if piece[0] > _LATIN_LAST else _WORD_CHARS) - 1)
 
 
-def least_shown(shown_bytes: int, progress: int) -> int:
+def least_output(shown_bytes: int, progress: int) -> int:
     """Of a text that was sent and not kept: so many bytes in so many events, of which each made one token or more of it.
     Whole texts have fewer bytes a token than `SHOWN_BYTES_PER_TOKEN` in every language; single words may have more.
     """

@@ -43,7 +43,7 @@ _PRIVATE_ENDS: Final = (
     ".home.arpa",
     ".onion",
 )
-LATER: Final = "the names of this request's media can't be looked up now: try again"
+RETRY_LATER: Final = "the names of this request's media can't be looked up now: try again"
 _REFUSED: Final = "is not fetched: media come from public addresses, or inline as data:"
 
 log = structlog.get_logger()
@@ -183,7 +183,7 @@ class LinkCheck:
         self._threads: list[threading.Thread] = []
 
     def check(self, urls: Iterable[str], done: Callable[[str | None], None]) -> None:
-        """Calls `done` once, with why a URL may not be fetched, `LATER` itself, or None; at once where all is known."""
+        """Calls `done` once, with why a URL may not be fetched, `RETRY_LATER` itself, or None; at once where all is known."""
         hosts: dict[str, None] = {}
         for url in urls:
             reason = link_refusal(url)
@@ -208,12 +208,12 @@ class LinkCheck:
         if not unknown:
             done(None)
         elif len(self._asking.keys() | unknown) > IN_FLIGHT_MAX:
-            done(LATER)
+            done(RETRY_LATER)
         else:
             self._wait(_Wait(unknown, done))
 
     def _wait(self, wait: _Wait) -> None:
-        wait.timer = self._loop.call_later(RESOLVE_S_MAX, wait.end, LATER)
+        wait.timer = self._loop.call_later(RESOLVE_S_MAX, wait.end, RETRY_LATER)
         until_s = time.monotonic() + RESOLVE_S_MAX
         for host in wait.left:
             asked = self._asking.get(host)
@@ -236,10 +236,10 @@ class LinkCheck:
         while True:
             asked = self._queue.get()
             try:
-                why = LATER if time.monotonic() >= asked.until_s else self._resolve(asked.host)
+                why = RETRY_LATER if time.monotonic() >= asked.until_s else self._resolve(asked.host)
             except Exception:
                 log.exception("links.look_up_failed")
-                why = LATER
+                why = RETRY_LATER
             try:
                 self._loop.call_soon_threadsafe(self._answered, asked, why)
             except RuntimeError:
@@ -258,7 +258,7 @@ class LinkCheck:
     def _answered(self, asked: _Asked, why: str | None) -> None:
         """However late: who comes again finds it."""
         self._asking.pop(asked.host, None)
-        if why is not LATER:
+        if why is not RETRY_LATER:
             if len(self._known) >= CACHE_MAX:
                 self._known.clear()
             self._known[asked.host] = (self._loop.time() + CACHE_S, why)

@@ -34,7 +34,7 @@ _END_BYTES: Final = 4
 _any: Final = msgspec.json.Decoder()
 
 
-class UsageAsked(NamedTuple):
+class UsageOptions(NamedTuple):
     """What the client asked of usage in a stream: its own event at the end (`include_usage`), or one in every chunk
     (`continuous_usage_stats`). What only the gateway asked for is taken out again. It says nothing in messages and
     responses, where usage is a part of the protocol.
@@ -49,35 +49,71 @@ class EventTooLarge(Exception):
 
 
 class StreamMeter:
-    """One stream. `feed` returns what may pass now; `held` is what waits for the record."""
+    """One stream. `feed` returns what may pass now; `withheld` is what waits for the record."""
 
     __slots__ = (
-        "_ask", "_asked_model", "_early", "_event_bytes_max", "_grew", "_keep_bytes_max", "_kept_bytes", "_last",
-        "_last_bytes", "_model_new", "_model_old", "_model_seen", "_over", "_over_tokens", "_parts", "_parts_bytes",
-        "_released", "_repeated", "_settled", "_skipped_bytes", "_text_max", "_waiting", "begun", "calls", "choices", "counted",
-        "failed", "filtered", "held", "hidden", "kept", "look_bytes", "progress", "protocol", "shown_bytes", "stopped", "terminal",
-        "upstream_id", "usage",
+        "_early",
+        "_event_bytes_max",
+        "_grew",
+        "_keep_bytes_max",
+        "_kept_bytes",
+        "_last",
+        "_last_bytes",
+        "_model_new",
+        "_model_old",
+        "_model_seen",
+        "_over",
+        "_over_tokens",
+        "_parts",
+        "_parts_bytes",
+        "_released",
+        "_repeated",
+        "_requested_model",
+        "_settled",
+        "_skipped_bytes",
+        "_text_max",
+        "_usage_options",
+        "_waiting",
+        "begun",
+        "calls",
+        "choices",
+        "counted",
+        "failed",
+        "filtered",
+        "hidden",
+        "kept",
+        "maximum_check_bytes",
+        "progress",
+        "protocol",
+        "shown_bytes",
+        "stopped",
+        "terminal",
+        "upstream_id",
+        "usage",
+        "withheld",
     )  # fmt: skip
 
     def __init__(
         self,
         *,
         protocol: str,
-        asked_model: str,
-        ask: UsageAsked,
+        requested_model: str,
+        usage_options: UsageOptions,
         event_bytes_max: int,
         text_max: int | None,
         keep_bytes_max: int = 0,
         choices: int = 1,
     ) -> None:
         self.protocol = protocol
-        self._ask = ask
-        self._asked_model = asked_model
+        self._usage_options = usage_options
+        self._requested_model = requested_model
         self._event_bytes_max = event_bytes_max
         self._text_max = text_max
         # The tokens of text from which on it is over: more than text_max × 1.1 + 16.
         self._over_tokens = None if text_max is None else text_max * OVER_TENTHS // 10 + OVER_TOKENS + 1
-        self.look_bytes = NEVER_BYTES if self._over_tokens is None else self._over_tokens * BYTES_PER_TOKEN
+        self.maximum_check_bytes = (
+            NEVER_BYTES if self._over_tokens is None else self._over_tokens * BYTES_PER_TOKEN
+        )
         """With fewer bytes shown it is not over its maximum; from here on `over_maximum` says it."""
         self._keep_bytes_max = keep_bytes_max
         self._kept_bytes = 0
@@ -88,7 +124,7 @@ class StreamMeter:
         self._released = False
         self._settled = False  # usage came with the finish or after it
         self._over = False  # the upstream's count passed the maximum
-        self._model_seen: str | None = asked_model or None
+        self._model_seen: str | None = requested_model or None
         self._model_old = self._model_new = b""
         # The last text of each channel, as long as every text began with the one before it; None once one did not.
         self._last: dict[object, str] | None = {}
@@ -105,7 +141,7 @@ class StreamMeter:
         """Whether every choice that began has said why it ended, or the stream came to its end."""
         self.terminal = False
         """Whether the terminal event came."""
-        self.held = b""
+        self.withheld = b""
         self.usage: Usage | None = None
         self.progress = 0
         """Texts so far. Each has at least one token, so it is a lower bound of the output."""
@@ -186,8 +222,8 @@ class StreamMeter:
     def _after(self, data: bytes) -> None:
         """What comes after the end passes with it; after a fault nothing does."""
         if self.failed is None:
-            self.held += data
-            if len(self.held) > 2 * self._event_bytes_max:
+            self.withheld += data
+            if len(self.withheld) > 2 * self._event_bytes_max:
                 raise EventTooLarge
 
     def read_whole(self, body: bytes) -> None:
@@ -247,7 +283,7 @@ class StreamMeter:
         """The terminal event: it waits for the record, and so does what waited before it."""
         self.terminal = True
         if self.failed is None:
-            self.held = self._early + self._waiting + event
+            self.withheld = self._early + self._waiting + event
         self._early = self._waiting = b""
         return b""
 
@@ -284,11 +320,11 @@ class StreamMeter:
             if not payload or payload.strip() == DONE or is_json(payload):
                 out = self._take(rest)
                 if not self.terminal and self.failed is None:
-                    self.held = out
+                    self.withheld = out
         if not self.terminal and self.failed is None:
-            self.held = self._early + self._waiting + self.held
+            self.withheld = self._early + self._waiting + self.withheld
             self._early = self._waiting = b""
-        return self.held
+        return self.withheld
 
     @property
     def part_bytes(self) -> int:
@@ -298,7 +334,7 @@ class StreamMeter:
     @property
     def buffered_bytes(self) -> int:
         """What is kept of the stream: events without end, the beginning, what waits, what is held, texts."""
-        waits = len(self._early) + len(self._waiting) + len(self.held)
+        waits = len(self._early) + len(self._waiting) + len(self.withheld)
         return self._parts_bytes + waits + self._kept_bytes
 
     # What was made.
@@ -353,7 +389,7 @@ class StreamMeter:
         self.usage = usage
         if self._text_max is not None and usage.counts.output_tokens > self._text_max:
             self._over = True
-            self.look_bytes = 0
+            self.maximum_check_bytes = 0
 
     def _identify(self, value: object) -> None:
         self.upstream_id = known_id(value) or self.upstream_id or ""
@@ -366,7 +402,7 @@ class StreamMeter:
 
     def _learn(self, payload: bytes, model: str | None) -> None:
         """How the upstream writes its model's name: only where it does so otherwise it is read again."""
-        if not self._asked_model or not model:
+        if not self._requested_model or not model:
             return
         found = model_name(payload)
         if found is None:
@@ -374,14 +410,14 @@ class StreamMeter:
         raw, member = found
         self._model_seen = model
         self._model_old = self._model_new = b""
-        if model != self._asked_model:
+        if model != self._requested_model:
             self._model_old = member
-            self._model_new = member[: -len(raw)] + msgspec.json.encode(self._asked_model)
+            self._model_new = member[: -len(raw)] + msgspec.json.encode(self._requested_model)
 
     def measured(self, size: int, tokens: int) -> None:
         """A tokenizer counted the first `size` bytes shown."""
         self.counted = size, tokens
-        self.look_bytes = 0
+        self.maximum_check_bytes = 0
 
     def text_tokens(self) -> int:
         """Tokens of the text so far: by a tokenizer as far as one counted, else by its bytes."""
@@ -391,7 +427,7 @@ class StreamMeter:
         return tokens + max(0, self.shown_bytes - size) // BYTES_PER_TOKEN
 
     @property
-    def says_over(self) -> bool:
+    def usage_over_maximum(self) -> bool:
         """Whether the upstream's own count passed the maximum."""
         return self._over
 

@@ -26,7 +26,7 @@ _OUTPUTS: Final = (4, 5, 6)
 NOTHING: Final = Counts()
 
 
-class Asked(NamedTuple):
+class RequestShape(NamedTuple):
     """What was asked for, as far as it bounds the answer."""
 
     protocol: str
@@ -42,7 +42,7 @@ class Asked(NamedTuple):
     """Whether reasoning may be made that is not shown: by the request or by the deployment."""
 
 
-class Shown(NamedTuple):
+class VisibleOutput(NamedTuple):
     """What the answer shows of what was made."""
 
     text_bytes: int
@@ -54,14 +54,14 @@ class Shown(NamedTuple):
     """Whether it brings sound or images, whose tokens have no text."""
 
 
-class Beyond(NamedTuple):
+class ImplausibleUsage(NamedTuple):
     """Tokens that no honest answer can have, by class, and flags for the record (`implausible`, `odd`)."""
 
     counts: Counts
     flags: tuple[str, ...]
 
 
-def is_usual(counts: Counts, asked_bytes: int, context_tokens: int, body_bytes: int) -> bool:
+def is_plausible(counts: Counts, asked_bytes: int, context_tokens: int, body_bytes: int) -> bool:
     """Whether a report of an unstreamed answer to a text is within every bound of `bound` and not odd, by a look at four numbers:
     `bound` would find nothing. `asked_bytes`: what becomes input text at most; `body_bytes`: the answer's.
     """
@@ -75,7 +75,7 @@ def is_usual(counts: Counts, asked_bytes: int, context_tokens: int, body_bytes: 
     )
 
 
-def bound(counts: Counts, asked: Asked, shown: Shown) -> Beyond:
+def bound(counts: Counts, asked: RequestShape, shown: VisibleOutput) -> ImplausibleUsage:
     """What of a report is beyond its bounds; flags where it is beyond or only odd."""
     beyond = [0] * len(counts)
     most_in, most_out, most_thought = (
@@ -95,11 +95,11 @@ def bound(counts: Counts, asked: Asked, shown: Shown) -> Beyond:
         beyond[at] += more
         left -= more
     if any(beyond):
-        return Beyond(Counts(*beyond), ("implausible",))
-    return Beyond(NOTHING, ("odd",) if _is_odd(counts, asked, shown) else ())
+        return ImplausibleUsage(Counts(*beyond), ("implausible",))
+    return ImplausibleUsage(NOTHING, ("odd",) if _is_odd(counts, asked, shown) else ())
 
 
-def input_most(asked: Asked) -> int:
+def input_most(asked: RequestShape) -> int:
     """Input tokens at most: the context of every input (and sampling), and no more than its text has bytes."""
     rounds = ROUNDS_MAX if asked.protocol in {"messages", "responses"} else 1
     most = asked.context_tokens * max(1, asked.inputs) * rounds
@@ -108,7 +108,7 @@ def input_most(asked: Asked) -> int:
     return most
 
 
-def output_most(asked: Asked) -> int:
+def output_most(asked: RequestShape) -> int:
     """Output tokens at most: the context of every choice (and sampling); an embedding has none."""
     if asked.protocol == "embeddings":
         return 0
@@ -116,7 +116,7 @@ def output_most(asked: Asked) -> int:
     return asked.context_tokens * max(1, asked.choices) * rounds
 
 
-def visible_most(counts: Counts, asked: Asked, shown: Shown) -> int:
+def visible_most(counts: Counts, asked: RequestShape, shown: VisibleOutput) -> int:
     """Tokens of class `output` at most. Where all that is made shows, a token shows as a byte at least."""
     if asked.protocol == "embeddings":
         return 0
@@ -127,7 +127,7 @@ def visible_most(counts: Counts, asked: Asked, shown: Shown) -> int:
     return min(most, output_most(asked))
 
 
-def _is_odd(counts: Counts, asked: Asked, shown: Shown) -> bool:
+def _is_odd(counts: Counts, asked: RequestShape, shown: VisibleOutput) -> bool:
     """Possible, and worth a look: a text whose tokens are much shorter or longer than any language's."""
     if asked.protocol == "embeddings" or shown.media:
         return False

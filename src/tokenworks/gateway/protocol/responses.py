@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from tokenworks.gateway.protocol.event_shapes import ResponsesEvent, ResponsesResponse
-from tokenworks.gateway.protocol.meter import StreamMeter, UsageAsked, decoded
+from tokenworks.gateway.protocol.meter import StreamMeter, UsageOptions, decoded
 from tokenworks.gateway.protocol.outcome import fault_of_event, fault_said
 from tokenworks.gateway.protocol.splice import payload_of
 from tokenworks.gateway.protocol.usage import UNREADABLE, read_openai
@@ -42,8 +42,8 @@ class ResponsesMeter(StreamMeter):
         self,
         *,
         protocol: str,
-        asked_model: str,
-        ask: UsageAsked,
+        requested_model: str,
+        usage_options: UsageOptions,
         event_bytes_max: int,
         text_max: int | None,
         keep_bytes_max: int = 0,
@@ -51,7 +51,7 @@ class ResponsesMeter(StreamMeter):
     ) -> None:
         # By name: compiled, `super().__init__(**settings)` gives the dict as the first argument.
         super().__init__(
-            protocol=protocol, asked_model=asked_model, ask=ask, event_bytes_max=event_bytes_max, text_max=text_max,
+            protocol=protocol, requested_model=requested_model, usage_options=usage_options, event_bytes_max=event_bytes_max, text_max=text_max,
             keep_bytes_max=keep_bytes_max, choices=choices,
         )  # fmt: skip
         # Bytes shown of each item, and of each of its texts by kind; an item is known by its id, else by its place.

@@ -126,11 +126,11 @@ def model_name(payload: bytes) -> tuple[bytes, bytes] | None:
     return None if match is None else (raw, match.group())
 
 
-def body_with_model(body: bytes, asked_model: str) -> bytes:
+def body_with_model(body: bytes, requested_model: str) -> bytes:
     """A whole answer with the model's name as it was asked for."""
     found = model_name(body.removeprefix(BOM))
     if found is None:
         return body
     raw, member = found
-    asked = msgspec.json.encode(asked_model)
+    asked = msgspec.json.encode(requested_model)
     return body if raw == asked else body.replace(member, member[: -len(raw)] + asked)

@@ -184,7 +184,7 @@ class Attempt(Answering):
             if meter.part_bytes > LARGE_EVENT_BYTES:
                 connection.large = True
         if (
-            meter.shown_bytes >= meter.look_bytes
+            meter.shown_bytes >= meter.maximum_check_bytes
             and meter.over_maximum
             and not meter.stopped
             and not parts.answers.is_below_maximum(self, meter)

@@ -51,7 +51,7 @@ class _Effort(msgspec.Struct):
 _effort: Final = msgspec.json.Decoder(_Effort)
 
 
-def asked_effort(parsed: Parsed) -> str | None:
+def requested_effort(parsed: Parsed) -> str | None:
     """How much thinking a client asks for, as it says it."""
     raw = parsed.fields.get("reasoning_effort")
     try:
@@ -74,7 +74,7 @@ def count_tools(parsed: Parsed) -> int:
         return 0
 
 
-def asked_text(parsed: Parsed, protocol: str) -> str:
+def last_user_text(parsed: Parsed, protocol: str) -> str:
     """What a person asks last, as text; empty where nothing can be read."""
     raw = parsed.fields.get({"responses": "input", "completions": "prompt"}.get(protocol, "messages"))
     if raw is None:
