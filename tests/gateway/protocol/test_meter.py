@@ -51,7 +51,7 @@ def run(meter, *events):
 def state(meter):
     """What is known after a stream, however it came."""
     return (
-        meter.begun, meter.failed, meter.filtered, meter.stopped, meter.terminal, meter.whole, meter.usage, meter.progress,
+        meter.begun, meter.fault, meter.filtered, meter.stopped, meter.terminal, meter.complete, meter.usage, meter.progress,
         meter.shown_bytes, meter.calls, meter.choices, meter.hidden, meter.upstream_id, meter.over_maximum, meter.counts(), "".join(meter.kept),
     )  # fmt: skip
 
@@ -93,7 +93,7 @@ def test_a_fault_before_content_lets_nothing_pass(protocol, events, kind):
     meter = meter_of(protocol)
     passed, held = run(meter, *events)
     assert b"".join(passed) + held == b""
-    assert (meter.failed.kind, meter.begun, meter.whole) == (kind, False, False)
+    assert (meter.fault.kind, meter.begun, meter.complete) == (kind, False, False)
 
 
 @pytest.mark.parametrize(("protocol", "events", "fault"), [
@@ -106,8 +106,8 @@ def test_a_fault_after_content_ends_it_and_is_not_said_raw(protocol, events, fau
     meter = meter_of(protocol)
     passed, held = run(meter, *events, fault, chunk({"content": "more"}), "[DONE]")
     assert b"".join(passed) + held == sse(*events)
-    assert meter.begun and not meter.whole
-    assert "AcmeCloud" in meter.failed.message
+    assert meter.begun and not meter.complete
+    assert "AcmeCloud" in meter.fault.message
 
 
 def test_usage_after_a_fault_is_read():
@@ -146,9 +146,9 @@ def test_a_finish_without_content_waits_for_the_usage():
     meter = meter_of()
     for event in events[:3]:
         meter.feed(sse(event))
-    assert meter.waiting and meter.stopped and not meter.terminal
+    assert meter.finish_withheld and meter.stopped and not meter.terminal
     assert meter.feed(sse(events[3])) == sse(events[2])  # the usage event was asked for by the gateway alone
-    assert not meter.waiting
+    assert not meter.finish_withheld
 
 
 def test_what_waits_can_be_given_out_and_usage_is_still_read():
@@ -175,7 +175,7 @@ def test_a_finish_that_brings_its_usage_waits_for_nothing():
     meter = meter_of(usage_options=UsageOptions(final=True))
     finish = chunk({}, "stop", usage=used(10, 1))
     assert run(meter, chunk({"content": "a"}), finish)[0][1] == sse(finish)
-    assert (meter.usage.counts, meter.whole) == (Counts(10, output=1), True)
+    assert (meter.usage.counts, meter.complete) == (Counts(10, output=1), True)
 
 
 def test_several_choices_end_one_by_one():
@@ -192,14 +192,14 @@ def test_choices_that_come_one_after_the_other_are_waited_for():
     run(meter, chunk({"content": "a"}), chunk({}, "stop"))
     assert not meter.stopped
     run(meter, chunk({"content": "b"}, index=1), chunk({}, "stop", index=1))
-    assert meter.stopped and meter.whole
+    assert meter.stopped and meter.complete
 
 
 def test_an_empty_answer_goes_out_whole_with_its_end():
     meter = meter_of()
     passed, held = run(meter, ROLE, chunk({}, "stop"), "[DONE]")
     assert (passed, held) == ([b"", b"", b""], sse(ROLE, chunk({}, "stop"), "[DONE]"))
-    assert meter.whole and not meter.progress and not meter.begun
+    assert meter.complete and not meter.progress and not meter.begun
 
 
 # How it ends.
@@ -213,8 +213,8 @@ def test_a_stream_without_end_is_interrupted():
     ):
         meter = meter_of(protocol)
         run(meter, *events)
-        assert not meter.whole and not meter.stopped and meter.progress == 1
-    assert not meter_of().whole
+        assert not meter.complete and not meter.stopped and meter.progress == 1
+    assert not meter_of().complete
 
 
 def test_messages_that_say_why_they_stop_are_whole_without_their_last_event():
@@ -222,7 +222,7 @@ def test_messages_that_say_why_they_stop_are_whole_without_their_last_event():
     events = [START, *text_block("a"), message_delta({"output_tokens": 20})]
     passed, held = run(meter, *events)
     assert b"".join(passed) + held == sse(*events)
-    assert meter.whole and not meter.terminal
+    assert meter.complete and not meter.terminal
     assert meter.usage.counts == Counts(1000, output=20)
     late = meter_of("messages")
     run(late, START, *text_block("a"), message_delta({"input_tokens": 0, "output_tokens": 20}), STOP)
@@ -235,7 +235,7 @@ def test_a_last_event_without_its_empty_line_gets_it_and_one_that_was_cut_is_dro
     assert meter.finish() == b"data: [DONE]\n\n" and meter.terminal
     meter = meter_of()
     meter.feed(sse(chunk({"content": "a"})) + sse(chunk({"content": "bc"}))[:-20])
-    assert (meter.finish(), meter.progress, meter.whole) == (b"", 1, False)
+    assert (meter.finish(), meter.progress, meter.complete) == (b"", 1, False)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_the_filter_is_seen(finish, filtered):
     meter = meter_of()
     run(meter, chunk({"content": "a"}), chunk({}, finish))
     assert meter.filtered is filtered
-    assert (meter.failed, meter.stopped) == (None, finish is not None)
+    assert (meter.fault, meter.stopped) == (None, finish is not None)
 
 
 def test_an_event_too_large_is_refused_however_it_comes():
@@ -326,10 +326,10 @@ def test_real_usage_and_then_zeros():
         usage_chunk(used(0, 0)),
         "[DONE]",
     )
-    assert meter.usage.counts == Counts(100, output=20) and meter.whole
+    assert meter.usage.counts == Counts(100, output=20) and meter.complete
     meter = meter_of()
     run(meter, chunk({"content": "a"}), chunk({}, "stop"), usage_chunk(used(0, 0)), "[DONE]")
-    assert meter.usage is None and meter.whole
+    assert meter.usage is None and meter.complete
 
 
 # The model's name.
@@ -692,5 +692,5 @@ def test_whatever_an_event_holds_it_is_read_or_counted(events, protocol):
     meter.finish()
     assert meter.shown_bytes >= 0 and meter.progress >= 0
     assert meter.usage is None or min(meter.usage.counts) >= 0
-    assert not (out and meter.failed and not meter.begun)
-    assert meter.whole == (meter.failed is None and (meter.stopped or meter.terminal))
+    assert not (out and meter.fault and not meter.begun)
+    assert meter.complete == (meter.fault is None and (meter.stopped or meter.terminal))

@@ -58,14 +58,14 @@ def test_is_read_as_it_is_meant(path, step):
     assert meter.shown_bytes == whole_text(expect)
     assert len("".join(meter.kept).encode()) == meter.shown_bytes
     if "error" in expect:
-        assert not meter.whole
-        assert meter.failed is not None
+        assert not meter.complete
+        assert meter.fault is not None
         code = str(expect["error"].get("code", expect["error"].get("type")))
-        assert meter.failed.kind == FAULTS.get(code, "overloaded" if "overloaded" in code else "server")
+        assert meter.fault.kind == FAULTS.get(code, "overloaded" if "overloaded" in code else "server")
         assert b"synthetic" not in passed + held
         assert meter.begun == bool(expect["text"])
         return
-    assert meter.whole and meter.failed is None
+    assert meter.complete and meter.fault is None
     out = passed + held
     if told["protocol"].startswith("chat"):
         assert b'"usage":{' not in out.replace(b'"x_groq":{"id":"req_TWsyn0016","usage":{', b"")

@@ -1,4 +1,4 @@
-"""The door to metering a stream: one meter a protocol, with one interface (`meter.py`)."""
+"""Makes the meter of a stream: each protocol has its own class, all with the interface of `StreamMeter` (`meter.py`)."""
 
 from typing import Final
 
@@ -23,9 +23,9 @@ def make_meter(
     keep_bytes_max: int = 0,
     choices: int = 1,
 ) -> StreamMeter:
-    """`requested_model`: the name that the client asked for, which every event says instead of the upstream's (empty: events
-    keep theirs). `text_max`: output tokens that the upstream was asked for at most, or None. `keep_bytes_max`: how much of
-    the text is kept for a tokenizer.
+    """`requested_model`: the model's name that the client requested, which replaces the upstream's name in each event (empty: the
+    upstream's name stays). `text_max`: the maximum of output tokens sent to the upstream, or None. `keep_bytes_max`: bytes of text
+    kept for a tokenizer. `choices`: the number of choices that the client requested.
     """
     return _METERS.get(protocol, ChatMeter)(
         protocol=protocol,
@@ -39,7 +39,7 @@ def make_meter(
 
 
 def read_whole(protocol: str, body: bytes, *, keep_bytes_max: int = 0) -> StreamMeter:
-    """What an answer that is not streamed shows: `shown_bytes`, `calls`, `choices`, `hidden`, `filtered`, `kept`."""
+    """The meter of an answer that is not streamed, with `shown_bytes`, `calls`, `choices`, `hidden`, `filtered` and `kept`."""
     meter = make_meter(
         protocol,
         requested_model="",

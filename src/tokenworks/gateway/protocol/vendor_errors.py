@@ -113,7 +113,7 @@ def wait_s(text: str, now_s: float) -> float | None:
     return None if at_s is None else _bounded(at_s - now_s)
 
 
-def wait_said(message: str) -> float | None:
+def wait_in_message(message: str) -> float | None:
     """Seconds of "please try again in 1m2s", where a vendor says it in its message alone."""
     match = _WAIT_SAID.search(message)
     return None if match is None else wait_s(match[1], 0.0)
