@@ -26,8 +26,6 @@ LONG_FUNCTIONS = {
 # Named by nothing still, as above.
 UNNAMED = {
     "src/tokenworks/charging/host/journal.py: PAYLOAD_BYTES_MAX",
-    "src/tokenworks/gateway/protocol/fields/body.py: Parsed.add_usage",
-    "src/tokenworks/gateway/protocol/fields/body.py: Parsed.upstream_object",
 }
 
 # For code outside of this repository.

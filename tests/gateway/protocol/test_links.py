@@ -128,7 +128,7 @@ def test_a_name_that_resolves_too_slowly_does_not_pass_and_is_not_remembered(slo
         assert await said(check, ["https://left.example/"]) is RETRY_LATER
         assert len(begun) == 2
         release.set()
-        while check._asking:
+        while check._lookups:
             await asyncio.sleep(0.01)
         # What came late is known to who comes again.
         assert "bad.example" in await said(check, ["https://bad.example/"])
@@ -161,7 +161,7 @@ def test_names_of_many_requests_are_bounded_and_leave_the_loops_own_threads_alon
         assert len(begun) == THREADS
         assert all(thread.daemon for thread in check._threads)
         release.set()
-        while check._asking:
+        while check._lookups:
             await asyncio.sleep(0.01)
         assert await said(check, ["https://one-more.example/"]) is None
 

@@ -1,11 +1,11 @@
-"""Every code that the data plane refuses with: its status, what has happened, and what to do about it. The reference prints it."""
+"""The code of every refusal of the data plane: its status, its meaning, and what the client can do. The reference lists them."""
 
 from typing import Final, NamedTuple
 
 
 class Code(NamedTuple):
-    """`zh`: the same sentence for the account's holder in Chinese, of codes that are about the account or its key. A refusal that
-    knows more (how much is left, when it comes back) says it itself, in both languages.
+    """One code. `zh`: the sentence in Chinese, for codes about the account or its key. A refusal with more detail (the balance, the time
+    of a reset) has its own message in both languages.
     """
 
     status: str

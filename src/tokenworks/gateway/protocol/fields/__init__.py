@@ -1,4 +1,4 @@
-"""The request half of each protocol: the allow-lists as data, reading a body by them, and the body for one deployment."""
+"""The requests of each protocol: the allow-lists as data, the reading of a body by them, and the body for one deployment."""
 
 from tokenworks.gateway.protocol.fields.body import Parsed, parse_body, warm
 from tokenworks.gateway.protocol.fields.errors import UNREADABLE, BodyError

@@ -1,4 +1,4 @@
-"""Writes docs/FIELDS.md from the lists: `python -m tokenworks.gateway.protocol.fields.docs > docs/FIELDS.md`. A test fails where the file
+"""Writes docs/FIELDS.md from the lists: `python -m tokenworks.gateway.protocol.fields.docs > docs/FIELDS.md`. A test fails if the file
 differs.
 """
 
@@ -23,7 +23,7 @@ from tokenworks.gateway.protocol.fields.lists import (
     never_names,
 )
 
-# What a body that is sent on has otherwise than the one that came, and when. Everything else is the client's bytes.
+# The changes to a body: (field, condition, change). All other bytes are the client's.
 CHANGES: Final = (
     ("`model`", "the deployment has another name for the model", "replaced by the deployment's `upstream_model`"),
     ("the output maximum", "a maximum has to be sent, is lowered to what is held, or stands in a field that the deployment does not read",
@@ -65,7 +65,7 @@ _KINDS: Final = {
 
 
 def reference() -> str:
-    """docs/FIELDS.md."""
+    """The text of docs/FIELDS.md."""
     lines = [_HEAD, "## What the gateway changes", "", "| what | when | how |", "|---|---|---|"]
     lines += [f"| {what} | {when} | {how} |" for what, when, how in CHANGES]
     for protocol in PROTOCOLS:
@@ -132,10 +132,10 @@ def _value(rule: Rule) -> str:
         return f"{allowed}: {rule.why}"
     if rule.kind == NESTED:
         return f"see {rule.level}"
-    said = _KINDS.get(rule.kind) or ("opaque" if rule.kind else "")
+    kind = _KINDS.get(rule.kind) or ("opaque" if rule.kind else "")
     if rule.action in {DROP, REFUSE, TRANSLATE, PRICE} or rule.kind:
-        return ": ".join(part for part in (said, rule.why) if part)
-    return said
+        return ": ".join(part for part in (kind, rule.why) if part)
+    return kind
 
 
 def _profiles() -> Iterator[str]:

@@ -1,10 +1,10 @@
-"""The body for one deployment: as it came where nothing has to change, else with what changes spliced into it.
+"""Renders the body for one deployment: the client's bytes if nothing has to change, else the body with the changes.
 
-`docs/FIELDS.md` has the table of all that may change.
+`docs/FIELDS.md` lists all changes.
 """
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -12,7 +12,13 @@ from tokenworks.factory import Deployment
 from tokenworks.factory.facts.profiles import Profile, max_tokens_field
 from tokenworks.gateway.protocol.fields.body import Parsed
 from tokenworks.gateway.protocol.fields.layout import OPEN_ARRAY, OPEN_OBJECT, RawObject
-from tokenworks.gateway.protocol.fields.walk import Path, first_byte, items_decoder, object_decoder, path_text
+from tokenworks.gateway.protocol.fields.scan import (
+    FieldPath,
+    first_byte,
+    items_decoder,
+    object_decoder,
+    path_text,
+)
 
 HEADER_BYTES_MAX: Final = 1_000
 NAME_CHARS_MAX: Final = 200
@@ -21,19 +27,17 @@ _encode: Final = msgspec.json.encode
 _TRUE: Final = msgspec.Raw(b"true")
 _USAGE: Final = frozenset({"chat", "completions"})
 _SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.[]$:/@*+")
-# What says nothing without tools, and is refused by some upstreams then.
+# Fields without a meaning if there are no tools; some upstreams refuse them then.
 _OF_TOOLS: Final = ("tools", "tool_choice", "parallel_tool_calls")
-_Trie = dict[str | int, Any]
 
 
 def render(
     parsed: Parsed, body: bytes, deployment: Deployment, profile: Profile, *, maximum: int | None, usage: bool
 ) -> tuple[bytes, tuple[str, ...]]:
-    """What is sent to a deployment, and the names that it does not get and another may (`Parsed.dropped` are those that none
-    gets).
+    """(the body for a deployment, the names that this deployment does not get). `Parsed.dropped` has the names that no deployment gets.
 
-    `maximum`: output tokens, written into the field that the deployment understands in place of every other; None: the
-    client's own, if it gave one. `usage`: ask for usage in the stream.
+    `maximum`: the maximum of output tokens, written into the field that the deployment understands, in place of any other; None: the
+    client's own maximum, if there is one. `usage`: request usage in the stream.
     """
     gone = _unlisted(parsed, deployment, profile)
     set_to: dict[str, msgspec.Raw] = {}
@@ -46,9 +50,9 @@ def render(
         dropped.append("stream_options")
     if not (parsed.changed or parsed.always or gone or out):
         if not set_to:
-            # `body` where it has no byte order mark.
+            # `body` itself, unless it has a byte order mark.
             return (body if len(body) == len(parsed.body) else parsed.body), ()
-        names = parsed.said.keys() if parsed.walk is None else parsed.fields.keys()
+        names = parsed.outer_fields.keys() if parsed.scan is None else parsed.fields.keys()
         if names.isdisjoint(set_to):
             return b"%b,%b" % (_encode(set_to)[:-1], parsed.body[1:]), ()
     cuts = [*parsed.always, *gone, *parsed.taken]
@@ -59,18 +63,18 @@ def render(
     return _encode(fields), tuple(dropped)
 
 
-def _unlisted(parsed: Parsed, deployment: Deployment, profile: Profile) -> list[Path]:
-    """Paths that this deployment does not get: what is on no list, and what its profile does not list."""
-    if parsed.walk is None and (parsed.listed_by is None or profile.profile in parsed.listed_by):
+def _unlisted(parsed: Parsed, deployment: Deployment, profile: Profile) -> list[FieldPath]:
+    """Paths that this deployment does not get: fields on no list, and fields that its profile does not list."""
+    if parsed.scan is None and (parsed.listed_by is None or profile.profile in parsed.listed_by):
         return []
     if deployment.pass_unknown:
         return []
-    walk = parsed.walked()
-    gone = walk.unknown + [path for path, profiles in walk.extras if profile.profile not in profiles]
+    scan = parsed.scanned()
+    gone = scan.unknown + [path for path, profiles in scan.extras if profile.profile not in profiles]
     if len(gone) < 2:
         return gone
     whole = set(gone)
-    # What is inside something that goes is not named beside it.
+    # A path inside another removed path is not named.
     return [path for path in gone if not any(path[:length] in whole for length in range(1, len(path)))]
 
 
@@ -81,7 +85,7 @@ def _set_maximum(
     maximum: int | None,
     set_to: dict[str, msgspec.Raw],
 ) -> list[str]:
-    """Write the maximum; the names under which there must be none."""
+    """Write the maximum into `set_to`; returns the maximum's other names, which are removed."""
     value = parsed.output_tokens if maximum is None else maximum
     if not parsed.output_field or value is None:
         return []
@@ -96,8 +100,8 @@ def _set_maximum(
 def _set_usage(
     parsed: Parsed, deployment: Deployment, profile: Profile, usage: bool, set_to: dict[str, msgspec.Raw]
 ) -> bool:
-    """Ask for usage beside what the client asks for. True where the deployment takes no `stream_options` and there are some."""
-    fields = parsed.said if parsed.walk is None else parsed.fields
+    """Add the request for usage to the client's `stream_options`. True if they must be removed: the deployment does not accept them."""
+    fields = parsed.outer_fields if parsed.scan is None else parsed.fields
     if deployment.stream_options is False:
         return "stream_options" in fields
     if not usage or not parsed.stream or profile.stream_usage == "none":
@@ -116,8 +120,8 @@ def _set_usage(
     return False
 
 
-def _without_tools(fields: RawObject, cuts: list[Path]) -> list[Path]:
-    """Where no tool is left, what is said of tools goes too."""
+def _without_tools(fields: RawObject, cuts: list[FieldPath]) -> list[FieldPath]:
+    """The cuts, and further cuts of the fields about tools if no tool is left."""
     gone = {path[1] for path in cuts if len(path) == 2 and path[0] == "tools" and isinstance(path[1], int)}
     raw = fields.get("tools")
     if not gone or raw is None or len(gone) < len(items_decoder.decode(raw)):
@@ -125,50 +129,56 @@ def _without_tools(fields: RawObject, cuts: list[Path]) -> list[Path]:
     return cuts + [(name,) for name in _OF_TOOLS]
 
 
-def cut(fields: RawObject, paths: Iterable[Path]) -> RawObject:
-    """The fields without what is at these paths; the rest stays byte by byte."""
-    trie: _Trie = {}
+class _Cuts:
+    """The paths to cut below one value: `whole` has the steps that are removed, `nested` the steps with cuts further below."""
+
+    __slots__ = ("nested", "whole")
+
+    def __init__(self) -> None:
+        self.whole: set[str | int] = set()
+        self.nested: dict[str | int, _Cuts] = {}
+
+
+def cut(fields: RawObject, paths: Iterable[FieldPath]) -> RawObject:
+    """The fields without the values at these paths. All other values keep their bytes."""
+    root = _Cuts()
     for path in paths:
-        at = trie
+        cuts = root
         for step in path[:-1]:
-            below = at.setdefault(step, {})
-            if below is None:
-                break
-            at = below
-        else:
-            at[path[-1]] = None
-    return _cut_object(dict(fields), trie)
+            nested = cuts.nested.get(step)
+            if nested is None:
+                nested = cuts.nested[step] = _Cuts()
+            cuts = nested
+        cuts.whole.add(path[-1])
+    return _cut_object(dict(fields), root)
 
 
-def _cut_object(fields: RawObject, trie: _Trie) -> RawObject:
-    for step, below in trie.items():
-        assert isinstance(step, str)
-        if below is None:
-            fields.pop(step, None)
-        elif step in fields:
-            fields[step] = _cut_value(fields[step], below)
+def _cut_object(fields: RawObject, cuts: _Cuts) -> RawObject:
+    for name in cuts.whole:
+        assert isinstance(name, str)
+        fields.pop(name, None)
+    for name, nested in cuts.nested.items():
+        assert isinstance(name, str)
+        if name in fields:
+            fields[name] = _cut_value(fields[name], nested)
     return fields
 
 
-def _cut_value(raw: msgspec.Raw, trie: _Trie) -> msgspec.Raw:
-    if first_byte(raw) == OPEN_ARRAY:
-        items = items_decoder.decode(raw)
-        kept = [
-            item if below is _WHOLE else _cut_value(item, below)
-            for number, item in enumerate(items)
-            if (below := trie.get(number, _WHOLE)) is not None
-        ]
-        return msgspec.Raw(_encode(kept))
-    return msgspec.Raw(_encode(_cut_object(object_decoder.decode(raw), trie)))
-
-
-_WHOLE: Final = object()
+def _cut_value(raw: msgspec.Raw, cuts: _Cuts) -> msgspec.Raw:
+    if first_byte(raw) != OPEN_ARRAY:
+        return msgspec.Raw(_encode(_cut_object(object_decoder.decode(raw), cuts)))
+    kept: list[msgspec.Raw] = []
+    for number, item in enumerate(items_decoder.decode(raw)):
+        if number not in cuts.whole:
+            nested = cuts.nested.get(number)
+            kept.append(item if nested is None else _cut_value(item, nested))
+    return msgspec.Raw(_encode(kept))
 
 
 def dropped_header(names: Iterable[str]) -> bytes:
-    """The value of `x-tokenworks-dropped`: the names, cleaned, at most `HEADER_BYTES_MAX` bytes; `...` where there are more.
+    """The value of `x-tokenworks-dropped`: the cleaned names, at most `HEADER_BYTES_MAX` bytes; `...` stands for further names.
 
-    A header is ASCII here: what is not a letter, a digit or a usual sign of a path is written `?`.
+    The header is ASCII: each character that is not a letter, a digit or a common sign in paths becomes `?`.
     """
     text = b""
     for name in names:
