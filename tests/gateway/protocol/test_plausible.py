@@ -20,7 +20,7 @@ CHAT = RequestShape("chat", context_tokens=131_072)
 MESSAGES = CHAT._replace(protocol="messages")
 
 
-@pytest.mark.parametrize(("counts", "asked", "shown"), [
+@pytest.mark.parametrize(("counts", "request_shape", "shown"), [
     # Reasoning that is summarised, omitted or redacted: 8000 tokens behind 209 bytes.
     (Counts(100, output=8000), MESSAGES, VisibleOutput(209, hidden=True)),
     (Counts(100, output=3000), MESSAGES._replace(hides_reasoning=True), VisibleOutput(9)),
@@ -43,13 +43,13 @@ MESSAGES = CHAT._replace(protocol="messages")
     # One token a byte, which is what a byte-level tokenizer does at worst, and the marks of the choice.
     (Counts(50, output=1064), CHAT, VisibleOutput(1000)),
 ])  # fmt: skip
-def test_honest_answers_are_within(counts, asked, shown):
-    beyond = bound(counts, asked, shown)
+def test_honest_answers_are_within(counts, request_shape, shown):
+    beyond = bound(counts, request_shape, shown)
     assert not any(beyond.counts)
     assert "implausible" not in beyond.flags
 
 
-@pytest.mark.parametrize(("counts", "asked", "shown", "expected"), [
+@pytest.mark.parametrize(("counts", "request_shape", "shown", "expected"), [
     (Counts(10, output=2000), CHAT, VisibleOutput(100), Counts(output=2000 - 164)),
     (Counts(131_072 + 7), CHAT, VisibleOutput(5), Counts(7)),
     (Counts(10, 131_072), CHAT, VisibleOutput(5), Counts(10)),
@@ -59,8 +59,8 @@ def test_honest_answers_are_within(counts, asked, shown):
     (Counts(TEMPLATE_TOKENS + 3), CHAT._replace(text_bytes=2), VisibleOutput(5), Counts(1)),
     (Counts(cache_write_1h=131_072 * ROUNDS_MAX + 2), MESSAGES, VisibleOutput(5), Counts(cache_write_1h=2)),
 ])  # fmt: skip
-def test_what_cannot_be_is_beyond_and_no_more(counts, asked, shown, expected):
-    assert bound(counts, asked, shown) == (expected, ("implausible",))
+def test_what_cannot_be_is_beyond_and_no_more(counts, request_shape, shown, expected):
+    assert bound(counts, request_shape, shown) == (expected, ("implausible",))
 
 
 def test_what_is_odd_is_flagged_and_nothing_else():
@@ -71,28 +71,28 @@ def test_what_is_odd_is_flagged_and_nothing_else():
 
 
 counts = st.builds(Counts, *[st.integers(0, 300_000)] * 8)
-asks = st.builds(
+requests = st.builds(
     RequestShape, st.sampled_from(["chat", "messages", "responses", "completions", "embeddings"]), st.integers(1, 200_000),
     inputs=st.integers(0, 50), choices=st.integers(0, 8), text_bytes=st.none() | st.integers(0, 10**6), hides_reasoning=st.booleans(),
 )  # fmt: skip
-shows = st.builds(VisibleOutput, st.integers(0, 10**6), st.integers(0, 40), st.booleans(), st.booleans())
+outputs = st.builds(VisibleOutput, st.integers(0, 10**6), st.integers(0, 40), st.booleans(), st.booleans())
 
 
-@given(counts, asks, shows)
-def test_what_is_within_the_bounds_is_within_them(counts, asked, shown):
+@given(counts, requests, outputs)
+def test_what_is_within_the_bounds_is_within_them(counts, request_shape, shown):
     """Taking away what is beyond leaves what is not; nothing is negative, and no class loses more than it has."""
-    beyond = bound(counts, asked, shown)
+    beyond = bound(counts, request_shape, shown)
     assert all(0 <= lost <= had for lost, had in zip(beyond.counts, counts, strict=True))
     rest = Counts(*(had - lost for lost, had in zip(beyond.counts, counts, strict=True)))
-    assert not any(bound(rest, asked, shown).counts)
-    assert rest.input_tokens <= input_most(asked)
+    assert not any(bound(rest, request_shape, shown).counts)
+    assert rest.input_tokens <= input_most(request_shape)
     assert any(beyond.counts) == (beyond.flags == ("implausible",))
 
 
-@given(counts, asks, shows, st.integers(0, 10**6))
-def test_more_that_is_shown_never_makes_less_plausible(counts, asked, shown, more):
-    before = bound(counts, asked, shown).counts
-    after = bound(counts, asked, shown._replace(text_bytes=shown.text_bytes + more)).counts
+@given(counts, requests, outputs, st.integers(0, 10**6))
+def test_more_that_is_shown_never_makes_less_plausible(counts, request_shape, shown, more):
+    before = bound(counts, request_shape, shown).counts
+    after = bound(counts, request_shape, shown._replace(text_bytes=shown.text_bytes + more)).counts
     assert sum(after) <= sum(before)
 
 
@@ -104,8 +104,8 @@ def test_more_that_is_shown_never_makes_less_plausible(counts, asked, shown, mor
     st.sampled_from(["chat", "completions", "messages", "responses"]),
     st.integers(1, 4),
 )
-def test_what_is_usual_is_within_every_bound(counts, asked_bytes, context, size, protocol, choices):
+def test_what_is_usual_is_within_every_bound(counts, text_bytes, context, size, protocol, choices):
     made = Counts(*counts)
-    if is_plausible(made, asked_bytes, context, size):
-        asked = RequestShape(protocol, context, 1, choices, asked_bytes)
-        assert bound(made, asked, visible_output(b" " * size, protocol, made)) == (Counts(), ())
+    if is_plausible(made, text_bytes, context, size):
+        request_shape = RequestShape(protocol, context, 1, choices, text_bytes)
+        assert bound(made, request_shape, visible_output(b" " * size, protocol, made)) == (Counts(), ())

@@ -83,9 +83,9 @@ class Parsed(msgspec.Struct):
     changed: bool = False
     # The maximum came as 100.0 and is sent as 100.
     respelled: bool = False
-    # Paths that are always removed: `always` are named in `dropped`, `taken` are the gateway's own fields and are not named.
-    always: tuple[FieldPath, ...] = ()
-    taken: tuple[FieldPath, ...] = ()
+    # Paths that are removed for each deployment: `cuts` are named in `dropped`, `unnamed_cuts` are fields for the gateway.
+    cuts: tuple[FieldPath, ...] = ()
+    unnamed_cuts: tuple[FieldPath, ...] = ()
     scan: BodyScan | None = None
     # Of a proven body: the profiles that list all of its fields (None: each profile does), and its fields without the bulk.
     listed_by: frozenset[str] | None = None
@@ -225,9 +225,9 @@ def _scanned(body: bytes, fields: RawObject, lists: Lists) -> Parsed:
     parsed = _read(body, fields, lists, scan)
     parsed.scan, parsed.all_fields = scan, fields
     parsed.changed = parsed.changed or changed or not canonical
-    parsed.always += tuple(scan.always) + tuple(path for path, _ in scan.hosted)
+    parsed.cuts += tuple(scan.cuts) + tuple(path for path, _ in scan.hosted)
     parsed.hosted = tuple(path_text((*path, kind)) for path, kind in scan.hosted)
-    parsed.dropped += tuple(map(path_text, scan.always)) + parsed.hosted
+    parsed.dropped += tuple(map(path_text, scan.cuts)) + parsed.hosted
     parsed.objects, parsed.links = tuple(scan.objects), tuple(scan.links)
     parsed.has_media = scan.has_media
     parsed.text_bytes -= scan.media_bytes
@@ -258,7 +258,7 @@ def _read(body: bytes, fields: RawObject, lists: Lists, scan: BodyScan | None) -
     )  # fmt: skip
     if protocol in _FLEX_PROTOCOLS and fields.get("service_tier") == _FLEX:
         # `flex` is a request to this gateway; the upstream does not get it.
-        parsed.flex, parsed.changed, parsed.taken = True, True, (("service_tier",),)
+        parsed.flex, parsed.changed, parsed.unnamed_cuts = True, True, (("service_tier",),)
     _read_maximum(parsed, fields, lists)
     _read_counts(parsed, fields)
     if "stream_options" in fields and protocol in {"chat", "completions"}:
@@ -296,7 +296,7 @@ def _read_maximum(parsed: Parsed, fields: RawObject, lists: Lists) -> None:
         if value is None:
             continue
         if value in {0, -1} and not (value == 0 and lists.protocol in _ZERO_PROTOCOLS):
-            parsed.always += ((name,),)
+            parsed.cuts += ((name,),)
             parsed.dropped += (name,)
             parsed.changed = True
             continue

@@ -39,27 +39,27 @@ def render(
     `maximum`: the maximum of output tokens, written into the field that the deployment understands, in place of any other; None: the
     client's own maximum, if there is one. `usage`: request usage in the stream.
     """
-    gone = _unlisted(parsed, deployment, profile)
-    set_to: dict[str, msgspec.Raw] = {}
+    unlisted = _unlisted(parsed, deployment, profile)
+    changes: dict[str, msgspec.Raw] = {}
     if deployment.upstream_model != parsed.model:
-        set_to["model"] = msgspec.Raw(_encode(deployment.upstream_model))
-    out = _set_maximum(parsed, deployment, profile, maximum, set_to)
-    dropped = [path_text(path) for path in gone]
-    if parsed.protocol in _USAGE and _set_usage(parsed, deployment, profile, usage, set_to):
-        out.append("stream_options")
+        changes["model"] = msgspec.Raw(_encode(deployment.upstream_model))
+    removed_names = _set_maximum(parsed, deployment, profile, maximum, changes)
+    dropped = [path_text(path) for path in unlisted]
+    if parsed.protocol in _USAGE and _set_usage(parsed, deployment, profile, usage, changes):
+        removed_names.append("stream_options")
         dropped.append("stream_options")
-    if not (parsed.changed or parsed.always or gone or out):
-        if not set_to:
+    if not (parsed.changed or parsed.cuts or unlisted or removed_names):
+        if not changes:
             # `body` itself, unless it has a byte order mark.
             return (body if len(body) == len(parsed.body) else parsed.body), ()
         names = parsed.outer_fields.keys() if parsed.scan is None else parsed.fields.keys()
-        if names.isdisjoint(set_to):
-            return b"%b,%b" % (_encode(set_to)[:-1], parsed.body[1:]), ()
-    cuts = [*parsed.always, *gone, *parsed.taken]
+        if names.isdisjoint(changes):
+            return b"%b,%b" % (_encode(changes)[:-1], parsed.body[1:]), ()
+    cuts = [*parsed.cuts, *unlisted, *parsed.unnamed_cuts]
     fields = cut(parsed.fields, _without_tools(parsed.fields, cuts)) if cuts else dict(parsed.fields)
-    for name in out:
+    for name in removed_names:
         fields.pop(name, None)
-    fields.update(set_to)
+    fields.update(changes)
     return _encode(fields), tuple(dropped)
 
 
@@ -70,12 +70,12 @@ def _unlisted(parsed: Parsed, deployment: Deployment, profile: Profile) -> list[
     if deployment.pass_unknown:
         return []
     scan = parsed.scanned()
-    gone = scan.unknown + [path for path, profiles in scan.extras if profile.profile not in profiles]
-    if len(gone) < 2:
-        return gone
-    whole = set(gone)
+    unlisted = scan.unknown + [path for path, profiles in scan.extras if profile.profile not in profiles]
+    if len(unlisted) < 2:
+        return unlisted
+    whole = set(unlisted)
     # A path inside another removed path is not named.
-    return [path for path in gone if not any(path[:length] in whole for length in range(1, len(path)))]
+    return [path for path in unlisted if not any(path[:length] in whole for length in range(1, len(path)))]
 
 
 def _set_maximum(
@@ -83,9 +83,9 @@ def _set_maximum(
     deployment: Deployment,
     profile: Profile,
     maximum: int | None,
-    set_to: dict[str, msgspec.Raw],
+    changes: dict[str, msgspec.Raw],
 ) -> list[str]:
-    """Write the maximum into `set_to`; returns the maximum's other names, which are removed."""
+    """Write the maximum into `changes`; returns the maximum's other names, which are removed."""
     value = parsed.output_tokens if maximum is None else maximum
     if not parsed.output_field or value is None:
         return []
@@ -93,12 +93,12 @@ def _set_maximum(
     name = own or parsed.output_field
     others = [other for other in parsed.maxima if other != name]
     if parsed.maxima.get(name) != value or parsed.respelled:
-        set_to[name] = msgspec.Raw(b"%d" % value)
+        changes[name] = msgspec.Raw(b"%d" % value)
     return others
 
 
 def _set_usage(
-    parsed: Parsed, deployment: Deployment, profile: Profile, usage: bool, set_to: dict[str, msgspec.Raw]
+    parsed: Parsed, deployment: Deployment, profile: Profile, usage: bool, changes: dict[str, msgspec.Raw]
 ) -> bool:
     """Add the request for usage to the client's `stream_options`. True if they must be removed: the deployment does not accept them."""
     fields = parsed.outer_fields if parsed.scan is None else parsed.fields
@@ -116,15 +116,17 @@ def _set_usage(
     if continuous:
         options["continuous_usage_stats"] = _TRUE
     if options != before:
-        set_to["stream_options"] = msgspec.Raw(_encode(options))
+        changes["stream_options"] = msgspec.Raw(_encode(options))
     return False
 
 
 def _without_tools(fields: RawObject, cuts: list[FieldPath]) -> list[FieldPath]:
     """The cuts, and further cuts of the fields about tools if no tool is left."""
-    gone = {path[1] for path in cuts if len(path) == 2 and path[0] == "tools" and isinstance(path[1], int)}
+    cut_tools = {
+        path[1] for path in cuts if len(path) == 2 and path[0] == "tools" and isinstance(path[1], int)
+    }
     raw = fields.get("tools")
-    if not gone or raw is None or len(gone) < len(items_decoder.decode(raw)):
+    if not cut_tools or raw is None or len(cut_tools) < len(items_decoder.decode(raw)):
         return cuts
     return cuts + [(name,) for name in _OF_TOOLS]
 

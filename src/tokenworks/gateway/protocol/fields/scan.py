@@ -62,12 +62,12 @@ def path_text(path: FieldPath) -> str:
 
 
 class BodyScan:
-    """The findings in one body. Paths to remove: `always` for each deployment, `unknown` unless the deployment passes unknown names,
+    """The findings in one body. Paths to remove: `cuts` for each deployment, `unknown` unless the deployment passes unknown names,
     `extras` unless the deployment's profile is one of those named beside the path, `hosted` (with the tool's type) as the plan says.
     """
 
     __slots__ = (
-        "always",
+        "cuts",
         "extras",
         "has_media",
         "hosted",
@@ -82,7 +82,7 @@ class BodyScan:
 
     def __init__(self, lists: Lists) -> None:
         self.lists = lists
-        self.always: list[FieldPath] = []
+        self.cuts: list[FieldPath] = []
         self.unknown: list[FieldPath] = []
         self.extras: list[tuple[FieldPath, frozenset[str]]] = []
         self.hosted: list[tuple[FieldPath, str]] = []
@@ -99,11 +99,11 @@ class BodyScan:
         changed, _ = self._names(fields, self.lists.body, ())
         if self.id_only_items:
             # An id refers to the upstream's stored items. Without one of them the others must not refer to it: their own content counts.
-            self.always += [path for path in self.item_ids if path[:-1] not in self.id_only_items]
+            self.cuts += [path for path in self.item_ids if path[:-1] not in self.id_only_items]
         return changed
 
     def _check_cuts(self) -> None:
-        if len(self.always) + len(self.unknown) + len(self.extras) + len(self.hosted) > CUTS_MAX:
+        if len(self.cuts) + len(self.unknown) + len(self.extras) + len(self.hosted) > CUTS_MAX:
             raise invalid(f"more than {CUTS_MAX} things in the body are on no list")
 
     def _names(self, fields: RawObject, level: Level, path: FieldPath) -> tuple[bool, str | None]:
@@ -117,14 +117,14 @@ class BodyScan:
             raw, field_path = fields[name], (*path, name)
             rule = rules.get(name)
             if rule is None:
-                (self.always if self.lists.collides(level, name) else self.unknown).append(field_path)
+                (self.cuts if self.lists.collides(level, name) else self.unknown).append(field_path)
                 self._check_cuts()
                 continue
             if not rule.base:
                 self.extras.append((field_path, rule.profiles))
                 self._check_cuts()
             if rule.action == DROP:
-                self.always.append(field_path)
+                self.cuts.append(field_path)
                 self._check_cuts()
             elif rule.action == REFUSE:
                 if raw != _NULL:
@@ -152,9 +152,9 @@ class BodyScan:
         elif rule.action == HOSTED:
             return kind
         elif rule.action == DROP:
-            self.always.append(path)
+            self.cuts.append(path)
         elif rule.action == CARRIED and not carries(fields):
-            self.always.append(path)
+            self.cuts.append(path)
             self.id_only_items.add(path)
         elif not rule.base:
             self.extras.append((path, rule.profiles))
@@ -220,7 +220,7 @@ class BodyScan:
                     items[number], changed = value, True
             elif opens == OPEN_ARRAY:
                 # No protocol has a list inside a list of typed objects.
-                self.always.append((*path, number))
+                self.cuts.append((*path, number))
             self._check_cuts()
         return msgspec.Raw(_encode(items)) if changed else raw
 
@@ -245,7 +245,7 @@ class BodyScan:
             return
         if rule.otherwise == REFUSE:
             raise unpriced(path_text(path), rule.why)
-        self.always.append(path)
+        self.cuts.append(path)
         self._check_cuts()
 
     def _object_id(self, raw: msgspec.Raw | None, path: FieldPath) -> None:

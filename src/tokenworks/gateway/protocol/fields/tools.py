@@ -92,10 +92,10 @@ def _check_allowed(choice: Mapping[str, object], lists: Lists, scan: BodyScan | 
         if isinstance(mode, str) and mode in _FORCED:
             raise _forces("every allowed tool", "tool_choice")
         if scan is not None:
-            scan.always.append(("tool_choice",))
+            scan.cuts.append(("tool_choice",))
     elif scan is not None:
         path: FieldPath = (*prefix, "tools")
-        scan.always.extend((*path, number) for number in hosted)
+        scan.cuts.extend((*path, number) for number in hosted)
 
 
 def _is_hosted(tool: object, lists: Lists) -> bool:
