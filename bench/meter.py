@@ -26,7 +26,7 @@ RESPONSES = (
     b'"output_index":0,"content_index":0,"delta":"%b","logprobs":[]}\n\n'
 )
 MESSAGES = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"%b"}}\n\n'
-# What, protocol, one chunk, the name that the client asked for.
+# A title, the protocol, one chunk, and the model's name that the client requested.
 ROWS = [
     ("chat", "chat", CHAT, "best-1"),
     ("chat, another name", "chat", CHAT, "shop/best"),
@@ -64,12 +64,14 @@ def load(source):
     return stream
 
 
-def meter(stream, protocol, asked):
-    if hasattr(stream, "UsageAsked"):
-        ask = stream.UsageAsked()
+def meter(stream, protocol, requested_model):
+    limits = {"event_bytes_max": 1 << 24, "text_max": 10**9}
+    if hasattr(stream, "UsageOptions"):
         return stream.make_meter(
-            protocol, asked_model=asked, ask=ask, event_bytes_max=1 << 24, text_max=10**9
+            protocol, requested_model=requested_model, usage_options=stream.UsageOptions(), **limits
         )
+    if hasattr(stream, "UsageAsked"):  # an older checkout's names
+        return stream.make_meter(protocol, asked_model=requested_model, ask=stream.UsageAsked(), **limits)
     return stream.make_meter(protocol, drop_usage=True, event_bytes_max=1 << 24)
 
 

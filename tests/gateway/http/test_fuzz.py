@@ -6,7 +6,7 @@ import pytest
 
 from tokenworks.gateway.http.head import HeadError, parse_head
 from tokenworks.gateway.protocol.fields import BodyError, parse_body
-from tokenworks.gateway.protocol.meter import EventTooLarge, UsageAsked
+from tokenworks.gateway.protocol.meter import EventTooLarge, UsageOptions
 from tokenworks.gateway.protocol.stream import make_meter
 from tokenworks.gateway.protocol.usage import body_usage
 
@@ -106,8 +106,8 @@ def test_streams():
         for protocol in ("chat", "messages", "responses"):
             meter = make_meter(
                 protocol,
-                asked_model="",
-                ask=UsageAsked(final=True, each=True),
+                requested_model="",
+                usage_options=UsageOptions(final=True, each=True),
                 event_bytes_max=10_000,
                 text_max=100,
             )

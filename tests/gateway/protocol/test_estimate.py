@@ -16,17 +16,17 @@ from tokenworks.gateway.protocol.estimate import (
     TEMPLATE_TOKENS,
     TOOLS_TOKENS,
     InputRules,
-    at_risk_tokens,
     bound_input,
+    estimated_text_tokens,
     least_input,
-    least_shown,
+    least_output,
     least_text,
 )
 from tokenworks.gateway.tokenizer import ModelTokenizer
 
 
-class Asked(msgspec.Struct):
-    """As a parsed body has them."""
+class ParsedRequest(msgspec.Struct):
+    """The parts of a parsed body that bound its input."""
 
     fields: dict[str, msgspec.Raw]
     text_bytes: int
@@ -37,9 +37,9 @@ class Asked(msgspec.Struct):
         return self.fields.get("tools")
 
 
-def asked(body, *, media=None):
+def parsed(body, *, media=None):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Asked(msgspec.json.decode(data, type=dict[str, msgspec.Raw]), len(data), media)
+    return ParsedRequest(msgspec.json.decode(data, type=dict[str, msgspec.Raw]), len(data), media)
 
 
 def chat(text, **more):
@@ -133,7 +133,7 @@ def test_a_request_with_its_template_lies_between_its_bounds(messages, escaped):
     tokenizer = ModelTokenizer(real_tokenizers.smollm2_folder())
     body = json.dumps({"messages": messages}, ensure_ascii=escaped, separators=(",", ":")).encode()
     counted = tokenizer.count_request("chat", body)
-    assert least_input(asked(body), "chat") <= counted <= bound_input(asked(body), "chat").tokens
+    assert least_input(parsed(body), "chat") <= counted <= bound_input(parsed(body), "chat").tokens
 
 
 def test_tools_lie_within_the_bound():
@@ -147,21 +147,21 @@ def test_tools_lie_within_the_bound():
     }
     body = chat("go", tools=[tool] * 20)
     assert (
-        tokenizer.count_request("chat", json.dumps(body).encode()) <= bound_input(asked(body), "chat").tokens
+        tokenizer.count_request("chat", json.dumps(body).encode()) <= bound_input(parsed(body), "chat").tokens
     )
 
 
 def test_the_bound_is_of_bytes_and_of_what_is_added():
-    plain = bound_input(asked(chat("hi")), "chat")
+    plain = bound_input(parsed(chat("hi")), "chat")
     assert plain == (len(json.dumps(chat("hi"))) + TEMPLATE_TOKENS, 0, TEMPLATE_TOKENS)
     tools = chat("hi", tools=[{"type": "bash_20250124", "name": "bash"}])
     assert (
-        bound_input(asked(tools), "messages").tokens
+        bound_input(parsed(tools), "messages").tokens
         == len(json.dumps(tools)) + TEMPLATE_TOKENS + TOOLS_TOKENS + NAMED_TOOL_TOKENS
     )
-    assert bound_input(asked(chat("hi")), "chat", stored_tokens=89_020).tokens == plain.tokens + 89_020
-    assert bound_input(asked(chat("hi")), "chat", InputRules(inserts_tokens=50)).tokens == plain.tokens + 50
-    halved = bound_input(asked(chat("x" * 9999)), "chat", InputRules(bytes_per_token_milli=2000))
+    assert bound_input(parsed(chat("hi")), "chat", stored_tokens=89_020).tokens == plain.tokens + 89_020
+    assert bound_input(parsed(chat("hi")), "chat", InputRules(inserts_tokens=50)).tokens == plain.tokens + 50
+    halved = bound_input(parsed(chat("x" * 9999)), "chat", InputRules(bytes_per_token_milli=2000))
     assert halved.tokens < 5300
 
 
@@ -172,7 +172,7 @@ def test_media_are_added_and_what_has_no_size_is_named():
             "content": [{"type": "image_url", "image_url": {"url": "https://img.example.com/a.png"}}],
         }
     ]
-    bound = bound_input(asked(chat("hi"), media=content), "chat")
+    bound = bound_input(parsed(chat("hi"), media=content), "chat")
     assert bound.tokens > 14_000
     assert bound.unbounded_items == 1
 
@@ -195,13 +195,13 @@ def test_media_are_added_and_what_has_no_size_is_named():
     ],
 )  # fmt: skip
 def test_the_least_that_an_input_can_be(protocol, body, least):
-    assert least_input(asked(body), protocol) == least
+    assert least_input(parsed(body), protocol) == least
 
 
 def test_the_least_of_a_long_prompt_is_worth_charging(counters):
     """Fifty thousand tokens that nobody counted are no gift: of English at least half is charged."""
     text = TEXTS["english"] * 100
-    least = least_input(asked(chat(text)), "chat")
+    least = least_input(parsed(chat(text)), "chat")
     truth = max(count(text) for count in counters.values())
     assert truth // 2 < least <= min(count(text) for count in counters.values())
     assert least_text("word " * LEAST_CHARS_MAX) == least_text("word " * (LEAST_CHARS_MAX // 5)) + 1, (
@@ -210,7 +210,7 @@ def test_the_least_of_a_long_prompt_is_worth_charging(counters):
 
 
 def test_what_was_sent_and_not_kept():
-    assert least_shown(0, 0) == 0
-    assert least_shown(5, 9) == 9, "an event with content has a token at least"
-    assert least_shown(2400, 1) == 300, "and may have many"
-    assert at_risk_tokens(3000) == 2000
+    assert least_output(0, 0) == 0
+    assert least_output(5, 9) == 9, "an event with content has a token at least"
+    assert least_output(2400, 1) == 300, "and may have many"
+    assert estimated_text_tokens(3000) == 2000

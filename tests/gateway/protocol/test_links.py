@@ -10,8 +10,8 @@ import pytest
 from tokenworks.gateway.protocol.links import (
     CACHE_S,
     IN_FLIGHT_MAX,
-    LATER,
     NAMES_MAX,
+    RETRY_LATER,
     THREADS,
     LinkCheck,
     link_refusal,
@@ -52,11 +52,11 @@ def addresses(*found):
 
 
 def checked(resolves, *batches):
-    """What a check says of each batch of URLs, with what names resolve to; and how often each was asked for."""
-    asked = []
+    """(the reason of a check for each batch of URLs, the names that were looked up); `resolves` has the addresses of names."""
+    looked_up = []
 
     def getaddrinfo(host, port, **_):
-        asked.append(host)
+        looked_up.append(host)
         found = resolves[host]
         if isinstance(found, Exception):
             raise found
@@ -65,12 +65,12 @@ def checked(resolves, *batches):
     async def main():
         loop = asyncio.get_running_loop()
         check = LinkCheck(loop, getaddrinfo)
-        return [await said(check, batch) for batch in batches]
+        return [await reason_of(check, batch) for batch in batches]
 
-    return asyncio.run(main()), asked
+    return asyncio.run(main()), looked_up
 
 
-async def said(check, urls):
+async def reason_of(check, urls):
     done = asyncio.get_running_loop().create_future()
     check.check(urls, done.set_result)
     return await done
@@ -83,12 +83,12 @@ def test_names_are_resolved_once_and_refused_by_their_address():
         "c.example": OSError("no such name"),
         "d.example": ["::ffff:127.0.0.1"],
     }
-    told, asked = checked(
+    reasons, looked_up = checked(
         resolves, ["https://a.example/1", "https://a.example/2"], ["https://a.example/3"], ["https://a.example/", "https://b.example/"], ["https://b.example/2"], ["https://c.example/"],
         ["https://d.example/"], ["http://8.8.8.8/"], [],
     )  # fmt: skip
-    assert [reason is None for reason in told] == [True, True, False, False, True, False, True, True]
-    assert asked == ["a.example", "b.example", "c.example", "d.example"]
+    assert [reason is None for reason in reasons] == [True, True, False, False, True, False, True, True]
+    assert looked_up == ["a.example", "b.example", "c.example", "d.example"]
     assert CACHE_S > 0
 
 
@@ -97,9 +97,9 @@ def test_only_a_name_that_nobody_could_say_passes_and_is_remembered():
         "a.example": socket.gaierror(socket.EAI_NONAME, "no such name"),
         "b.example": socket.gaierror(socket.EAI_AGAIN, "nobody answers"),
     }
-    told, asked = checked(resolves, ["https://a.example/"], ["https://b.example/"], ["https://b.example/", "https://a.example/"])  # fmt: skip
-    assert told == [None, None, None]
-    assert asked == ["a.example", "b.example"]
+    reasons, looked_up = checked(resolves, ["https://a.example/"], ["https://b.example/"], ["https://b.example/", "https://a.example/"])  # fmt: skip
+    assert reasons == [None, None, None]
+    assert looked_up == ["a.example", "b.example"]
 
 
 @pytest.fixture
@@ -122,19 +122,19 @@ def test_a_name_that_resolves_too_slowly_does_not_pass_and_is_not_remembered(slo
 
     async def main():
         check = LinkCheck(asyncio.get_running_loop(), getaddrinfo)
-        assert await said(check, ["https://good.example/", "https://bad.example/"]) is LATER
-        assert await said(check, ["https://bad.example/"]) is LATER
+        assert await reason_of(check, ["https://good.example/", "https://bad.example/"]) is RETRY_LATER
+        assert await reason_of(check, ["https://bad.example/"]) is RETRY_LATER
         # Nobody waits any longer for this one: it is not looked up when a thread is free.
-        assert await said(check, ["https://left.example/"]) is LATER
+        assert await reason_of(check, ["https://left.example/"]) is RETRY_LATER
         assert len(begun) == 2
         release.set()
-        while check._asking:
+        while check._lookups:
             await asyncio.sleep(0.01)
         # What came late is known to who comes again.
-        assert "bad.example" in await said(check, ["https://bad.example/"])
-        assert await said(check, ["https://good.example/"]) is None
+        assert "bad.example" in await reason_of(check, ["https://bad.example/"])
+        assert await reason_of(check, ["https://good.example/"]) is None
         assert sorted(begun) == ["bad.example", "good.example"]
-        assert await said(check, ["https://left.example/"]) is None
+        assert await reason_of(check, ["https://left.example/"]) is None
 
     asyncio.run(main())
 
@@ -145,25 +145,25 @@ def test_names_of_many_requests_are_bounded_and_leave_the_loops_own_threads_alon
     async def main():
         loop = asyncio.get_running_loop()
         check = LinkCheck(loop, getaddrinfo)
-        told = []
+        reasons = []
         for request in range(IN_FLIGHT_MAX // NAMES_MAX):
-            check.check([f"https://h{request}-{i}.example/" for i in range(NAMES_MAX)], told.append)
-        assert told == []
-        check.check(["https://one-more.example/"], told.append)
-        assert told == [LATER]
+            check.check([f"https://h{request}-{i}.example/" for i in range(NAMES_MAX)], reasons.append)
+        assert reasons == []
+        check.check(["https://one-more.example/"], reasons.append)
+        assert reasons == [RETRY_LATER]
         # One that is looked up already takes no more room.
-        check.check(["https://h0-0.example/"], told.append)
-        assert told == [LATER]
+        check.check(["https://h0-0.example/"], reasons.append)
+        assert reasons == [RETRY_LATER]
         await asyncio.wait_for(loop.run_in_executor(None, lambda: None), 5)
-        while len(told) < 2 + IN_FLIGHT_MAX // NAMES_MAX:
+        while len(reasons) < 2 + IN_FLIGHT_MAX // NAMES_MAX:
             await asyncio.sleep(0.01)
-        assert all(why is LATER for why in told)
+        assert all(why is RETRY_LATER for why in reasons)
         assert len(begun) == THREADS
         assert all(thread.daemon for thread in check._threads)
         release.set()
-        while check._asking:
+        while check._lookups:
             await asyncio.sleep(0.01)
-        assert await said(check, ["https://one-more.example/"]) is None
+        assert await reason_of(check, ["https://one-more.example/"]) is None
 
     asyncio.run(main())
 
@@ -176,7 +176,7 @@ def test_one_request_that_fails_keeps_no_other_from_its_answer():
             raise TypeError
 
         check.check(["https://a.example/"], fails)
-        return await said(check, ["https://a.example/"])
+        return await reason_of(check, ["https://a.example/"])
 
     assert asyncio.run(main()) is None
 
@@ -201,5 +201,5 @@ asyncio.run(main())
 def test_a_literal_address_and_too_many_names_are_refused_at_once():
     assert checked({}, ["https://[::1]/"])[0][0] is not None
     many = [f"https://h{i}.example/" for i in range(NAMES_MAX + 1)]
-    told, asked = checked({}, many)
-    assert told[0] not in {None, LATER} and asked == []
+    reasons, looked_up = checked({}, many)
+    assert reasons[0] not in {None, RETRY_LATER} and looked_up == []

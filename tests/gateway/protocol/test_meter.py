@@ -21,7 +21,7 @@ from tests.gateway.protocol.streams import (
     used,
 )
 from tokenworks.catalog import Counts
-from tokenworks.gateway.protocol.meter import EventTooLarge, UsageAsked
+from tokenworks.gateway.protocol.meter import EventTooLarge, UsageOptions
 from tokenworks.gateway.protocol.stream import make_meter, read_whole
 
 ROLE = chunk({"role": "assistant", "content": ""})
@@ -34,7 +34,12 @@ COMPLETED = {
 
 
 def meter_of(protocol="chat", **more):
-    settings = {"asked_model": "", "ask": UsageAsked(), "event_bytes_max": 10**6, "text_max": None}
+    settings = {
+        "requested_model": "",
+        "usage_options": UsageOptions(),
+        "event_bytes_max": 10**6,
+        "text_max": None,
+    }
     return make_meter(protocol, **(settings | more))
 
 
@@ -46,7 +51,7 @@ def run(meter, *events):
 def state(meter):
     """What is known after a stream, however it came."""
     return (
-        meter.begun, meter.failed, meter.filtered, meter.stopped, meter.terminal, meter.whole, meter.usage, meter.progress,
+        meter.begun, meter.fault, meter.filtered, meter.stopped, meter.terminal, meter.complete, meter.usage, meter.progress,
         meter.shown_bytes, meter.calls, meter.choices, meter.hidden, meter.upstream_id, meter.over_maximum, meter.counts(), "".join(meter.kept),
     )  # fmt: skip
 
@@ -88,7 +93,7 @@ def test_a_fault_before_content_lets_nothing_pass(protocol, events, kind):
     meter = meter_of(protocol)
     passed, held = run(meter, *events)
     assert b"".join(passed) + held == b""
-    assert (meter.failed.kind, meter.begun, meter.whole) == (kind, False, False)
+    assert (meter.fault.kind, meter.begun, meter.complete) == (kind, False, False)
 
 
 @pytest.mark.parametrize(("protocol", "events", "fault"), [
@@ -101,8 +106,8 @@ def test_a_fault_after_content_ends_it_and_is_not_said_raw(protocol, events, fau
     meter = meter_of(protocol)
     passed, held = run(meter, *events, fault, chunk({"content": "more"}), "[DONE]")
     assert b"".join(passed) + held == sse(*events)
-    assert meter.begun and not meter.whole
-    assert "AcmeCloud" in meter.failed.message
+    assert meter.begun and not meter.complete
+    assert "AcmeCloud" in meter.fault.message
 
 
 def test_usage_after_a_fault_is_read():
@@ -134,16 +139,16 @@ def test_an_endless_beginning_passes_at_last():
 
 def test_a_finish_without_content_waits_for_the_usage():
     events = chat_stream(("a",), used(10, 1))
-    meter = meter_of(ask=UsageAsked(final=True))
+    meter = meter_of(usage_options=UsageOptions(final=True))
     passed, held = run(meter, *events)
     assert passed == [b"", sse(*events[:2]), b"", sse(*events[2:4]), b""]
     assert held == sse("[DONE]")
     meter = meter_of()
     for event in events[:3]:
         meter.feed(sse(event))
-    assert meter.waiting and meter.stopped and not meter.terminal
+    assert meter.finish_withheld and meter.stopped and not meter.terminal
     assert meter.feed(sse(events[3])) == sse(events[2])  # the usage event was asked for by the gateway alone
-    assert not meter.waiting
+    assert not meter.finish_withheld
 
 
 def test_what_waits_can_be_given_out_and_usage_is_still_read():
@@ -167,10 +172,10 @@ def test_a_finish_with_content_passes_and_the_next_event_waits():
 
 
 def test_a_finish_that_brings_its_usage_waits_for_nothing():
-    meter = meter_of(ask=UsageAsked(final=True))
+    meter = meter_of(usage_options=UsageOptions(final=True))
     finish = chunk({}, "stop", usage=used(10, 1))
     assert run(meter, chunk({"content": "a"}), finish)[0][1] == sse(finish)
-    assert (meter.usage.counts, meter.whole) == (Counts(10, output=1), True)
+    assert (meter.usage.counts, meter.complete) == (Counts(10, output=1), True)
 
 
 def test_several_choices_end_one_by_one():
@@ -187,14 +192,14 @@ def test_choices_that_come_one_after_the_other_are_waited_for():
     run(meter, chunk({"content": "a"}), chunk({}, "stop"))
     assert not meter.stopped
     run(meter, chunk({"content": "b"}, index=1), chunk({}, "stop", index=1))
-    assert meter.stopped and meter.whole
+    assert meter.stopped and meter.complete
 
 
 def test_an_empty_answer_goes_out_whole_with_its_end():
     meter = meter_of()
     passed, held = run(meter, ROLE, chunk({}, "stop"), "[DONE]")
     assert (passed, held) == ([b"", b"", b""], sse(ROLE, chunk({}, "stop"), "[DONE]"))
-    assert meter.whole and not meter.progress and not meter.begun
+    assert meter.complete and not meter.progress and not meter.begun
 
 
 # How it ends.
@@ -208,8 +213,8 @@ def test_a_stream_without_end_is_interrupted():
     ):
         meter = meter_of(protocol)
         run(meter, *events)
-        assert not meter.whole and not meter.stopped and meter.progress == 1
-    assert not meter_of().whole
+        assert not meter.complete and not meter.stopped and meter.progress == 1
+    assert not meter_of().complete
 
 
 def test_messages_that_say_why_they_stop_are_whole_without_their_last_event():
@@ -217,7 +222,7 @@ def test_messages_that_say_why_they_stop_are_whole_without_their_last_event():
     events = [START, *text_block("a"), message_delta({"output_tokens": 20})]
     passed, held = run(meter, *events)
     assert b"".join(passed) + held == sse(*events)
-    assert meter.whole and not meter.terminal
+    assert meter.complete and not meter.terminal
     assert meter.usage.counts == Counts(1000, output=20)
     late = meter_of("messages")
     run(late, START, *text_block("a"), message_delta({"input_tokens": 0, "output_tokens": 20}), STOP)
@@ -230,7 +235,7 @@ def test_a_last_event_without_its_empty_line_gets_it_and_one_that_was_cut_is_dro
     assert meter.finish() == b"data: [DONE]\n\n" and meter.terminal
     meter = meter_of()
     meter.feed(sse(chunk({"content": "a"})) + sse(chunk({"content": "bc"}))[:-20])
-    assert (meter.finish(), meter.progress, meter.whole) == (b"", 1, False)
+    assert (meter.finish(), meter.progress, meter.complete) == (b"", 1, False)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +246,7 @@ def test_the_filter_is_seen(finish, filtered):
     meter = meter_of()
     run(meter, chunk({"content": "a"}), chunk({}, finish))
     assert meter.filtered is filtered
-    assert (meter.failed, meter.stopped) == (None, finish is not None)
+    assert (meter.fault, meter.stopped) == (None, finish is not None)
 
 
 def test_an_event_too_large_is_refused_however_it_comes():
@@ -271,11 +276,11 @@ def test_usage_in_every_chunk_is_taken_out_by_its_place():
         chunk({"content": "a"}), chunk({"content": "b"}), chunk({}, "stop"), "[DONE]"
     )
     assert meter.usage.counts == Counts(10, output=2)
-    meter = meter_of(ask=UsageAsked(final=True))
+    meter = meter_of(usage_options=UsageOptions(final=True))
     assert b"".join(run(meter, *EACH, final)[0]) == sse(
         chunk({"content": "a"}), chunk({"content": "b"}), EACH[2], final
     )
-    meter = meter_of(ask=UsageAsked(final=True, each=True))
+    meter = meter_of(usage_options=UsageOptions(final=True, each=True))
     assert b"".join(run(meter, *EACH, final)[0]) == sse(*EACH, final)
 
 
@@ -321,10 +326,10 @@ def test_real_usage_and_then_zeros():
         usage_chunk(used(0, 0)),
         "[DONE]",
     )
-    assert meter.usage.counts == Counts(100, output=20) and meter.whole
+    assert meter.usage.counts == Counts(100, output=20) and meter.complete
     meter = meter_of()
     run(meter, chunk({"content": "a"}), chunk({}, "stop"), usage_chunk(used(0, 0)), "[DONE]")
-    assert meter.usage is None and meter.whole
+    assert meter.usage is None and meter.complete
 
 
 # The model's name.
@@ -332,13 +337,13 @@ def test_real_usage_and_then_zeros():
 
 def test_every_event_says_the_model_that_was_asked_for():
     events = chat_stream(("a", "b"), model="vendor-secret-7b")
-    meter = meter_of(asked_model="shop/best")
+    meter = meter_of(requested_model="shop/best")
     passed, held = run(meter, *events)
     assert b"".join(passed) + held == sse(*chat_stream(("a", "b"), model="shop/best"))
-    meter = meter_of("messages", asked_model='shop/"best"')
+    meter = meter_of("messages", requested_model='shop/"best"')
     passed, _ = run(meter, message_start({"input_tokens": 1}, "vendor-secret-7b"), *text_block("a"))
     assert b"".join(passed) == sse(message_start({"input_tokens": 1}, 'shop/"best"'), *text_block("a"))
-    meter = meter_of("responses", asked_model="shop/best")
+    meter = meter_of("responses", requested_model="shop/best")
     passed, held = run(meter, CREATED, piece("a"), COMPLETED)
     assert (b"".join(passed) + held).count(b'"model":"shop/best"') == 2 and b'"v"' not in b"".join(
         passed
@@ -346,7 +351,7 @@ def test_every_event_says_the_model_that_was_asked_for():
 
 
 def test_a_name_that_changes_or_is_written_otherwise_is_learnt_anew():
-    meter = meter_of(asked_model="best")
+    meter = meter_of(requested_model="best")
     out = [
         meter.feed(
             b'data: {"model": "Qwen\\/Qwen3","choices":[{"index":0,"delta":{"content":"\\"model\\":\\"x\\" "}}]}\n\n'
@@ -572,15 +577,15 @@ def cut(data, cuts):
     st.booleans(),
     ENDINGS,
     st.lists(st.integers(0, 5000), max_size=20),
-    st.sampled_from([UsageAsked(), UsageAsked(final=True), UsageAsked(final=True, each=True)]),
+    st.sampled_from([UsageOptions(), UsageOptions(final=True), UsageOptions(final=True, each=True)]),
 )
-def test_a_chat_cut_anywhere_is_the_same(events, done, end, cuts, ask):
+def test_a_chat_cut_anywhere_is_the_same(events, done, end, cuts, usage_options):
     data = sse(*events, *(["[DONE]"] if done else []), end=end)
     readings = []
     for pieces in ([data], cut(data, cuts), cut(data, range(len(data)))):
-        meter = meter_of(asked_model="best", ask=ask, text_max=20, keep_bytes_max=50)
+        meter = meter_of(requested_model="best", usage_options=usage_options, text_max=20, keep_bytes_max=50)
         out = b"".join(meter.feed(piece) for piece in pieces)
-        readings.append((out, meter.held if meter.terminal else meter.finish(), state(meter)))
+        readings.append((out, meter.withheld if meter.terminal else meter.finish(), state(meter)))
     assert readings[0] == readings[1] == readings[2]
 
 
@@ -613,9 +618,9 @@ def test_the_other_protocols_cut_anywhere_are_the_same(data, protocol, end, cuts
     )
     readings = []
     for pieces in ([stream], cut(stream, cuts), cut(stream, range(len(stream)))):
-        meter = meter_of(protocol, asked_model="best", text_max=20, keep_bytes_max=50)
+        meter = meter_of(protocol, requested_model="best", text_max=20, keep_bytes_max=50)
         out = b"".join(meter.feed(part) for part in pieces)
-        readings.append((out, meter.held if meter.terminal else meter.finish(), state(meter)))
+        readings.append((out, meter.withheld if meter.terminal else meter.finish(), state(meter)))
     assert readings[0] == readings[1] == readings[2]
 
 
@@ -682,10 +687,10 @@ JSON = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(JSON, max_size=5), st.sampled_from(["chat", "completions", "messages", "responses"]))
 def test_whatever_an_event_holds_it_is_read_or_counted(events, protocol):
-    meter = meter_of(protocol, asked_model="best", text_max=5, keep_bytes_max=20)
+    meter = meter_of(protocol, requested_model="best", text_max=5, keep_bytes_max=20)
     out = b"".join(meter.feed(b"data: " + json.dumps(event).encode() + b"\n\n") for event in events)
     meter.finish()
     assert meter.shown_bytes >= 0 and meter.progress >= 0
     assert meter.usage is None or min(meter.usage.counts) >= 0
-    assert not (out and meter.failed and not meter.begun)
-    assert meter.whole == (meter.failed is None and (meter.stopped or meter.terminal))
+    assert not (out and meter.fault and not meter.begun)
+    assert meter.complete == (meter.fault is None and (meter.stopped or meter.terminal))

@@ -8,91 +8,91 @@ from tokenworks.catalog import Counts
 from tokenworks.gateway.protocol.plausible import (
     ROUNDS_MAX,
     TEMPLATE_TOKENS,
-    Asked,
-    Shown,
+    RequestShape,
+    VisibleOutput,
     bound,
     input_most,
-    is_usual,
+    is_plausible,
 )
-from tokenworks.gateway.protocol.shown import shown_of_body
+from tokenworks.gateway.protocol.shown import visible_output
 
-CHAT = Asked("chat", context_tokens=131_072)
+CHAT = RequestShape("chat", context_tokens=131_072)
 MESSAGES = CHAT._replace(protocol="messages")
 
 
-@pytest.mark.parametrize(("counts", "asked", "shown"), [
+@pytest.mark.parametrize(("counts", "request_shape", "shown"), [
     # Reasoning that is summarised, omitted or redacted: 8000 tokens behind 209 bytes.
-    (Counts(100, output=8000), MESSAGES, Shown(209, hidden=True)),
-    (Counts(100, output=3000), MESSAGES._replace(hides_reasoning=True), Shown(9)),
-    (Counts(100, output=10, reasoning=7990), CHAT, Shown(40)),
+    (Counts(100, output=8000), MESSAGES, VisibleOutput(209, hidden=True)),
+    (Counts(100, output=3000), MESSAGES._replace(hides_reasoning=True), VisibleOutput(9)),
+    (Counts(100, output=10, reasoning=7990), CHAT, VisibleOutput(40)),
     # Twelve calls of a tool with a long name and no arguments.
-    (Counts(100, output=360), CHAT, Shown(12 * 48, calls=12)),
-    (Counts(100, output=360), CHAT, Shown(12 * 12, calls=12)),
+    (Counts(100, output=360), CHAT, VisibleOutput(12 * 48, calls=12)),
+    (Counts(100, output=360), CHAT, VisibleOutput(12 * 12, calls=12)),
     # Batches: every input has the model's context of its own.
-    (Counts(80_000), Asked("embeddings", 8192, inputs=400, text_bytes=400_000), Shown(0)),
-    (Counts(120_000, output=20), Asked("completions", 8192, inputs=20, choices=20, text_bytes=600_000), Shown(20)),
+    (Counts(80_000), RequestShape("embeddings", 8192, inputs=400, text_bytes=400_000), VisibleOutput(0)),
+    (Counts(120_000, output=20), RequestShape("completions", 8192, inputs=20, choices=20, text_bytes=600_000), VisibleOutput(20)),
     # A compaction reads the context once more.
-    (Counts(203_000, output=3520), MESSAGES, Shown(120, hidden=True)),
+    (Counts(203_000, output=3520), MESSAGES, VisibleOutput(120, hidden=True)),
     # A short link that is a picture, a stored response that is long.
-    (Counts(14_000, output=20), CHAT, Shown(60)),
-    (Counts(90_000, output=20), Asked("responses", 131_072), Shown(60)),
+    (Counts(14_000, output=20), CHAT, VisibleOutput(60)),
+    (Counts(90_000, output=20), RequestShape("responses", 131_072), VisibleOutput(60)),
     # Sound: tokens without text.
-    (Counts(50, output=10, audio_output=900), CHAT, Shown(30, media=True)),
+    (Counts(50, output=10, audio_output=900), CHAT, VisibleOutput(30, media=True)),
     # The filter took the text away after it was made.
-    (Counts(50, output=400), CHAT, Shown(0, hidden=True)),
+    (Counts(50, output=400), CHAT, VisibleOutput(0, hidden=True)),
     # One token a byte, which is what a byte-level tokenizer does at worst, and the marks of the choice.
-    (Counts(50, output=1064), CHAT, Shown(1000)),
+    (Counts(50, output=1064), CHAT, VisibleOutput(1000)),
 ])  # fmt: skip
-def test_honest_answers_are_within(counts, asked, shown):
-    beyond = bound(counts, asked, shown)
+def test_honest_answers_are_within(counts, request_shape, shown):
+    beyond = bound(counts, request_shape, shown)
     assert not any(beyond.counts)
     assert "implausible" not in beyond.flags
 
 
-@pytest.mark.parametrize(("counts", "asked", "shown", "expected"), [
-    (Counts(10, output=2000), CHAT, Shown(100), Counts(output=2000 - 164)),
-    (Counts(131_072 + 7), CHAT, Shown(5), Counts(7)),
-    (Counts(10, 131_072), CHAT, Shown(5), Counts(10)),
-    (Counts(8192 * 3 + 1), Asked("embeddings", 8192, inputs=3), Shown(0), Counts(1)),
-    (Counts(10, output=5), Asked("embeddings", 8192), Shown(0), Counts(output=5)),
-    (Counts(10, reasoning=131_073), CHAT, Shown(5, hidden=True), Counts(reasoning=1)),
-    (Counts(TEMPLATE_TOKENS + 3), CHAT._replace(text_bytes=2), Shown(5), Counts(1)),
-    (Counts(cache_write_1h=131_072 * ROUNDS_MAX + 2), MESSAGES, Shown(5), Counts(cache_write_1h=2)),
+@pytest.mark.parametrize(("counts", "request_shape", "shown", "expected"), [
+    (Counts(10, output=2000), CHAT, VisibleOutput(100), Counts(output=2000 - 164)),
+    (Counts(131_072 + 7), CHAT, VisibleOutput(5), Counts(7)),
+    (Counts(10, 131_072), CHAT, VisibleOutput(5), Counts(10)),
+    (Counts(8192 * 3 + 1), RequestShape("embeddings", 8192, inputs=3), VisibleOutput(0), Counts(1)),
+    (Counts(10, output=5), RequestShape("embeddings", 8192), VisibleOutput(0), Counts(output=5)),
+    (Counts(10, reasoning=131_073), CHAT, VisibleOutput(5, hidden=True), Counts(reasoning=1)),
+    (Counts(TEMPLATE_TOKENS + 3), CHAT._replace(text_bytes=2), VisibleOutput(5), Counts(1)),
+    (Counts(cache_write_1h=131_072 * ROUNDS_MAX + 2), MESSAGES, VisibleOutput(5), Counts(cache_write_1h=2)),
 ])  # fmt: skip
-def test_what_cannot_be_is_beyond_and_no_more(counts, asked, shown, expected):
-    assert bound(counts, asked, shown) == (expected, ("implausible",))
+def test_what_cannot_be_is_beyond_and_no_more(counts, request_shape, shown, expected):
+    assert bound(counts, request_shape, shown) == (expected, ("implausible",))
 
 
 def test_what_is_odd_is_flagged_and_nothing_else():
-    assert bound(Counts(10, output=1000), CHAT, Shown(1000)) == (Counts(), ("odd",))
-    assert bound(Counts(10, output=1), CHAT, Shown(5000)) == (Counts(), ("odd",))
-    assert bound(Counts(10, output=250), CHAT, Shown(1000)) == (Counts(), ())
-    assert bound(Counts(10, output=3, reasoning=900), CHAT, Shown(12)) == (Counts(), ())
+    assert bound(Counts(10, output=1000), CHAT, VisibleOutput(1000)) == (Counts(), ("odd",))
+    assert bound(Counts(10, output=1), CHAT, VisibleOutput(5000)) == (Counts(), ("odd",))
+    assert bound(Counts(10, output=250), CHAT, VisibleOutput(1000)) == (Counts(), ())
+    assert bound(Counts(10, output=3, reasoning=900), CHAT, VisibleOutput(12)) == (Counts(), ())
 
 
 counts = st.builds(Counts, *[st.integers(0, 300_000)] * 8)
-asks = st.builds(
-    Asked, st.sampled_from(["chat", "messages", "responses", "completions", "embeddings"]), st.integers(1, 200_000),
+requests = st.builds(
+    RequestShape, st.sampled_from(["chat", "messages", "responses", "completions", "embeddings"]), st.integers(1, 200_000),
     inputs=st.integers(0, 50), choices=st.integers(0, 8), text_bytes=st.none() | st.integers(0, 10**6), hides_reasoning=st.booleans(),
 )  # fmt: skip
-shows = st.builds(Shown, st.integers(0, 10**6), st.integers(0, 40), st.booleans(), st.booleans())
+outputs = st.builds(VisibleOutput, st.integers(0, 10**6), st.integers(0, 40), st.booleans(), st.booleans())
 
 
-@given(counts, asks, shows)
-def test_what_is_within_the_bounds_is_within_them(counts, asked, shown):
+@given(counts, requests, outputs)
+def test_what_is_within_the_bounds_is_within_them(counts, request_shape, shown):
     """Taking away what is beyond leaves what is not; nothing is negative, and no class loses more than it has."""
-    beyond = bound(counts, asked, shown)
+    beyond = bound(counts, request_shape, shown)
     assert all(0 <= lost <= had for lost, had in zip(beyond.counts, counts, strict=True))
     rest = Counts(*(had - lost for lost, had in zip(beyond.counts, counts, strict=True)))
-    assert not any(bound(rest, asked, shown).counts)
-    assert rest.input_tokens <= input_most(asked)
+    assert not any(bound(rest, request_shape, shown).counts)
+    assert rest.input_tokens <= input_most(request_shape)
     assert any(beyond.counts) == (beyond.flags == ("implausible",))
 
 
-@given(counts, asks, shows, st.integers(0, 10**6))
-def test_more_that_is_shown_never_makes_less_plausible(counts, asked, shown, more):
-    before = bound(counts, asked, shown).counts
-    after = bound(counts, asked, shown._replace(text_bytes=shown.text_bytes + more)).counts
+@given(counts, requests, outputs, st.integers(0, 10**6))
+def test_more_that_is_shown_never_makes_less_plausible(counts, request_shape, shown, more):
+    before = bound(counts, request_shape, shown).counts
+    after = bound(counts, request_shape, shown._replace(text_bytes=shown.text_bytes + more)).counts
     assert sum(after) <= sum(before)
 
 
@@ -104,8 +104,8 @@ def test_more_that_is_shown_never_makes_less_plausible(counts, asked, shown, mor
     st.sampled_from(["chat", "completions", "messages", "responses"]),
     st.integers(1, 4),
 )
-def test_what_is_usual_is_within_every_bound(counts, asked_bytes, context, size, protocol, choices):
+def test_what_is_usual_is_within_every_bound(counts, text_bytes, context, size, protocol, choices):
     made = Counts(*counts)
-    if is_usual(made, asked_bytes, context, size):
-        asked = Asked(protocol, context, 1, choices, asked_bytes)
-        assert bound(made, asked, shown_of_body(b" " * size, protocol, made)) == (Counts(), ())
+    if is_plausible(made, text_bytes, context, size):
+        request_shape = RequestShape(protocol, context, 1, choices, text_bytes)
+        assert bound(made, request_shape, visible_output(b" " * size, protocol, made)) == (Counts(), ())

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.upstream import Chat, Messages, Responses
 from tokenworks.catalog import Counts
-from tokenworks.gateway.protocol.meter import EventTooLarge, UsageAsked
+from tokenworks.gateway.protocol.meter import EventTooLarge, UsageOptions
 from tokenworks.gateway.protocol.stream import make_meter
 
 TOLD = {"cached": 3, "reasoning": 2}
@@ -21,7 +21,12 @@ def whole(kind, tokens=5, usage=True, done=True, crlf=False):
 
 
 def meter_of(protocol, *, usage=True, limit=10**6, **more):
-    settings = {"asked_model": "", "ask": UsageAsked(final=usage), "event_bytes_max": limit, "text_max": None}
+    settings = {
+        "requested_model": "",
+        "usage_options": UsageOptions(final=usage),
+        "event_bytes_max": limit,
+        "text_max": None,
+    }
     return make_meter(protocol, **(settings | more))
 
 
@@ -58,7 +63,7 @@ def test_cut_anywhere_it_is_the_same(protocol, cuts, drop):
         "responses": b"event: response.completed",
     }[protocol]
     assert terminal not in out
-    assert terminal in meter.held
+    assert terminal in meter.withheld
 
 
 @pytest.mark.parametrize("protocol", list(KINDS))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.protocol.streams import sse
-from tokenworks.gateway.protocol.meter import UsageAsked
+from tokenworks.gateway.protocol.meter import UsageOptions
 from tokenworks.gateway.protocol.stream import make_meter
 
 FOLDER = Path(__file__).parents[4] / "shared/vendors/streams"
@@ -51,21 +51,21 @@ def test_is_read_as_it_is_meant(path, step):
     expect, data = told["expect"], bytes_of(told)
     meter = make_meter(
         told["protocol"].removesuffix("-cumulative"),
-        asked_model="shop/best", ask=UsageAsked(), event_bytes_max=10**6, text_max=None, keep_bytes_max=10**6,
+        requested_model="shop/best", usage_options=UsageOptions(), event_bytes_max=10**6, text_max=None, keep_bytes_max=10**6,
     )  # fmt: skip
     passed = b"".join(meter.feed(data[at : at + step]) for at in range(0, len(data), step))
     held = meter.finish()
     assert meter.shown_bytes == whole_text(expect)
     assert len("".join(meter.kept).encode()) == meter.shown_bytes
     if "error" in expect:
-        assert not meter.whole
-        assert meter.failed is not None
+        assert not meter.complete
+        assert meter.fault is not None
         code = str(expect["error"].get("code", expect["error"].get("type")))
-        assert meter.failed.kind == FAULTS.get(code, "overloaded" if "overloaded" in code else "server")
+        assert meter.fault.kind == FAULTS.get(code, "overloaded" if "overloaded" in code else "server")
         assert b"synthetic" not in passed + held
         assert meter.begun == bool(expect["text"])
         return
-    assert meter.whole and meter.failed is None
+    assert meter.complete and meter.fault is None
     out = passed + held
     if told["protocol"].startswith("chat"):
         assert b'"usage":{' not in out.replace(b'"x_groq":{"id":"req_TWsyn0016","usage":{', b"")

@@ -40,7 +40,7 @@ class Cut:
         self.transport.can_write_eof = lambda: True
         self.transport.closed_side = False
         self.transport.write_eof = lambda: setattr(self.transport, "closed_side", True)
-        self.meter = meter_of(asked_model="m")
+        self.meter = meter_of(requested_model="m")
         self.connection.data_received(EVENTS)
         self.meter.feed(sse(chunk({"content": "one "})))
         self.overs = 0

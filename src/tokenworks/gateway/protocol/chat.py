@@ -1,11 +1,12 @@
-"""The streams of chat completions and completions: `data: {…}` events, usage where each vendor has it, `[DONE]`."""
+"""The meter of chat completions and completions: `data: {…}` events, usage in each vendor's place, `[DONE]` at the end."""
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from tokenworks.gateway.protocol.event_shapes import ChatCall, ChatChoice, ChatChunk, ChatDelta, ChatFunction
-from tokenworks.gateway.protocol.meter import StreamMeter, UsageAsked, decoded
+from tokenworks.gateway.protocol.meter import StreamMeter, UsageOptions, decoded
 from tokenworks.gateway.protocol.outcome import FILTERED_FINISHES, fault_of_event
 from tokenworks.gateway.protocol.splice import payload_of, without_usage
 from tokenworks.gateway.protocol.usage import UNREADABLE, Usage, later_usage, read_openai
@@ -15,13 +16,15 @@ _ABORTED: Final = "abort"
 CHOICES_MAX: Final = 1024
 
 
+_Fields = Mapping[str, object]
 _chunk: Final = msgspec.json.Decoder(ChatChunk)
-_FIRST: Final = (0, "content")
-_THOUGHT: Final = (0, "reasoning")
+# Channels of the first choice.
+_FIRST_CONTENT: Final = (0, "content")
+_FIRST_REASONING: Final = (0, "reasoning")
 
 
 class ChatMeter(StreamMeter):
-    """Chat completions and completions."""
+    """The meter of chat completions and completions."""
 
     __slots__ = ("_ended", "_named_calls")
 
@@ -29,28 +32,27 @@ class ChatMeter(StreamMeter):
         self,
         *,
         protocol: str,
-        asked_model: str,
-        ask: UsageAsked,
+        requested_model: str,
+        usage_options: UsageOptions,
         event_bytes_max: int,
         text_max: int | None,
         keep_bytes_max: int = 0,
         choices: int = 1,
     ) -> None:
-        # By name: compiled, `super().__init__(**settings)` gives the dict as the first argument.
+        # Each argument by name: in compiled code `super().__init__(**settings)` passes the dict as the first argument.
         super().__init__(
-            protocol=protocol, asked_model=asked_model, ask=ask, event_bytes_max=event_bytes_max, text_max=text_max,
+            protocol=protocol, requested_model=requested_model, usage_options=usage_options, event_bytes_max=event_bytes_max, text_max=text_max,
             keep_bytes_max=keep_bytes_max, choices=choices,
         )  # fmt: skip
         self._ended: set[int] = set()  # choices with a finish reason
-        # The last name of each call: some engines repeat it with every piece of its arguments.
+        # (id, name) of each tool call, by its choice and index: some engines repeat the name with every piece of its arguments.
         self._named_calls: dict[tuple[int, int | None], tuple[str | None, str]] = {}
 
     def read_whole(self, body: bytes) -> None:
         try:
             chunk = _chunk.decode(body)
         except UNREADABLE:
-            content = decoded(body)
-            chunk = _lenient(content)
+            chunk = _lenient_chunk(decoded(body))
         for choice in chunk.choices or ():
             self._choice(choice)
 
@@ -59,7 +61,7 @@ class ChatMeter(StreamMeter):
         try:
             chunk = _chunk.decode(payload)
         except UNREADABLE:
-            return self._odd(event)
+            return self._take_unusual(event)
         choices = chunk.choices
         if (
             choices is None
@@ -75,7 +77,7 @@ class ChatMeter(StreamMeter):
         delta = choice.delta
         if choice.finish_reason is not None or choice.index or choice.usage is not None:
             return self._chunk(event, payload, chunk)
-        # As nearly all of them are: a piece of one choice's text.
+        # The usual chunk: a piece of the first choice's text, and nothing else.
         if delta is None:
             text = choice.text
             if text is None:
@@ -87,24 +89,26 @@ class ChatMeter(StreamMeter):
             or delta.function_call is not None
             or delta.audio is not None
         ):
-            if not self._piece_of_call(delta):
+            if not self._count_arguments_piece(delta):
                 return self._chunk(event, payload, chunk)
             text = None
         else:
             text = delta.reasoning_content or delta.reasoning
             if text:
-                self._show(_THOUGHT, text)
+                self._show(_FIRST_REASONING, text)
             text = delta.content
         if text:
-            self._show(_FIRST, text)
-        if self.failed is not None:
+            self._show(_FIRST_CONTENT, text)
+        if self.fault is not None:
             return b""
         if chunk.model != self._model_seen:
             self._learn(payload, chunk.model)
         return event.replace(self._model_old, self._model_new) if self._model_old else event
 
-    def _piece_of_call(self, delta: ChatDelta) -> bool:
-        """Whether it is a piece of one call's arguments and nothing else; it is counted then."""
+    def _count_arguments_piece(self, delta: ChatDelta) -> bool:
+        """Count a delta that has a piece of one tool call's arguments and nothing else. False, and nothing counted, for any other
+        delta.
+        """
         calls = delta.tool_calls
         if (
             not calls
@@ -116,20 +120,21 @@ class ChatMeter(StreamMeter):
         ):
             return False
         call = calls[0]
-        said = call.function
+        function = call.function
         if (
-            said is None
-            or said.name
+            function is None
+            or function.name
             or call.id
-            or not said.arguments
+            or not function.arguments
             or delta.reasoning_details
             or delta.function_call
         ):
             return False
-        self._show((0, "arguments", call.index, self.calls), said.arguments)
+        self._show((0, "arguments", call.index, self.calls), function.arguments)
         return True
 
     def _chunk(self, event: bytes, payload: bytes, chunk: ChatChunk) -> bytes:
+        """Read any chunk; returns the bytes that may pass."""
         choices = chunk.choices or []
         if chunk.id is not None and not self.upstream_id:
             self._identify(chunk.id)
@@ -144,15 +149,15 @@ class ChatMeter(StreamMeter):
             return self._fail(fault)
         if len(self._ended) >= self.choices:
             self.stopped = True
-        if chunk.usage is not None and self._is_ours(choices, finished=finished):
+        if chunk.usage is not None and self._is_unrequested_usage(choices, finished=finished):
             if not choices:
-                # A usage event of its own, for which only the gateway asked.
+                # A separate usage event that only the gateway requested: the client does not get it.
                 return self._pass(b"", content=False) if self.stopped else b""
             event = without_usage(event, payload)
         return self._pass(self._named(event, payload, chunk.model), content=content)
 
     def _choice(self, choice: ChatChoice) -> bool:
-        """Count what one choice shows; whether it is its end."""
+        """Count the text of one choice. True if the choice ends with this chunk."""
         index = choice.index
         if index >= self.choices:
             self.choices = min(index, CHOICES_MAX) + 1
@@ -173,28 +178,26 @@ class ChatMeter(StreamMeter):
     def _delta(self, index: int, delta: ChatDelta) -> None:
         if delta.content:
             self._show((index, "content"), delta.content)
-        # Some say the same reasoning in two fields (OpenRouter, Azure): it counts once.
-        thought = delta.reasoning_content or delta.reasoning
+        # Some vendors write the same reasoning in two fields (OpenRouter, Azure): it counts once.
+        reasoning = delta.reasoning_content or delta.reasoning
         if delta.reasoning_details:
-            told = self._details(delta.reasoning_details)
-            thought = thought or told
-        if thought:
-            self._show((index, "reasoning"), thought)
+            detailed = self._reasoning_of(delta.reasoning_details)
+            reasoning = reasoning or detailed
+        if reasoning:
+            self._show((index, "reasoning"), reasoning)
         if delta.refusal:
             self._show((index, "refusal"), delta.refusal)
-        if (
-            isinstance(delta.audio, dict)
-            and isinstance(delta.audio.get("transcript"), str)
-            and delta.audio["transcript"]
-        ):
-            self._show((index, "audio"), delta.audio["transcript"])
+        if isinstance(delta.audio, dict):
+            transcript = delta.audio.get("transcript")
+            if isinstance(transcript, str) and transcript:
+                self._show((index, "audio"), transcript)
         for call in delta.tool_calls or ():
             self._call(index, call.index, call.id, call.function or call.custom)
         if delta.function_call is not None:
             self._call(index, None, None, delta.function_call)
 
-    def _details(self, details: Any) -> str:
-        """The text of reasoning details, where they have one; what is encrypted or summarised is marked."""
+    def _reasoning_of(self, details: object) -> str:
+        """The text of reasoning details. Encrypted or summarised details set `hidden`."""
         texts = []
         for detail in details if isinstance(details, list) else ():
             if not isinstance(detail, dict):
@@ -208,11 +211,13 @@ class ChatMeter(StreamMeter):
                 texts.append(summary if isinstance(summary, str) else "")
         return "".join(texts)
 
-    def _call(self, index: int, at: int | None, call_id: str | None, said: ChatFunction | None) -> None:
-        """A piece of a call: its name is counted when the call begins, its arguments as they come."""
+    def _call(self, index: int, at: int | None, call_id: str | None, function: ChatFunction | None) -> None:
+        """Count a piece of tool call number `at` of choice `index`: the name once, when the call begins, and each piece of
+        arguments.
+        """
         key = (index, at)
         known = self._named_calls.get(key)
-        name = None if said is None else said.name
+        name = None if function is None else function.name
         if name and (known is None or known[1] != name or (call_id and known[0] and call_id != known[0])):
             self.calls += 1
             if len(self._named_calls) < CHOICES_MAX or known is not None:
@@ -222,13 +227,13 @@ class ChatMeter(StreamMeter):
             self.calls += 1
             if len(self._named_calls) < CHOICES_MAX:
                 self._named_calls[key] = (call_id, "")
-        if said is not None:
-            written = said.arguments or said.input
-            if written:
-                self._show((index, "arguments", at, self.calls), written)
+        if function is not None:
+            arguments = function.arguments or function.input
+            if arguments:
+                self._show((index, "arguments", at, self.calls), arguments)
 
     def _report(self, chunk: ChatChunk, *, finished: bool) -> None:
-        """Usage, wherever it is: at the top, in the first choice (Kimi), in Groq's own field."""
+        """Read the chunk's usage: at the top level, in the first choice (Kimi), or in Groq's own field."""
         found: Usage | None = None
         choices = chunk.choices
         if isinstance(chunk.x_groq, dict):
@@ -253,18 +258,18 @@ class ChatMeter(StreamMeter):
                 return fault_of_event(payload, self.protocol)
         return None
 
-    def _is_ours(self, choices: list[ChatChoice], *, finished: bool) -> bool:
-        """Whether the client did not ask for usage where this one is."""
-        if self._ask.each:
+    def _is_unrequested_usage(self, choices: list[ChatChoice], *, finished: bool) -> bool:
+        """True if the client did not request usage in an event like this one."""
+        if self._usage_options.each:
             return False
-        return not (self._ask.final and (finished or not choices or self.stopped))
+        return not (self._usage_options.final and (finished or not choices or self.stopped))
 
-    def _take_lenient(self, event: bytes, payload: bytes, content: dict[str, Any]) -> bytes:
-        return self._chunk(event, payload, _lenient(content))
+    def _take_lenient(self, event: bytes, payload: bytes, content: _Fields) -> bytes:
+        return self._chunk(event, payload, _lenient_chunk(content))
 
 
-def _lenient(content: dict[str, Any]) -> ChatChunk:
-    """A chunk of which some fields are of other types than they should be: those that can be read."""
+def _lenient_chunk(content: _Fields) -> ChatChunk:
+    """The readable fields of a chunk in which some fields have unexpected types."""
     choices = content.get("choices")
     return ChatChunk(
         id=_text(content.get("id")),
@@ -279,7 +284,7 @@ def _lenient(content: dict[str, Any]) -> ChatChunk:
     )
 
 
-def _lenient_choice(choice: dict[str, Any], at: int) -> ChatChoice:
+def _lenient_choice(choice: _Fields, at: int) -> ChatChoice:
     index = choice.get("index")
     delta, message = choice.get("delta"), choice.get("message")
     return ChatChoice(
@@ -292,20 +297,18 @@ def _lenient_choice(choice: dict[str, Any], at: int) -> ChatChoice:
     )
 
 
-def _lenient_delta(delta: dict[str, Any]) -> ChatDelta:
-    content, thought = (
-        delta.get("content"),
-        _text(delta.get("reasoning_content")) or _text(delta.get("reasoning")),
-    )
+def _lenient_delta(delta: _Fields) -> ChatDelta:
+    content = delta.get("content")
+    reasoning = _text(delta.get("reasoning_content")) or _text(delta.get("reasoning"))
     if isinstance(content, list):
-        # Mistral's parts: text, and thinking with parts of its own.
+        # Mistral sends a list of parts: text, and thinking with parts of its own.
         parts = [part for part in content if isinstance(part, dict)]
-        thought = thought or "".join(_parts_text(part.get("thinking")) for part in parts)
+        reasoning = reasoning or "".join(_parts_text(part.get("thinking")) for part in parts)
         content = "".join(_text(part.get("text")) or "" for part in parts)
     calls = delta.get("tool_calls")
     return ChatDelta(
         content=_text(content),
-        reasoning_content=thought,
+        reasoning_content=reasoning,
         refusal=_text(delta.get("refusal")),
         tool_calls=[_lenient_call(call) for call in calls if isinstance(call, dict)]
         if isinstance(calls, list)
@@ -316,7 +319,7 @@ def _lenient_delta(delta: dict[str, Any]) -> ChatDelta:
     )
 
 
-def _parts_text(value: Any) -> str:
+def _parts_text(value: object) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -324,7 +327,7 @@ def _parts_text(value: Any) -> str:
     return "".join(_text(part.get("text")) or "" for part in value if isinstance(part, dict))
 
 
-def _lenient_call(call: dict[str, Any]) -> ChatCall:
+def _lenient_call(call: _Fields) -> ChatCall:
     index, call_id = call.get("index"), call.get("id")
     return ChatCall(
         index=index if type(index) is int else None,
@@ -334,16 +337,16 @@ def _lenient_call(call: dict[str, Any]) -> ChatCall:
     )
 
 
-def _lenient_function(said: Any) -> ChatFunction | None:
-    if not isinstance(said, dict):
+def _lenient_function(function: object) -> ChatFunction | None:
+    if not isinstance(function, dict):
         return None
-    arguments = said.get("arguments")
+    arguments = function.get("arguments")
     if isinstance(arguments, dict | list):
-        arguments = msgspec.json.encode(arguments).decode()  # Ollama's own face gives them decoded
+        arguments = msgspec.json.encode(arguments).decode()  # Ollama's native API sends decoded arguments
     return ChatFunction(
-        name=_text(said.get("name")), arguments=_text(arguments), input=_text(said.get("input"))
+        name=_text(function.get("name")), arguments=_text(arguments), input=_text(function.get("input"))
     )
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""Refusals on the data plane: facts, with the status and words each protocol has for them. HTTP is decided here."""
+"""The refusals of the data plane, with the HTTP status and the words that each protocol uses for them."""
 
 import json
 from typing import Final, NamedTuple
@@ -7,7 +7,7 @@ from tokenworks.gateway.protocol.codes import CODES
 
 
 class Refusal(NamedTuple):
-    """Why a request is refused. `code` is stable and documented; `message` says what to do."""
+    """The reason for which a request is refused. `code` is stable and documented; `message` tells the client what to do."""
 
     status: int
     code: str
@@ -15,9 +15,9 @@ class Refusal(NamedTuple):
     retry_after_s: int | None = None
     param: str | None = None
     top_up_url: str | None = None
-    # (unit, needed at least, left) of a request that is not covered.
+    # (unit, least amount needed, amount left) of a request that the balance does not cover.
     shortage: tuple[str, int, int] | None = None
-    # The message in Chinese, where it says more than that of the code.
+    # The message in Chinese, if it has more detail than the code's own sentence.
     zh: str = ""
 
 
@@ -71,21 +71,22 @@ REASONS: Final = {
 
 
 def in_language(refusal: Refusal, accept_language: bytes | None) -> Refusal:
-    """The refusal in Chinese where its client prefers that and there is a sentence: of what is about the account or its key."""
+    """The refusal in Chinese, if the client prefers Chinese and there is a sentence: refusals about the account or its key have one."""
     if accept_language is None or not accept_language.strip().lower().startswith(b"zh"):
         return refusal
     code = CODES.get(refusal.code)
-    said = refusal.zh or (code.zh if code is not None else "")
-    return refusal._replace(message=said) if said else refusal
+    text = refusal.zh or (code.zh if code is not None else "")
+    return refusal._replace(message=text) if text else refusal
 
 
 def error_body(refusal: Refusal, protocol: str, request_id: str) -> bytes:
-    """The refusal in the client's own protocol: Anthropic's for messages, OpenAI's for the rest."""
+    """The refusal in the client's protocol: Anthropic's for messages, OpenAI's for the others."""
     message = refusal.message
+    error: dict[str, object]
     if protocol == "messages":
         kind = _ANTHROPIC_TYPES.get(refusal.status, "api_error")
-        said = {"type": kind, "message": message, "code": refusal.code, **_where(refusal)}
-        return json.dumps({"type": "error", "error": said, "request_id": request_id}).encode()
+        error = {"type": kind, "message": message, "code": refusal.code, **_details(refusal)}
+        return json.dumps({"type": "error", "error": error, "request_id": request_id}).encode()
     kind = _OPENAI_TYPES.get(
         refusal.status, "server_error" if refusal.status >= 500 else "invalid_request_error"
     )
@@ -94,25 +95,26 @@ def error_body(refusal: Refusal, protocol: str, request_id: str) -> bytes:
         "type": kind,
         "param": refusal.param,
         "code": refusal.code,
-        **_where(refusal),
+        **_details(refusal),
     }
     return json.dumps({"error": error}).encode()
 
 
-def _where(refusal: Refusal) -> dict[str, object]:
-    found: dict[str, object] = {} if refusal.top_up_url is None else {"top_up_url": refusal.top_up_url}
+def _details(refusal: Refusal) -> dict[str, object]:
+    """Fields that help the client to solve a refusal: the link to top up, and the amounts of a shortage."""
+    details: dict[str, object] = {} if refusal.top_up_url is None else {"top_up_url": refusal.top_up_url}
     if refusal.shortage is not None:
         unit, needed, left = refusal.shortage
-        found |= {"unit": unit, "needed": needed, "left": left}
-    return found
+        details |= {"unit": unit, "needed": needed, "left": left}
+    return details
 
 
 def error_response(
     refusal: Refusal, protocol: str, request_id: str, *, close: bool, head: bool = False, lines: bytes = b""
 ) -> bytes:
-    """A whole response, with these header lines more."""
+    """A whole response. `lines`: further header lines; `head`: without the body (the answer to HEAD)."""
     body = error_body(refusal, protocol, request_id)
-    said = [
+    head_lines = [
         f"HTTP/1.1 {refusal.status} {REASONS.get(refusal.status, 'Error')}",
         "content-type: application/json",
         f"content-length: {len(body)}",
@@ -120,25 +122,25 @@ def error_response(
         f"request-id: {request_id}",
     ]
     if refusal.retry_after_s is not None:
-        said.append(f"retry-after: {refusal.retry_after_s}")
+        head_lines.append(f"retry-after: {refusal.retry_after_s}")
     if refusal.status == 401:
-        said.append('www-authenticate: Bearer realm="tokenworks"')
+        head_lines.append('www-authenticate: Bearer realm="tokenworks"')
     if refusal.status == 402:
-        # SDKs retry what they don't know; nothing changes until somebody pays.
-        said.append("x-should-retry: false")
+        # SDKs retry statuses that they do not know; a retry cannot succeed before a payment.
+        head_lines.append("x-should-retry: false")
     options = ["close"] if close else []
     if refusal.status == 426:
-        # RFC 9110, 15.5.22: what is spoken instead.
-        said.append("upgrade: HTTP/1.1")
+        # RFC 9110, 15.5.22: the protocols that the server accepts.
+        head_lines.append("upgrade: HTTP/1.1")
         options.append("upgrade")
     if options:
-        said.append("connection: " + ", ".join(options))
-    text = "\r\n".join(said).encode() + b"\r\n" + lines + b"\r\n"
-    return text if head else text + body
+        head_lines.append("connection: " + ", ".join(options))
+    response_head = "\r\n".join(head_lines).encode() + b"\r\n" + lines + b"\r\n"
+    return response_head if head else response_head + body
 
 
 def error_event(refusal: Refusal, protocol: str, request_id: str) -> bytes:
-    """The refusal inside a stream that has begun."""
+    """The refusal as an event of a stream that has begun."""
     body = error_body(refusal, protocol, request_id)
     if protocol == "messages":
         return b"event: error\ndata: " + body + b"\n\n"
@@ -156,15 +158,15 @@ def cut_events(
     upstream_id: str | None,
     output_tokens: int,
 ) -> bytes:
-    """The end of a stream that the gateway ends: a finish reason as for a length limit, then why, where that is no maximum
-    of the client's own (`refusal` None).
+    """The last events of a stream that the gateway cuts: a finish reason as for a length limit, then the refusal. `refusal` is None if
+    the stream reached the client's own maximum.
     """
     answer_id = upstream_id or request_id
-    why = b"" if refusal is None else error_event(refusal, protocol, request_id)
+    error = b"" if refusal is None else error_event(refusal, protocol, request_id)
 
     def data(content: object, event: str | None = None) -> bytes:
-        named = b"" if event is None else f"event: {event}\n".encode()
-        return named + b"data: " + json.dumps(content).encode() + b"\n\n"
+        event_line = b"" if event is None else f"event: {event}\n".encode()
+        return event_line + b"data: " + json.dumps(content).encode() + b"\n\n"
 
     if protocol == "messages":
         last = data(
@@ -172,17 +174,17 @@ def cut_events(
              "usage": {"output_tokens": output_tokens}},
             "message_delta",
         )  # fmt: skip
-        return last + (why or data({"type": "message_stop"}, "message_stop"))
+        return last + (error or data({"type": "message_stop"}, "message_stop"))
     if protocol == "responses":
         response = {
             "id": answer_id, "object": "response", "status": "incomplete", "model": model, "output": [],
             "incomplete_details": {"reason": "max_output_tokens"},
         }  # fmt: skip
         last = data({"type": "response.incomplete", "response": response}, "response.incomplete")
-        return last + why
+        return last + error
     choice: dict[str, object] = {"index": 0, "finish_reason": "length", "delta": {}}
     if protocol == "completions":
         choice = {"index": 0, "finish_reason": "length", "text": ""}
     kind = "text_completion" if protocol == "completions" else "chat.completion.chunk"
     last = data({"id": answer_id, "object": kind, "created": 0, "model": model, "choices": [choice]})
-    return last + why + b"data: [DONE]\n\n"
+    return last + error + b"data: [DONE]\n\n"

@@ -1,6 +1,8 @@
-"""What is read of the events of streams, by protocol. Not compiled: a compiled Struct loses its class keywords."""
+"""The fields that the meters read of a stream's events, by protocol.
 
-from typing import Any
+A field typed `object` may have any JSON value; the meter narrows it. The module is not compiled, since a compiled Struct loses its
+class keywords.
+"""
 
 import msgspec
 
@@ -25,8 +27,8 @@ class ChatDelta(msgspec.Struct, gc=False):
     refusal: str | None = None
     tool_calls: list[ChatCall] | None = None
     function_call: ChatFunction | None = None
-    reasoning_details: Any = None
-    audio: Any = None
+    reasoning_details: object = None
+    audio: object = None
 
 
 class ChatChoice(msgspec.Struct, gc=False):
@@ -35,17 +37,17 @@ class ChatChoice(msgspec.Struct, gc=False):
     message: ChatDelta | None = None
     text: str | None = None
     finish_reason: str | None = None
-    usage: Any = None
+    usage: object = None
 
 
 class ChatChunk(msgspec.Struct, gc=False):
     id: str | None = None
     model: str | None = None
     choices: list[ChatChoice] | None = None
-    usage: Any = None
-    error: Any = None
-    base_resp: Any = None
-    x_groq: Any = None
+    usage: object = None
+    error: object = None
+    base_resp: object = None
+    x_groq: object = None
 
 
 class MessagesBlock(msgspec.Struct, gc=False):
@@ -53,8 +55,8 @@ class MessagesBlock(msgspec.Struct, gc=False):
     text: str | None = None
     thinking: str | None = None
     name: str | None = None
-    input: Any = None
-    content: Any = None
+    input: object = None
+    content: object = None
 
 
 class MessagesDelta(msgspec.Struct, gc=False):
@@ -69,7 +71,7 @@ class MessagesDelta(msgspec.Struct, gc=False):
 class MessagesMessage(msgspec.Struct, gc=False):
     id: str | None = None
     model: str | None = None
-    usage: Any = None
+    usage: object = None
     stop_reason: str | None = None
 
 
@@ -79,18 +81,18 @@ class MessagesEvent(msgspec.Struct, gc=False):
     delta: MessagesDelta | None = None
     content_block: MessagesBlock | None = None
     message: MessagesMessage | None = None
-    usage: Any = None
-    error: Any = None
+    usage: object = None
+    error: object = None
 
 
 class ResponsesResponse(msgspec.Struct, gc=False):
     id: str | None = None
     model: str | None = None
     status: str | None = None
-    usage: Any = None
-    error: Any = None
-    output: Any = None
-    incomplete_details: Any = None
+    usage: object = None
+    error: object = None
+    output: object = None
+    incomplete_details: object = None
 
 
 class ResponsesEvent(msgspec.Struct, gc=False):
@@ -103,7 +105,7 @@ class ResponsesEvent(msgspec.Struct, gc=False):
     arguments: str | None = None
     input: str | None = None
     code: str | None = None
-    item: Any = None
-    part: Any = None
+    item: object = None
+    part: object = None
     response: ResponsesResponse | None = None
-    error: Any = None
+    error: object = None

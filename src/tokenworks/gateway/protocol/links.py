@@ -1,10 +1,10 @@
-"""URLs of media in a request: an upstream would fetch them from its own network, so they pass the rules that deployments' own
-addresses pass, in every spelling of an address.
+"""Checks the media URLs of a request. An upstream would fetch them from its own network, so they must satisfy the same rules as the
+addresses of deployments, in every spelling of an address.
 
-What a name resolves to is asked here, once a minute at most. A name that does not resolve here passes: the upstream may
-see other names, and can't be talked into an address that we know. One that was not looked up in time passes never: then the
-client comes again (`LATER`). Look-ups have threads of their own: however slow the names' servers are, deployments' own
-names are resolved beside them.
+The gateway resolves each host name at most once a minute. A name that does not resolve here is accepted: the upstream may know other
+names, and the name leads to no address that is private here. A request with a name that was not resolved in time is refused, and the
+client may send it again (`RETRY_LATER`). Look-ups have their own threads, so slow name servers do not delay the resolution of
+deployments' names.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import structlog
@@ -27,9 +27,9 @@ URL_CHARS_MAX: Final = 8_192
 RESOLVE_S_MAX = 1.0
 CACHE_S: Final = 60.0
 CACHE_MAX: Final = 10_000
-# Different names that one request may bring.
+# Different host names in one request.
 NAMES_MAX: Final = 16
-# Names of all requests of a worker that are being looked up, or wait for that; of more the client hears `LATER`.
+# Host names of all requests of a worker whose look-up is queued or running. Requests beyond it are refused with `RETRY_LATER`.
 IN_FLIGHT_MAX: Final = 64
 THREADS: Final = 2
 _PRIVATE_ENDS: Final = (
@@ -43,14 +43,14 @@ _PRIVATE_ENDS: Final = (
     ".home.arpa",
     ".onion",
 )
-LATER: Final = "the names of this request's media can't be looked up now: try again"
+RETRY_LATER: Final = "the names of this request's media can't be looked up now: try again"
 _REFUSED: Final = "is not fetched: media come from public addresses, or inline as data:"
 
 log = structlog.get_logger()
 
 
 def link_refusal(url: str) -> str | None:
-    """Why no upstream may fetch a URL, as far as it says so itself; None where nothing is against it."""
+    """The reason why no upstream may fetch the URL, from the URL alone; None if it is acceptable."""
     if len(url) > URL_CHARS_MAX:
         return f"a URL has at most {URL_CHARS_MAX} characters"
     if any(c <= " " or c in {"\\", "\x7f"} for c in url):
@@ -72,27 +72,29 @@ def host_of(url: str) -> str:
 
 
 def _plain_host(host: str) -> str:
-    """As a resolver takes it: one width, small letters, no dots at its end."""
+    """The host as a resolver reads it: NFKC, lower case, no dots at the end."""
     return unicodedata.normalize("NFKC", host).casefold().replace("。", ".").rstrip(".")
 
 
-def _host_refusal(said: str) -> str | None:
-    host = _plain_host(said)
+def _host_refusal(written_host: str) -> str | None:
+    host = _plain_host(written_host)
     if "%" in host and ":" not in host:
         return "a URL's host is written without %"
     address = _literal(host)
     if address is not None:
-        return f"{said} {_REFUSED}" if address_refusal(address, allow_private=False) else None
-    last = host.rpartition(".")[2]
-    if not host or last.isdigit() or last.startswith("0x") or ":" in host:
-        return f"{said} is not an address"
+        return f"{written_host} {_REFUSED}" if address_refusal(address, allow_private=False) else None
+    last_label = host.rpartition(".")[2]
+    if not host or last_label.isdigit() or last_label.startswith("0x") or ":" in host:
+        return f"{written_host} is not an address"
     if "." not in host or host.endswith(_PRIVATE_ENDS):
-        return f"{said} {_REFUSED}"
+        return f"{written_host} {_REFUSED}"
     return None
 
 
 def _literal(host: str) -> IPv4Address | IPv6Address | None:
-    """An address in whatever spelling a resolver takes: dotted, with parts left out, decimal, octal, hexadecimal, IPv6."""
+    """The address that a host spells, in any form that resolvers accept: dotted, with parts left out, decimal, octal, hexadecimal,
+    IPv6. None if the host is a name.
+    """
     if ":" in host:
         try:
             address = parse_address(host.strip("[]"))
@@ -131,59 +133,77 @@ def _literal(host: str) -> IPv4Address | IPv6Address | None:
     return IPv4Address(value << width | numbers[-1])
 
 
-class _Wait:
-    """One request, until all of its names are known, one is refused, or its time is over."""
+class _PendingCheck:
+    """The check of one request's host names. It ends when all names are resolved, one is refused, or the time is over; then it calls
+    `done` with the reason for a refusal, or None.
+    """
 
-    __slots__ = ("done", "left", "timer")
+    __slots__ = ("done", "timer", "unresolved")
 
-    def __init__(self, left: set[str], done: Callable[[str | None], None]) -> None:
-        self.left = left
+    def __init__(self, unresolved: set[str], done: Callable[[str | None], None]) -> None:
+        self.unresolved = unresolved
         self.done: Callable[[str | None], None] | None = done
         self.timer: asyncio.TimerHandle | None = None
 
-    def end(self, why: str | None) -> None:
+    def end(self, reason: str | None) -> None:
         if self.timer is not None:
             self.timer.cancel()
         done, self.done = self.done, None
         if done is None:
             return
         try:
-            done(why)
-        except Exception:  # one request's failure must not keep others from their answers
+            done(reason)
+        except Exception:  # a failure of one request must not affect the other requests
             log.exception("links.waiter_failed")
 
-    def known(self, host: str, why: str | None) -> None:
-        self.left.discard(host)
-        if why is not None or not self.left:
-            self.end(why)
+    def resolved(self, host: str, reason: str | None) -> None:
+        self.unresolved.discard(host)
+        if reason is not None or not self.unresolved:
+            self.end(reason)
 
 
-class _Asked:
-    """A name that is being looked up. After `until_s` nobody waits for it."""
+class _Lookup:
+    """A queued or running look-up of a host name. After `until_s` no check needs its result."""
 
-    __slots__ = ("host", "until_s", "waits")
+    __slots__ = ("checks", "host", "until_s")
 
     def __init__(self, host: str) -> None:
         self.host = host
         self.until_s = 0.0
-        self.waits: list[_Wait] = []
+        self.checks: list[_PendingCheck] = []
+
+
+class AddressLookup(Protocol):
+    """The form of `socket.getaddrinfo` that is used here: the last element of each result is (address, port, …)."""
+
+    def __call__(
+        self,
+        host: str,
+        port: None,
+        /,
+        *,
+        type: int,  # noqa: A002  (the standard library's name)
+    ) -> Iterable[tuple[object, object, object, object, tuple[object, ...]]]: ...
 
 
 class LinkCheck:
-    """What the names in URLs resolve to, in the background."""
+    """Resolves the host names in media URLs, in background threads, and refuses private addresses."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, getaddrinfo: Callable[..., Any] = socket.getaddrinfo
+        self, loop: asyncio.AbstractEventLoop, getaddrinfo: AddressLookup = socket.getaddrinfo
     ) -> None:
         self._loop = loop
         self._getaddrinfo = getaddrinfo
+        # (valid until, reason for refusal or None) of each resolved host.
         self._known: dict[str, tuple[float, str | None]] = {}
-        self._asking: dict[str, _Asked] = {}
-        self._queue: SimpleQueue[_Asked] = SimpleQueue()
+        self._lookups: dict[str, _Lookup] = {}
+        self._queue: SimpleQueue[_Lookup] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def check(self, urls: Iterable[str], done: Callable[[str | None], None]) -> None:
-        """Calls `done` once, with why a URL may not be fetched, `LATER` itself, or None; at once where all is known."""
+        """Call `done` once: with the reason why a URL may not be fetched, with `RETRY_LATER` itself, or with None if all URLs are
+        acceptable. If all hosts are known, `done` is called before this returns.
+        """
         hosts: dict[str, None] = {}
         for url in urls:
             reason = link_refusal(url)
@@ -207,41 +227,42 @@ class LinkCheck:
                 return
         if not unknown:
             done(None)
-        elif len(self._asking.keys() | unknown) > IN_FLIGHT_MAX:
-            done(LATER)
+        elif len(self._lookups.keys() | unknown) > IN_FLIGHT_MAX:
+            done(RETRY_LATER)
         else:
-            self._wait(_Wait(unknown, done))
+            self._start(_PendingCheck(unknown, done))
 
-    def _wait(self, wait: _Wait) -> None:
-        wait.timer = self._loop.call_later(RESOLVE_S_MAX, wait.end, LATER)
+    def _start(self, check: _PendingCheck) -> None:
+        check.timer = self._loop.call_later(RESOLVE_S_MAX, check.end, RETRY_LATER)
         until_s = time.monotonic() + RESOLVE_S_MAX
-        for host in wait.left:
-            asked = self._asking.get(host)
-            new = asked is None
-            if asked is None:
-                asked = self._asking[host] = _Asked(host)
-            asked.waits = [other for other in asked.waits if other.done is not None]
-            asked.waits.append(wait)
-            asked.until_s = until_s
+        for host in check.unresolved:
+            lookup = self._lookups.get(host)
+            new = lookup is None
+            if lookup is None:
+                lookup = self._lookups[host] = _Lookup(host)
+            lookup.checks = [other for other in lookup.checks if other.done is not None]
+            lookup.checks.append(check)
+            lookup.until_s = until_s
             if new:
-                self._queue.put(asked)
+                self._queue.put(lookup)
         while len(self._threads) < THREADS:
-            # Daemons: a worker's end waits for no name's server.
-            thread = threading.Thread(target=self._look_up, name="tw-links", daemon=True)
+            # Daemon threads, so that a worker can exit while a name server is silent.
+            thread = threading.Thread(target=self._run_lookups, name="tw-links", daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def _look_up(self) -> None:
-        """A thread's work."""
+    def _run_lookups(self) -> None:
+        """The loop of a look-up thread."""
         while True:
-            asked = self._queue.get()
+            lookup = self._queue.get()
             try:
-                why = LATER if time.monotonic() >= asked.until_s else self._resolve(asked.host)
+                expired = time.monotonic() >= lookup.until_s
+                reason = RETRY_LATER if expired else self._resolve(lookup.host)
             except Exception:
                 log.exception("links.look_up_failed")
-                why = LATER
+                reason = RETRY_LATER
             try:
-                self._loop.call_soon_threadsafe(self._answered, asked, why)
+                self._loop.call_soon_threadsafe(self._finish, lookup, reason)
             except RuntimeError:
                 return  # the loop has ended
 
@@ -249,18 +270,18 @@ class LinkCheck:
         try:
             found = self._getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
-            return None  # there is no such name here, or nobody here can say
+            return None  # the name does not resolve here
         for *_, address in found:
             if address_refusal(parse_address(str(address[0])), allow_private=False):
                 return f"{host} {_REFUSED}"
         return None
 
-    def _answered(self, asked: _Asked, why: str | None) -> None:
-        """However late: who comes again finds it."""
-        self._asking.pop(asked.host, None)
-        if why is not LATER:
+    def _finish(self, lookup: _Lookup, reason: str | None) -> None:
+        """Take a look-up's result. A late result is stored, too: the client's next request finds it."""
+        self._lookups.pop(lookup.host, None)
+        if reason is not RETRY_LATER:
             if len(self._known) >= CACHE_MAX:
                 self._known.clear()
-            self._known[asked.host] = (self._loop.time() + CACHE_S, why)
-        for wait in asked.waits:
-            wait.known(asked.host, why)
+            self._known[lookup.host] = (self._loop.time() + CACHE_S, reason)
+        for check in lookup.checks:
+            check.resolved(lookup.host, reason)

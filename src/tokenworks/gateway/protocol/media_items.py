@@ -1,25 +1,25 @@
-"""The images, sounds, videos and files of a request, and what they can cost by a profile's rules.
+"""Finds the images, sounds, videos and files of a request, and bounds their cost by a profile's rules.
 
-Items are found by what they are made of and not by where they stand: in messages, in a tool's result, in a file's place. What a
-tool was called with is its own business, and is not looked into.
+An item is recognised by its own fields, not by its position: it may stand in a message, in a tool's result, or in place of a file.
+The arguments of tool calls are opaque and are not searched.
 """
 
 import base64
 import binascii
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from tokenworks.factory import MediaRules, image_size
 
 ITEMS_MAX: Final = 10_000
 DEPTH_MAX: Final = 12
-# Of a data URL, before its data.
+# The length of a data URL's head, which stands before its data.
 HEAD_CHARS_MAX: Final = 256
 Kind = Literal["image", "audio", "video", "file"]
-# Of a WAV file, in base64: its head ends with where the sound begins.
+# The length of a WAV file's head in base64.
 _WAV_HEAD_CHARS: Final = 48
-# Where a part's data or address stands, by what it is.
+# Fields of a part that have its data or address, and the kind of item.
 _FIELDS: Final[tuple[tuple[str, Kind], ...]] = (
     ("image_url", "image"),
     ("image", "image"),
@@ -44,15 +44,15 @@ _KINDS: Final[dict[str, Kind]] = {
     "computer_screenshot": "image",
     "container_upload": "file",
 }
-# A union would be made anew with each look.
+# Tuples for `isinstance`, since evaluating `dict | list` would make a new union each time.
 _NESTED: Final = (dict, list)
-_GIVEN: Final = (str, dict)
+_VALUE: Final = (str, dict)
 _OPAQUE: Final = frozenset({"arguments", "tool_calls", "metadata", "parameters", "input_schema"})
 
 
 class Item(NamedTuple):
-    """One item: a text in which its base64 begins at `begin`, with its MIME type; None where an upstream has to fetch it. Of a
-    video its frames' number.
+    """One item. `data`: the text that contains its base64, which begins at `begin`, or None if an upstream has to fetch the item.
+    `low`: an image in low detail. `frames`: the number of frames of a video that is given as images.
     """
 
     kind: Kind
@@ -64,21 +64,23 @@ class Item(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The most in tokens, and of how many items the declared maximum was taken."""
+    """The maximum in tokens. `unbounded_items`: the number of items that were counted at their declared maximum."""
 
     tokens: int
     unbounded_items: int
 
 
-def find_items(content: Any) -> Iterator[Item]:
-    """Of decoded messages or input, at most `ITEMS_MAX`."""
+def find_items(content: object) -> Iterator[Item]:
+    """The items of decoded messages or input, at most `ITEMS_MAX`."""
     found = 0
-    waiting: list[tuple[Any, int]] = [(content, 0)]
-    while waiting:
-        value, depth = waiting.pop()
+    unread: list[tuple[object, int]] = [(content, 0)]
+    while unread:
+        value, depth = unread.pop()
         if isinstance(value, list):
             if depth < DEPTH_MAX:
-                waiting.extend((item, depth + 1) for item in value if isinstance(item, _NESTED))
+                unread.extend((element, depth + 1) for element in value if isinstance(element, _NESTED))
+            continue
+        if not isinstance(value, dict):
             continue
         item = _item(value)
         if item is not None:
@@ -88,27 +90,29 @@ def find_items(content: Any) -> Iterator[Item]:
             yield item
         elif depth < DEPTH_MAX:
             opaque = _OPAQUE | {"input"} if value.get("type") == "tool_use" else _OPAQUE
-            waiting.extend(
+            unread.extend(
                 (inner, depth + 1)
                 for name, inner in value.items()
                 if name not in opaque and isinstance(inner, _NESTED)
             )
 
 
-def _item(part: Mapping[str, Any]) -> Item | None:
+def _item(part: Mapping[str, object]) -> Item | None:
     kind = part.get("type")
     source = part.get("source")
     if isinstance(source, dict) and isinstance(kind, str) and kind in _WITH_SOURCE:
         return _of_source(_WITH_SOURCE[kind], source)
-    for name, what in _FIELDS:
+    for name, field_kind in _FIELDS:
         value = part.get(name)
-        if value is not None and (isinstance(value, _GIVEN) or (what == "video" and isinstance(value, list))):
-            return _of_value(_KINDS.get(str(kind), what), value, part)
+        if value is not None and (
+            isinstance(value, _VALUE) or (field_kind == "video" and isinstance(value, list))
+        ):
+            return _of_value(_KINDS.get(str(kind), field_kind), value, part)
     return None
 
 
-def _of_source(kind: Kind, source: Mapping[str, Any]) -> Item | None:
-    """Anthropic's source of an image or a document; one of text, or of further blocks, is no item itself."""
+def _of_source(kind: Kind, source: Mapping[str, object]) -> Item | None:
+    """The item of Anthropic's `source` of an image or a document; None for a source of text or of further blocks."""
     if source.get("type") in ("text", "content"):
         return None
     data = source.get("data")
@@ -116,24 +120,27 @@ def _of_source(kind: Kind, source: Mapping[str, Any]) -> Item | None:
     return Item(kind, data if isinstance(data, str) else None, mime)
 
 
-def _of_value(kind: Kind, value: Any, part: Mapping[str, Any]) -> Item:
+def _of_value(kind: Kind, value: object, part: Mapping[str, object]) -> Item:
+    """The item whose data or address is `value`, a field of `part`."""
     if isinstance(value, list):
         return Item(kind, None, "", frames=max(1, len(value)))
     detail = part.get("detail")
     mime = ""
     if isinstance(value, dict):
         detail = value.get("detail", detail)
-        sound = value.get("format")
-        mime = f"{kind}/{sound}" if isinstance(sound, str) else ""
+        audio_format = value.get("format")
+        mime = f"{kind}/{audio_format}" if isinstance(audio_format, str) else ""
         value = next((value[name] for name in ("url", "data", "file_data") if name in value), None)
-    begin, said = _inline(value) if isinstance(value, str) else (0, "")
-    inline = bool(begin) or (bool(mime) and isinstance(value, str) and "://" not in value[:16])
-    # A sound is given as plain base64 with its format beside.
-    return Item(kind, value if inline else None, said or mime, begin, low=detail == "low")
+    if not isinstance(value, str):
+        return Item(kind, None, mime, low=detail == "low")
+    begin, url_mime = _inline(value)
+    # A sound is plain base64 with its format in a field beside it.
+    inline = bool(begin) or (bool(mime) and "://" not in value[:16])
+    return Item(kind, value if inline else None, url_mime or mime, begin, low=detail == "low")
 
 
 def _inline(url: str) -> tuple[int, str]:
-    """Where the base64 of a data URL begins (RFC 2397), and its MIME type; 0 of any other URL."""
+    """(index at which the base64 of a data URL begins, MIME type) (RFC 2397); the index is 0 for any other URL."""
     if url[:5].lower() != "data:":
         return 0, ""
     comma = url.find(",", 0, HEAD_CHARS_MAX)
@@ -141,8 +148,8 @@ def _inline(url: str) -> tuple[int, str]:
     return (comma + 1, mime) if parameters.lower().endswith("base64") else (0, mime)
 
 
-def items_cost(content: Any, rules: MediaRules) -> Cost:
-    """What all items of a request's messages or input cost at most."""
+def items_cost(content: object, rules: MediaRules) -> Cost:
+    """The maximal cost of all items in a request's decoded messages or input."""
     tokens = unbounded = 0
     for item in find_items(content):
         cost, known = _cost(item, rules)
@@ -152,6 +159,7 @@ def items_cost(content: Any, rules: MediaRules) -> Cost:
 
 
 def _cost(item: Item, rules: MediaRules) -> tuple[int, bool]:
+    """(tokens at most, whether the item's own data determines them)."""
     if item.kind == "image":
         size = None if item.data is None else image_size(item.data, item.mime, item.begin)
         return rules.image_tokens(size, low=item.low), size is not None
@@ -168,7 +176,9 @@ def _cost(item: Item, rules: MediaRules) -> tuple[int, bool]:
 
 
 def _wav_bytes_per_s(data: str) -> int | None:
-    """As a WAV file's head says it (RIFF, `fmt ` first, PCM); None where it is not one, or its figures don't fit together."""
+    """Bytes per second of a WAV file (RIFF, `fmt ` first, PCM), from its head in base64; None if the head is of another form or its
+    numbers are inconsistent.
+    """
     try:
         head = base64.b64decode(data, validate=True)
         if head[:4] != b"RIFF" or head[8:16] != b"WAVEfmt ":

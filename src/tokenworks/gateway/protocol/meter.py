@@ -1,30 +1,32 @@
-"""One stream of events between upstream and client: what may pass now, what waits, what was made so far.
+"""The meter of one stream of events from an upstream to a client: which bytes pass now, which are withheld, what was produced.
 
-Every event is decoded once, by a typed decoder that skips what nobody asks about; that costs less than searching it for
-a dozen words. What does not fit the types is read leniently into the same types. The protocols are in `chat_meter.py`,
-`messages_meter.py` and `responses_meter.py`.
+A typed decoder reads each event once and skips unused fields; that costs less than searching the event for a dozen words. An
+event that does not fit the types is read leniently into the same types. Each protocol has a subclass: `chat.py`, `messages.py`,
+`responses.py`.
 """
 
 import re
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 import msgspec
 
 from tokenworks.catalog import Counts
-from tokenworks.gateway.protocol.outcome import fault_said
+from tokenworks.gateway.protocol.outcome import read_fault
 from tokenworks.gateway.protocol.splice import model_name, payload_of
 from tokenworks.gateway.protocol.usage import UNREADABLE, Usage, is_json, known_id, later_usage
 from tokenworks.gateway.protocol.vendor_errors import Fault
 
-# Bytes of text that make a token, where no tokenizer counts (the issue's rule; docs/METERING.md).
+# Bytes of text counted as one token if no tokenizer counts them (docs/METERING.md).
 BYTES_PER_TOKEN: Final = 4
-# How far a stream's text may pass its maximum before it is cut: a tenth for the measure, some tokens for short ones.
+# How far a stream's text may exceed its maximum before the stream is cut: a tenth, since bytes measure tokens roughly, and some
+# tokens for short texts.
 OVER_TENTHS: Final = 11
 OVER_TOKENS: Final = 16
-# Channels (a choice's text, a call's arguments, …) whose text is remembered.
+# Limits on the channels (a choice's text, a call's arguments, …) whose last text is remembered.
 CHANNELS_MAX: Final = 1024
 CHANNELS_BYTES_MAX: Final = 1 << 20
-# Texts that came again as they were, before any grew: so many are pieces.
+# After so many repeated texts, before any text has grown, the texts are taken for pieces.
 REPEATED_MAX: Final = 8
 DONE: Final = b"[DONE]"
 NEVER_BYTES: Final = 1 << 62
@@ -34,10 +36,10 @@ _END_BYTES: Final = 4
 _any: Final = msgspec.json.Decoder()
 
 
-class UsageAsked(NamedTuple):
-    """What the client asked of usage in a stream: its own event at the end (`include_usage`), or one in every chunk
-    (`continuous_usage_stats`). What only the gateway asked for is taken out again. It says nothing in messages and
-    responses, where usage is a part of the protocol.
+class UsageOptions(NamedTuple):
+    """The usage that the client requested in a stream: in an event at the end (`final`, from `include_usage`) or in every chunk
+    (`each`, from `continuous_usage_stats`). The meter removes usage that only the gateway requested. The options have no meaning in
+    messages and responses, where usage is a part of the protocol.
     """
 
     final: bool = False
@@ -49,92 +51,130 @@ class EventTooLarge(Exception):
 
 
 class StreamMeter:
-    """One stream. `feed` returns what may pass now; `held` is what waits for the record."""
+    """One stream. `feed` returns the bytes that may pass now; `withheld` has the bytes that pass after the usage record is
+    on disk.
+    """
 
     __slots__ = (
-        "_ask", "_asked_model", "_early", "_event_bytes_max", "_grew", "_keep_bytes_max", "_kept_bytes", "_last",
-        "_last_bytes", "_model_new", "_model_old", "_model_seen", "_over", "_over_tokens", "_parts", "_parts_bytes",
-        "_released", "_repeated", "_settled", "_skipped_bytes", "_text_max", "_waiting", "begun", "calls", "choices", "counted",
-        "failed", "filtered", "held", "hidden", "kept", "look_bytes", "progress", "protocol", "shown_bytes", "stopped", "terminal",
-        "upstream_id", "usage",
+        "_before_content",
+        "_event_bytes_max",
+        "_grew",
+        "_keep_bytes_max",
+        "_kept_bytes",
+        "_last",
+        "_last_bytes",
+        "_model_new",
+        "_model_old",
+        "_model_seen",
+        "_over",
+        "_over_tokens",
+        "_parts",
+        "_parts_bytes",
+        "_released",
+        "_repeated",
+        "_requested_model",
+        "_settled",
+        "_skipped_bytes",
+        "_text_max",
+        "_usage_options",
+        "_withheld_finish",
+        "begun",
+        "calls",
+        "choices",
+        "counted",
+        "fault",
+        "filtered",
+        "hidden",
+        "kept",
+        "maximum_check_bytes",
+        "progress",
+        "protocol",
+        "shown_bytes",
+        "stopped",
+        "terminal",
+        "upstream_id",
+        "usage",
+        "withheld",
     )  # fmt: skip
 
     def __init__(
         self,
         *,
         protocol: str,
-        asked_model: str,
-        ask: UsageAsked,
+        requested_model: str,
+        usage_options: UsageOptions,
         event_bytes_max: int,
         text_max: int | None,
         keep_bytes_max: int = 0,
         choices: int = 1,
     ) -> None:
         self.protocol = protocol
-        self._ask = ask
-        self._asked_model = asked_model
+        self._usage_options = usage_options
+        self._requested_model = requested_model
         self._event_bytes_max = event_bytes_max
         self._text_max = text_max
-        # The tokens of text from which on it is over: more than text_max × 1.1 + 16.
+        # The least number of text tokens that exceeds the maximum: more than text_max × 1.1 + 16.
         self._over_tokens = None if text_max is None else text_max * OVER_TENTHS // 10 + OVER_TOKENS + 1
-        self.look_bytes = NEVER_BYTES if self._over_tokens is None else self._over_tokens * BYTES_PER_TOKEN
-        """With fewer bytes shown it is not over its maximum; from here on `over_maximum` says it."""
+        self.maximum_check_bytes = (
+            NEVER_BYTES if self._over_tokens is None else self._over_tokens * BYTES_PER_TOKEN
+        )
+        """With fewer shown bytes the stream cannot exceed its maximum, so `over_maximum` need not be read."""
         self._keep_bytes_max = keep_bytes_max
         self._kept_bytes = 0
-        self._parts: list[bytes] = []  # of an event that has no end yet
+        self._parts: list[bytes] = []  # of an event whose end has not arrived
         self._parts_bytes = 0
-        self._early = b""  # events before the first one with content
-        self._waiting = b""  # the finish, until usage came
+        self._before_content = b""  # events before the first event with content
+        self._withheld_finish = b""  # events with a finish reason, until the usage arrives
         self._released = False
-        self._settled = False  # usage came with the finish or after it
-        self._over = False  # the upstream's count passed the maximum
-        self._model_seen: str | None = asked_model or None
+        self._settled = False  # usage arrived with the finish reason or after it
+        self._over = False  # the upstream's own count exceeds the maximum
+        self._model_seen: str | None = requested_model or None
         self._model_old = self._model_new = b""
-        # The last text of each channel, as long as every text began with the one before it; None once one did not.
+        # The last text of each channel, as long as each text begins with the text before it; None once one did not.
         self._last: dict[object, str] | None = {}
         self._last_bytes = self._repeated = 0
         self._grew = False
         self._skipped_bytes = 0
         self.begun = False
-        """Whether content passed: another deployment can no longer be tried."""
-        self.failed: Fault | None = None
-        """What the upstream said of an error, in any event."""
+        """True once content has passed to the client: no other deployment can be tried."""
+        self.fault: Fault | None = None
+        """The error that the upstream reported in an event."""
         self.filtered = False
-        """Whether the provider's filter ended it."""
+        """True if the provider's content filter ended the answer."""
         self.stopped = False
-        """Whether every choice that began has said why it ended, or the stream came to its end."""
+        """True once every choice that began has a finish reason, or the protocol's end has come."""
         self.terminal = False
-        """Whether the terminal event came."""
-        self.held = b""
+        """True once the terminal event has arrived."""
+        self.withheld = b""
         self.usage: Usage | None = None
         self.progress = 0
-        """Texts so far. Each has at least one token, so it is a lower bound of the output."""
+        """The number of texts so far. Each text has at least one token, so this is a lower bound of the output."""
         self.shown_bytes = 0
-        """Bytes (UTF-8) of all text the model made: answers, reasoning, refusals, names and arguments of calls, each once.
-        A token shows as at least one, so it is an upper bound of the visible output.
+        """Bytes (UTF-8) of all text that the model produced: answers, reasoning, refusals, names and arguments of tool calls, each
+        counted once. A visible token has at least one byte, so this is an upper bound of the visible output.
         """
         self.calls = 0
-        """Calls of tools: each has tokens that show as nothing."""
+        """The number of tool calls: each call has tokens that are not visible as text."""
         self.choices = choices
-        """Choices that were asked for, or more that began."""
+        """The number of choices that the client requested, or that began, if they are more."""
         self.hidden = False
-        """Whether there is reasoning that is not shown as it was made: summarised, encrypted, redacted, compacted."""
+        """True if some reasoning is not shown as the model produced it: summarised, encrypted, redacted or compacted."""
         self.kept: list[str] = []
         """The texts, for a tokenizer, up to `keep_bytes_max` bytes."""
         self.counted: tuple[int, int] | None = None
-        """(bytes, tokens): what a tokenizer counted of the first bytes shown; the rest is measured by its bytes."""
+        """(bytes, tokens): a tokenizer's count of the first bytes shown. The tokens of later text are estimated from its bytes."""
         self.upstream_id: str | None = None
 
-    # What passes.
+    # Which bytes pass.
 
     def feed(self, data: bytes) -> bytes:
-        """What may pass now. Raises `EventTooLarge`."""
+        """Read bytes of the upstream; returns the bytes that may pass now. Raises `EventTooLarge`."""
         if self.terminal:
             self._after(data)
             return b""
         if self._parts:
             if b"\n" not in data and b"\r" not in data:
-                # Nothing ends in it; most of a large event is so.
+                # No event ends here: most pieces of a large event are like this.
                 self._part(data)
                 return b""
             last = self._parts[-1]
@@ -184,26 +224,26 @@ class StreamMeter:
             raise EventTooLarge
 
     def _after(self, data: bytes) -> None:
-        """What comes after the end passes with it; after a fault nothing does."""
-        if self.failed is None:
-            self.held += data
-            if len(self.held) > 2 * self._event_bytes_max:
+        """Withhold the bytes after the terminal event, which pass together with it; after a fault drop them."""
+        if self.fault is None:
+            self.withheld += data
+            if len(self.withheld) > 2 * self._event_bytes_max:
                 raise EventTooLarge
 
     def read_whole(self, body: bytes) -> None:
-        """Count what an answer that is not streamed shows; the rest of it is `outcome`'s and `usage`'s."""
+        """Count the text of an answer that is not streamed. (`outcome` reads its faults, `usage` its usage.)"""
         raise NotImplementedError
 
     def _take(self, event: bytes) -> bytes:
-        """Read one whole event; what may pass because of it."""
+        """Read one whole event; returns the bytes that may pass now."""
         raise NotImplementedError
 
-    def _take_lenient(self, event: bytes, payload: bytes, content: dict[str, Any]) -> bytes:
-        """The same for an event whose fields do not fit the protocol's types."""
+    def _take_lenient(self, event: bytes, payload: bytes, content: Mapping[str, object]) -> bytes:
+        """As `_take`, for an event whose fields do not fit the protocol's types; `content` is its decoded data."""
         raise NotImplementedError
 
-    def _odd(self, event: bytes) -> bytes:
-        """The end, a comment, an event of several data lines, or what does not fit the types."""
+    def _take_unusual(self, event: bytes) -> bytes:
+        """Read a terminal event, a comment, an event of several data lines, or one that does not fit the types."""
         payload = payload_of(event).strip()
         if not payload:
             return self._pass(event, content=False)
@@ -212,66 +252,66 @@ class StreamMeter:
         try:
             content = _any.decode(payload)
         except UNREADABLE:
-            # What can't be read here may still be read by the client: all of it is counted.
+            # The client may be able to read what the gateway cannot: all of it counts as text.
             self._show((0, "unreadable"), payload.decode("utf-8", "replace"))
             return self._pass(event, content=True)
         if not isinstance(content, dict):
-            return self._fail(fault_said(200, {"error": content}, ""))
+            return self._fail(read_fault(200, {"error": content}, ""))
         return self._take_lenient(event, payload, content)
 
     def _pass(self, event: bytes, *, content: bool) -> bytes:
-        """An event that is neither a fault nor the end: now, with what waited for it, or later."""
-        if self.failed is not None:
+        """Pass an event that is neither a fault nor the end, together with the events withheld before it; or withhold it, too."""
+        if self.fault is not None:
             return b""
         if self.stopped and not content and not self._settled and not self._released:
-            self._waiting += event
-            return b"" if len(self._waiting) <= self._event_bytes_max else self.release()
+            self._withheld_finish += event
+            return b"" if len(self._withheld_finish) <= self._event_bytes_max else self.release()
         if not self.begun:
-            if not content and not self.stopped and len(self._early) <= self._event_bytes_max:
-                self._early += event
+            if not content and not self.stopped and len(self._before_content) <= self._event_bytes_max:
+                self._before_content += event
                 return b""
             self.begun = True
-        if self._early or self._waiting:
-            event = self._early + self._waiting + event
-            self._early = self._waiting = b""
+        if self._before_content or self._withheld_finish:
+            event = self._before_content + self._withheld_finish + event
+            self._before_content = self._withheld_finish = b""
         return event
 
     def _fail(self, fault: Fault) -> bytes:
-        """The upstream's own error never passes: the gateway says it in its own words."""
-        out = self._waiting if self.begun and self.failed is None else b""
-        self.failed = self.failed or fault
-        self._early = self._waiting = b""
+        """Record a fault. The upstream's error event never passes: the gateway reports the error in its own words."""
+        out = self._withheld_finish if self.begun and self.fault is None else b""
+        self.fault = self.fault or fault
+        self._before_content = self._withheld_finish = b""
         return out
 
     def _end(self, event: bytes) -> bytes:
-        """The terminal event: it waits for the record, and so does what waited before it."""
+        """Withhold the terminal event, and the events withheld before it, until the usage record is on disk."""
         self.terminal = True
-        if self.failed is None:
-            self.held = self._early + self._waiting + event
-        self._early = self._waiting = b""
+        if self.fault is None:
+            self.withheld = self._before_content + self._withheld_finish + event
+        self._before_content = self._withheld_finish = b""
         return b""
 
     @property
-    def waiting(self) -> bool:
-        """Whether a finish reason without content is kept back for the usage."""
-        return self._waiting != b""
+    def finish_withheld(self) -> bool:
+        """True while an event with a finish reason and no content is withheld until the usage arrives."""
+        return self._withheld_finish != b""
 
     def release(self) -> bytes:
-        """Give out what waits for the usage; usage goes on being read."""
-        out, self._waiting, self._released = self._waiting, b"", True
+        """Return the events withheld until the usage arrives. The meter still reads usage after that."""
+        out, self._withheld_finish, self._released = self._withheld_finish, b"", True
         if out:
-            out, self._early = self._early + out, b""
+            out, self._before_content = self._before_content + out, b""
             self.begun = True
         return out
 
     @property
-    def whole(self) -> bool:
-        """Whether it ended properly; else it is interrupted."""
-        return self.failed is None and (self.stopped or self.terminal)
+    def complete(self) -> bool:
+        """True if the stream ended without a fault, by finish reasons or its terminal event; else it is interrupted."""
+        return self.fault is None and (self.stopped or self.terminal)
 
     def finish(self) -> bytes:
-        """The upstream ended: what is left passes after the record, too. A last event without its empty line gets it; one
-        that was cut is dropped.
+        """End the stream after its last byte; returns the bytes that pass after the usage record is on disk. A last event without
+        its empty line gets one; a truncated event is dropped.
         """
         if self._parts:
             rest = b"".join(self._parts).rstrip(b"\r\n") + _LF_END
@@ -283,33 +323,33 @@ class StreamMeter:
             )
             if not payload or payload.strip() == DONE or is_json(payload):
                 out = self._take(rest)
-                if not self.terminal and self.failed is None:
-                    self.held = out
-        if not self.terminal and self.failed is None:
-            self.held = self._early + self._waiting + self.held
-            self._early = self._waiting = b""
-        return self.held
+                if not self.terminal and self.fault is None:
+                    self.withheld = out
+        if not self.terminal and self.fault is None:
+            self.withheld = self._before_content + self._withheld_finish + self.withheld
+            self._before_content = self._withheld_finish = b""
+        return self.withheld
 
     @property
     def part_bytes(self) -> int:
-        """Of an event whose end has not come."""
+        """Bytes of an event whose end has not arrived."""
         return self._parts_bytes
 
     @property
     def buffered_bytes(self) -> int:
-        """What is kept of the stream: events without end, the beginning, what waits, what is held, texts."""
-        waits = len(self._early) + len(self._waiting) + len(self.held)
-        return self._parts_bytes + waits + self._kept_bytes
+        """Bytes that the meter keeps: an unfinished event, withheld events, and texts."""
+        events = len(self._before_content) + len(self._withheld_finish) + len(self.withheld)
+        return self._parts_bytes + events + self._kept_bytes
 
-    # What was made.
+    # What the model produced.
 
     def _show(self, channel: object, text: str) -> None:
-        """A text that is not empty. Some vendors send all of it again with every event (MiniMax): a stream in which every
-        text begins with the one before it is read so, until one does not.
+        """Count a text that is not empty. Some vendors repeat all earlier text in each event (MiniMax): a stream is read that way
+        as long as each text of a channel begins with the text before it.
         """
         size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
         if self._last is not None:
-            text, size = self._grown(self._last, channel, text, size)
+            text, size = self._new_part(self._last, channel, text, size)
             if not size:
                 return
         self.progress += 1
@@ -318,8 +358,8 @@ class StreamMeter:
             self._kept_bytes += size
             self.kept.append(text)
 
-    def _grown(self, last: dict[object, str], channel: object, text: str, size: int) -> tuple[str, int]:
-        """What is new in a text (and its bytes), while it is not clear whether texts are pieces or all so far."""
+    def _new_part(self, last: dict[object, str], channel: object, text: str, size: int) -> tuple[str, int]:
+        """(the new part of a text, its bytes), while it is unknown whether texts are pieces or repeat all earlier text."""
         before = last.get(channel)
         if before is None:
             self._last_bytes += size
@@ -328,7 +368,7 @@ class StreamMeter:
             return text, size
         known = len(before.encode("utf-8", "surrogatepass"))
         if not text.startswith(before):
-            # They are pieces: what was taken for a repetition was none.
+            # The texts are pieces, so the skipped bytes were no repetition: they count.
             self.shown_bytes += self._skipped_bytes
             self._last = None
             return text, size
@@ -346,27 +386,27 @@ class StreamMeter:
         return text, size
 
     def _use(self, usage: Usage | None) -> None:
-        """A report of usage."""
+        """Add a report of usage."""
         usage = later_usage(self.usage, usage)
         if usage is None:
             return
         self.usage = usage
         if self._text_max is not None and usage.counts.output_tokens > self._text_max:
             self._over = True
-            self.look_bytes = 0
+            self.maximum_check_bytes = 0
 
     def _identify(self, value: object) -> None:
         self.upstream_id = known_id(value) or self.upstream_id or ""
 
     def _named(self, event: bytes, payload: bytes, model: str | None) -> bytes:
-        """The event with the model's name as it was asked for."""
+        """The event with the model's name replaced by the name that the client requested."""
         if model != self._model_seen:
             self._learn(payload, model)
         return event.replace(self._model_old, self._model_new) if self._model_old else event
 
     def _learn(self, payload: bytes, model: str | None) -> None:
-        """How the upstream writes its model's name: only where it does so otherwise it is read again."""
-        if not self._asked_model or not model:
+        """Learn how the upstream writes its model's name. The payload is searched again only if the name changes."""
+        if not self._requested_model or not model:
             return
         found = model_name(payload)
         if found is None:
@@ -374,34 +414,34 @@ class StreamMeter:
         raw, member = found
         self._model_seen = model
         self._model_old = self._model_new = b""
-        if model != self._asked_model:
+        if model != self._requested_model:
             self._model_old = member
-            self._model_new = member[: -len(raw)] + msgspec.json.encode(self._asked_model)
+            self._model_new = member[: -len(raw)] + msgspec.json.encode(self._requested_model)
 
     def measured(self, size: int, tokens: int) -> None:
-        """A tokenizer counted the first `size` bytes shown."""
+        """Take over a tokenizer's count: the first `size` bytes shown have `tokens` tokens."""
         self.counted = size, tokens
-        self.look_bytes = 0
+        self.maximum_check_bytes = 0
 
     def text_tokens(self) -> int:
-        """Tokens of the text so far: by a tokenizer as far as one counted, else by its bytes."""
+        """Tokens of the text so far: a tokenizer's count as far as it goes, and for later text an estimate from its bytes."""
         if self.counted is None:
             return self.shown_bytes // BYTES_PER_TOKEN
         size, tokens = self.counted
         return tokens + max(0, self.shown_bytes - size) // BYTES_PER_TOKEN
 
     @property
-    def says_over(self) -> bool:
-        """Whether the upstream's own count passed the maximum."""
+    def usage_over_maximum(self) -> bool:
+        """True if the upstream's own count exceeds the maximum."""
         return self._over
 
     @property
     def over_maximum(self) -> bool:
-        """Whether it made more than it was asked for, by the upstream's own count or by its text."""
+        """True if the output exceeds the maximum, by the upstream's own count or by the text."""
         return self._over or (self._over_tokens is not None and self.text_tokens() >= self._over_tokens)
 
     def counts(self) -> Counts:
-        """What is known to have been produced so far."""
+        """The tokens that are known to have been produced so far."""
         if self.usage is None:
             return Counts(output=self.progress)
         known = self.usage.counts
@@ -409,8 +449,8 @@ class StreamMeter:
         return known if missing <= 0 else known._replace(output=known.output + missing)
 
 
-def decoded(body: bytes) -> dict[str, Any]:
-    """A whole answer's fields, none where it has none."""
+def decoded(body: bytes) -> dict[str, object]:
+    """The fields of a whole answer; empty if the body is not a JSON object."""
     try:
         content = _any.decode(body)
     except UNREADABLE:

@@ -1,139 +1,135 @@
-"""How many tokens an honest answer of its kind can have at most. What is beyond is a report that cannot be true.
+"""Bounds the tokens that a correct usage report can have. A report beyond its bounds cannot be true.
 
-Each bound is derived in docs/METERING.md. Below it a report is charged as it is, however odd: it is only flagged. The
-maximum that the upstream was sent is no matter of plausibility, it is enforced by the exchange.
+docs/METERING.md derives each bound. A report within the bounds is charged as it is; an unusual one gets a flag. The maximum sent to
+the upstream is not a matter of plausibility: the exchange enforces it.
 """
 
 from typing import Final, NamedTuple
 
 from tokenworks.catalog import Counts
 
-# Tokens that end a choice, mark its parts, or are stripped from its text (line ends, a stop sequence).
+# Tokens that end a choice, mark its parts, or are removed from its text (line ends, a stop sequence).
 MARK_TOKENS: Final = 64
-# Tokens around one call: markers, keys, quotes and indents that a parser takes away.
+# Tokens around one tool call: markers, keys, quotes and indents that a parser removes.
 CALL_TOKENS: Final = 128
-# A call's arguments are parsed and written anew, compactly: what indents and spaces them does not show.
+# Arguments of tool calls are parsed and encoded compactly: their indents and spaces are not visible. Tokens per visible byte.
 CALL_REWRITTEN: Final = 2
-# What templates and vendors put before a request: roles, instructions for tools, a prompt of the house.
+# Tokens that templates and vendors add to a request: roles, instructions for tools, a system prompt of the vendor.
 TEMPLATE_TOKENS: Final = 32_768
-# Samplings of one request at the vendor: a loop of its own tools, compactions (Anthropic pauses a turn after ten).
+# Samplings of one request at the vendor: a loop of the vendor's own tools, compactions (Anthropic pauses a turn after ten).
 ROUNDS_MAX: Final = 20
-# Fewer bytes than this a token, or more than this, is odd in any language, but possible.
+# Fewer or more bytes per token than these are odd in any language, but possible.
 _BYTES_MIN: Final = 2
 _BYTES_MAX: Final = 32
+# Indices of the input and output classes in `Counts`.
 _INPUTS: Final = (0, 1, 2, 3, 7)
 _OUTPUTS: Final = (4, 5, 6)
 NOTHING: Final = Counts()
 
 
-class Asked(NamedTuple):
-    """What was asked for, as far as it bounds the answer."""
+class RequestShape(NamedTuple):
+    """The properties of a request and its deployment that bound the answer."""
 
     protocol: str
     context_tokens: int
     """The deployment's context, per input and choice."""
     inputs: int = 1
-    """Texts of a batch (embeddings, prompts of completions)."""
+    """The number of texts in a batch (embeddings, prompts of completions)."""
     choices: int = 1
-    """Answers that are made: `n` or `best_of`, for every prompt."""
+    """The number of generated answers: `n` or `best_of`, for each prompt."""
     text_bytes: int | None = None
-    """Upper bound of the bytes that become input text; None where something else may (media, files, a stored context)."""
+    """An upper bound of the bytes of input text; None if the input may have other content (media, files, a stored context)."""
     hides_reasoning: bool = False
-    """Whether reasoning may be made that is not shown: by the request or by the deployment."""
+    """True if the request or the deployment allows reasoning that is not shown."""
 
 
-class Shown(NamedTuple):
-    """What the answer shows of what was made."""
+class VisibleOutput(NamedTuple):
+    """The visible part of the model's output."""
 
     text_bytes: int
-    """All text: answers, reasoning, names and arguments of calls."""
+    """Bytes of all text: answers, reasoning, names and arguments of tool calls."""
     calls: int = 0
     hidden: bool = False
-    """Whether it says of reasoning, compaction or a filter that not all is shown."""
+    """True if the answer indicates hidden output: reasoning, a compaction or a content filter."""
     media: bool = False
-    """Whether it brings sound or images, whose tokens have no text."""
+    """True if the answer has sound or images, whose tokens have no text."""
 
 
-class Beyond(NamedTuple):
-    """Tokens that no honest answer can have, by class, and flags for the record (`implausible`, `odd`)."""
+class ImplausibleUsage(NamedTuple):
+    """The reported tokens beyond the bounds, by class, and flags for the usage record (`implausible`, `odd`)."""
 
     counts: Counts
     flags: tuple[str, ...]
 
 
-def is_usual(counts: Counts, asked_bytes: int, context_tokens: int, body_bytes: int) -> bool:
-    """Whether a report of an unstreamed answer to a text is within every bound of `bound` and not odd, by a look at four numbers:
-    `bound` would find nothing. `asked_bytes`: what becomes input text at most; `body_bytes`: the answer's.
+def is_plausible(counts: Counts, text_bytes: int, context_tokens: int, body_bytes: int) -> bool:
+    """A quick check of the usage of an answer that is not streamed, to a request of text only. True proves that `bound` would find
+    nothing implausible or odd; False proves nothing. `text_bytes`: the bytes of input text at most; `body_bytes`: the answer's length.
     """
     fresh, cached, written, audio, output, reasoning, audio_output, written_long = counts
-    inputs, made = fresh + cached + written + audio + written_long, output + reasoning + audio_output
+    input_tokens = fresh + cached + written + audio + written_long
+    output_tokens = output + reasoning + audio_output
     return (
-        inputs <= context_tokens
-        and inputs <= asked_bytes + TEMPLATE_TOKENS
-        and made <= context_tokens
-        and made * _BYTES_MIN <= body_bytes
+        input_tokens <= context_tokens
+        and input_tokens <= text_bytes + TEMPLATE_TOKENS
+        and output_tokens <= context_tokens
+        and output_tokens * _BYTES_MIN <= body_bytes
     )
 
 
-def bound(counts: Counts, asked: Asked, shown: Shown) -> Beyond:
-    """What of a report is beyond its bounds; flags where it is beyond or only odd."""
+def bound(counts: Counts, request: RequestShape, shown: VisibleOutput) -> ImplausibleUsage:
+    """The part of a usage report beyond its bounds, and the flags of a report that is beyond them or odd."""
     beyond = [0] * len(counts)
-    most_in, most_out, most_thought = (
-        input_most(asked),
-        visible_most(counts, asked, shown),
-        output_most(asked),
-    )
-    left = max(0, counts.input_tokens - most_in)
-    for at in _INPUTS:
-        beyond[at] = min(counts[at], left)
-        left -= beyond[at]
-    beyond[4] = max(0, counts.output - most_out)
-    # All that was made fits the context, whatever is shown of it.
-    left = max(0, counts.output_tokens - beyond[4] - most_thought)
-    for at in _OUTPUTS:
-        more = min(counts[at] - beyond[at], left)
-        beyond[at] += more
-        left -= more
+    excess = max(0, counts.input_tokens - input_most(request))
+    for token_class in _INPUTS:
+        beyond[token_class] = min(counts[token_class], excess)
+        excess -= beyond[token_class]
+    beyond[4] = max(0, counts.output - visible_most(counts, request, shown))
+    # All output fits the context, visible or not.
+    excess = max(0, counts.output_tokens - beyond[4] - output_most(request))
+    for token_class in _OUTPUTS:
+        more = min(counts[token_class] - beyond[token_class], excess)
+        beyond[token_class] += more
+        excess -= more
     if any(beyond):
-        return Beyond(Counts(*beyond), ("implausible",))
-    return Beyond(NOTHING, ("odd",) if _is_odd(counts, asked, shown) else ())
+        return ImplausibleUsage(Counts(*beyond), ("implausible",))
+    return ImplausibleUsage(NOTHING, ("odd",) if _is_odd(counts, request, shown) else ())
 
 
-def input_most(asked: Asked) -> int:
-    """Input tokens at most: the context of every input (and sampling), and no more than its text has bytes."""
-    rounds = ROUNDS_MAX if asked.protocol in {"messages", "responses"} else 1
-    most = asked.context_tokens * max(1, asked.inputs) * rounds
-    if asked.text_bytes is not None:
-        most = min(most, (asked.text_bytes + TEMPLATE_TOKENS * max(1, asked.inputs)) * rounds)
+def input_most(request: RequestShape) -> int:
+    """The maximum of input tokens: the context of each input and sampling, and at most one token per byte of text."""
+    rounds = ROUNDS_MAX if request.protocol in {"messages", "responses"} else 1
+    most = request.context_tokens * max(1, request.inputs) * rounds
+    if request.text_bytes is not None:
+        most = min(most, (request.text_bytes + TEMPLATE_TOKENS * max(1, request.inputs)) * rounds)
     return most
 
 
-def output_most(asked: Asked) -> int:
-    """Output tokens at most: the context of every choice (and sampling); an embedding has none."""
-    if asked.protocol == "embeddings":
+def output_most(request: RequestShape) -> int:
+    """The maximum of output tokens: the context of each choice and sampling. An embedding has no output."""
+    if request.protocol == "embeddings":
         return 0
-    rounds = ROUNDS_MAX if asked.protocol in {"messages", "responses"} else 1
-    return asked.context_tokens * max(1, asked.choices) * rounds
+    rounds = ROUNDS_MAX if request.protocol in {"messages", "responses"} else 1
+    return request.context_tokens * max(1, request.choices) * rounds
 
 
-def visible_most(counts: Counts, asked: Asked, shown: Shown) -> int:
-    """Tokens of class `output` at most. Where all that is made shows, a token shows as a byte at least."""
-    if asked.protocol == "embeddings":
+def visible_most(counts: Counts, request: RequestShape, shown: VisibleOutput) -> int:
+    """The maximum of tokens of class `output`. If all output is visible, each token has at least one byte."""
+    if request.protocol == "embeddings":
         return 0
-    if asked.hides_reasoning or shown.hidden or shown.media:
-        return output_most(asked)
+    if request.hides_reasoning or shown.hidden or shown.media:
+        return output_most(request)
     written = CALL_REWRITTEN if shown.calls else 1
-    most = shown.text_bytes * written + MARK_TOKENS * max(1, asked.choices) + CALL_TOKENS * shown.calls
-    return min(most, output_most(asked))
+    most = shown.text_bytes * written + MARK_TOKENS * max(1, request.choices) + CALL_TOKENS * shown.calls
+    return min(most, output_most(request))
 
 
-def _is_odd(counts: Counts, asked: Asked, shown: Shown) -> bool:
-    """Possible, and worth a look: a text whose tokens are much shorter or longer than any language's."""
-    if asked.protocol == "embeddings" or shown.media:
+def _is_odd(counts: Counts, request: RequestShape, shown: VisibleOutput) -> bool:
+    """True if the tokens are much shorter or longer than in any language: possible, but worth a flag."""
+    if request.protocol == "embeddings" or shown.media:
         return False
-    marks = MARK_TOKENS * max(1, asked.choices) + CALL_TOKENS * shown.calls
-    made = counts.output_tokens
-    if made * _BYTES_MAX + marks < shown.text_bytes:
+    marks = MARK_TOKENS * max(1, request.choices) + CALL_TOKENS * shown.calls
+    if counts.output_tokens * _BYTES_MAX + marks < shown.text_bytes:
         return True
-    hidden = asked.hides_reasoning or shown.hidden
+    hidden = request.hides_reasoning or shown.hidden
     return not hidden and counts.output * _BYTES_MIN > shown.text_bytes + marks * _BYTES_MIN

@@ -1,16 +1,17 @@
-"""The streams of OpenAI's responses: the last event carries the usage.
+"""The meter of OpenAI's responses: the last event has the usage.
 
-A text comes in pieces (`…delta`), whole (`…done`), with its item and with the response: up to four times. It is counted once:
-the pieces as they come, and of what is whole only what the pieces had not.
+A stream repeats each text up to four times: in pieces (`…delta`), whole (`…done`), in its item, and in the response. Each text is
+counted once: the pieces as they come, and of a whole text only the part that the pieces did not have.
 """
 
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
 
 from tokenworks.gateway.protocol.event_shapes import ResponsesEvent, ResponsesResponse
-from tokenworks.gateway.protocol.meter import StreamMeter, UsageAsked, decoded
-from tokenworks.gateway.protocol.outcome import fault_of_event, fault_said
+from tokenworks.gateway.protocol.meter import StreamMeter, UsageOptions, decoded
+from tokenworks.gateway.protocol.outcome import fault_of_event, read_fault
 from tokenworks.gateway.protocol.splice import payload_of
 from tokenworks.gateway.protocol.usage import UNREADABLE, read_openai
 
@@ -28,152 +29,152 @@ _CALL_ITEMS: Final = frozenset({
 })  # fmt: skip
 _HIDDEN_ITEMS: Final = frozenset({"reasoning", "compaction"})
 _ITEM_TEXTS: Final = ("name", "arguments", "input", "code", "refusal")
-
-
+_Fields = Mapping[str, object]
 _event: Final = msgspec.json.Decoder(ResponsesEvent)
 
 
 class ResponsesMeter(StreamMeter):
-    """OpenAI's responses."""
+    """The meter of OpenAI's responses."""
 
-    __slots__ = ("_items", "_names", "_texts")
+    __slots__ = ("_item_bytes", "_item_ids", "_text_bytes")
 
     def __init__(
         self,
         *,
         protocol: str,
-        asked_model: str,
-        ask: UsageAsked,
+        requested_model: str,
+        usage_options: UsageOptions,
         event_bytes_max: int,
         text_max: int | None,
         keep_bytes_max: int = 0,
         choices: int = 1,
     ) -> None:
-        # By name: compiled, `super().__init__(**settings)` gives the dict as the first argument.
+        # Each argument by name: in compiled code `super().__init__(**settings)` passes the dict as the first argument.
         super().__init__(
-            protocol=protocol, asked_model=asked_model, ask=ask, event_bytes_max=event_bytes_max, text_max=text_max,
+            protocol=protocol, requested_model=requested_model, usage_options=usage_options, event_bytes_max=event_bytes_max, text_max=text_max,
             keep_bytes_max=keep_bytes_max, choices=choices,
         )  # fmt: skip
-        # Bytes shown of each item, and of each of its texts by kind; an item is known by its id, else by its place.
-        self._items: dict[object, int] = {}
-        self._texts: dict[object, int] = {}
-        self._names: dict[int, str] = {}
+        # Bytes counted of each item, and of each of its texts by kind. The key of an item is its id, or its index if it has none.
+        self._item_bytes: dict[object, int] = {}
+        self._text_bytes: dict[object, int] = {}
+        self._item_ids: dict[int, str] = {}
 
     def read_whole(self, body: bytes) -> None:
-        read = _lenient({"response": decoded(body)}).response or ResponsesResponse()
-        self._output(read)
+        response = _lenient_event({"response": decoded(body)}).response or ResponsesResponse()
+        self._output(response)
 
     def _take(self, event: bytes) -> bytes:
         at = event.find(b"data:")
         try:
-            read = _event.decode(event[at + 5 :] if at >= 0 else b"")
+            fields = _event.decode(event[at + 5 :] if at >= 0 else b"")
         except UNREADABLE:
-            return self._odd(event)
-        return self._read(event, read)
+            return self._take_unusual(event)
+        return self._read(event, fields)
 
-    def _read(self, event: bytes, read: ResponsesEvent) -> bytes:
-        kind, text = read.type, read.delta
-        if text is not None and kind.endswith(".delta") and read.error is None:
+    def _read(self, event: bytes, fields: ResponsesEvent) -> bytes:
+        kind, text = fields.type, fields.delta
+        if text is not None and kind.endswith(".delta") and fields.error is None:
             if text and not kind.endswith("audio.delta"):
-                self._piece(kind[:-6], self._item_key(read), text)
-            if self.begun and self.failed is None:
+                self._piece(kind[:-6], self._item_key(fields), text)
+            if self.begun and self.fault is None:
                 return event
             return self._pass(event, content=bool(text))
-        if kind == "error" or read.error:
+        if kind == "error" or fields.error:
             return self._fail(
-                fault_of_event(payload_of(event), self.protocol) or fault_said(200, None, "error")
+                fault_of_event(payload_of(event), self.protocol) or read_fault(200, None, "error")
             )
-        if read.response is not None or kind in _TERMINAL:
-            return self._response(event, read)
+        if fields.response is not None or kind in _TERMINAL:
+            return self._response(event, fields)
         before = self.shown_bytes + self.calls
         if kind.endswith(".done"):
-            self._done(read)
-        if isinstance(read.item, dict):
-            self._item(read, read.item)
+            self._whole_text(fields)
+        if isinstance(fields.item, dict):
+            self._item(fields, fields.item)
         return self._pass(event, content=kind not in _EARLY or self.shown_bytes + self.calls > before)
 
-    def _item_key(self, read: ResponsesEvent) -> object:
-        """An item by its id, or by its place where an event says no id."""
-        at: int | None = read.output_index
-        name = read.item_id
-        if name is None:
-            return None if at is None else self._names.get(at, at)
-        if at is not None and at not in self._names and len(self._names) < ITEMS_MAX:
-            self._names[at] = name
-            if at in self._items:
-                self._items[name] = self._items.pop(at)
-        return name
+    def _item_key(self, fields: ResponsesEvent) -> object:
+        """The key of the event's item: its id, or its index if no event has given an id."""
+        at: int | None = fields.output_index
+        item_id = fields.item_id
+        if item_id is None:
+            return None if at is None else self._item_ids.get(at, at)
+        if at is not None and at not in self._item_ids and len(self._item_ids) < ITEMS_MAX:
+            self._item_ids[at] = item_id
+            if at in self._item_bytes:
+                self._item_bytes[item_id] = self._item_bytes.pop(at)
+        return item_id
 
     def _piece(self, kind: str, item: object, text: str) -> None:
         before = self.shown_bytes
         self._show((kind, item), text)
-        self._note((kind, item), item, self.shown_bytes - before)
+        self._add_bytes((kind, item), item, self.shown_bytes - before)
 
-    def _note(self, part: object, item: object, size: int) -> None:
-        if len(self._texts) < ITEMS_MAX or part in self._texts:
-            self._texts[part] = self._texts.get(part, 0) + size
-            self._items[item] = self._items.get(item, 0) + size
+    def _add_bytes(self, part: object, item: object, size: int) -> None:
+        if len(self._text_bytes) < ITEMS_MAX or part in self._text_bytes:
+            self._text_bytes[part] = self._text_bytes.get(part, 0) + size
+            self._item_bytes[item] = self._item_bytes.get(item, 0) + size
 
-    def _done(self, read: ResponsesEvent) -> None:
-        """A text as a whole: what its pieces did not show of it."""
-        item = self._item_key(read)
-        for text in (read.text, read.refusal, read.arguments, read.input, read.code):
+    def _whole_text(self, fields: ResponsesEvent) -> None:
+        """Count the part of a whole text that its pieces did not have."""
+        item = self._item_key(fields)
+        for text in (fields.text, fields.refusal, fields.arguments, fields.input, fields.code):
             if text:
-                kind = read.type[:-5]
-                known = self._texts.get((kind, item), 0)
-                self._rest((kind, item), item, text, known)
+                kind = fields.type[:-5]
+                counted_bytes = self._text_bytes.get((kind, item), 0)
+                self._rest((kind, item), item, text, counted_bytes)
 
-    def _rest(self, part: object, item: object, text: str, known: int) -> None:
-        """Show what is new of a text of which so many bytes were shown already (several parts of one kind add up)."""
+    def _rest(self, part: object, item: object, text: str, counted_bytes: int) -> None:
+        """Count a text without its first `counted_bytes` bytes, which were counted before (several parts of one kind add up)."""
         data = text.encode("utf-8", "surrogatepass")
-        if len(data) > known:
-            self._last = None  # it is no piece: nothing is concluded from it
+        if len(data) > counted_bytes:
+            self._last = None  # a whole text does not show whether pieces repeat the text before them
             before = self.shown_bytes
-            self._show((part, "rest"), data[known:].decode("utf-8", "replace"))
-            self.shown_bytes = before + len(data) - known
-            self._note(part, item, len(data) - known)
+            self._show((part, "rest"), data[counted_bytes:].decode("utf-8", "replace"))
+            self.shown_bytes = before + len(data) - counted_bytes
+            self._add_bytes(part, item, len(data) - counted_bytes)
 
-    def _item(self, read: ResponsesEvent, item: dict[str, Any]) -> None:
-        """An item that began or is done: its name, its kind, and of its texts what was not shown yet."""
-        if isinstance(item.get("id"), str):
-            read.item_id = item["id"]
-        key = self._item_key(read)
-        said = item.get("type")
-        kind = said if isinstance(said, str) else ""
+    def _item(self, fields: ResponsesEvent, item: _Fields) -> None:
+        """Read an item that begins or is done: its id and kind, and the part of its texts that was not counted yet."""
+        item_id = item.get("id")
+        if isinstance(item_id, str):
+            fields.item_id = item_id
+        key = self._item_key(fields)
+        value = item.get("type")
+        kind = value if isinstance(value, str) else ""
         if kind in _HIDDEN_ITEMS or item.get("encrypted_content"):
             self.hidden = True
-        if kind in _CALL_ITEMS and ("call", key) not in self._texts:
+        if kind in _CALL_ITEMS and ("call", key) not in self._text_bytes:
             self.calls += 1
-            self._note(("call", key), key, 0)
+            self._add_bytes(("call", key), key, 0)
         text = _item_text(item)
-        known = self._items.get(key, 0)
+        counted_bytes = self._item_bytes.get(key, 0)
         if text:
-            self._rest(("item", key), key, text, known)
+            self._rest(("item", key), key, text, counted_bytes)
 
-    def _response(self, event: bytes, read: ResponsesEvent) -> bytes:
-        """The response as a whole: at the beginning, and as the terminal event."""
-        response = read.response or ResponsesResponse()
+    def _response(self, event: bytes, fields: ResponsesEvent) -> bytes:
+        """Read an event with the whole response: one of the first events, or the terminal event."""
+        response = fields.response or ResponsesResponse()
         self._identify(response.id)
         self._use(read_openai(response.usage))
         if (
             response.error
             or response.status in {"failed", "cancelled"}
-            or read.type in {"response.failed", "response.cancelled"}
+            or fields.type in {"response.failed", "response.cancelled"}
         ):
-            fault = fault_of_event(payload_of(event), self.protocol) or fault_said(200, None, "failed")
+            fault = fault_of_event(payload_of(event), self.protocol) or read_fault(200, None, "failed")
             self._fail(fault)
-            if read.type in _TERMINAL:
+            if fields.type in _TERMINAL:
                 self._end(event)
             return b""
         self._output(response)
         event = self._named(event, payload_of(event), response.model)
-        if read.type in _TERMINAL:
+        if fields.type in _TERMINAL:
             self.stopped = True
             return self._end(event)
-        return self._pass(event, content=read.type not in _EARLY)
+        return self._pass(event, content=fields.type not in _EARLY)
 
     def _output(self, response: ResponsesResponse) -> None:
-        """What the response as a whole shows that was not shown yet."""
+        """Count the part of the response's output that was not counted yet."""
         if isinstance(response.output, list):
             for at, item in enumerate(response.output):
                 if isinstance(item, dict):
@@ -182,43 +183,50 @@ class ResponsesMeter(StreamMeter):
         if isinstance(details, dict) and details.get("reason") == "content_filter":
             self.filtered = True
 
-    def _take_lenient(self, event: bytes, payload: bytes, content: dict[str, Any]) -> bytes:
-        return self._read(event, _lenient(content))
+    def _take_lenient(self, event: bytes, payload: bytes, content: _Fields) -> bytes:
+        return self._read(event, _lenient_event(content))
 
 
-def _item_text(item: dict[str, Any]) -> str:
-    """All text of an item that the model made."""
-    texts = [item[name] for name in _ITEM_TEXTS if isinstance(item.get(name), str)]
+def _item_text(item: _Fields) -> str:
+    """All text of an item that the model produced."""
+    texts = _texts(item, _ITEM_TEXTS)
     for name in ("summary", "content"):
         parts = item.get(name)
         if isinstance(parts, str):
             texts.append(parts)
         for part in parts if isinstance(parts, list) else ():
             if isinstance(part, dict):
-                texts += [
-                    part[key] for key in ("text", "refusal", "transcript") if isinstance(part.get(key), str)
-                ]
+                texts += _texts(part, ("text", "refusal", "transcript"))
     for name in ("action", "operation"):
-        if isinstance(item.get(name), dict):
-            texts.append(msgspec.json.encode(item[name]).decode())
+        value = item.get(name)
+        if isinstance(value, dict):
+            texts.append(msgspec.json.encode(value).decode())
     return "".join(texts)
 
 
-def _lenient(content: dict[str, Any]) -> ResponsesEvent:
-    """An event of which some fields are of other types than they should be: those that can be read."""
-    read = ResponsesEvent(item=content.get("item"), part=content.get("part"), error=content.get("error"))
+def _texts(fields: _Fields, names: Iterable[str]) -> list[str]:
+    """The values of the named fields that are texts."""
+    return [value for name in names if isinstance(value := fields.get(name), str)]
+
+
+def _lenient_event(content: _Fields) -> ResponsesEvent:
+    """The readable fields of an event in which some fields have unexpected types."""
+    fields = ResponsesEvent(item=content.get("item"), part=content.get("part"), error=content.get("error"))
     for name in ("type", "item_id", "delta", "text", "refusal", "arguments", "input", "code"):
-        if isinstance(content.get(name), str):
-            setattr(read, name, content[name])
-    if type(content.get("output_index")) is int:
-        read.output_index = content["output_index"]
+        value = content.get(name)
+        if isinstance(value, str):
+            setattr(fields, name, value)
+    index = content.get("output_index")
+    if type(index) is int:
+        fields.output_index = index
     response = content.get("response")
     if isinstance(response, dict):
-        read.response = ResponsesResponse(
+        fields.response = ResponsesResponse(
             usage=response.get("usage"), error=response.get("error"), output=response.get("output"),
             incomplete_details=response.get("incomplete_details"),
         )  # fmt: skip
         for name in ("id", "model", "status"):
-            if isinstance(response.get(name), str):
-                setattr(read.response, name, response[name])
-    return read
+            value = response.get(name)
+            if isinstance(value, str):
+                setattr(fields.response, name, value)
+    return fields

@@ -1,14 +1,14 @@
-"""The door to metering a stream: one meter a protocol, with one interface (`meter.py`)."""
+"""Makes the meter of a stream: each protocol has its own class, all with the interface of `StreamMeter` (`meter.py`)."""
 
 from typing import Final
 
 from tokenworks.gateway.protocol.chat import ChatMeter
 from tokenworks.gateway.protocol.messages import MessagesMeter
-from tokenworks.gateway.protocol.meter import EventTooLarge, StreamMeter, UsageAsked
+from tokenworks.gateway.protocol.meter import EventTooLarge, StreamMeter, UsageOptions
 from tokenworks.gateway.protocol.responses import ResponsesMeter
 from tokenworks.gateway.protocol.usage import BOM
 
-__all__ = ["EventTooLarge", "StreamMeter", "UsageAsked", "make_meter", "read_whole"]
+__all__ = ["EventTooLarge", "StreamMeter", "UsageOptions", "make_meter", "read_whole"]
 
 _METERS: Final[dict[str, type[StreamMeter]]] = {"messages": MessagesMeter, "responses": ResponsesMeter}
 
@@ -16,21 +16,21 @@ _METERS: Final[dict[str, type[StreamMeter]]] = {"messages": MessagesMeter, "resp
 def make_meter(
     protocol: str,
     *,
-    asked_model: str,
-    ask: UsageAsked,
+    requested_model: str,
+    usage_options: UsageOptions,
     event_bytes_max: int,
     text_max: int | None,
     keep_bytes_max: int = 0,
     choices: int = 1,
 ) -> StreamMeter:
-    """`asked_model`: the name that the client asked for, which every event says instead of the upstream's (empty: events
-    keep theirs). `text_max`: output tokens that the upstream was asked for at most, or None. `keep_bytes_max`: how much of
-    the text is kept for a tokenizer.
+    """`requested_model`: the model's name that the client requested, which replaces the upstream's name in each event (empty: the
+    upstream's name stays). `text_max`: the maximum of output tokens sent to the upstream, or None. `keep_bytes_max`: bytes of text
+    kept for a tokenizer. `choices`: the number of choices that the client requested.
     """
     return _METERS.get(protocol, ChatMeter)(
         protocol=protocol,
-        asked_model=asked_model,
-        ask=ask,
+        requested_model=requested_model,
+        usage_options=usage_options,
         event_bytes_max=event_bytes_max,
         text_max=text_max,
         keep_bytes_max=keep_bytes_max,
@@ -39,11 +39,11 @@ def make_meter(
 
 
 def read_whole(protocol: str, body: bytes, *, keep_bytes_max: int = 0) -> StreamMeter:
-    """What an answer that is not streamed shows: `shown_bytes`, `calls`, `choices`, `hidden`, `filtered`, `kept`."""
+    """The meter of an answer that is not streamed, with `shown_bytes`, `calls`, `choices`, `hidden`, `filtered` and `kept`."""
     meter = make_meter(
         protocol,
-        asked_model="",
-        ask=UsageAsked(),
+        requested_model="",
+        usage_options=UsageOptions(),
         event_bytes_max=len(body),
         text_max=None,
         keep_bytes_max=keep_bytes_max,

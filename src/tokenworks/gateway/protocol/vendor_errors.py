@@ -1,7 +1,7 @@
-"""What vendors say where they refuse: of which kind it is, when to come back, and which of their words are said on.
+"""Reads vendors' errors: the kind of a fault, the time of a retry, and the message that the client may see.
 
-The tables hold facts of the vendors' own documents; docs/METERING.md says how they are used. Nothing here knows a vendor
-by name: its words come from the deployment's profile.
+The tables are from the vendors' own documents; docs/METERING.md describes their use. The module knows no vendor by name: the names to
+remove from messages come from the deployment's profile.
 """
 
 import re
@@ -12,11 +12,11 @@ from typing import Final, NamedTuple
 
 from tokenworks.gateway.protocol.errors import Refusal
 
-# No place is left alone for longer, whatever it says: a wrong clock or unit would close it for days.
+# The longest time for which a deployment is not tried, whatever it reports: a wrong clock or unit would close it for days.
 RETRY_AFTER_S_MAX: Final = 3600.0
 MESSAGE_CHARS_MAX: Final = 500
 CODE_CHARS_MAX: Final = 100
-# A number of seconds above this is a time since 1970, above its thousandfold one in milliseconds.
+# A larger number is a time since 1970 in seconds; a number larger than a thousand times this is one in milliseconds.
 _EPOCH_S: Final = 1_000_000_000
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|us|µs|ns|d|h|m|s)(?![a-z])")
 _UNIT_S: Final = {
@@ -30,7 +30,7 @@ _UNIT_S: Final = {
     "ns": 1e-9,
 }
 _PLAIN: Final = re.compile(r"-?\d{1,15}(?:\.\d{1,9})?")
-_WAIT_SAID: Final = re.compile(
+_WAIT_IN_TEXT: Final = re.compile(
     r"(?:try again|retry) (?:in|after) ((?:\d{1,9}(?:\.\d{1,9})?\s?(?:ms|[hms])\s?){1,4})(?![a-z])",
     re.IGNORECASE,
 )
@@ -38,11 +38,11 @@ _STRUCTURED: Final = re.compile(r"(?:^|[;,\s])(?:reset|t)\s*=\s*(\d{1,12})")
 
 
 class Fault(NamedTuple):
-    """An answer that is an error, whatever its status. `kind`:
+    """An upstream's error, whatever its HTTP status. `kind` is one of:
 
-    `client` (the request is wrong, and its sender can mend it), `moderation` (the vendor will not answer it), `rate` (too
-    many requests), `quota` (the operator's account at the vendor is empty), `overloaded`, `server` (anything else).
-    `message` has no control characters; the vendor's names are still in it.
+    `client` (the request is wrong, and the client can correct it), `moderation` (a content policy refuses the request), `rate` (too
+    many requests), `quota` (the operator's account at the vendor is empty), `overloaded`, `server` (any other error).
+    `message` has no control characters, but may contain the vendor's names.
     """
 
     kind: str
@@ -53,43 +53,46 @@ class Fault(NamedTuple):
 
 
 def retry_after_s(headers: Mapping[bytes, bytes], now_s: float) -> float | None:
-    """Seconds until a place wants to be asked again, at most `RETRY_AFTER_S_MAX`; None where it does not say.
+    """Seconds until the deployment accepts another request, by its response headers, at most `RETRY_AFTER_S_MAX`; None if they do
+    not say.
 
-    `retry-after-ms` and `Retry-After` (RFC 9110, 10.2.3: seconds or a date; vendors send fractions and durations too) win
-    over the limits' reset times. A date is compared with the answer's own `Date`, where it has one, so that a wrong clock
-    on either side moves nothing. `now_s`: civil time, seconds since 1970.
+    `retry-after-ms` and `Retry-After` (RFC 9110, 10.2.3: seconds or a date; vendors also send fractions and durations) take precedence
+    over the reset times of limits. A date is compared with the answer's own `Date`, if there is one, so that a wrong clock on either
+    side has no effect. `now_s`: civil time, seconds since 1970.
     """
-    said = {
+    texts = {
         name.lower(): value.decode("latin-1").strip()
         for name, value in headers.items()
         if b"retry" in name.lower() or b"ratelimit" in name.lower() or name.lower() == b"date"
     }
-    told_s = _date_s(said.get(b"date", ""))
-    now_s = now_s if told_s is None else told_s
-    in_ms = _number(said.get(b"retry-after-ms", "")) if b"retry-after-ms" in said else None
-    if in_ms is not None:
-        return _bounded(in_ms / 1000)
-    if b"retry-after" in said:
-        after_s = wait_s(said[b"retry-after"], now_s)
+    date_s = _date_s(texts.get(b"date", ""))
+    now_s = now_s if date_s is None else date_s
+    after_ms = _number(texts.get(b"retry-after-ms", "")) if b"retry-after-ms" in texts else None
+    if after_ms is not None:
+        return _bounded(after_ms / 1000)
+    if b"retry-after" in texts:
+        after_s = wait_s(texts[b"retry-after"], now_s)
         if after_s is not None:
             return after_s
-    return _reset_s(said, now_s)
+    return _reset_s(texts, now_s)
 
 
-def _reset_s(said: Mapping[bytes, str], now_s: float) -> float | None:
-    """Of several limits the ones with nothing remaining count, and the last of them; else the first to come."""
+def _reset_s(headers: Mapping[bytes, str], now_s: float) -> float | None:
+    """Seconds until limits are reset: the latest reset of the limits with nothing remaining; if there are none, the earliest reset
+    of all limits.
+    """
     used_up: list[float] = []
     others: list[float] = []
-    for name, value in said.items():
+    for name, value in headers.items():
         if b"ratelimit" not in name or (b"reset" not in name and name != b"ratelimit"):
             continue
-        if name == b"ratelimit":  # the IETF's draft: one field with its parts
+        if name == b"ratelimit":  # the IETF draft's header: one field with several parts
             match = _STRUCTURED.search(value)
             at_s = None if match is None else _bounded(float(match[1]))
         else:
             at_s = wait_s(value, now_s)
         if at_s is not None:
-            remaining = said.get(name.replace(b"reset", b"remaining"), "")
+            remaining = headers.get(name.replace(b"reset", b"remaining"), "")
             (used_up if _number(remaining) == 0 else others).append(at_s)
     if used_up:
         return max(used_up)
@@ -97,7 +100,9 @@ def _reset_s(said: Mapping[bytes, str], now_s: float) -> float | None:
 
 
 def wait_s(text: str, now_s: float) -> float | None:
-    """Seconds, a duration (6m0s, 20ms), a time since 1970 in seconds or milliseconds, an HTTP date or RFC 3339's."""
+    """The wait in seconds that a text gives: as seconds, a duration (6m0s, 20ms), a time since 1970 in seconds or milliseconds, an
+    HTTP date, or an RFC 3339 date.
+    """
     text = text.strip().strip('"')[:100]
     number = _number(text)
     if number is not None:
@@ -113,9 +118,9 @@ def wait_s(text: str, now_s: float) -> float | None:
     return None if at_s is None else _bounded(at_s - now_s)
 
 
-def wait_said(message: str) -> float | None:
-    """Seconds of "please try again in 1m2s", where a vendor says it in its message alone."""
-    match = _WAIT_SAID.search(message)
+def wait_in_message(message: str) -> float | None:
+    """The wait in seconds from a message like "please try again in 1m2s", for vendors that give it in no field."""
+    match = _WAIT_IN_TEXT.search(message)
     return None if match is None else wait_s(match[1], 0.0)
 
 
@@ -137,7 +142,7 @@ def _bounded(seconds: float) -> float:
     return min(max(0.0, seconds), RETRY_AFTER_S_MAX)
 
 
-# Words in a code (lower case, without separators), in order of precedence: the first kind that has one wins.
+# Words in error codes (lower case, without separators) by kind, in order of precedence: the first kind with a match wins.
 _CODES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("quota", (
         "insufficientquota", "insufficientuserquota", "quotaexceeded", "exceededcurrentquota", "billing", "paymentrequired",
@@ -167,7 +172,7 @@ _CODES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         "requesttoolarge", "badrequest", "validation", "unprocessable", "invalidvalue", "invalidtype", "extraforbidden",
     )),
 )  # fmt: skip
-# Codes that are numbers: Zhipu's, MiniMax's.
+# Numeric codes of Zhipu and MiniMax.
 _NUMBERED: Final = {
     "1113": "quota", "1308": "quota", "1309": "quota", "1310": "quota", "1311": "quota", "1008": "quota",
     "1301": "moderation", "1026": "moderation", "1027": "moderation",
@@ -175,17 +180,17 @@ _NUMBERED: Final = {
     "1312": "overloaded", "1039": "context", "1261": "context", "1042": "client", "2013": "client",
     "1210": "client", "1213": "client", "1214": "client", "1215": "client",
 }  # fmt: skip
-_QUOTA_SAID: Final = re.compile(
+_QUOTA_TEXT: Final = re.compile(
     r"insufficient (?:balance|quota|credits?|funds)|credit balance|exceeded your current quota|quota[^.]{0,40}used up"
     r"|余额不足|欠费|额度已用",
     re.IGNORECASE,
 )
-_CONTEXT_SAID: Final = re.compile(
+_CONTEXT_TEXT: Final = re.compile(
     r"context (?:length|window|size)|maximum context|(?:prompt|input|request)[^.]{0,30} too long"
     r"|token length too long|exceed(?:s|ed)?[^.]{0,30}token limit|range of input length",
     re.IGNORECASE,
 )
-_MODERATION_SAID: Final = re.compile(
+_MODERATION_TEXT: Final = re.compile(
     r"content (?:policy|filter|management policy)|content safety|inappropriate content|flagged|moderation|敏感|违规|不安全",
     re.IGNORECASE,
 )
@@ -193,14 +198,15 @@ _BY_STATUS: Final = {
     400: "client", 402: "quota", 411: "client", 413: "client", 415: "client", 422: "client", 429: "rate", 451: "moderation",
     498: "overloaded", 503: "overloaded", 529: "overloaded",
 }  # fmt: skip
-# Where such words are about the request: elsewhere they are about the operator's account or the server. 0: no status.
+# Statuses with which words of moderation, or codes of a client error, are about the request. With another status they are about the
+# operator's account or the server. 0: no status.
 _MODERATED: Final = frozenset({0, 400, 403, 422, 451})
 _CLIENTS: Final = frozenset({0, 400, 411, 413, 415, 422, 451})
 
 
 def kind_of(status: int, code: str, message: str) -> str:
-    """The kind of a fault, as `Fault` names them, or `context` (a client's, of its own name). `status` is 0 where the answer
-    had none of an error; `code` may be several words.
+    """The kind of a fault (see `Fault`), or `context` (a client's fault: the request exceeds the context). `status` is 0 if the
+    answer's status was no error; `code` may be several words.
     """
     for word in code.split():
         kind = _NUMBERED.get(word)
@@ -210,19 +216,19 @@ def kind_of(status: int, code: str, message: str) -> str:
     by_code = next((kind for kind, words in _CODES if any(word in squeezed for word in words)), "")
     if by_code in {"quota", "overloaded", "rate", "moderation", "context"}:
         return by_code
-    if _QUOTA_SAID.search(message):
+    if _QUOTA_TEXT.search(message):
         return "quota"
     if by_code in {"", "client"} and status < 500:
-        if status != 429 and _CONTEXT_SAID.search(message):
+        if status != 429 and _CONTEXT_TEXT.search(message):
             return "context"
-        if status in _MODERATED and _MODERATION_SAID.search(message):
+        if status in _MODERATED and _MODERATION_TEXT.search(message):
             return "moderation"
     if by_code == "client" and status not in _CLIENTS:
         by_code = ""
     return by_code or _BY_STATUS.get(status, "server")
 
 
-# What names the vendor, its hosts or the operator's account there, in any message.
+# Parts of messages that name the vendor, its hosts, or the operator's account at the vendor.
 _LINK: Final = re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s<>\"')\]]+", re.IGNORECASE)
 _MAIL: Final = re.compile(r"[\w.+-]{1,64}@[\w.-]{1,255}")
 _HOST: Final = re.compile(
@@ -245,25 +251,25 @@ THE_PROVIDER: Final = "the provider"
 
 
 def clean_text(text: str, chars_max: int = MESSAGE_CHARS_MAX) -> str:
-    """A vendor's words without control characters, marks of direction or line ends, and not longer than is read."""
+    """A vendor's text without control characters, direction marks and line ends, at most `chars_max` characters long."""
     text = "".join(letter if letter.isprintable() else " " for letter in text[: chars_max * 4])
     text = _SPACES.sub(" ", text).strip()
     return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
 
 
 def without_vendor(message: str, names: Sequence[str], model: str = "", upstream_model: str = "") -> str:
-    """A message without links, hosts, addresses, ids, and the vendor's names; its model gets the name it has here."""
+    """A message without links, hosts, addresses, ids and the vendor's names; the upstream's model name is replaced by `model`."""
     if upstream_model and model:
         message = re.sub(re.escape(upstream_model), lambda _: model, message, flags=re.IGNORECASE)
     for pattern in (_LINK, _MAIL, _REQUEST_ID, _HOST, _ADDRESS, _ID):
         message = pattern.sub("", message)
     for name in sorted(names, key=len, reverse=True):
-        message = _named(name).sub(THE_PROVIDER, message)
+        message = _name_pattern(name).sub(THE_PROVIDER, message)
     return clean_text(re.sub(r"\s+([,.;:)])", r"\1", message)).strip(" ,;:")
 
 
-def _named(name: str) -> re.Pattern[str]:
-    """A vendor's name as people write it: in any case, with or without a space or hyphen between its parts."""
+def _name_pattern(name: str) -> re.Pattern[str]:
+    """Matches a vendor's name in any case, with or without a space or hyphen between its letters."""
     letters = [re.escape(letter) for letter in name if letter.isalnum()]
     between = r"[ _.-]?" if len(letters) >= 5 else ""
     return re.compile(
@@ -272,16 +278,18 @@ def _named(name: str) -> re.Pattern[str]:
 
 
 def refusal_of(fault: Fault, *, names: Sequence[str], model: str, upstream_model: str = "") -> Refusal | None:
-    """What the client can act on, said on without the vendor; None where it is our outage (another place, or 502/503)."""
+    """The refusal that the client gets for its own fault, without the vendor's names. None for a fault of the upstream, after which
+    another deployment is tried, or the client gets 502 or 503.
+    """
     if fault.kind not in {"client", "moderation"}:
         return None
     message = without_vendor(fault.message, names, model, upstream_model)
     if fault.kind == "moderation":
-        said = f"content policy: {message}" if message else "the content was refused by a content policy"
-        refusal = Refusal(400, "content_policy_violation", said)
+        text = f"content policy: {message}" if message else "the content was refused by a content policy"
+        refusal = Refusal(400, "content_policy_violation", text)
         return refusal._replace(status=403) if fault.status == 403 else refusal
     if fault.code == "context_length_exceeded":
-        said = message or f"the request is longer than the context of {model}"
-        return Refusal(400, "context_length_exceeded", said)
+        text = message or f"the request is longer than the context of {model}"
+        return Refusal(400, "context_length_exceeded", text)
     refusal = Refusal(400, "refused_by_model", message or f"{model} does not take this request")
     return refusal._replace(status=fault.status) if fault.status in {413, 422} else refusal

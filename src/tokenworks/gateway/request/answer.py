@@ -7,7 +7,7 @@ from tokenworks.gateway.http.headers import response_lines
 from tokenworks.gateway.http.upstream import UpstreamConnection
 from tokenworks.gateway.memory import UNCOUNTED_BYTES
 from tokenworks.gateway.protocol.fields import dropped_header
-from tokenworks.gateway.protocol.meter import StreamMeter, UsageAsked
+from tokenworks.gateway.protocol.meter import StreamMeter, UsageOptions
 from tokenworks.gateway.protocol.stream import make_meter
 from tokenworks.gateway.request.hold import INPUT_BYTES_PER_TOKEN_MAX
 from tokenworks.gateway.request.place import Places
@@ -69,8 +69,8 @@ class Answers:
         attempt.undecided = False
         attempt.meter = make_meter(
             request.protocol,
-            asked_model=parsed.model,
-            ask=UsageAsked(final=parsed.client_usage, each=parsed.client_usage_each),
+            requested_model=parsed.model,
+            usage_options=UsageOptions(final=parsed.client_usage, each=parsed.client_usage_each),
             event_bytes_max=self._shared.settings.event_bytes_max,
             text_max=None if maximum is None else maximum * parsed.choices,
             keep_bytes_max=0 if attempt.place.deployment.tokenizer is None else KEPT_TEXT_BYTES_MAX,
@@ -131,7 +131,7 @@ class Answers:
         the stream goes on.
         """
         tokenizer = attempt.place.deployment.tokenizer
-        if tokenizer is None or meter.says_over or attempt.measuring is None:
+        if tokenizer is None or meter.usage_over_maximum or attempt.measuring is None:
             return False
         if not attempt.measuring:
             attempt.measuring = True

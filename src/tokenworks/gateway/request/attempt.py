@@ -168,14 +168,14 @@ class Attempt(Answering):
             return
         if out:
             self.relay(out)
-        if meter.failed is not None:
+        if meter.fault is not None:
             connection.abort()
             self.upstream = None
             if request.sent:
                 self.interrupt_or_fail("upstream_error")
             else:
                 # The first thing it said is an error: another place may do better.
-                self._owner.attempt_faulted(self, meter.failed)
+                self._owner.attempt_faulted(self, meter.fault)
             return
         if not out or meter.kept:
             if not parts.answers.count_buffered(self, meter):
@@ -184,7 +184,7 @@ class Attempt(Answering):
             if meter.part_bytes > LARGE_EVENT_BYTES:
                 connection.large = True
         if (
-            meter.shown_bytes >= meter.look_bytes
+            meter.shown_bytes >= meter.maximum_check_bytes
             and meter.over_maximum
             and not meter.stopped
             and not parts.answers.is_below_maximum(self, meter)
@@ -283,9 +283,9 @@ class Attempt(Answering):
 
     def stream_ended(self, meter: StreamMeter) -> None:
         meter.finish()
-        if meter.failed is not None and not self.request.sent:
-            self._owner.attempt_faulted(self, meter.failed)
-        elif not meter.whole:
+        if meter.fault is not None and not self.request.sent:
+            self._owner.attempt_faulted(self, meter.fault)
+        elif not meter.complete:
             self.interrupt_or_fail("upstream_error")
         elif meter.begun or meter.usage is not None:
             self._owner.attempt_completed(self, meter.usage, meter.upstream_id or None, meter.counts())
@@ -314,7 +314,7 @@ class Attempt(Answering):
             return
         if self.meter is not None:
             self.meter.finish()
-            if self.meter.whole and self.meter.usage is not None:
+            if self.meter.complete and self.meter.usage is not None:
                 # It said everything but its goodbye.
                 self.stream_ended(self.meter)
                 return

@@ -21,7 +21,7 @@ from tokenworks.factory import (
     unfit,
 )
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.protocol.fields import Parsed, asked_effort, asked_text, count_tools
+from tokenworks.gateway.protocol.fields import Parsed, count_tools, last_user_text, requested_effort
 from tokenworks.gateway.request.place import BYTES_PER_TOKEN, ask_of
 from tokenworks.gateway.request.refusals import no_route
 from tokenworks.gateway.request.state import Known
@@ -173,7 +173,9 @@ def wanted_of(parsed: Parsed, protocol: str, input_tokens: int) -> Requirements:
     tools = count_tools(parsed)
     hard = 0.0
     if input_tokens:
-        hard = difficulty(features(asked_text(parsed, protocol), effort=asked_effort(parsed), tools=tools))
+        hard = difficulty(
+            features(last_user_text(parsed, protocol), effort=requested_effort(parsed), tools=tools)
+        )
     output = OUTPUT_TOKENS_GUESSED
     if parsed.output_tokens is not None:
         output = min(output, parsed.output_tokens)

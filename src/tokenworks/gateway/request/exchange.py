@@ -382,7 +382,7 @@ class Exchange(Held):
                     return
                 end_stream(self, conn, interrupted_end(self, meter, interrupted))
             elif meter is not None:
-                end_stream(self, conn, meter.held)
+                end_stream(self, conn, meter.withheld)
             else:
                 write_whole(self, conn, attempt.chunks[0] if attempt.chunks else b"")
         self._finish()

@@ -11,7 +11,12 @@ from tokenworks.charging import COUNT_NEED, FOLLOW_UP, Hold, Need, Shortage, Ver
 from tokenworks.charging.worker.pending import HoldWaiter
 from tokenworks.gateway.counting import Counted
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.protocol.estimate import TEMPLATE_TOKENS, at_risk_tokens, bound_input, read_bytes
+from tokenworks.gateway.protocol.estimate import (
+    TEMPLATE_TOKENS,
+    bound_input,
+    estimated_text_tokens,
+    model_readable_bytes,
+)
 from tokenworks.gateway.protocol.fields import is_prompt
 from tokenworks.gateway.request.refusals import no_hold
 from tokenworks.gateway.request.state import Arrived, Held
@@ -276,4 +281,4 @@ def input_estimate(request: Held) -> int:
     tools, what is stored) by its bound. Never more than the whole bound.
     """
     beside = max(0, request.beside_text - TEMPLATE_TOKENS)  # a template takes about what its JSON does
-    return min(request.input_bound, at_risk_tokens(read_bytes(request.parsed)) + beside)
+    return min(request.input_bound, estimated_text_tokens(model_readable_bytes(request.parsed)) + beside)

@@ -8,8 +8,8 @@ from tokenworks.catalog import Counts
 from tokenworks.charging import CountedBy, Loss
 from tokenworks.gateway.keys import DEFAULT_POLICY
 from tokenworks.gateway.protocol.outcome import FILTERED
-from tokenworks.gateway.protocol.plausible import Asked, Shown, bound, is_usual
-from tokenworks.gateway.protocol.shown import shown_of_body
+from tokenworks.gateway.protocol.plausible import RequestShape, VisibleOutput, bound, is_plausible
+from tokenworks.gateway.protocol.shown import visible_output
 from tokenworks.gateway.protocol.stream import read_whole
 from tokenworks.gateway.request.state import Answering, Held
 from tokenworks.gateway.shared import Shared
@@ -131,14 +131,14 @@ def _needs_no_look(attempt: Answering, counts: Counts) -> bool:
     ):
         return False
     body_bytes = len(attempt.chunks[0]) if attempt.chunks else 0
-    return is_usual(counts, parsed.text_bytes, attempt.place.deployment.context_tokens, body_bytes)
+    return is_plausible(counts, parsed.text_bytes, attempt.place.deployment.context_tokens, body_bytes)
 
 
-def _what_was_asked(attempt: Answering) -> Asked:
+def _what_was_asked(attempt: Answering) -> RequestShape:
     request, deployment = attempt.request, attempt.place.deployment
     parsed = request.parsed
     free_text = not parsed.has_media and not parsed.objects and not parsed.links
-    return Asked(
+    return RequestShape(
         request.protocol,
         deployment.context_tokens,
         parsed.inputs,
@@ -148,13 +148,13 @@ def _what_was_asked(attempt: Answering) -> Asked:
     )
 
 
-def _what_was_shown(attempt: Answering, counts: Counts) -> Shown:
+def _what_was_shown(attempt: Answering, counts: Counts) -> VisibleOutput:
     meter = attempt.meter
     if meter is not None:
         hidden = attempt.iterated or meter.hidden or meter.filtered
-        return Shown(meter.shown_bytes, meter.calls, hidden)
+        return VisibleOutput(meter.shown_bytes, meter.calls, hidden)
     body = attempt.chunks[0] if attempt.chunks else b""
-    shown = shown_of_body(body, attempt.request.protocol, counts)
+    shown = visible_output(body, attempt.request.protocol, counts)
     return shown._replace(hidden=True) if attempt.iterated else shown
 
 

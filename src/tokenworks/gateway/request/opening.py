@@ -6,7 +6,7 @@ from tokenworks.charging import ObjectOwner
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import Parsed, is_maximum, tools_refused
-from tokenworks.gateway.protocol.links import LATER
+from tokenworks.gateway.protocol.links import RETRY_LATER
 from tokenworks.gateway.request.refusals import consent_missing, suspended, unusable_key
 from tokenworks.gateway.request.state import Known
 from tokenworks.gateway.shared import Shared
@@ -48,7 +48,7 @@ def refusal_of_links(why: str | None) -> Refusal | None:
     """Why an upstream may not fetch what the request links to; `why`: as the check says."""
     if why is None:
         return None
-    if why is LATER:
+    if why is RETRY_LATER:
         return Refusal(503, "overloaded", why, 1)
     return Refusal(400, "forbidden_link", why)
 

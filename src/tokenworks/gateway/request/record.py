@@ -23,7 +23,7 @@ from tokenworks.charging import (
     usage_record,
 )
 from tokenworks.gateway.counting import Counted, Job
-from tokenworks.gateway.protocol.estimate import least_input, least_shown
+from tokenworks.gateway.protocol.estimate import least_input, least_output
 from tokenworks.gateway.protocol.usage import Usage
 from tokenworks.gateway.request.hold import input_estimate
 from tokenworks.gateway.request.losses import NO_COUNTS, Losses, less, shown_bytes
@@ -400,7 +400,7 @@ def _least(attempt: Answering, known: Counts) -> Counts:
     request, meter = attempt.request, attempt.meter
     output = known.output
     if meter is not None:
-        output = max(output, least_shown(meter.shown_bytes, meter.progress))
+        output = max(output, least_output(meter.shown_bytes, meter.progress))
     fresh = known.fresh_input if known.input_tokens else least_input(request.parsed, request.protocol)
     return known._replace(fresh_input=fresh, output=output)
 

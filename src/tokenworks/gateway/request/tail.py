@@ -45,7 +45,7 @@ class Tail:
         except EventTooLarge:
             self._end()
             return
-        if self._meter.failed is not None:
+        if self._meter.fault is not None:
             self._end()
 
     def upstream_end(self, connection: UpstreamConnection) -> None:

@@ -63,7 +63,7 @@ def stop_waited(exchange: Exchange, now_s: int) -> None:
         attempt.stopping = False
         if attempt.abort():
             attempt.stream_ended(meter)
-    elif waited_s + 1 >= STOP_WAIT_S and meter.waiting and exchange.conn is not None:
+    elif waited_s + 1 >= STOP_WAIT_S and meter.finish_withheld and exchange.conn is not None:
         out = meter.release()
         if out:
             attempt.relay(out)

@@ -119,7 +119,7 @@ def test_a_defect_is_refused_and_logged_once_without_the_clients_words():
         raise KeyError("secret")
 
     with (
-        mock.patch("tokenworks.gateway.protocol.fields.body._walked", fails),
+        mock.patch("tokenworks.gateway.protocol.fields.body._scanned", fails),
         mock.patch("tokenworks.gateway.protocol.fields.body.log") as log,
     ):
         for _ in range(2):

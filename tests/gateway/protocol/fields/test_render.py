@@ -218,7 +218,7 @@ def test_fields_are_found_without_reading_the_messages_again():
     for body in (b'{"model":"m","messages":[{"role":"user","content":"x"}],"seed":1}', b'{"messages":[{"role":"user","content":"x"}],"model":"m"}',
                  b'{"metadata":{"messages":[{"role":"u"}]},"messages":[{"role":"user","content":"x"}],"model":"m"}'):  # fmt: skip
         parsed = parse_body(body, "chat")
-        assert parsed.walk is None
+        assert parsed.scan is None
         assert {name: json.loads(bytes(raw)) for name, raw in parsed.fields.items()} == json.loads(body)
         assert list(parsed.fields) == list(json.loads(body))
 

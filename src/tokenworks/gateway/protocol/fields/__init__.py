@@ -1,6 +1,5 @@
-"""The request half of each protocol: the allow-lists as data, reading a body by them, and the body for one deployment."""
+"""The requests of each protocol: the allow-lists as data, the reading of a body by them, and the body for one deployment."""
 
-from tokenworks.gateway.protocol.fields.asked import asked_effort, asked_text, count_tools, is_prompt
 from tokenworks.gateway.protocol.fields.body import Parsed, parse_body, warm
 from tokenworks.gateway.protocol.fields.errors import UNREADABLE, BodyError
 from tokenworks.gateway.protocol.fields.lists import (
@@ -11,6 +10,7 @@ from tokenworks.gateway.protocol.fields.lists import (
     lists_of,
     never_names,
 )
+from tokenworks.gateway.protocol.fields.prompt import count_tools, is_prompt, last_user_text, requested_effort
 from tokenworks.gateway.protocol.fields.render import HEADER_BYTES_MAX, dropped_header, render
 from tokenworks.gateway.protocol.fields.tools import tools_refused
 
@@ -21,17 +21,17 @@ __all__ = [
     "BodyError",
     "Parsed",
     "allowed_query",
-    "asked_effort",
-    "asked_text",
     "count_tools",
     "dropped_header",
     "fold",
     "is_maximum",
     "is_prompt",
+    "last_user_text",
     "lists_of",
     "never_names",
     "parse_body",
     "render",
+    "requested_effort",
     "tools_refused",
     "warm",
 ]

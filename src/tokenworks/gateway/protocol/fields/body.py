@@ -1,8 +1,8 @@
-"""A request's body as the gateway needs it: what is asked for, what has to go, and what an upstream would fetch or look up."""
+"""Reads a request's body: the requested values, the fields to remove, and the URLs and ids that an upstream would fetch or look up."""
 
 from functools import cache
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -11,22 +11,30 @@ from tokenworks.gateway.protocol.fields import numbers
 from tokenworks.gateway.protocol.fields.errors import UNREADABLE, invalid
 from tokenworks.gateway.protocol.fields.layout import RawObject, is_canonical, members_length
 from tokenworks.gateway.protocol.fields.lists import PROTOCOLS, Lists, lists_of
-from tokenworks.gateway.protocol.fields.proof import Proof, Reader, Unproved
+from tokenworks.gateway.protocol.fields.proof import NotProven, Proof, Reader
+from tokenworks.gateway.protocol.fields.scan import (
+    BodyScan,
+    FieldPath,
+    any_decoder,
+    object_decoder,
+    path_text,
+)
 from tokenworks.gateway.protocol.fields.tools import check_choice, names_hosted
-from tokenworks.gateway.protocol.fields.walk import Path, Walk, any_decoder, object_decoder, path_text
 
 MODEL_CHARS_MAX: Final = 200
-# A body of more bytes is counted before it is read: so many values that reading them would hold others up are refused.
+# In a body of more bytes the values are counted before it is read. With more than `VALUES_MAX` values the body is refused, since reading
+# it would block the loop for too long.
 COUNTED_BYTES: Final = 1_000_000
 VALUES_MAX: Final = 400_000
 _encode: Final = msgspec.json.encode
 _BOM: Final = b"\xef\xbb\xbf"
 _FLEX: Final = msgspec.Raw(b'"flex"')
 _FLEX_PROTOCOLS: Final = frozenset({"chat", "completions", "responses"})
-# Where 0 tokens of output mean something: a cache is filled, a prompt is scored. Elsewhere clients write 0 or -1 for "no maximum".
+# Protocols in which a maximum of 0 has a meaning: a cache is filled, a prompt is scored. In the others clients write 0 or -1 for
+# "no maximum".
 _ZERO_PROTOCOLS: Final = frozenset({"completions", "messages"})
 _COLON: Final = b'":'
-# What a value of a type that nobody expected makes of code that takes it for another.
+# The exceptions of code that meets a value of an unexpected type.
 _DEFECTS: Final = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
 _defects_seen: Final[set[str]] = set()
 log = structlog.get_logger()
@@ -43,12 +51,11 @@ _stream_options: Final = msgspec.json.Decoder(_StreamOptions | None)
 class Parsed(msgspec.Struct):
     """A request's body.
 
-    `output_tokens`: the maximum that was asked for, None where none was, in `output_field`. `choices`: answers (n, and
-    prompts times best_of). `client_usage`: the client asked for usage in the stream. `dropped`: names that go nowhere.
-    `objects`: ids of things at the upstream, with the field that names them. `links`: URLs that an upstream would fetch.
-    `hosted`: declared tools that the vendor would run (also in `dropped`). `text_bytes`: no more bytes than this become
-    input text; inline media are not in it. `inputs`: texts of a batch. `hidden_reasoning`: it asks for reasoning, which a
-    vendor may not show.
+    `output_tokens`: the requested maximum, given in the field `output_field`; None if there is none. `choices`: the number of answers (n,
+    or prompts times best_of). `client_usage`: the client requests usage in the stream. `dropped`: names that no deployment gets.
+    `objects`: (field, id) of objects at the upstream. `links`: URLs that an upstream would fetch. `hosted`: declared tools that the vendor
+    would run (also in `dropped`). `text_bytes`: an upper bound of the bytes of input text, without inline media. `inputs`: the number of
+    texts in a batch. `hidden_reasoning`: the body requests reasoning, which a vendor may not show.
     """
 
     protocol: str
@@ -57,12 +64,12 @@ class Parsed(msgspec.Struct):
     stream: bool
     output_tokens: int | None
     output_field: str
-    # What stands in the body under the names of the maximum, null and nonsense left out.
+    # The maximum by each of its names in the body; null and meaningless values are left out.
     maxima: dict[str, int]
     choices: int = 1
     flex: bool = False
     client_usage: bool = False
-    # … and in every chunk, which engines give.
+    # The client requests usage in every chunk, as engines offer it.
     client_usage_each: bool = False
     inputs: int = 1
     hidden_reasoning: bool = False
@@ -72,43 +79,34 @@ class Parsed(msgspec.Struct):
     hosted: tuple[str, ...] = ()
     has_media: bool = False
     text_bytes: int = 0
-    # The body is not sent as it came even where no deployment changes it.
+    # The body must be encoded again even if no deployment changes it.
     changed: bool = False
-    # Its maximum is written as a whole number where it came as 100.0.
+    # The maximum came as 100.0 and is sent as 100.
     respelled: bool = False
-    # Paths that are taken out: `always` and named, or ours (`taken`) and not.
-    always: tuple[Path, ...] = ()
-    taken: tuple[Path, ...] = ()
-    walk: Walk | None = None
-    # Of a body that was proved: the profiles that list all of it (None: all of them), and its fields but the bulk.
+    # Paths that are removed for each deployment: `cuts` are named in `dropped`, `unnamed_cuts` are fields for the gateway.
+    cuts: tuple[FieldPath, ...] = ()
+    unnamed_cuts: tuple[FieldPath, ...] = ()
+    scan: BodyScan | None = None
+    # Of a proven body: the profiles that list all of its fields (None: each profile does), and its fields without the bulk.
     listed_by: frozenset[str] | None = None
-    said: RawObject = {}
-    whole: RawObject | None = None
+    outer_fields: RawObject = {}
+    all_fields: RawObject | None = None
 
     @property
     def fields(self) -> RawObject:
-        """The body's fields, as bytes, each once."""
-        if self.whole is None:
-            self.whole = _with_bulk(self) or object_decoder.decode(self.body)
-        return self.whole
+        """The body's fields as raw JSON, each name once."""
+        if self.all_fields is None:
+            self.all_fields = _with_bulk(self) or object_decoder.decode(self.body)
+        return self.all_fields
 
     @property
     def tools(self) -> msgspec.Raw | None:
-        """The field `tools`, as bytes. Of a proved body nothing is read again for it."""
-        return (self.said if self.walk is None else self.fields).get("tools")
+        """The field `tools` as raw JSON. A proven body is not decoded again for it."""
+        return (self.outer_fields if self.scan is None else self.fields).get("tools")
 
     @property
-    def add_usage(self) -> bool:
-        """Whether usage has to be asked for that the client did not ask for."""
-        return self.stream and not self.client_usage and self.protocol in {"chat", "completions"}
-
-    @property
-    def upstream_object(self) -> str | None:
-        return next((value for name, value in self.objects if name == "previous_response_id"), None)
-
-    @property
-    def content(self) -> Any:
-        """The messages (or the input), decoded; None where there is nothing but text. Not for the hot path."""
+    def content(self) -> object:
+        """The decoded messages or input; None if the body has only text. Not for the hot path."""
         raw = (
             self.fields.get("input" if self.protocol == "responses" else "messages")
             if self.has_media
@@ -116,14 +114,14 @@ class Parsed(msgspec.Struct):
         )
         return None if raw is None else any_decoder.decode(raw)
 
-    def walked(self) -> Walk:
-        """What a walk of the body finds; a proved one is walked where a profile does not list all of it."""
-        if self.walk is None:
+    def scanned(self) -> BodyScan:
+        """The scan of the body. A proven body is scanned only if a profile does not list all of its fields."""
+        if self.scan is None:
             fields = dict(self.fields)
-            self.walk = Walk(lists_of(self.protocol))
-            self.walk.body(fields)
-            self.whole = fields
-        return self.walk
+            self.scan = BodyScan(lists_of(self.protocol))
+            self.scan.body(fields)
+            self.all_fields = fields
+        return self.scan
 
 
 @cache
@@ -132,13 +130,13 @@ def _reader(protocol: str) -> Reader:
 
 
 def warm() -> None:
-    """Read the lists, so that no request waits for them."""
+    """Read the lists in advance, so that no request waits for them."""
     for protocol in PROTOCOLS:
         _reader(protocol)
 
 
 def parse_body(body: bytes, protocol: str) -> Parsed:
-    """Raises `BodyError` and nothing else, whatever is in the body."""
+    """Read a body. Raises `BodyError` and no other exception, for any bytes."""
     try:
         return _parsed(body, protocol)
     except _DEFECTS as error:
@@ -147,14 +145,14 @@ def parse_body(body: bytes, protocol: str) -> Parsed:
 
 
 def note_defect(error: Exception, protocol: str) -> None:
-    """Once for each place, and without the error's words: they may be the client's."""
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    place = "" if at is None else f"{PurePath(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno}"
-    if place not in _defects_seen:
-        _defects_seen.add(place)
-        log.error("body.defect", protocol=protocol, error=type(error).__name__, at=place)
+    """Log a defect of this code once for each line, without the exception's text, which may contain the client's data."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    line = "" if frame is None else f"{PurePath(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}"
+    if line not in _defects_seen:
+        _defects_seen.add(line)
+        log.error("body.defect", protocol=protocol, error=type(error).__name__, at=line)
 
 
 def _parsed(body: bytes, protocol: str) -> Parsed:
@@ -165,20 +163,20 @@ def _parsed(body: bytes, protocol: str) -> Parsed:
         _check_count(body)
     if not _is_spaced(body):
         try:
-            return _proved(body, lists)
-        except Unproved:
+            return _proven(body, lists)
+        except NotProven:
             pass
     try:
         fields = object_decoder.decode(body)
     except UNREADABLE as error:
         raise invalid(f"the body is not a JSON object: {error}", code="bad_request") from None
-    return _walked(body, fields, lists)
+    return _scanned(body, fields, lists)
 
 
 def _is_spaced(body: bytes) -> bool:
-    """Whether its first name is followed by a space: then it is not compact, and need not be tried."""
-    after = body.find(_COLON, 0, 100) + 2
-    return body[after : after + 1] == b" "
+    """True if a space follows the first name: such a body is not compact and cannot be proven."""
+    after_colon = body.find(_COLON, 0, 100) + 2
+    return body[after_colon : after_colon + 1] == b" "
 
 
 def _check_count(body: bytes) -> None:
@@ -186,51 +184,53 @@ def _check_count(body: bytes) -> None:
         raise invalid(f"a body of this size has at most {VALUES_MAX} values")
 
 
-def _proved(body: bytes, lists: Lists) -> Parsed:
-    """A body that has to change nowhere, read at once. Raises `Unproved` and `BodyError`."""
+def _proven(body: bytes, lists: Lists) -> Parsed:
+    """Read a body that needs no change, with a single typed decode. Raises `NotProven` and `BodyError`."""
     reader = _reader(lists.protocol)
     proof = Proof(lists)
-    said, items, mixed = reader.read(body)
+    fields, items, mixed_items = reader.read(body)
     if reader.bulk is not None:
-        if not items:
-            raise Unproved
+        if not items and not mixed_items:
+            raise NotProven
         level = lists.levels[lists.body.rules[reader.bulk].level]
-        if mixed:
-            proof.mixed(items, level)
+        if mixed_items:
+            proof.mixed(mixed_items, level)
         else:
             proof.objects(items, level, 1)
-    # In whatever order: nothing shorter says the same, and nothing longer is proved.
-    length = len(_encode(said))
+    # The compact encoding has the least length, in any order of fields. A longer body has spaces or a name twice and is not proven.
+    length = len(_encode(fields))
     if reader.bulk is not None:
-        length += 4 + len(reader.bulk) + 1 + len(items) + members_length(items, len(body), mixed=mixed)
+        count = len(items) + len(mixed_items)
+        members = members_length(mixed_items or items, len(body), mixed=bool(mixed_items))
+        length += 4 + len(reader.bulk) + 1 + count + members
     if length != len(body):
-        raise Unproved
-    for name in said.keys() - lists.body.plain:
-        proof.name(name, lists.body, (said[name],))
-    if "tool_choice" in said:
-        if names_hosted(said, lists):
-            raise Unproved
-        check_choice(said, lists, None)
-    parsed = _read(body, said, lists, None)
+        raise NotProven
+    for name in fields.keys() - lists.body.plain:
+        proof.name(name, lists.body, (fields[name],))
+    if "tool_choice" in fields:
+        if names_hosted(fields, lists):
+            raise NotProven
+        check_choice(fields, lists, None)
+    parsed = _read(body, fields, lists, None)
     parsed.listed_by = proof.listed_by
-    parsed.said = said
+    parsed.outer_fields = fields
     return parsed
 
 
-def _walked(body: bytes, fields: RawObject, lists: Lists) -> Parsed:
+def _scanned(body: bytes, fields: RawObject, lists: Lists) -> Parsed:
     canonical = is_canonical(fields, body)
-    walk = Walk(lists)
-    changed = walk.body(fields)
-    check_choice(fields, lists, walk)
-    parsed = _read(body, fields, lists, walk)
-    parsed.walk, parsed.whole = walk, fields
+    scan = BodyScan(lists)
+    changed = scan.body(fields)
+    check_choice(fields, lists, scan)
+    parsed = _read(body, fields, lists, scan)
+    parsed.scan, parsed.all_fields = scan, fields
     parsed.changed = parsed.changed or changed or not canonical
-    parsed.always += tuple(walk.always) + tuple(path for path, _ in walk.hosted)
-    parsed.hosted = tuple(path_text((*path, kind)) for path, kind in walk.hosted)
-    parsed.dropped += tuple(map(path_text, walk.always)) + parsed.hosted
-    parsed.objects, parsed.links = tuple(walk.objects), tuple(walk.links)
-    parsed.has_media = walk.with_media
-    parsed.text_bytes -= walk.media_bytes
+    parsed.cuts += tuple(scan.cuts) + tuple(path for path, _ in scan.hosted)
+    parsed.hosted = tuple(path_text((*path, kind)) for path, kind in scan.hosted)
+    parsed.dropped += tuple(map(path_text, scan.cuts)) + parsed.hosted
+    parsed.objects, parsed.links = tuple(scan.objects), tuple(scan.links)
+    parsed.has_media = scan.has_media
+    parsed.text_bytes -= scan.media_bytes
     return parsed
 
 
@@ -243,22 +243,22 @@ _NEEDED: Final = {
 }
 
 
-def _read(body: bytes, fields: RawObject, lists: Lists, walk: Walk | None) -> Parsed:
-    """The values that are priced. `walk` is None where the bulk is not in `fields` and was proved."""
+def _read(body: bytes, fields: RawObject, lists: Lists, scan: BodyScan | None) -> Parsed:
+    """Read the priced values. `scan` is None for a proven body, whose bulk is not in `fields`."""
     protocol = lists.protocol
     model = numbers.text(fields, "model")
     if not model or len(model) > MODEL_CHARS_MAX:
         raise invalid("name a model", "model")
     needed = _NEEDED[protocol]
-    if needed not in fields and walk is not None:
+    if needed not in fields and scan is not None:
         raise invalid(f"{needed} is missing", needed)
     parsed = Parsed(
         protocol, body, model, "stream" in fields and numbers.flag(fields, "stream"), None,
         lists.maxima[-1] if lists.maxima else "", {}, text_bytes=len(body),
     )  # fmt: skip
     if protocol in _FLEX_PROTOCOLS and fields.get("service_tier") == _FLEX:
-        # It says what is wanted of us, and nothing to who serves it.
-        parsed.flex, parsed.changed, parsed.taken = True, True, (("service_tier",),)
+        # `flex` is a request to this gateway; the upstream does not get it.
+        parsed.flex, parsed.changed, parsed.unnamed_cuts = True, True, (("service_tier",),)
     _read_maximum(parsed, fields, lists)
     _read_counts(parsed, fields)
     if "stream_options" in fields and protocol in {"chat", "completions"}:
@@ -287,7 +287,7 @@ def _read_counts(parsed: Parsed, fields: RawObject) -> None:
 
 
 def _read_maximum(parsed: Parsed, fields: RawObject, lists: Lists) -> None:
-    """The output maximum. Of two that differ the smaller counts, and the other is dropped."""
+    """Read the output maximum. If two fields give different maxima, the smaller one counts and the other is dropped."""
     given: dict[str, int] = {}
     for name in lists.maxima:
         if name not in fields:
@@ -296,7 +296,7 @@ def _read_maximum(parsed: Parsed, fields: RawObject, lists: Lists) -> None:
         if value is None:
             continue
         if value in {0, -1} and not (value == 0 and lists.protocol in _ZERO_PROTOCOLS):
-            parsed.always += ((name,),)
+            parsed.cuts += ((name,),)
             parsed.dropped += (name,)
             parsed.changed = True
             continue
@@ -304,7 +304,7 @@ def _read_maximum(parsed: Parsed, fields: RawObject, lists: Lists) -> None:
             raise invalid(f"{name} is a positive number of tokens", name)
         given[name] = value
         if not bytes(fields[name]).isdigit():
-            # As a float it is refused by some upstreams.
+            # Some upstreams refuse a maximum that is written as a float.
             parsed.changed = parsed.respelled = True
     if not given:
         return
@@ -313,7 +313,7 @@ def _read_maximum(parsed: Parsed, fields: RawObject, lists: Lists) -> None:
         parsed.maxima = given
         return
     least = min(given.values())
-    # Where both say the same, the older name is the one that every engine knows.
+    # If both give the same maximum, the older name is kept: each engine knows it.
     parsed.output_field = next(name for name in reversed(lists.maxima) if given.get(name) == least)
     parsed.output_tokens = least
     parsed.maxima = given
@@ -321,20 +321,20 @@ def _read_maximum(parsed: Parsed, fields: RawObject, lists: Lists) -> None:
 
 
 def _with_bulk(parsed: Parsed) -> RawObject | None:
-    """All fields of a proved body without reading its bulk again; None where its place is not plain to see."""
+    """All fields of a proven body, without a second decode of its bulk; None if the bulk's position cannot be told from the bytes."""
     bulk = _reader(parsed.protocol).bulk
     if bulk is None:
-        return dict(parsed.said)
+        return dict(parsed.outer_fields)
     body, key = parsed.body, b'"%b":[' % bulk.encode()
     begin = body.find(key) + len(key) - 1
-    # Compact, so that its length is what the other members leave.
-    length = len(body) - len(_encode(parsed.said)) - 4 - len(bulk)
+    # The body is compact, so the bulk's length is the body's length without the other members.
+    length = len(body) - len(_encode(parsed.outer_fields)) - 4 - len(bulk)
     head, tail = body[: begin - len(key) + 1], body[begin + length :]
     try:
         before = object_decoder.decode(head.rstrip(b",") + b"}")
         after = object_decoder.decode(b"{" + tail.lstrip(b","))
     except UNREADABLE:
         return None
-    if before.keys() & after.keys() or before | after != parsed.said:
+    if before.keys() & after.keys() or before | after != parsed.outer_fields:
         return None
     return before | {bulk: msgspec.Raw(body[begin : begin + length])} | after

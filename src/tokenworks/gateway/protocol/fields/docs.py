@@ -1,4 +1,4 @@
-"""Writes docs/FIELDS.md from the lists: `python -m tokenworks.gateway.protocol.fields.docs > docs/FIELDS.md`. A test fails where the file
+"""Writes docs/FIELDS.md from the lists: `python -m tokenworks.gateway.protocol.fields.docs > docs/FIELDS.md`. A test fails if the file
 differs.
 """
 
@@ -23,22 +23,22 @@ from tokenworks.gateway.protocol.fields.lists import (
     never_names,
 )
 
-# What a body that is sent on has otherwise than the one that came, and when. Everything else is the client's bytes.
+# The changes to a body: (field, condition, change). All other bytes are the client's.
 CHANGES: Final = (
     ("`model`", "the deployment has another name for the model", "replaced by the deployment's `upstream_model`"),
-    ("the output maximum", "a maximum has to be sent, is lowered to what is held, or stands in a field that the deployment does not read",
-     "written into the deployment's field (`--max-tokens-field`, else the profile's, else the client's); every other name of it is removed"),
-    ("the output maximum", "it came as `100.0`", "written as `100`"),
-    ("the output maximum", "0 or -1 in `chat` and `responses`: clients mean none by it", "removed and named"),
-    ("the output maximum", "two that differ", "the smaller one stays, the other is removed and named; of two that are equal one stays"),
+    ("the output maximum", "a maximum has to be sent, is lowered to the tokens held, or is in a field that the deployment does not read",
+     "written into the deployment's field (`--max-tokens-field`, else the profile's, else the client's); its other names are removed"),
+    ("the output maximum", "the client wrote `100.0`", "written as `100`"),
+    ("the output maximum", "0 or -1 in `chat` and `responses`, with which clients mean no maximum", "removed and named"),
+    ("the output maximum", "two fields with different maxima", "the smaller one stays, the other is removed and named; of two that are equal one stays"),
     ("`stream_options`", "a stream of `chat` or `completions` whose usage has to be known",
      "`include_usage` is set beside the client's own options, and `continuous_usage_stats` where the profile says `continuous`"),
     ("`stream_options`", "`--no-stream-options`", "removed and named"),
-    ("`service_tier: flex`", "always: it is a word for this gateway", "removed"),
-    ("a name or a `type` that no list has", "the deployment does not say `--pass-unknown`, or the name is one that never passes", "removed and named"),
-    ("a name that only other profiles list", "the deployment does not say `--pass-unknown`", "removed and named"),
-    ("a tool that the vendor would run", "the plan says `hosted_tools: drop`", "removed and named; `tools`, `tool_choice` and `parallel_tool_calls` too where no tool is left"),
-    ("an object with a name twice, or in an unusual layout", "it is one that the protocol types", "written anew from what was read, each name once"),
+    ("`service_tier: flex`", "always: it is a value for this gateway only", "removed"),
+    ("a name or a `type` that no list has", "the deployment does not have `--pass-unknown`, or the name never passes", "removed and named"),
+    ("a name that only other profiles list", "the deployment does not have `--pass-unknown`", "removed and named"),
+    ("a tool that the vendor would run", "the plan says `hosted_tools: drop`", "removed and named; `tools`, `tool_choice` and `parallel_tool_calls` too if no tool is left"),
+    ("an object with a name twice, or in an unusual layout", "the protocol types the object", "encoded again from its decoded fields, each name once"),
     ("a byte order mark", "always", "removed"),
 )  # fmt: skip
 _HEAD: Final = """# What passes in a request's body
@@ -46,26 +46,26 @@ _HEAD: Final = """# What passes in a request's body
 Written from `src/tokenworks/gateway/protocol/fields/*.yaml` and `src/tokenworks/factory/vendors/*.yaml` by
 `python -m tokenworks.gateway.protocol.fields.docs`; do not edit it here.
 
-Each name at each level that a protocol types has one rule. What no list names is removed, and named in the response header
-`x-tokenworks-dropped` (ASCII, at most 1 kB, then `...`). Opaque values pass as they came, byte by byte.
+Each name at each level that a protocol types has one rule. A name on no list is removed, and named in the response header
+`x-tokenworks-dropped` (ASCII, at most 1 kB, then `...`). Opaque values pass unchanged, byte by byte.
 
 | rule | meaning |
 |---|---|
-| pass | goes on as it came |
-| price | goes on; it moves what the request holds or costs, or is an id or a URL that is looked at |
-| translate | goes on as the deployment understands it |
+| pass | passes unchanged |
+| price | passes; it affects the hold or the price of the request, or it is an id or a URL that is checked |
+| translate | passes in the form that the deployment understands |
 | drop | removed and named |
 | refuse | 400 `unpriced_field`, unless it is null |
 """
 _KINDS: Final = {
-    OBJECT_ID: "an id of the upstream's: works only for the account that received it",
+    OBJECT_ID: "an id of the upstream: it works only for the account that received it",
     LINK: "a URL: a public address, or inline as data:",
     DATA: "inline media: not counted as text",
 }
 
 
 def reference() -> str:
-    """docs/FIELDS.md."""
+    """The text of docs/FIELDS.md."""
     lines = [_HEAD, "## What the gateway changes", "", "| what | when | how |", "|---|---|---|"]
     lines += [f"| {what} | {when} | {how} |" for what, when, how in CHANGES]
     for protocol in PROTOCOLS:
@@ -76,9 +76,9 @@ def reference() -> str:
             lines += ["", f"### {protocol}: {level.name}", "", *_level(level)]
     lines += [
         "",
-        "## Names that never pass unless a list names them, in whatever letters",
+        "## Names that never pass unless a list has them, in any spelling",
         "",
-        "| name | it would be |",
+        "| name | effect at an upstream |",
         "|---|---|",
     ]
     lines += [f"| `{name}` | {why} |" for name, why in sorted(never_names().items())]
@@ -113,8 +113,8 @@ _TYPES: Final = {
     "client": "passes: the client runs it",
     "hosted": "dropped or refused, as the plan says: the vendor runs it",
     "drop": "dropped and named",
-    "carried": "passes where it carries what it says; where only its id names it, it is dropped, and so are the ids of other items",
-    "reference": "its `id` is looked at: works only for the account that received it",
+    "carried": "passes with content; with an id only it is dropped, and the ids of other items are dropped, too",
+    "reference": "its `id` is checked: it works only for the account that received it",
 }
 
 
@@ -132,10 +132,10 @@ def _value(rule: Rule) -> str:
         return f"{allowed}: {rule.why}"
     if rule.kind == NESTED:
         return f"see {rule.level}"
-    said = _KINDS.get(rule.kind) or ("opaque" if rule.kind else "")
+    kind = _KINDS.get(rule.kind) or ("opaque" if rule.kind else "")
     if rule.action in {DROP, REFUSE, TRANSLATE, PRICE} or rule.kind:
-        return ": ".join(part for part in (said, rule.why) if part)
-    return said
+        return ": ".join(part for part in (kind, rule.why) if part)
+    return kind
 
 
 def _profiles() -> Iterator[str]:

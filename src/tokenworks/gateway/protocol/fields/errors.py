@@ -1,4 +1,4 @@
-"""What is wrong with a body, as a refusal."""
+"""The error of a body that the gateway refuses."""
 
 from typing import Final
 
@@ -6,11 +6,13 @@ import msgspec
 
 from tokenworks.gateway.protocol.errors import Refusal
 
-# What a decoder raises on bytes that are not JSON, not UTF-8, or nested without end.
+# The exceptions of a decoder on bytes that are not JSON, are not UTF-8, or are nested too deeply.
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class BodyError(Exception):
+    """A body is refused, with `refusal`."""
+
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.message)
         self.refusal = refusal
@@ -21,9 +23,9 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_body") 
 
 
 def unpriced(name: str, why: str) -> BodyError:
-    said = f": {why}" if why else ""
+    reason = f": {why}" if why else ""
     return invalid(
-        f"{name} would move the price or the upstream's state, and is not sold here{said}",
+        f"{name} would move the price or the upstream's state, and is not sold here{reason}",
         name,
         "unpriced_field",
     )

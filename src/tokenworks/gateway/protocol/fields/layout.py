@@ -1,13 +1,13 @@
-"""Whether bytes say what was read from them: each name once, and nothing else.
+"""Tells whether an object's bytes contain each decoded name once and nothing else.
 
-A name that is there twice could mean one thing to us and another upstream. Two layouts are known: compact, which is as short
-as can be, so that its length leaves no room for a second one, and Python's default, which is compared byte by byte. What has another layout is
-written anew from what was read.
+The gateway and an upstream could read a repeated name differently. Two layouts are recognised: the compact one, which has the least
+possible length, so that the length leaves no room for a repeated name, and that of Python's default encoder, which is compared byte by
+byte. An object in any other layout is encoded again from its decoded fields.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from itertools import chain
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -16,20 +16,18 @@ _encode: Final = msgspec.json.encode
 WRITTEN_BYTES: Final = 16_384
 OPEN_OBJECT, OPEN_ARRAY = b"{"[0], b"["[0]
 _SPACED: Final = b'": '
-
-
 _NOTHING: Final = (msgspec.Raw(b"null"), msgspec.Raw(b"[]"), msgspec.Raw(b'""'))
 
 
 def carries(fields: RawObject) -> bool:
-    """Whether an item says what it holds, and does not only name it by its id."""
+    """True if an item has content of its own, False if its id only refers to stored content."""
     return any(name in fields and fields[name] not in _NOTHING for name in ("encrypted_content", "content"))
 
 
-def members_length(items: Sequence[Mapping[str, Any]], about_bytes: int, *, mixed: bool = False) -> int:
-    """The bytes of so many compact objects of raw values (`mixed`: of texts and lists), without what is between them.
+def members_length(items: Sequence[Mapping[str, Sized]], about_bytes: int, *, mixed: bool = False) -> int:
+    """The length of compact objects of raw values (`mixed`: of texts and lists), without the separators between them.
 
-    Small ones are written for it, which is the least work; of large ones (`about_bytes`) the parts' lengths are added up.
+    Small objects are encoded to measure them, which costs least; for large ones (`about_bytes`) the lengths of the parts are added.
     """
     if not items:
         return 0
@@ -43,7 +41,7 @@ def members_length(items: Sequence[Mapping[str, Any]], about_bytes: int, *, mixe
 
 
 def is_canonical(fields: RawObject, written: bytes | msgspec.Raw) -> bool:
-    """Whether an object's bytes are these fields in a known layout."""
+    """True if an object's bytes are these fields in a recognised layout."""
     compact = _encode(fields)
     text = bytes(written)
     if len(text) == len(compact):
@@ -52,7 +50,7 @@ def is_canonical(fields: RawObject, written: bytes | msgspec.Raw) -> bool:
 
 
 def is_canonical_list(items: list[RawObject], written: msgspec.Raw) -> bool:
-    """Whether an array's bytes are these objects in a known layout, all of them in the same."""
+    """True if an array's bytes are these objects, all in the same recognised layout."""
     text = bytes(written)
     if _encode(items) == text:
         return True

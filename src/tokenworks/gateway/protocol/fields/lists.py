@@ -1,18 +1,17 @@
-"""The allow-lists as the walk needs them: the protocol's own, with those of every vendor profile laid over it.
+"""The allow-lists of a body's fields: the protocol's own list merged with the lists of all vendor profiles.
 
-A level is an object that the protocol types (the body, a message, a part of one, a tool …). Every name at a level has
-one rule; what has none is unlisted. The YAML files are the source; nothing is decided here.
+A level is an object that the protocol types (the body, a message, a part of a message, a tool …). Each listed name at a level has one
+rule; other names are unlisted. The YAML files are the source of all rules.
 """
 
 import unicodedata
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import msgspec
 import yaml
-from psycopg.rows import TupleRow
 
 from tokenworks.factory.facts.profiles import LOADER, load_profile, profile_names
 
@@ -21,35 +20,67 @@ NEVER_FORMAT: Final = "tokenworks-never/1"
 PROTOCOLS: Final = ("chat", "completions", "embeddings", "messages", "responses")
 PASS, PRICE, TRANSLATE, DROP, REFUSE = "pass", "price", "translate", "drop", "refuse"
 PLAIN, OPAQUE, NESTED, VALUES, OBJECT_ID, LINK, DATA = "", "opaque", "nested", "values", "id", "link", "data"
-_KEYS: Final = frozenset(
-    {
-        "pass",
-        "price",
-        "translate",
-        "drop",
-        "refuse",
-        "opaque",
-        "levels",
-        "values",
-        "links",
-        "ids",
-        "data",
-        "types",
-    }
-)
 CLIENT, HOSTED, REFERENCE, CARRIED = "client", "hosted", "reference", "carried"
 
 
-class Rule(msgspec.Struct, gc=False):
-    """What happens to one name at one level.
+# Names, or names with the reason of their rule.
+_Names = list[str] | dict[str, str]
 
-    `kind` says how its value is looked at; `profiles` which profiles list it where the protocol itself does not.
+
+class _AllowedValues(
+    msgspec.Struct, forbid_unknown_fields=True, rename={"allowed": "pass", "otherwise": "else"}
+):
+    """The values with which a field passes, and the action for any other value."""
+
+    allowed: list[object]
+    otherwise: str
+    why: str
+
+
+class _LevelEntries(msgspec.Struct, forbid_unknown_fields=True, rename={"pass_": "pass"}):
+    """The entries of one level in a file: names by their action or by the kind of their value, and types by their action."""
+
+    pass_: _Names = []
+    price: _Names = []
+    translate: _Names = []
+    drop: _Names = []
+    refuse: _Names = []
+    opaque: _Names = []
+    levels: dict[str, str] = {}
+    values: dict[str, _AllowedValues] = {}
+    links: _Names = []
+    ids: _Names = []
+    data: _Names = []
+    # `none` has the action for an object without a type.
+    types: dict[str, str | list[str]] = {}
+
+
+class _ListsFile(msgspec.Struct):
+    format: str
+    protocol: str
+    maxima: tuple[str, ...]
+    levels: dict[str, _LevelEntries]
+    query: tuple[str, ...] = ()
+
+
+class _NeverFile(msgspec.Struct):
+    """The names that never pass, by the reason."""
+
+    format: str
+    names: dict[str, list[str]]
+
+
+class Rule(msgspec.Struct, gc=False):
+    """The rule of one name at one level.
+
+    `kind`: how its value is checked. `base`: the protocol's own list has the name; if it does not, `profiles` are the vendor profiles
+    that list it.
     """
 
     action: str
     kind: str = PLAIN
     level: str = ""
-    allowed: TupleRow = ()
+    allowed: tuple[object, ...] = ()
     otherwise: str = REFUSE
     why: str = ""
     base: bool = True
@@ -57,8 +88,8 @@ class Rule(msgspec.Struct, gc=False):
 
 
 class TypeRule(msgspec.Struct, gc=False):
-    """What happens to an object of one `type`: pass, drop, `client` (a tool that the client runs), `hosted` (the vendor's),
-    `reference` (its id names another object), `carried` (so does its id where it carries nothing else: then it is dropped).
+    """The rule of objects with one `type`: pass, drop, `client` (a tool that the client runs), `hosted` (a tool that the vendor runs),
+    `reference` (its id refers to another object), `carried` (it passes with content; with an id only it is dropped).
     """
 
     action: str
@@ -67,18 +98,17 @@ class TypeRule(msgspec.Struct, gc=False):
 
 
 class Level:
-    """One typed object. `plain`: names that pass whatever their value is."""
+    """The rules of one typed object. `plain`: names that pass with any value."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.rules: dict[str, Rule] = {}
         self.types: dict[str, TypeRule] = {}
         self.prefixes: dict[str, TypeRule] = {}
-        self.untyped: str | None = None  # what an object without a type is
+        self.untyped: str | None = None  # the rule's action for an object without a type
         self.plain: frozenset[str] = frozenset()
-        self.known: frozenset[bytes] = (
-            frozenset()
-        )  # types, as they stand in JSON, that pass and belong to the protocol
+        # The types that pass by the protocol's own list, as JSON.
+        self.known: frozenset[bytes] = frozenset()
         self.folded: frozenset[str] = frozenset()
 
     @property
@@ -86,7 +116,7 @@ class Level:
         return bool(self.types or self.prefixes)
 
     def type_rule(self, kind: str | None) -> TypeRule | None:
-        """None where no list names the type."""
+        """The rule of a type (None: the object has no type); None if no list has the type."""
         if kind is None:
             return TypeRule(PASS if self.untyped is None else self.untyped)
         rule = self.types.get(kind)
@@ -114,7 +144,7 @@ class Level:
 
 
 class Lists:
-    """All levels of a protocol."""
+    """The rules of a protocol, by level."""
 
     def __init__(self, protocol: str, maxima: tuple[str, ...], query: tuple[str, ...]) -> None:
         self.protocol = protocol
@@ -128,53 +158,55 @@ class Lists:
         return self.levels["body"]
 
     def collides(self, level: Level, name: str) -> bool:
-        """Whether an unlisted name could be taken upstream for a listed or a priced one: then it passes nowhere."""
+        """True if an upstream could take an unlisted name for a listed or priced one: such a name never passes."""
         folded = fold(name)
         return folded in level.folded or (level.name == "body" and folded in self.never)
 
 
 def fold(name: str) -> str:
-    """A name without case, width, accents' composition and separators: as careless readers of JSON compare names."""
+    """A name without differences of case, width, composition of accents, and separators, as tolerant JSON readers compare names."""
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return "".join(c for c in plain if c.isalnum())
 
 
-def _read(path: str) -> dict[str, Any]:
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+
+def _read(path: str, struct: type[_T]) -> _T:
     text = (files("tokenworks.gateway.protocol.fields") / path).read_text(encoding="utf-8")
-    content: dict[str, Any] = yaml.load(text, Loader=LOADER)  # noqa: S506  (a safe loader)
-    return content
+    return msgspec.convert(yaml.load(text, Loader=LOADER), struct)  # noqa: S506  (a safe loader)
 
 
 @cache
 def never_names() -> dict[str, str]:
-    """Names that pass nowhere, and why."""
-    content = _read("never.yaml")
-    assert content["format"] == NEVER_FORMAT
-    return {name: why for why, names in content["names"].items() for name in names}
+    """The names that never pass, with the reason."""
+    content = _read("never.yaml", _NeverFile)
+    assert content.format == NEVER_FORMAT
+    return {name: why for why, names in content.names.items() for name in names}
 
 
 @cache
 def _maxima() -> frozenset[str]:
-    return frozenset(fold(name) for name in _read("never.yaml")["names"]["another maximum"])
+    return frozenset(fold(name) for name in _read("never.yaml", _NeverFile).names["another maximum"])
 
 
 def is_maximum(name: str) -> bool:
-    """Whether a name that was dropped is another one for the maximum of the output, in whatever letters."""
+    """True if a dropped name is another name for the output maximum, in any spelling that `fold` equates."""
     return fold(name) in _maxima()
 
 
 @cache
 def lists_of(protocol: str) -> Lists:
-    """The protocol's lists with every profile's. Raises where the data is faulty: a test reads all of it."""
-    content = _read(f"{protocol}.yaml")
-    assert content["format"] == FORMAT and content["protocol"] == protocol
-    lists = Lists(protocol, tuple(content["maxima"]), tuple(content.get("query", ())))
-    for name, said in content["levels"].items():
-        _lay(lists, name, said, None)
+    """The protocol's lists merged with those of each profile. Raises if the data is faulty; a test reads all of it."""
+    content = _read(f"{protocol}.yaml", _ListsFile)
+    assert content.format == FORMAT and content.protocol == protocol
+    lists = Lists(protocol, content.maxima, content.query)
+    for name, entries in content.levels.items():
+        _add_level(lists, name, entries, None)
     for profile in profile_names():
         for member in (profile, *load_profile(profile).include):
-            for name, said in load_profile(member).fields.get(protocol, {}).items():  # type: ignore[call-overload]
-                _lay(lists, name, said, profile)
+            for name, fields in load_profile(member).fields.get(protocol, {}).items():  # type: ignore[call-overload]
+                _add_level(lists, name, msgspec.convert(fields, _LevelEntries), profile)
     for level in lists.levels.values():
         level.finish()
         for rule in level.rules.values():
@@ -183,9 +215,8 @@ def lists_of(protocol: str) -> Lists:
     return lists
 
 
-def _lay(lists: Lists, name: str, said: Mapping[str, Any], profile: str | None) -> None:
-    """Add what one file says of a level. `profile`: None for the protocol's own list."""
-    assert not set(said) - _KEYS, (name, set(said) - _KEYS)
+def _add_level(lists: Lists, name: str, entries: _LevelEntries, profile: str | None) -> None:
+    """Add one file's entries of a level. `profile`: None for the protocol's own list."""
     level = lists.levels.setdefault(name, Level(name))
 
     def add(field: str, rule: Rule) -> None:
@@ -197,47 +228,50 @@ def _lay(lists: Lists, name: str, said: Mapping[str, Any], profile: str | None) 
         elif profile is not None and not known.base:
             known.profiles |= {profile}
 
-    for action in (PASS, PRICE, TRANSLATE, DROP, REFUSE):
-        for field, why in _named(said.get(action, ())):
+    for action, names in (
+        (PASS, entries.pass_), (PRICE, entries.price), (TRANSLATE, entries.translate), (DROP, entries.drop),
+        (REFUSE, entries.refuse),
+    ):  # fmt: skip
+        for field, why in _with_reasons(names):
             add(field, Rule(action, why=why))
-    for field, why in _named(said.get("opaque", ())):
+    for field, why in _with_reasons(entries.opaque):
         if field in level.rules and profile is None:
-            del level.rules[field]  # said twice: the reason counts
+            del level.rules[field]  # listed twice: the entry with the reason counts
         add(field, Rule(PASS, OPAQUE, why=why))
-    for field, below in said.get("levels", {}).items():
-        add(field, Rule(PASS, NESTED, level=below))
-    for kind, key in ((OBJECT_ID, "ids"), (LINK, "links"), (DATA, "data")):
-        for field, why in _named(said.get(key, ())):
+    for field, nested_level in entries.levels.items():
+        add(field, Rule(PASS, NESTED, level=nested_level))
+    for kind, names in ((OBJECT_ID, entries.ids), (LINK, entries.links), (DATA, entries.data)):
+        for field, why in _with_reasons(names):
             add(field, Rule(PRICE, kind, why=why))
-    for field, values in said.get("values", {}).items():
-        add(
-            field,
-            Rule(PASS, VALUES, allowed=tuple(values["pass"]), otherwise=values["else"], why=values["why"]),
-        )
-    _lay_types(level, said.get("types", {}), profile)
+    for field, values in entries.values.items():
+        rule = Rule(PASS, VALUES, allowed=tuple(values.allowed), otherwise=values.otherwise, why=values.why)
+        add(field, rule)
+    _add_types(level, entries.types, profile)
 
 
-def _lay_types(level: Level, types: Mapping[str, Any], profile: str | None) -> None:
+def _add_types(level: Level, types: Mapping[str, str | list[str]], profile: str | None) -> None:
     for action, kinds in types.items():
-        if action == "none":
+        if isinstance(kinds, str):
+            assert action == "none", (level.name, action)
             level.untyped = kinds
             continue
         for kind in kinds:
-            where, key = (level.prefixes, kind[:-1]) if kind.endswith("*") else (level.types, kind)
-            known = where.get(key)
+            rules, key = (level.prefixes, kind[:-1]) if kind.endswith("*") else (level.types, kind)
+            known = rules.get(key)
             if known is None:
-                of = frozenset() if profile is None else frozenset({profile})
-                where[key] = TypeRule(action, profile is None, of)
+                profiles = frozenset() if profile is None else frozenset({profile})
+                rules[key] = TypeRule(action, profile is None, profiles)
             elif profile is not None and not known.base:
                 known.profiles |= {profile}
 
 
-def _named(said: Mapping[str, str] | Iterable[str]) -> Iterable[tuple[str, str]]:
-    return said.items() if isinstance(said, Mapping) else ((name, "") for name in said)
+def _with_reasons(names: _Names) -> Iterable[tuple[str, str]]:
+    """(name, reason) of each entry; the reason is empty if the file gives none."""
+    return names.items() if isinstance(names, dict) else ((name, "") for name in names)
 
 
 def allowed_query(protocol: str, query: bytes) -> bytes:
-    """Of a query string the parts that go upstream: those that the protocol's list names, once each."""
+    """The parts of a query string that are sent upstream: those that the protocol's list has, each once."""
     if not query:
         return b""
     allowed = {part.encode() for part in lists_of(protocol).query}

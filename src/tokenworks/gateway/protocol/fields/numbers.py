@@ -1,12 +1,12 @@
-"""Priced values of a body: numbers, texts and switches, as clients really write them (100.0 for 100, null for nothing)."""
+"""Reads the priced values of a body: numbers, texts and flags, in the forms that clients write (100.0 for 100, null for nothing)."""
 
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from tokenworks.gateway.protocol.fields.errors import UNREADABLE, invalid
 from tokenworks.gateway.protocol.fields.layout import OPEN_ARRAY, RawObject
-from tokenworks.gateway.protocol.fields.walk import any_decoder, first_byte, items_decoder
+from tokenworks.gateway.protocol.fields.scan import any_decoder, first_byte, items_decoder
 
 TOKENS_MAX: Final = 10**12
 CHOICES_MAX: Final = 128
@@ -14,12 +14,13 @@ INPUTS_MAX: Final = 100_000
 _string: Final = msgspec.json.Decoder(str | None)
 _number: Final = msgspec.json.Decoder(int | float | None)
 _truth: Final = msgspec.json.Decoder(bool | None)
-# Text and lists of token numbers begin so.
+_T = TypeVar("_T")
+# The first bytes of a text, or of a number in a list of tokens.
 _ONE_INPUT: Final = frozenset(b'"-0123456789')
 
 
-def typed(fields: RawObject, name: str, decoder: msgspec.json.Decoder[Any]) -> Any:
-    """A field's value, None where it is absent or null. Raises `BodyError`."""
+def typed(fields: RawObject, name: str, decoder: "msgspec.json.Decoder[_T]") -> _T | None:
+    """A field's value; None if it is absent or null. Raises `BodyError`."""
     raw = fields.get(name)
     if raw is None:
         return None
@@ -32,8 +33,7 @@ def typed(fields: RawObject, name: str, decoder: msgspec.json.Decoder[Any]) -> A
 
 
 def text(fields: RawObject, name: str) -> str | None:
-    value: str | None = typed(fields, name, _string)
-    return value
+    return typed(fields, name, _string)
 
 
 def flag(fields: RawObject, name: str) -> bool:
@@ -41,8 +41,8 @@ def flag(fields: RawObject, name: str) -> bool:
 
 
 def whole(fields: RawObject, name: str) -> int | None:
-    """A whole number; one that is written as 100.0 is one too."""
-    value: int | float | None = typed(fields, name, _number)
+    """A whole number. 100.0 is a whole number, too."""
+    value = typed(fields, name, _number)
     if isinstance(value, float):
         if not value.is_integer() or abs(value) > TOKENS_MAX:
             raise invalid(f"{name} is a whole number", name)
@@ -62,7 +62,7 @@ def choices(fields: RawObject, name: str) -> int:
 
 
 def inputs(fields: RawObject, name: str) -> int:
-    """How many texts a batch has: a text, or a list of token numbers, is one."""
+    """The number of texts in a batch. A single text and a list of token numbers count as one."""
     raw = fields.get(name)
     if raw is None or first_byte(raw) != OPEN_ARRAY:
         return 1
@@ -93,11 +93,11 @@ _ON: Final = frozenset({"enabled", "adaptive", "auto", "between_tools"})
 
 
 def asks_to_think(fields: RawObject) -> bool:
-    """Whether a request asks for reasoning, which a vendor may not show."""
+    """True if a request asks for reasoning, which a vendor may not show."""
     names = _THINKS.intersection(fields)
     if not names:
         return False
-    values = {}
+    values: dict[str, object] = {}
     for name in names:
         try:
             values[name] = any_decoder.decode(fields[name])
@@ -111,13 +111,13 @@ def asks_to_think(fields: RawObject) -> bool:
     )
 
 
-def _is_effort(value: Any) -> bool:
-    """Whatever it is, and be it of the wrong type."""
+def _is_effort(value: object) -> bool:
+    """True for any effort but `none`, even for a value of the wrong type."""
     return value is not None and value != "none"
 
 
-def _switched_on(switch: dict[str, Any]) -> bool:
-    """`reasoning`, `thinking`, or the switches of a chat template."""
+def _switched_on(switch: dict[str, object]) -> bool:
+    """True if `reasoning`, `thinking` or the switches of a chat template turn reasoning on."""
     kind = switch.get("type")
     if isinstance(kind, str) and kind in _ON:
         return True

@@ -1,14 +1,14 @@
-"""The fast way through a body: one typed decode, and the proof that nothing in it has to change.
+"""The fast reading of a body: one typed decode, and a proof that the body needs no change.
 
-It takes only what is compact, listed at every level, and brings nothing that an upstream would fetch, look up or run.
-It looks at all objects of a level at once, so that a message costs no more than its share of three set operations. What it can't
-prove is walked.
+A body can be proven if it is compact, if each of its fields is listed at its level, and if it has nothing that an upstream would fetch,
+look up or run. The proof checks all objects of a level together, so that a message costs its share of three set operations. A body that
+cannot be proven is scanned (`scan.py`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain, compress
 from struct import Struct
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -36,7 +36,7 @@ from tokenworks.gateway.protocol.fields.lists import (
 
 MixedObject = dict[str, str | list[RawObject]]
 DEPTH_MAX: Final = 8
-# Where the first message's content is looked for, which says what the others' will be.
+# The first message's content, searched in the body's first bytes, shows the form of the other messages' contents.
 _CONTENT: Final = b'"content":'
 CONTENT_WITHIN_BYTES: Final = 4_096
 SMALL_BYTES: Final = 16_384
@@ -45,16 +45,16 @@ _first: Final = Struct("B").unpack_from
 _object: Final = msgspec.json.Decoder(RawObject)
 _objects: Final = msgspec.json.Decoder(list[RawObject])
 _any: Final = msgspec.json.Decoder()
-# The value of each protocol that most of a body is.
+# The field of each protocol that contains most of a body.
 BULK: Final = {"chat": "messages", "messages": "messages", "responses": "input"}
 
 
-class Unproved(Exception):
-    """Walk it."""
+class NotProven(Exception):
+    """The body may need a change: it has to be scanned."""
 
 
 class Proof:
-    """`listed_by`: the profiles that list everything in the body; None where the protocol's own list does."""
+    """The proof of one body. `listed_by`: the profiles that list all of its fields; None if the protocol's own list does."""
 
     __slots__ = ("listed_by", "lists")
 
@@ -67,7 +67,7 @@ class Proof:
             self.listed_by = rule.profiles if self.listed_by is None else self.listed_by & rule.profiles
 
     def values(self, raws: Iterable[msgspec.Raw], level: Level, depth: int = 0) -> None:
-        """Objects, lists of objects and scalars where the protocol types `level`. Raises `Unproved`."""
+        """Prove values that the protocol types as `level`: objects, lists of objects, or scalars. Raises `NotProven`."""
         opened = [raw for raw in raws if _first(raw)[0] in _OPENS]
         if not opened:
             return
@@ -82,16 +82,16 @@ class Proof:
                     between += 1 + len(more) if more else 2
                     items += more
         except UNREADABLE:
-            raise Unproved from None
+            raise NotProven from None
         written = sum(map(len, opened))
         if written != between + members_length(items, written):
-            raise Unproved
+            raise NotProven
         self.objects(items, level, depth)
 
     def objects(self, items: list[RawObject], level: Level, depth: int = 0) -> None:
-        """Compact objects of one level. Raises `Unproved`."""
+        """Prove compact objects of one level. Raises `NotProven`."""
         if depth > DEPTH_MAX:
-            raise Unproved
+            raise NotProven
         for name in set(chain.from_iterable(items)) - level.plain:
             if name == "type" and level.typed:
                 continue
@@ -100,29 +100,29 @@ class Proof:
             self._types(items, level)
 
     def mixed(self, items: list[MixedObject], level: Level) -> None:
-        """Objects whose values are texts and lists of objects, as messages of agents are. Raises `Unproved`."""
-        unseen = sum(type(value) is list for value in chain.from_iterable(map(dict.values, items)))
+        """Prove objects whose values are texts and lists of objects, like the messages of agents. Raises `NotProven`."""
+        unproven_lists = sum(type(value) is list for value in chain.from_iterable(map(dict.values, items)))
         for name in set(chain.from_iterable(items)) - level.plain:
             self.name(name, level, ())
             rule = level.rules[name]
             if rule.kind != NESTED:
                 continue
-            below = [fields[name] for fields in items if type(fields.get(name)) is list]
-            objects: list[RawObject] = list(chain.from_iterable(below))  # type: ignore[arg-type]
-            unseen -= len(below)
+            nested = [fields[name] for fields in items if type(fields.get(name)) is list]
+            objects: list[RawObject] = list(chain.from_iterable(nested))  # type: ignore[arg-type]
+            unproven_lists -= len(nested)
             self.objects(objects, self.lists.levels[rule.level], 1)
-        if unseen:
-            raise Unproved  # a list where the protocol types none
+        if unproven_lists:
+            raise NotProven  # a list in a field that the protocol does not type
 
     def name(self, name: str, level: Level, raws: Iterable[msgspec.Raw], depth: int = 0) -> None:
-        """All values of one name at one level. Raises `Unproved`."""
+        """Prove all values of one name at one level. Raises `NotProven`."""
         rule = level.rules.get(name)
         if rule is None or rule.action in {DROP, REFUSE}:
-            raise Unproved
+            raise NotProven
         if rule.kind == NESTED:
             self.values(raws, self.lists.levels[rule.level], depth + 1)
         elif rule.kind not in {PLAIN, OPAQUE}:
-            raise Unproved
+            raise NotProven
         self.narrow(rule)
 
     def _types(self, items: list[RawObject], level: Level) -> None:
@@ -130,32 +130,32 @@ class Proof:
         if len(kinds) != len(items) and (
             level.untyped not in {None, PASS, CLIENT} or not _all_have_roles(items, level)
         ):
-            raise Unproved
+            raise NotProven
         for kind in set(kinds) - level.known:
             rule = level.type_rule(_any.decode(kind)) if kind[:1] == b'"' else None
             if rule is None or rule.action not in {PASS, CLIENT, CARRIED}:
-                raise Unproved
+                raise NotProven
             if rule.action == CARRIED and not all(
                 map(carries, (f for f in items if f.get("type") == msgspec.Raw(kind)))
             ):
-                raise Unproved
+                raise NotProven
             if not rule.base:
                 self.listed_by = rule.profiles if self.listed_by is None else self.listed_by & rule.profiles
 
 
 def _all_have_roles(items: list[RawObject], level: Level) -> bool:
-    """An item of a response without a type is a message where it has a role, and the name of another item otherwise."""
+    """False if an item of a response has neither a type nor a role. With a role it is a message; without, it refers to another item."""
     return level.name != "item" or all("role" in fields for fields in items if "type" not in fields)
 
 
 class Reader:
-    """The typed decoder of a protocol's body: every listed name, unknown ones refused, the bulk as objects."""
+    """The typed decoder of a protocol's body: it has a field for each listed name, refuses others, and decodes the bulk as objects."""
 
     def __init__(self, lists: Lists) -> None:
         self.lists = lists
         self.bulk = BULK.get(lists.protocol)
         names = [name for name in lists.body.rules if name != self.bulk]
-        fields: list[tuple[str, Any, Any]] = [(f"f{i}", msgspec.Raw, None) for i in range(len(names))]
+        fields: list[tuple[str, object, object]] = [(f"f{i}", msgspec.Raw, None) for i in range(len(names))]
         rename = {f"f{i}": name for i, name in enumerate(names)}
         if self.bulk is not None:
             fields.append(("bulk", list[RawObject], None))
@@ -168,31 +168,34 @@ class Reader:
         made = msgspec.defstruct("Mixed", fields, forbid_unknown_fields=True, gc=False, rename=rename)
         self.mixed_decoder: msgspec.json.Decoder[msgspec.Struct] = msgspec.json.Decoder(made)
 
-    def read(self, body: bytes) -> tuple[RawObject, list[Any], bool]:
-        """All fields but the bulk, and the bulk's objects; whether their values are texts and lists, or bytes. Raises `Unproved`.
+    def read(self, body: bytes) -> tuple[RawObject, list[RawObject], list[MixedObject]]:
+        """(the fields without the bulk, the bulk's objects, or instead its objects with lists of parts). Raises `NotProven`.
 
-        A small body is read twice: that takes less than the typed decoder's many fields.
+        A small body is decoded twice, which costs less than the typed decoder with its many fields.
         """
         try:
             if self.bulk is None or len(body) < SMALL_BYTES:
-                said = _object.decode(body)
-                return said, [] if self.bulk is None else _objects.decode(said.pop(self.bulk, b"[]")), False
+                outer = _object.decode(body)
+                items = [] if self.bulk is None else _objects.decode(outer.pop(self.bulk, b"[]"))
+                return outer, items, []
             if self._has_parts(body):
                 try:
-                    return *self._split(self.mixed_decoder.decode(body)), True
+                    *values, mixed = msgspec.structs.astuple(self.mixed_decoder.decode(body))
+                    return self._fields(values), [], mixed or []
                 except msgspec.ValidationError:
-                    pass  # other values are among them
-            return *self._split(self.decoder.decode(body)), False
+                    pass  # some values are neither texts nor lists of objects
+            *values, objects = msgspec.structs.astuple(self.decoder.decode(body))
+            return self._fields(values), objects or [], []
         except UNREADABLE:
-            raise Unproved from None
+            raise NotProven from None
 
     def _has_parts(self, body: bytes) -> bool:
-        """Whether messages have lists of parts, as far as the first one says."""
+        """True if the messages have lists of parts, judged by the first message."""
         if self.lists.protocol == "messages":
             return True
         after = body.find(_CONTENT, 0, CONTENT_WITHIN_BYTES) + len(_CONTENT)
         return self.lists.protocol == "chat" and body[after : after + 2] == b"[{"
 
-    def _split(self, struct: msgspec.Struct) -> tuple[RawObject, list[Any]]:
-        *read, items = msgspec.structs.astuple(struct)
-        return dict(zip(compress(self.names, read), filter(None, read), strict=True)), items or []
+    def _fields(self, values: Sequence[msgspec.Raw | None]) -> RawObject:
+        """The listed fields that the body has, from the values of all listed fields."""
+        return dict(zip(compress(self.names, values), filter(None, values), strict=True))

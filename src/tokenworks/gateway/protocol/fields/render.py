@@ -1,10 +1,10 @@
-"""The body for one deployment: as it came where nothing has to change, else with what changes spliced into it.
+"""Renders the body for one deployment: the client's bytes if nothing has to change, else the body with the changes.
 
-`docs/FIELDS.md` has the table of all that may change.
+`docs/FIELDS.md` lists all changes.
 """
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -12,7 +12,13 @@ from tokenworks.factory import Deployment
 from tokenworks.factory.facts.profiles import Profile, max_tokens_field
 from tokenworks.gateway.protocol.fields.body import Parsed
 from tokenworks.gateway.protocol.fields.layout import OPEN_ARRAY, OPEN_OBJECT, RawObject
-from tokenworks.gateway.protocol.fields.walk import Path, first_byte, items_decoder, object_decoder, path_text
+from tokenworks.gateway.protocol.fields.scan import (
+    FieldPath,
+    first_byte,
+    items_decoder,
+    object_decoder,
+    path_text,
+)
 
 HEADER_BYTES_MAX: Final = 1_000
 NAME_CHARS_MAX: Final = 200
@@ -21,57 +27,55 @@ _encode: Final = msgspec.json.encode
 _TRUE: Final = msgspec.Raw(b"true")
 _USAGE: Final = frozenset({"chat", "completions"})
 _SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.[]$:/@*+")
-# What says nothing without tools, and is refused by some upstreams then.
+# Fields without a meaning if there are no tools; some upstreams refuse them then.
 _OF_TOOLS: Final = ("tools", "tool_choice", "parallel_tool_calls")
-_Trie = dict[str | int, Any]
 
 
 def render(
     parsed: Parsed, body: bytes, deployment: Deployment, profile: Profile, *, maximum: int | None, usage: bool
 ) -> tuple[bytes, tuple[str, ...]]:
-    """What is sent to a deployment, and the names that it does not get and another may (`Parsed.dropped` are those that none
-    gets).
+    """(the body for a deployment, the names that this deployment does not get). `Parsed.dropped` has the names that no deployment gets.
 
-    `maximum`: output tokens, written into the field that the deployment understands in place of every other; None: the
-    client's own, if it gave one. `usage`: ask for usage in the stream.
+    `maximum`: the maximum of output tokens, written into the field that the deployment understands, in place of any other; None: the
+    client's own maximum, if there is one. `usage`: request usage in the stream.
     """
-    gone = _unlisted(parsed, deployment, profile)
-    set_to: dict[str, msgspec.Raw] = {}
+    unlisted = _unlisted(parsed, deployment, profile)
+    changes: dict[str, msgspec.Raw] = {}
     if deployment.upstream_model != parsed.model:
-        set_to["model"] = msgspec.Raw(_encode(deployment.upstream_model))
-    out = _set_maximum(parsed, deployment, profile, maximum, set_to)
-    dropped = [path_text(path) for path in gone]
-    if parsed.protocol in _USAGE and _set_usage(parsed, deployment, profile, usage, set_to):
-        out.append("stream_options")
+        changes["model"] = msgspec.Raw(_encode(deployment.upstream_model))
+    removed_names = _set_maximum(parsed, deployment, profile, maximum, changes)
+    dropped = [path_text(path) for path in unlisted]
+    if parsed.protocol in _USAGE and _set_usage(parsed, deployment, profile, usage, changes):
+        removed_names.append("stream_options")
         dropped.append("stream_options")
-    if not (parsed.changed or parsed.always or gone or out):
-        if not set_to:
-            # `body` where it has no byte order mark.
+    if not (parsed.changed or parsed.cuts or unlisted or removed_names):
+        if not changes:
+            # `body` itself, unless it has a byte order mark.
             return (body if len(body) == len(parsed.body) else parsed.body), ()
-        names = parsed.said.keys() if parsed.walk is None else parsed.fields.keys()
-        if names.isdisjoint(set_to):
-            return b"%b,%b" % (_encode(set_to)[:-1], parsed.body[1:]), ()
-    cuts = [*parsed.always, *gone, *parsed.taken]
+        names = parsed.outer_fields.keys() if parsed.scan is None else parsed.fields.keys()
+        if names.isdisjoint(changes):
+            return b"%b,%b" % (_encode(changes)[:-1], parsed.body[1:]), ()
+    cuts = [*parsed.cuts, *unlisted, *parsed.unnamed_cuts]
     fields = cut(parsed.fields, _without_tools(parsed.fields, cuts)) if cuts else dict(parsed.fields)
-    for name in out:
+    for name in removed_names:
         fields.pop(name, None)
-    fields.update(set_to)
+    fields.update(changes)
     return _encode(fields), tuple(dropped)
 
 
-def _unlisted(parsed: Parsed, deployment: Deployment, profile: Profile) -> list[Path]:
-    """Paths that this deployment does not get: what is on no list, and what its profile does not list."""
-    if parsed.walk is None and (parsed.listed_by is None or profile.profile in parsed.listed_by):
+def _unlisted(parsed: Parsed, deployment: Deployment, profile: Profile) -> list[FieldPath]:
+    """Paths that this deployment does not get: fields on no list, and fields that its profile does not list."""
+    if parsed.scan is None and (parsed.listed_by is None or profile.profile in parsed.listed_by):
         return []
     if deployment.pass_unknown:
         return []
-    walk = parsed.walked()
-    gone = walk.unknown + [path for path, profiles in walk.extras if profile.profile not in profiles]
-    if len(gone) < 2:
-        return gone
-    whole = set(gone)
-    # What is inside something that goes is not named beside it.
-    return [path for path in gone if not any(path[:length] in whole for length in range(1, len(path)))]
+    scan = parsed.scanned()
+    unlisted = scan.unknown + [path for path, profiles in scan.extras if profile.profile not in profiles]
+    if len(unlisted) < 2:
+        return unlisted
+    whole = set(unlisted)
+    # A path inside another removed path is not named.
+    return [path for path in unlisted if not any(path[:length] in whole for length in range(1, len(path)))]
 
 
 def _set_maximum(
@@ -79,9 +83,9 @@ def _set_maximum(
     deployment: Deployment,
     profile: Profile,
     maximum: int | None,
-    set_to: dict[str, msgspec.Raw],
+    changes: dict[str, msgspec.Raw],
 ) -> list[str]:
-    """Write the maximum; the names under which there must be none."""
+    """Write the maximum into `changes`; returns the maximum's other names, which are removed."""
     value = parsed.output_tokens if maximum is None else maximum
     if not parsed.output_field or value is None:
         return []
@@ -89,15 +93,15 @@ def _set_maximum(
     name = own or parsed.output_field
     others = [other for other in parsed.maxima if other != name]
     if parsed.maxima.get(name) != value or parsed.respelled:
-        set_to[name] = msgspec.Raw(b"%d" % value)
+        changes[name] = msgspec.Raw(b"%d" % value)
     return others
 
 
 def _set_usage(
-    parsed: Parsed, deployment: Deployment, profile: Profile, usage: bool, set_to: dict[str, msgspec.Raw]
+    parsed: Parsed, deployment: Deployment, profile: Profile, usage: bool, changes: dict[str, msgspec.Raw]
 ) -> bool:
-    """Ask for usage beside what the client asks for. True where the deployment takes no `stream_options` and there are some."""
-    fields = parsed.said if parsed.walk is None else parsed.fields
+    """Add the request for usage to the client's `stream_options`. True if they must be removed: the deployment does not accept them."""
+    fields = parsed.outer_fields if parsed.scan is None else parsed.fields
     if deployment.stream_options is False:
         return "stream_options" in fields
     if not usage or not parsed.stream or profile.stream_usage == "none":
@@ -112,63 +116,71 @@ def _set_usage(
     if continuous:
         options["continuous_usage_stats"] = _TRUE
     if options != before:
-        set_to["stream_options"] = msgspec.Raw(_encode(options))
+        changes["stream_options"] = msgspec.Raw(_encode(options))
     return False
 
 
-def _without_tools(fields: RawObject, cuts: list[Path]) -> list[Path]:
-    """Where no tool is left, what is said of tools goes too."""
-    gone = {path[1] for path in cuts if len(path) == 2 and path[0] == "tools" and isinstance(path[1], int)}
+def _without_tools(fields: RawObject, cuts: list[FieldPath]) -> list[FieldPath]:
+    """The cuts, and further cuts of the fields about tools if no tool is left."""
+    cut_tools = {
+        path[1] for path in cuts if len(path) == 2 and path[0] == "tools" and isinstance(path[1], int)
+    }
     raw = fields.get("tools")
-    if not gone or raw is None or len(gone) < len(items_decoder.decode(raw)):
+    if not cut_tools or raw is None or len(cut_tools) < len(items_decoder.decode(raw)):
         return cuts
     return cuts + [(name,) for name in _OF_TOOLS]
 
 
-def cut(fields: RawObject, paths: Iterable[Path]) -> RawObject:
-    """The fields without what is at these paths; the rest stays byte by byte."""
-    trie: _Trie = {}
+class _Cuts:
+    """The paths to cut below one value: `whole` has the steps that are removed, `nested` the steps with cuts further below."""
+
+    __slots__ = ("nested", "whole")
+
+    def __init__(self) -> None:
+        self.whole: set[str | int] = set()
+        self.nested: dict[str | int, _Cuts] = {}
+
+
+def cut(fields: RawObject, paths: Iterable[FieldPath]) -> RawObject:
+    """The fields without the values at these paths. All other values keep their bytes."""
+    root = _Cuts()
     for path in paths:
-        at = trie
+        cuts = root
         for step in path[:-1]:
-            below = at.setdefault(step, {})
-            if below is None:
-                break
-            at = below
-        else:
-            at[path[-1]] = None
-    return _cut_object(dict(fields), trie)
+            nested = cuts.nested.get(step)
+            if nested is None:
+                nested = cuts.nested[step] = _Cuts()
+            cuts = nested
+        cuts.whole.add(path[-1])
+    return _cut_object(dict(fields), root)
 
 
-def _cut_object(fields: RawObject, trie: _Trie) -> RawObject:
-    for step, below in trie.items():
-        assert isinstance(step, str)
-        if below is None:
-            fields.pop(step, None)
-        elif step in fields:
-            fields[step] = _cut_value(fields[step], below)
+def _cut_object(fields: RawObject, cuts: _Cuts) -> RawObject:
+    for name in cuts.whole:
+        assert isinstance(name, str)
+        fields.pop(name, None)
+    for name, nested in cuts.nested.items():
+        assert isinstance(name, str)
+        if name in fields:
+            fields[name] = _cut_value(fields[name], nested)
     return fields
 
 
-def _cut_value(raw: msgspec.Raw, trie: _Trie) -> msgspec.Raw:
-    if first_byte(raw) == OPEN_ARRAY:
-        items = items_decoder.decode(raw)
-        kept = [
-            item if below is _WHOLE else _cut_value(item, below)
-            for number, item in enumerate(items)
-            if (below := trie.get(number, _WHOLE)) is not None
-        ]
-        return msgspec.Raw(_encode(kept))
-    return msgspec.Raw(_encode(_cut_object(object_decoder.decode(raw), trie)))
-
-
-_WHOLE: Final = object()
+def _cut_value(raw: msgspec.Raw, cuts: _Cuts) -> msgspec.Raw:
+    if first_byte(raw) != OPEN_ARRAY:
+        return msgspec.Raw(_encode(_cut_object(object_decoder.decode(raw), cuts)))
+    kept: list[msgspec.Raw] = []
+    for number, item in enumerate(items_decoder.decode(raw)):
+        if number not in cuts.whole:
+            nested = cuts.nested.get(number)
+            kept.append(item if nested is None else _cut_value(item, nested))
+    return msgspec.Raw(_encode(kept))
 
 
 def dropped_header(names: Iterable[str]) -> bytes:
-    """The value of `x-tokenworks-dropped`: the names, cleaned, at most `HEADER_BYTES_MAX` bytes; `...` where there are more.
+    """The value of `x-tokenworks-dropped`: the cleaned names, at most `HEADER_BYTES_MAX` bytes; `...` stands for further names.
 
-    A header is ASCII here: what is not a letter, a digit or a usual sign of a path is written `?`.
+    The header is ASCII: each character that is not a letter, a digit or a common sign in paths becomes `?`.
     """
     text = b""
     for name in names:

@@ -1,27 +1,37 @@
-"""Tools: those that the client runs pass; those that the vendor runs cost extra, and are dropped or refused as the plan says."""
+"""Checks the tools of a request. Tools that the client runs pass; tools that the vendor runs cost extra and are dropped or refused, as
+the plan says.
+"""
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from tokenworks.catalog import Service
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields.errors import UNREADABLE, BodyError, invalid
 from tokenworks.gateway.protocol.fields.layout import OPEN_OBJECT, RawObject
 from tokenworks.gateway.protocol.fields.lists import HOSTED, Lists
-from tokenworks.gateway.protocol.fields.walk import Path, Walk, any_decoder, first_byte, items_decoder
+from tokenworks.gateway.protocol.fields.scan import (
+    BodyScan,
+    FieldPath,
+    any_decoder,
+    first_byte,
+    items_decoder,
+)
 
-# Choices that name no tool.
+# Values of `tool_choice` that name no tool, that force a call, and that name tools.
 _FREE: Final = frozenset({"auto", "none"})
 _FORCED: Final = frozenset({"any", "required"})
 _NAMED: Final = frozenset({"tool", "allowed_tools"})
 
 
-def check_choice(fields: RawObject, lists: Lists, walk: Walk | None) -> None:
-    """Raises `BodyError` where `tool_choice` forces a tool that runs at the vendor; notes what it names of them otherwise."""
+def check_choice(fields: RawObject, lists: Lists, scan: BodyScan | None) -> None:
+    """Check `tool_choice`. Raises `BodyError` if it forces a tool that runs at the vendor; such tools that it only allows are noted in
+    `scan` and removed.
+    """
     raw = fields.get("tool_choice")
     if raw is None or "tool" not in lists.levels:
         return
-    hosted = [] if walk is None else [(path, kind) for path, kind in walk.hosted if path[0] == "tools"]
+    hosted = [] if scan is None else [(path, kind) for path, kind in scan.hosted if path[0] == "tools"]
     try:
         choice = any_decoder.decode(raw)
         if not hosted and not isinstance(choice, dict):
@@ -44,7 +54,7 @@ def check_choice(fields: RawObject, lists: Lists, walk: Walk | None) -> None:
     if kind in _FREE or kind in _FORCED:
         return
     if kind == "allowed_tools":
-        _check_allowed(choice, lists, walk)
+        _check_allowed(choice, lists, scan)
         return
     rule = None if kind in _NAMED else lists.levels["tool"].type_rule(kind)
     if rule is not None and rule.action == HOSTED:
@@ -59,42 +69,43 @@ def check_choice(fields: RawObject, lists: Lists, walk: Walk | None) -> None:
         raise _forces(name, "tool_choice")
 
 
-def _name(tool: Any) -> str | None:
+def _name(tool: object) -> str | None:
     name = tool.get("name") if isinstance(tool, dict) else None
     return name if isinstance(name, str) else None
 
 
-def _check_allowed(choice: dict[str, Any], lists: Lists, walk: Walk | None) -> None:
-    """Of `allowed_tools` those that the vendor runs are dropped; where one has to be called and none is left, it is refused."""
-    inner = choice.get("allowed_tools")
-    allowed, prefix = (
-        (inner, ("tool_choice", "allowed_tools")) if isinstance(inner, dict) else (choice, ("tool_choice",))
-    )
+def _check_allowed(choice: Mapping[str, object], lists: Lists, scan: BodyScan | None) -> None:
+    """Remove the vendor's tools from `allowed_tools`. Raises `BodyError` if a call is required and no tool is left."""
+    nested = choice.get("allowed_tools")
+    allowed: Mapping[str, object] = choice
+    prefix: FieldPath = ("tool_choice",)
+    if isinstance(nested, dict):
+        allowed, prefix = nested, ("tool_choice", "allowed_tools")
     tools = allowed.get("tools")
     if not isinstance(tools, list):
         return
-    gone = [number for number, tool in enumerate(tools) if _is_hosted(tool, lists)]
-    if not gone:
+    hosted = [number for number, tool in enumerate(tools) if _is_hosted(tool, lists)]
+    if not hosted:
         return
-    if len(gone) == len(tools):
+    if len(hosted) == len(tools):
         mode = allowed.get("mode")
         if isinstance(mode, str) and mode in _FORCED:
             raise _forces("every allowed tool", "tool_choice")
-        if walk is not None:
-            walk.always.append(("tool_choice",))
-    elif walk is not None:
-        path: Path = (*prefix, "tools")
-        walk.always.extend((*path, number) for number in gone)
+        if scan is not None:
+            scan.cuts.append(("tool_choice",))
+    elif scan is not None:
+        path: FieldPath = (*prefix, "tools")
+        scan.cuts.extend((*path, number) for number in hosted)
 
 
-def _is_hosted(tool: Any, lists: Lists) -> bool:
+def _is_hosted(tool: object, lists: Lists) -> bool:
     kind = tool.get("type") if isinstance(tool, dict) else None
     rule = lists.levels["tool"].type_rule(kind) if isinstance(kind, str) else None
     return rule is not None and rule.action == HOSTED
 
 
 def names_hosted(fields: RawObject, lists: Lists) -> bool:
-    """Whether a choice of allowed tools has to be looked at: it names tools of the vendor's."""
+    """True if `tool_choice` allows tools that run at the vendor, or if it is unreadable."""
     raw = fields.get("tool_choice")
     if raw is None or first_byte(raw) != OPEN_OBJECT or b'"allowed_tools"' not in bytes(raw):
         return False
@@ -102,19 +113,19 @@ def names_hosted(fields: RawObject, lists: Lists) -> bool:
         choice = any_decoder.decode(raw)
     except UNREADABLE:
         return True
-    inner = choice.get("allowed_tools")
-    tools = (inner if isinstance(inner, dict) else choice).get("tools")
+    nested = choice.get("allowed_tools")
+    tools = (nested if isinstance(nested, dict) else choice).get("tools")
     return isinstance(tools, list) and any(_is_hosted(tool, lists) for tool in tools)
 
 
-def _forces(what: str, param: str) -> BodyError:
+def _forces(tool: str, param: str) -> BodyError:
     return invalid(
-        f"{what} runs at the vendor and is not sold here: a choice can't force it", param, "unpriced_field"
+        f"{tool} runs at the vendor and is not sold here: a choice can't force it", param, "unpriced_field"
     )
 
 
 def tools_refused(hosted: Iterable[str], service: Service) -> Refusal | None:
-    """The plan's word on tools that the vendor runs (`Parsed.hosted`): None where they are dropped, or there are none."""
+    """The refusal of tools that the vendor runs (`Parsed.hosted`); None if the plan drops them or there are none."""
     names = list(hosted)
     if not names or service.hosted_tools == "drop":
         return None

@@ -1,4 +1,4 @@
-"""What a person asks for, as placement and the choice of a model need it."""
+"""Properties of a prompt that placement and the choice of a model use."""
 
 from typing import Final
 
@@ -22,7 +22,7 @@ _item: Final = msgspec.json.Decoder(_Item)
 
 
 def is_prompt(parsed: Parsed, protocol: str) -> bool:
-    """Whether a person asks: the last item is the user's, and not a tool's result that the request goes on with."""
+    """True if the last item is from the user, False if it is a tool's result with which an agent continues."""
     name = "input" if protocol == "responses" else "messages"
     raw = parsed.fields.get(name)
     if raw is None or not bytes(raw).startswith(b"["):
@@ -51,13 +51,13 @@ class _Effort(msgspec.Struct):
 _effort: Final = msgspec.json.Decoder(_Effort)
 
 
-def asked_effort(parsed: Parsed) -> str | None:
-    """How much thinking a client asks for, as it says it."""
+def requested_effort(parsed: Parsed) -> str | None:
+    """The reasoning effort that the client requests, in its own words; None if it requests none."""
     raw = parsed.fields.get("reasoning_effort")
     try:
         if raw is not None:
-            said: str | None = _string.decode(raw)
-            return said
+            effort: str | None = _string.decode(raw)
+            return effort
         nested = parsed.fields.get("reasoning")
         return None if nested is None else _effort.decode(nested).effort
     except UNREADABLE:
@@ -74,8 +74,8 @@ def count_tools(parsed: Parsed) -> int:
         return 0
 
 
-def asked_text(parsed: Parsed, protocol: str) -> str:
-    """What a person asks last, as text; empty where nothing can be read."""
+def last_user_text(parsed: Parsed, protocol: str) -> str:
+    """The text of the user's last message; empty if there is none, or it is unreadable."""
     raw = parsed.fields.get({"responses": "input", "completions": "prompt"}.get(protocol, "messages"))
     if raw is None:
         return ""
