@@ -12,12 +12,9 @@ from tokenworks.gateway.protocol.errors import Refusal
 
 PATH_BYTES_MAX: Final = 2048
 TARGET_BYTES_MAX: Final = 8192
-# Heads that are larger are not remembered between the requests of a connection.
-MEMO_BYTES_MAX: Final = 4096
 _PLAIN_PATH: Final = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@/%-]*")
 _PLAIN_QUERY: Final = re.compile(rb"[!-~]*")
 _AMBIGUOUS: Final = re.compile(rb"//|/\.{1,2}(?:/|$)|%(?:2[ef]|5c|00|25)|%(?![0-9a-fA-F]{2})", re.IGNORECASE)
-_LENGTH: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,12})(?=\r\n)", re.IGNORECASE)
 # A second one of these is an attack or a bug; others are joined with a comma, as RFC 9110, 5.3 has it.
 _ONCE: Final = frozenset(
     {
@@ -131,12 +128,6 @@ def parse_head(data: bytes, header_count_max: int) -> Head:
     if keys:
         head.raw_key, head.other_keys = keys[0], keys[1:]
     return head
-
-
-def around_length(raw: bytes) -> tuple[bytes, bytes] | None:
-    """A head before and after its content length's digits; None where it has none that is written plainly."""
-    found = _LENGTH.search(raw)
-    return None if found is None else (raw[: found.start(1)], raw[found.end(1) :])
 
 
 def _read_headers(head: Head, pairs: list[tuple[bytes, bytes]]) -> None:

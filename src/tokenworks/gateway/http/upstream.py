@@ -1,24 +1,22 @@
 """Connections to deployments: pooled per deployment, addresses checked at connect, TLS with certificate checks."""
 
 import asyncio
-import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any, Final, Protocol, cast
 
 import httptools
 
-from tokenworks.factory import Deployment, address_refusal, parse_address
+from tokenworks.factory import Deployment
 from tokenworks.gateway.http.coding import coding_of
+from tokenworks.gateway.http.connect import Connector
 from tokenworks.gateway.http.decoding import SIGNS, Coded
-from tokenworks.gateway.http.names import Names, names_of
+from tokenworks.gateway.http.names import MEDIA_TYPES, Names, media_type, names_of
 from tokenworks.gateway.memory import Budget
 from tokenworks.gateway.turns import Turns
 from tokenworks.gateway.wheel import Wheel
 
-RESOLVE_FOR_S: Final = 30.0
 HEADERS_MAX: Final = 200
 # A response's line and headers; and what may come one after the other without being its body: chunk extensions, trailers.
 HEAD_BYTES_MAX: Final = 65_536
@@ -35,16 +33,6 @@ FINE_BYTES_MAX: Final = 4_194_304
 WRITE_APART_BYTES: Final = 65_536
 _ONE: Final = (None,)
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
-# Media types by the value that an upstream sends; a bounded memo.
-_KINDS: Final[dict[bytes, bytes]] = {}
-KINDS_MAX: Final = 10_000
-
-
-def _media_type(value: bytes) -> bytes:
-    kind = value.partition(b";")[0].strip().lower()
-    if len(_KINDS) < KINDS_MAX:
-        _KINDS[value] = kind
-    return kind
 
 
 class UpstreamUser(Protocol):
@@ -64,41 +52,9 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_begin_once",
-        "_body",
-        "_coded",
-        "_complete_once",
-        "_fed",
-        "_fine",
-        "_fine_fed",
-        "_head_once",
-        "_held",
-        "_interims",
-        "_last",
-        "_plain",
-        "_reported",
-        "_tail",
-        "_taken",
-        "content_type",
-        "deadline_s",
-        "headers",
-        "idle_s",
-        "large",
-        "names",
-        "no_body",
-        "on_body",
-        "on_header",
-        "on_headers_complete",
-        "on_message_begin",
-        "on_message_complete",
-        "parser",
-        "pool",
-        "reused",
-        "status",
-        "transport",
-        "user",
-        "wheel",
-        "wheel_s",
+        "_begin_once", "_body", "_coded", "_complete_once", "_fed", "_fine", "_fine_fed", "_head_once", "_held", "_interims", "_last", "_plain", "_reported",
+        "_tail", "_taken", "content_type", "deadline_s", "headers", "idle_s", "large", "names", "no_body", "on_body", "on_header", "on_headers_complete",
+        "on_message_begin", "on_message_complete", "parser", "pool", "reused", "status", "transport", "user", "wheel", "wheel_s",
     )  # fmt: skip
 
     def __init__(self, pool: "Pool") -> None:
@@ -195,7 +151,7 @@ class UpstreamConnection(asyncio.Protocol):
         if not self.large or data.count(b"\n", 0, SAMPLE_BYTES) > LINES_IN_SAMPLE_MAX:
             self._fine_fed += len(data)
         if self._fine_fed > FINE_BYTES_MAX:
-            self._fail("more framing than answer")
+            self.fail("more framing than answer")
             return
         self._fine += data
         if len(self._fine) == len(data):
@@ -258,7 +214,7 @@ class UpstreamConnection(asyncio.Protocol):
             # A head's, a chunk's extension, trailers: read, never kept, and not without end.
             self._fed += len(data)
             if self._fed > SILENT_BYTES_MAX:
-                self._fail("too much that is no body")
+                self.fail("too much that is no body")
                 return
         if ended:
             coded = self._coded
@@ -272,16 +228,16 @@ class UpstreamConnection(asyncio.Protocol):
             self._fed += len(data)
             self._tail = (self._tail + data)[-3:]
             if len(headers) > HEADERS_MAX or self._fed > HEAD_BYTES_MAX:
-                self._fail("the head of the answer is too large")
+                self.fail("the head of the answer is too large")
             elif not self.pool.take_bytes(len(data)):
-                self._fail("no memory for the answer's head")
+                self.fail("no memory for the answer's head")
             else:
                 self._taken += len(data)
             return False
         if self._fed:
             self._give()
         if len(headers) > HEADERS_MAX:
-            self._fail("too many headers")
+            self.fail("too many headers")
             return False
         self.status = self.parser.get_status_code()
         if self.status < 200:
@@ -289,15 +245,15 @@ class UpstreamConnection(asyncio.Protocol):
             return False
         self._last = not data.startswith(b"HTTP/1.1") and self.parser.get_http_version() != "1.1"
         names = self.names = names_of(headers)
-        if names.coding is not None:
-            coding = coding_of(headers[names.coding])
+        if names.content_encoding is not None:
+            coding = coding_of(headers[names.content_encoding])
             if coding is None:
-                self._fail("the answer is in a coding that is not known here")
+                self.fail("the answer is in a coding that is not known here")
                 return False
             if coding:
                 self._coded = Coded(self, coding, self.pool.decoded_max)
-        kind = b"" if names.kind is None else headers[names.kind]
-        self.content_type = _KINDS.get(kind) or _media_type(kind)
+        value = b"" if names.content_type is None else headers[names.content_type]
+        self.content_type = MEDIA_TYPES.get(value) or media_type(value)
         self._reported = True
         user.upstream_head(self)
         return self.user is user
@@ -325,7 +281,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.status = self.parser.get_status_code()
             self._interim(data)
         else:
-            self._fail(f"not HTTP: {type(error).__name__}")
+            self.fail(f"not HTTP: {type(error).__name__}")
 
     def _interim(self, data: bytes) -> None:
         """Read on with a fresh parser after an interim response."""
@@ -333,7 +289,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._tail = b""
         self._interims += 1
         if self.status == 101 or not found or self._interims > INTERIM_MAX:
-            self._fail("an interim response that we did not ask for")
+            self.fail("an interim response that we did not ask for")
             return
         self._expect_message()
         self._give()
@@ -402,13 +358,10 @@ class UpstreamConnection(asyncio.Protocol):
         return any(name.lower() in _FRAMING for name in self.headers)
 
     def timed_out(self) -> None:
-        self._fail("timeout")
+        self.fail("timeout")
 
     def fail(self, reason: str) -> None:
-        """Its body is not what it should be."""
-        self._fail(reason)
-
-    def _fail(self, reason: str) -> None:
+        """Abort the connection; `user` is told why."""
         user, self.user = self.user, None
         self.abort()
         if user is not None:
@@ -475,15 +428,12 @@ class Pool:
     ) -> None:
         self.deployment = deployment
         self.wheel = wheel
-        self._unix_path = unix_path
+        self._connector = Connector(deployment, unix_path)
         self._idle_max = idle_max
         self._connect_timeout_s = connect_timeout_s
         self.idle: deque[UpstreamConnection] = deque()
         self.open: set[UpstreamConnection] = set()
-        self._addresses: list[tuple[int, Any]] = []
-        self._resolved_s = -1e9
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tls: ssl.SSLContext | None = None
         self.closed = False
         self._memory = memory
         self.decoded_max = decoded_max
@@ -533,80 +483,16 @@ class Pool:
     async def _connect(self, connected: Connected, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
-                connection = await self._open()
+                connection = await self._connector.connect(lambda: UpstreamConnection(self))
+                self.open.add(connection)
         except TimeoutError:
             connected(None, "timeout")
             return
         except (OSError, ssl.SSLError, ValueError) as error:
-            self._resolved_s = -1e9
+            self._connector.forget_addresses()
             connected(None, f"can't connect: {error}")
             return
         connected(connection, "")
-
-    async def _open(self) -> UpstreamConnection:
-        loop = asyncio.get_running_loop()
-        connection: UpstreamConnection
-        if self._unix_path is not None:
-            _, connection = await loop.create_unix_connection(
-                lambda: UpstreamConnection(self), self._unix_path
-            )
-            self.open.add(connection)
-            return connection
-        deployment = self.deployment
-        assert deployment is not None
-        error: OSError | None = None
-        for family, address in await self._resolve(deployment):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sock.setblocking(False)
-            try:
-                await loop.sock_connect(sock, address)
-                # Checked once more on what we are really connected to.
-                peer = sock.getpeername()[0]
-                reason = address_refusal(parse_address(peer), allow_private=deployment.allow_private)
-                if reason:
-                    raise OSError(reason)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self),
-                    sock=sock,
-                    ssl=self._tls_context() if deployment.tls else None,
-                    server_hostname=deployment.host if deployment.tls else None,
-                )
-            except OSError as failed:
-                sock.close()
-                error = failed
-                continue
-            self.open.add(connection)
-            return connection
-        raise error or OSError("no address")
-
-    async def _resolve(self, deployment: Deployment) -> list[tuple[int, Any]]:
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._resolved_s < RESOLVE_FOR_S:
-            return self._addresses
-        try:
-            literal = ip_address(deployment.host)
-            family: int = socket.AF_INET if literal.version == 4 else socket.AF_INET6
-            found: list[tuple[int, Any]] = [(family, (deployment.host, deployment.port))]
-        except ValueError:
-            infos = await loop.getaddrinfo(deployment.host, deployment.port, type=socket.SOCK_STREAM)
-            found = [(info[0], info[4]) for info in infos]
-        allowed: list[tuple[int, Any]] = []
-        reason: str | None = None
-        for kind, address in found:
-            reason = address_refusal(parse_address(address[0]), allow_private=deployment.allow_private)
-            if reason is None:
-                allowed.append((kind, address))
-        if not allowed:
-            raise OSError(reason or f"{deployment.host} has no address")
-        self._addresses, self._resolved_s = allowed, loop.time()
-        return allowed
-
-    def _tls_context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-            self._tls.set_alpn_protocols(["http/1.1"])
-        return self._tls
 
     def close_idle(self) -> None:
         self.closed = True

@@ -1,0 +1,80 @@
+"""What one client connection has taken of the worker's memory budget, by what it is for."""
+
+from tokenworks.gateway.memory import Budget
+from tokenworks.gateway.protocol.errors import Refusal
+
+
+class ConnectionMemory:
+    """Bytes are counted under the client's address, and given back under the same one."""
+
+    __slots__ = ("_budget", "_memo", "_unread", "_waiting", "address", "request")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self.address = ""
+        self.request = 0  # of the request that is read or served
+        self._waiting = 0  # of requests that came behind it
+        self._memo = 0
+        self._unread = 0  # of answers that the client has not read
+
+    def take_request(self, count: int) -> bool:
+        """Count `count` bytes more of the request. False if the budget has no room for them."""
+        if self._budget.take(self.address, count):
+            self.request += count
+            return True
+        return False
+
+    def give_request(self) -> None:
+        if self.request:
+            self._budget.give(self.address, self.request)
+            self.request = 0
+
+    def refusal(self, count: int) -> Refusal:
+        """Why `count` bytes did not fit."""
+        return self._budget.refusal(self.address, count)
+
+    def take_waiting(self, count: int) -> bool:
+        if self._budget.take(self.address, count):
+            self._waiting += count
+            return True
+        return False
+
+    def give_waiting(self) -> None:
+        self._budget.give(self.address, self._waiting)
+        self._waiting = 0
+
+    def take_memo(self, count: int) -> bool:
+        if self._budget.take_memo(self.address, count):
+            self._memo = count
+            return True
+        return False
+
+    def give_memo(self) -> None:
+        self._budget.give(self.address, self._memo)
+        self._memo = 0
+
+    def take_unread(self, count: int, *, force: bool) -> bool:
+        """Count `count` bytes that the client does not read; `force`: also beyond the budget."""
+        if not self._budget.take(self.address, count):
+            if not force:
+                return False
+            self._budget.force(self.address, count)
+        self._unread += count
+        return True
+
+    def give_unread(self) -> None:
+        if self._unread:
+            self._budget.give(self.address, self._unread)
+            self._unread = 0
+
+    def give_all_but_unread(self) -> None:
+        self._budget.give(self.address, self.request + self._waiting + self._memo)
+        self.request = self._waiting = self._memo = 0
+
+    def move_to(self, address: str) -> None:
+        """Count all of it under another address."""
+        taken = self.request + self._waiting + self._memo + self._unread
+        self._budget.give(self.address, taken)
+        self.address = address
+        if taken:
+            self._budget.force(address, taken)

@@ -1,0 +1,49 @@
+"""The last head of a connection: a head that differs from it in its content length alone is not parsed again."""
+
+import re
+from typing import Final
+
+from tokenworks.gateway.http.head import Head
+
+# Larger heads are not remembered.
+MEMO_BYTES_MAX: Final = 4096
+# A remembered head is in memory three times: before and after its length, and as headers.
+MEMO_TIMES: Final = 3
+LENGTH_DIGITS_MAX: Final = 13
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,12})(?=\r\n)", re.IGNORECASE)
+
+
+class HeadMemo:
+    """`head`: the remembered head; None where there is none."""
+
+    __slots__ = ("_after", "_before", "head")
+
+    def __init__(self) -> None:
+        self.head: Head | None = None
+        self._before = b""
+        self._after = b""
+
+    def can_have(self, raw: bytes) -> bool:
+        """True for a head that can be remembered, which sets what the next head is compared with: what stands before and after
+        the digits of its content length.
+        """
+        if len(raw) > MEMO_BYTES_MAX:
+            return False
+        found = _LENGTH.search(raw)
+        if found is None:
+            return False
+        self._before, self._after = raw[: found.start(1)], raw[found.end(1) :]
+        return True
+
+    def body_start(self, data: bytes) -> int:
+        """Where the body begins if `data` begins with the remembered head, whose length is set; else -1."""
+        head, before = self.head, self._before
+        if head is None or not data.startswith(before):
+            return -1
+        at = len(before)
+        end = data.find(b"\r", at, at + LENGTH_DIGITS_MAX)
+        digits = data[at:end]
+        if end < 0 or not digits.isdigit() or not data.startswith(self._after, end):
+            return -1
+        head.body_length = int(digits)
+        return end + len(self._after)
