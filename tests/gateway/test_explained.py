@@ -16,7 +16,7 @@ from tokenworks.factory import (  # fmt: skip
     options,
     rank,
 )
-from tokenworks.gateway.explained import explained
+from tokenworks.gateway.explained import explain_route
 from tokenworks.gateway.seen import read_seen, write_seen
 from tokenworks.gateway.snapshot import Snapshot
 
@@ -163,7 +163,7 @@ def test_both_say_the_same_of_many_states(tmp_path, part):
             wanted = Wanted(r.random(), frozenset(), False, r.choice((10, 2000)), r.choice((1, 300)))
             filing = r.random() < 0.2
             expected = as_the_gateway(snapshot, placement, now_s, name, subject, wanted, broken, filing)
-            ((worker, said),) = explained(
+            ((worker, said),) = explain_route(
                 make_snapshot, seen, name, subject, wanted, lambda model: (len(model), "x", True), filing_required=filing
             )  # fmt: skip
             found = None if said.chosen is None else said.chosen.name
@@ -182,7 +182,7 @@ def test_a_worker_of_the_release_before_is_left_out():
     deployment = make_deployment(
         name="a", model="m", upstream_model="m", base_url="https://a.example/v1", protocols=("chat",)
     )
-    ((worker, said),) = explained(
+    ((worker, said),) = explain_route(
         lambda: Snapshot(0, [deployment], {}, {}, {}),
         seen,
         "m",

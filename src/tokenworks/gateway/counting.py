@@ -27,14 +27,14 @@ COUNT: Final = 2
 LOAD: Final = 3
 
 
-class Counted(NamedTuple):
+class TokenizerCounts(NamedTuple):
     """Tokens of a request and of its answer."""
 
     input: int
     output: int
 
 
-class Job(NamedTuple):
+class TokenizerJob(NamedTuple):
     """What is to be counted, with which tokenizer: a request's body (template included), an answer as its chunks came, or pieces
     of its text. What is empty counts nothing.
     """
@@ -77,10 +77,10 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _count_decoder: Final = msgspec.msgpack.Decoder(CountFrame)
 job_decoder: Final = msgspec.msgpack.Decoder(JobFrame)
 names_decoder: Final = msgspec.msgpack.Decoder(list[str])
-Done = Callable[[Counted | None], None]
+Done = Callable[[TokenizerCounts | None], None]
 
 
-def count_frame(number: int, counted: Counted | None, why: str = "") -> bytes:
+def count_frame(number: int, counted: TokenizerCounts | None, why: str = "") -> bytes:
     return frame(COUNT, _encode(CountFrame(number, counted, why)))
 
 
@@ -118,7 +118,7 @@ class TokenizerClient(asyncio.Protocol):
 
     # What the data plane asks.
 
-    def count(self, job: Job, done: Done) -> None:
+    def count(self, job: TokenizerJob, done: Done) -> None:
         """Have it counted. `done` is called once: at once where it can't be, else within `tokenize_timeout_s`."""
         counters, size = self._counters, job.size
         if (
@@ -160,7 +160,7 @@ class TokenizerClient(asyncio.Protocol):
         self._counters["tokenizer_timeouts"] += 1
         self._end(number, None)
 
-    def _end(self, number: int, counted: Counted | None) -> None:
+    def _end(self, number: int, counted: TokenizerCounts | None) -> None:
         waiting = self._waiting.pop(number, None)
         if waiting is None:
             return  # it was late
@@ -200,7 +200,7 @@ class TokenizerClient(asyncio.Protocol):
                 found = _count_decoder.decode(body)
                 if found.why:
                     log.warning("counting.not_counted", why=found.why)
-                self._end(found.number, None if found.counted is None else Counted(*found.counted))
+                self._end(found.number, None if found.counted is None else TokenizerCounts(*found.counted))
         except (WireError, msgspec.DecodeError) as error:
             log.error("counting.wire", error=str(error))
             if self._transport is not None:
@@ -216,6 +216,18 @@ class TokenizerClient(asyncio.Protocol):
 
 
 __all__ = [
-    "COUNT", "FRAME_HEADER", "JOB", "JOB_BYTES_MAX", "LOAD", "NS_PER_S", "CountFrame", "Counted", "Job", "JobFrame", "TokenizerClient",
-    "count_frame", "job_decoder", "names_decoder",
+    "COUNT",
+    "FRAME_HEADER",
+    "JOB",
+    "JOB_BYTES_MAX",
+    "LOAD",
+    "NS_PER_S",
+    "CountFrame",
+    "JobFrame",
+    "TokenizerClient",
+    "TokenizerCounts",
+    "TokenizerJob",
+    "count_frame",
+    "job_decoder",
+    "names_decoder",
 ]  # fmt: skip

@@ -7,18 +7,18 @@ from tokenworks.factory import PROTOCOL_PATHS
 from tokenworks.gateway.http.coding import coding_of
 from tokenworks.gateway.http.cors import Origins, is_preflight, preflight_response
 from tokenworks.gateway.http.head import Head
-from tokenworks.gateway.http.inflate import UNKNOWN_CODING, Inflation
+from tokenworks.gateway.http.inflate import UNKNOWN_CODING, RequestDecoding
 from tokenworks.gateway.http.passthrough import ControlExchange
 from tokenworks.gateway.http.pools import Pools
 from tokenworks.gateway.http.proxies import Proxies
 from tokenworks.gateway.http.server import ClientConnection
-from tokenworks.gateway.identify import BAD_KEY, KEYS_AWAY, NO_KEY, Identify
+from tokenworks.gateway.identify import BAD_KEY, KEYS_AWAY, NO_KEY, Identification
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.usage import BOM
 from tokenworks.gateway.request.models import model_body, models_body, with_model
 from tokenworks.gateway.request.refusals import not_found
-from tokenworks.gateway.request.running import Running
+from tokenworks.gateway.request.running import RunningRequests
 from tokenworks.gateway.shared import Shared
 
 _PROTOCOL_OF: Final = {path: protocol for protocol, path in PROTOCOL_PATHS.items()}
@@ -41,7 +41,7 @@ class Dispatch:
         self,
         shared: Shared,
         pools: Pools,
-        running: Running,
+        running: RunningRequests,
         *,
         tls: bool,
         not_ready: Callable[[], list[str]],
@@ -51,7 +51,7 @@ class Dispatch:
         self._shared = shared
         self._pools = pools
         self._running = running
-        self._identify = Identify(shared)
+        self._identify = Identification(shared)
         self._origins = Origins(settings.cors_origins)
         self._not_ready = not_ready
         self._certificate_words = certificate_words
@@ -150,7 +150,9 @@ class Dispatch:
                 return
             unusable = self._identify.unusable(user)
             if unusable is None:
-                inflation = Inflation(self._shared, conn, head.coding or b"", body, decoded, conn.refuse)
+                inflation = RequestDecoding(
+                    self._shared, conn, head.coding or b"", body, decoded, conn.refuse
+                )
                 conn.exchange = inflation
                 inflation.run()
             else:

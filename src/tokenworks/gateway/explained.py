@@ -7,7 +7,7 @@ from tokenworks.factory import PROTOCOLS, Decision, Placement, Subject, Wanted, 
 from tokenworks.gateway.snapshot import Snapshot
 
 
-def explained(
+def explain_route(
     make_snapshot: Callable[[], Snapshot],
     seen: Mapping[str, Mapping[str, Mapping[str, Any]]],
     name: str,

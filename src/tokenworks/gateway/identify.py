@@ -26,7 +26,7 @@ Identified = Callable[[KeyEntry | None], None]
 Refuse = Callable[[Refusal], None]
 
 
-class Identify:
+class Identification:
     __slots__ = ("_shared",)
 
     def __init__(self, shared: Shared) -> None:

@@ -92,9 +92,9 @@ class KeyEntry:
         return self._abandoned if int(now_s // 60) == self._abandon_minute else 0
 
 
-Waiter = Callable[[KeyEntry | None], None]
+KeyWaiter = Callable[[KeyEntry | None], None]
 """Called with the entry, or None where nobody could say."""
-Answer = Sequence[LiveKey | EndedKey]
+KeyRows = Sequence[LiveKey | EndedKey]
 """What the recorder knows of a key: one row at most."""
 
 
@@ -106,7 +106,7 @@ class KeyCache:
     def __init__(
         self,
         peppers: Mapping[int, bytes],
-        ask: Callable[[list[bytes], Callable[[Answer | None], None]], None],
+        ask: Callable[[list[bytes], Callable[[KeyRows | None], None]], None],
         size_max: int,
         lookups_per_s: int,
         civil_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -121,7 +121,7 @@ class KeyCache:
         self._by_text: dict[str, KeyEntry] = {}
         self._by_mac: dict[bytes, KeyEntry] = {}
         self._policies: dict[str, ChargingPolicy] = {}
-        self._waiting: dict[str, list[Waiter]] = {}
+        self._waiting: dict[str, list[KeyWaiter]] = {}
         self._allowance = float(lookups_per_s)
         self._allowance_s = time.monotonic()
         self.blocked: frozenset[str] = frozenset()
@@ -147,7 +147,7 @@ class KeyCache:
     def well_formed(text: str) -> bool:
         return is_key(text)
 
-    def look_up(self, text: str, waiter: Waiter) -> bool:
+    def look_up(self, text: str, waiter: KeyWaiter) -> bool:
         """Ask for a key. False where too many are asked for: the client should come again."""
         waiting = self._waiting.get(text)
         if waiting is not None:
@@ -166,7 +166,7 @@ class KeyCache:
         self._ask(macs, lambda rows: self._answered(text, macs, rows))
         return True
 
-    def _answered(self, text: str, macs: Sequence[bytes], rows: Answer | None) -> None:
+    def _answered(self, text: str, macs: Sequence[bytes], rows: KeyRows | None) -> None:
         entry: KeyEntry | None = None
         if rows is not None:
             try:
@@ -182,7 +182,7 @@ class KeyCache:
             except Exception:  # a defect of ours costs this request, and no other that waits for the same key
                 log.exception("keys.waiter_failed")
 
-    def _store(self, text: str, mac: bytes, rows: Answer) -> KeyEntry:
+    def _store(self, text: str, mac: bytes, rows: KeyRows) -> KeyEntry:
         entry = self._by_text.get(text)
         if entry is None:
             entry = KeyEntry(text, mac)

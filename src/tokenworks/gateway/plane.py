@@ -5,10 +5,10 @@ from collections.abc import Callable
 from tokenworks.gateway.dispatch import Dispatch
 from tokenworks.gateway.http.pools import Pools
 from tokenworks.gateway.http.server import ClientConnection
-from tokenworks.gateway.request.running import Running
-from tokenworks.gateway.request_log import RequestLog, Written
+from tokenworks.gateway.request.running import RunningRequests
+from tokenworks.gateway.request_log import LogFile, RequestLog
 from tokenworks.gateway.series import Series
-from tokenworks.gateway.shared import Limits, Shared
+from tokenworks.gateway.shared import DataPlaneSettings, Shared
 from tokenworks.gateway.stats import Stats
 from tokenworks.gateway.upkeep import Upkeep
 from tokenworks.kernel import Clock
@@ -19,13 +19,13 @@ class Plane:
 
     def __init__(
         self,
-        settings: Limits,
+        settings: DataPlaneSettings,
         clock: Clock,
         stats: Stats,
         control_path: str,
         *,
         tls: bool,
-        log_file: Written | None = None,
+        log_file: LogFile | None = None,
         certificate_words: Callable[[], str | None] = lambda: None,
     ) -> None:
         """`log_file`: where the lines of requests go; None: to the process's log."""
@@ -33,7 +33,7 @@ class Plane:
         self.series = Series()
         pools = Pools(shared, control_path)
         request_log = RequestLog(settings.log_requests_ppm, log_file, clock.civil_ms)
-        self.running = Running(shared, pools, request_log, self.series)
+        self.running = RunningRequests(shared, pools, request_log, self.series)
         self.upkeep = Upkeep(shared, pools, self.running, request_log, self.series)
         self.dispatch = Dispatch(
             shared,

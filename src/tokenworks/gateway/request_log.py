@@ -36,7 +36,7 @@ FILES: Final = 2
 SHARE_WHOLE_PPM: Final = 1_000_000
 
 
-class Line(msgspec.Struct, omit_defaults=True):
+class RequestLine(msgspec.Struct, omit_defaults=True):
     """What is said of a request. Times in UTC; ids of ours are 32 hex digits."""
 
     time: str
@@ -68,7 +68,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     suppressed: int = 0
 
 
-class Written(NamedTuple):
+class LogFile(NamedTuple):
     """A file of lines: its number is its worker's."""
 
     path: Path
@@ -78,7 +78,7 @@ class Written(NamedTuple):
 class RequestLog:
     """`file` None: the lines go to the process's own log. Nothing is written before `flush`."""
 
-    def __init__(self, share_ppm: int, file: Written | None, civil_ms: Callable[[], int]) -> None:
+    def __init__(self, share_ppm: int, file: LogFile | None, civil_ms: Callable[[], int]) -> None:
         self._share_ppm = share_ppm
         self._file = file
         self._civil_ms = civil_ms
@@ -123,7 +123,7 @@ class RequestLog:
             self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         return f"{self._second_text}.{ms:03}Z"
 
-    def write(self, line: Line) -> None:
+    def write(self, line: RequestLine) -> None:
         self._lines.append(_encode(line))
 
     def flush(self, now_s: float, *, room: bool = True, last: bool = False) -> None:
@@ -131,7 +131,7 @@ class RequestLog:
         for kind, count in self._failures.left_out(now_s, all_of_them=last):
             cause, deployment = kind if isinstance(kind, tuple) else (str(kind), "")
             self.write(
-                Line(
+                RequestLine(
                     self.time(),
                     "requests_suppressed",
                     "",
@@ -152,7 +152,7 @@ class RequestLog:
                 if not room or not self._append(self._file, b"\n".join(piece) + b"\n"):
                     self.left_out += len(piece)
 
-    def _append(self, file: Written, data: bytes) -> bool:
+    def _append(self, file: LogFile, data: bytes) -> bool:
         try:
             if self._descriptor is None:
                 file.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -195,9 +195,9 @@ def _pieces(lines: list[bytes], bytes_max: int) -> Iterator[list[bytes]]:
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def file_of(folder: Path, worker: int, bytes_max: int) -> Written | None:
+def file_of(folder: Path, worker: int, bytes_max: int) -> LogFile | None:
     """Where a worker writes; None where its lines go to its log."""
-    return Written(folder / f"requests-{worker}.jsonl", bytes_max) if bytes_max else None
+    return LogFile(folder / f"requests-{worker}.jsonl", bytes_max) if bytes_max else None
 
 
 def find_lines(folder: Path, wanted: str) -> list[dict[str, Any]]:

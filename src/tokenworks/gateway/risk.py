@@ -13,7 +13,7 @@ ACCOUNTS_MAX: Final = 100_000
 DAY_S: Final = 86_400
 
 
-class RiskBook:
+class LossBudgets:
     """Tokens at risk, by account. A budget of 0 is none."""
 
     __slots__ = ("_budget_tokens", "_day", "_in_flight", "_lost", "_now_s", "lossy")

@@ -18,7 +18,7 @@ from tokenworks.gateway.lag import LoopLag
 from tokenworks.gateway.memory import Budget
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.links import LinkCheck
-from tokenworks.gateway.risk import RiskBook
+from tokenworks.gateway.risk import LossBudgets
 from tokenworks.gateway.snapshot import Snapshot
 from tokenworks.gateway.stats import Stats
 from tokenworks.gateway.turns import Turns
@@ -26,7 +26,7 @@ from tokenworks.gateway.wheel import Wheel
 from tokenworks.kernel import Clock
 
 
-class Limits(Protocol):
+class DataPlaneSettings(Protocol):
     """The settings that the data plane reads; `tokenworks.app.settings` documents each."""
 
     header_bytes_max: int
@@ -76,7 +76,7 @@ class Limits(Protocol):
 class Shared:
     """The worker's state beside its requests."""
 
-    def __init__(self, settings: Limits, clock: Clock, stats: Stats) -> None:
+    def __init__(self, settings: DataPlaneSettings, clock: Clock, stats: Stats) -> None:
         self.settings = settings
         self.clock = clock
         self.stats = stats
@@ -91,7 +91,7 @@ class Shared:
         self.memory = Budget(settings.memory_bytes_max, settings.memory_address_percent)
         self.lag = LoopLag(stats)
         self.turns = Turns()
-        self.risk = RiskBook(settings.operator_loss_budget_tokens, lambda: clock.civil_ms() / 1000)
+        self.risk = LossBudgets(settings.operator_loss_budget_tokens, lambda: clock.civil_ms() / 1000)
         self.links = LinkCheck(self.loop)
         self.placement = Placement()
         self.retries = RetryBudget(settings.retries_per_s)

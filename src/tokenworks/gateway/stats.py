@@ -174,7 +174,7 @@ def _mapped(path: Path, size: int) -> mmap.mmap:
     return made
 
 
-class Reading:
+class WorkerStats:
     """What a worker's file says. Raises `ValueError` where another release wrote it, with other counters."""
 
     def __init__(self, path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from tokenworks.gateway.http.health import HealthCheck
 from tokenworks.gateway.http.pools import Pools
-from tokenworks.gateway.request.running import Running
+from tokenworks.gateway.request.running import RunningRequests
 from tokenworks.gateway.request_log import RequestLog
 from tokenworks.gateway.seen import write_seen
 from tokenworks.gateway.series import Series
@@ -19,7 +19,7 @@ class Upkeep:
     """
 
     def __init__(
-        self, shared: Shared, pools: Pools, running: Running, request_log: RequestLog, series: Series
+        self, shared: Shared, pools: Pools, running: RunningRequests, request_log: RequestLog, series: Series
     ) -> None:
         self._shared = shared
         self._pools = pools

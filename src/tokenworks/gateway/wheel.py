@@ -3,7 +3,7 @@
 from typing import Protocol
 
 
-class Timed(Protocol):
+class TimedConnection(Protocol):
     """Something with a deadline in whole seconds (0: none). `wheel_s` is the wheel's own."""
 
     deadline_s: int
@@ -19,16 +19,16 @@ class Wheel:
 
     def __init__(self, now_s: int) -> None:
         self.now_s = now_s
-        self._slots: dict[int, set[Timed]] = {}
+        self._slots: dict[int, set[TimedConnection]] = {}
 
-    def set(self, timed: Timed, seconds: int) -> None:
+    def set(self, timed: TimedConnection, seconds: int) -> None:
         """Call `timed_out` after `seconds` to `seconds` + 1."""
         at = self.now_s + seconds + 1
         timed.deadline_s = at
         if timed.wheel_s == 0 or at < timed.wheel_s:
             self.put(timed, at)
 
-    def put(self, timed: Timed, at: int) -> None:
+    def put(self, timed: TimedConnection, at: int) -> None:
         """Look at it in second `at`. Who moves a deadline often writes it there itself, and calls this only where
         `wheel_s` is 0 or later than the deadline.
         """
@@ -39,10 +39,10 @@ class Wheel:
         timed.wheel_s = at
         self._slots.setdefault(at, set()).add(timed)
 
-    def clear(self, timed: Timed) -> None:
+    def clear(self, timed: TimedConnection) -> None:
         timed.deadline_s = 0
 
-    def remove(self, timed: Timed) -> None:
+    def remove(self, timed: TimedConnection) -> None:
         """It is gone: nothing keeps it alive any longer."""
         timed.deadline_s = 0
         if timed.wheel_s:

@@ -16,7 +16,7 @@ from tokenworks.gateway.http.names import names_of
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.request.exchange import Exchange
 from tokenworks.gateway.request.parts import Parts
-from tokenworks.gateway.request.state import Answering, Held
+from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Snapshot
 from tokenworks.gateway.stats import Stats
@@ -308,8 +308,8 @@ class Worker:
 
 def answering(worker, request, name="d1"):
     """The state of an attempt at a deployment."""
-    assert isinstance(request, Held)
-    return Answering(request, worker.place(name).alone, None, worker.settings.progress_tokens)
+    assert isinstance(request, HeldRequest)
+    return AnsweredAttempt(request, worker.place(name).alone, None, worker.settings.progress_tokens)
 
 
 def rate(version, model):

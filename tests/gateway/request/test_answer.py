@@ -3,7 +3,7 @@
 import pytest
 
 from tests.gateway.request.support import Upstream, Worker, answering, deployment, events, piece
-from tokenworks.gateway.counting import Counted
+from tokenworks.gateway.counting import TokenizerCounts
 from tokenworks.gateway.memory import UNCOUNTED_BYTES
 from tokenworks.gateway.request.answer import REFUSAL_BYTES_MAX
 
@@ -83,7 +83,7 @@ def test_a_text_that_is_too_long_by_its_bytes_is_measured_once_at_a_time():
     assert answers.is_below_maximum(attempt, attempt.meter)
     ((job, done),) = worker.jobs
     assert job.tokenizer == "own"
-    done(Counted(0, 8))
+    done(TokenizerCounts(0, 8))
     assert not attempt.meter.over_maximum
     assert answers.is_below_maximum(attempt, attempt.meter) and len(worker.jobs) == 2
     worker.jobs[1][1](None)

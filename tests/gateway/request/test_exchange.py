@@ -41,7 +41,7 @@ def test_a_whole_answer_leaves_after_its_record_is_on_disk():
     assert client.written == b"" and not worker.ended
     durable(worker)
     assert b'"hello"' in client.written and client.done_times == 1
-    assert worker.ended == [exchange] and worker.user.in_flight == 1  # which `Running` counts down
+    assert worker.ended == [exchange] and worker.user.in_flight == 1  # which `RunningRequests` counts down
 
 
 def test_a_stream_passes_as_it_comes_and_its_end_waits_for_the_record():

@@ -4,7 +4,7 @@ import pytest
 
 from tests.gateway.request.support import Client, Worker, body_of
 from tokenworks.gateway.http.head import parse_head
-from tokenworks.gateway.request.running import Running
+from tokenworks.gateway.request.running import RunningRequests
 from tokenworks.gateway.request_log import RequestLog
 from tokenworks.gateway.series import Series
 
@@ -15,7 +15,7 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n\r\n"
 def worker():
     worker = Worker("d1", "d2")
     pools = type("Pools", (), {"of": staticmethod(worker.pool)})()
-    worker.running = Running(worker.shared, pools, RequestLog(0, None, lambda: 0), Series())
+    worker.running = RunningRequests(worker.shared, pools, RequestLog(0, None, lambda: 0), Series())
     return worker
 
 

@@ -22,14 +22,14 @@ def looks_like_events(data: bytes) -> bool:
     return data[:SNIFFED_BYTES].removeprefix(BOM).lstrip().startswith(_EVENT_BEGINS)
 
 
-class Source(Protocol):
+class CodedBodySource(Protocol):
     """The connection that a coded body comes over."""
 
     @property
     def user(self) -> object | None:
         """Who is told of the response; None: nobody any more."""
 
-    def decodes_with(self, coded: "Coded") -> bool: ...
+    def decodes_with(self, coded: "CodedBody") -> bool: ...
     def hand_over(self, data: bytes) -> None:
         """To its user."""
 
@@ -43,7 +43,7 @@ class Source(Protocol):
     def fail(self, reason: str) -> None: ...
 
 
-class Coded:
+class CodedBody:
     """A response's body on its way through a decoder, in turns of the loop, and no faster than its user takes it."""
 
     __slots__ = (
@@ -60,7 +60,7 @@ class Coded:
         "pending",
     )
 
-    def __init__(self, connection: Source, coding: bytes, decoded_max: int) -> None:
+    def __init__(self, connection: CodedBodySource, coding: bytes, decoded_max: int) -> None:
         self._connection = connection
         self._coding = coding
         self._decoded_max = decoded_max

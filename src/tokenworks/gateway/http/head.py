@@ -7,7 +7,13 @@ import httptools
 
 from tokenworks.gateway.http.credentials import keys_of
 from tokenworks.gateway.http.own_ids import own_id
-from tokenworks.gateway.http.paths import ENDPOINTS, Target, speaks_messages, target_of, without_separators
+from tokenworks.gateway.http.paths import (
+    ENDPOINTS,
+    RequestTarget,
+    speaks_messages,
+    target_of,
+    without_separators,
+)
 from tokenworks.gateway.protocol.errors import Refusal
 
 PATH_BYTES_MAX: Final = 2048
@@ -78,7 +84,7 @@ class Head:
         self.key: Any = None
 
 
-class Sink:
+class HeadCollector:
     """What llhttp calls back of a head: it only collects."""
 
     __slots__ = ("headers", "on_header", "on_url", "url")
@@ -96,7 +102,7 @@ class Sink:
 
 def parse_head(data: bytes, header_count_max: int) -> Head:
     """A head that ends with its empty line. Raises `HeadError`."""
-    sink = Sink()
+    sink = HeadCollector()
     parser = httptools.HttpRequestParser(sink)
     try:
         parser.feed_data(data)
@@ -165,7 +171,7 @@ def _read_target(head: Head, target: bytes) -> None:
     path, _, query = target.partition(b"?")
     if len(target) > TARGET_BYTES_MAX or len(path) > PATH_BYTES_MAX:
         raise HeadError(400, "bad_request", "the path is too long")
-    found: Target | None = None
+    found: RequestTarget | None = None
     if path not in _AS_THEY_ARE:
         if not _PLAIN_PATH.fullmatch(path):
             raise HeadError(400, "ambiguous_path", PLAIN_SEGMENTS)

@@ -28,7 +28,7 @@ UNKNOWN_CODING: Final = Refusal(
 )
 
 
-class Inflation:
+class RequestDecoding:
     """One body on its way to `done(body)` or `refuse(refusal)`; the connection's exchange as long as it lasts."""
 
     __slots__ = (

@@ -37,7 +37,7 @@ _SEPARATORS: Final = re.compile("%2f", re.IGNORECASE)
 MODEL_ID_CHARS_MAX: Final = 600
 
 
-class Target(NamedTuple):
+class RequestTarget(NamedTuple):
     """`path` is the route's; `model` the one that the path names (Azure's). `meant`: what the path looks like, where it is
     none of ours.
     """
@@ -47,26 +47,26 @@ class Target(NamedTuple):
     meant: str | None = None
 
 
-def target_of(path: str) -> Target | None:
+def target_of(path: str) -> RequestTarget | None:
     """The route that a path means; None where it is no route of the data plane and nothing like one."""
     path = _SLASHES.sub("/", path)
     if len(path) > 1:
         path = path.rstrip("/") or "/"
     azure = _AZURE.fullmatch(path)
     if azure is not None:
-        return Target("/v1" + azure[2], unquoted(azure[1]))
+        return RequestTarget("/v1" + azure[2], unquoted(azure[1]))
     found = _endpoint(path)
     if found is not None:
         base = path[: -len(found)]
         if _is_base(base):
-            return Target("/v1" + found)
+            return RequestTarget("/v1" + found)
         if not base.startswith(("/api/", "/tmf-api/")):
-            return Target(path, None, "/v1" + found)
+            return RequestTarget(path, None, "/v1" + found)
         return None
     model = _MODEL.fullmatch(path)
     if model is not None and _is_base(model[1]):
         name = unquoted(model[2])
-        return None if name is None else Target("/v1/models/" + name)
+        return None if name is None else RequestTarget("/v1/models/" + name)
     return None
 
 

@@ -33,7 +33,7 @@ DISCARDED_BYTES_MAX: Final = 4_194_304
 END_TIMEOUT_S: Final = 5
 
 
-class Served(Protocol):
+class ServedRequest(Protocol):
     """What a connection is busy with, from its request to the end of the response."""
 
     def client_gone(self) -> None: ...
@@ -75,7 +75,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.peer = ""
         self.address = ""  # the client's, behind a trusted proxy: under it memory is counted
-        self.exchange: Served | None = None
+        self.exchange: ServedRequest | None = None
         self.streamed = False  # the last answer was a stream
         self.write_paused = False
         self._buffer = b""

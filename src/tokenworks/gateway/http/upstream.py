@@ -11,7 +11,7 @@ import httptools
 from tokenworks.factory import Deployment
 from tokenworks.gateway.http.coding import coding_of
 from tokenworks.gateway.http.connect import Connector
-from tokenworks.gateway.http.decoding import SIGNS, Coded
+from tokenworks.gateway.http.decoding import SIGNS, CodedBody
 from tokenworks.gateway.http.names import MEDIA_TYPES, Names, media_type, names_of
 from tokenworks.gateway.memory import Budget
 from tokenworks.gateway.turns import Turns
@@ -77,7 +77,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reported = False
         self._last = False
         self._plain = False  # what comes of the body is as it is
-        self._coded: Coded | None = None
+        self._coded: CodedBody | None = None
         self._tail = b""  # of the head's last piece
         self._fed = 0  # bytes that brought no body
         self._fine = b""  # what is read in pieces
@@ -251,7 +251,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self.fail("the answer is in a coding that is not known here")
                 return False
             if coding:
-                self._coded = Coded(self, coding, self.pool.decoded_max)
+                self._coded = CodedBody(self, coding, self.pool.decoded_max)
         value = b"" if names.content_type is None else headers[names.content_type]
         self.content_type = MEDIA_TYPES.get(value) or media_type(value)
         self._reported = True
@@ -272,7 +272,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._plain = True
                 user.upstream_data(self, data)
                 return
-            coded = self._coded = Coded(self, b"", self.pool.decoded_max)
+            coded = self._coded = CodedBody(self, b"", self.pool.decoded_max)
         coded.data(user, data)
 
     def _broken(self, data: bytes, error: Exception) -> None:
@@ -297,7 +297,7 @@ class UpstreamConnection(asyncio.Protocol):
         if rest:
             self._take(rest)
 
-    def decodes_with(self, coded: Coded) -> bool:
+    def decodes_with(self, coded: CodedBody) -> bool:
         return self._coded is coded
 
     def hand_over(self, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Final, Literal
 
-from tokenworks.gateway.counting import Counted, Job
+from tokenworks.gateway.counting import TokenizerCounts, TokenizerJob
 from tokenworks.gateway.http.headers import response_lines
 from tokenworks.gateway.http.upstream import UpstreamConnection
 from tokenworks.gateway.memory import UNCOUNTED_BYTES
@@ -10,8 +10,8 @@ from tokenworks.gateway.protocol.fields import dropped_header
 from tokenworks.gateway.protocol.meter import StreamMeter, UsageAsked
 from tokenworks.gateway.protocol.stream import make_meter
 from tokenworks.gateway.request.hold import INPUT_BYTES_PER_TOKEN_MAX
-from tokenworks.gateway.request.place import Places
-from tokenworks.gateway.request.state import Answering, Arrived
+from tokenworks.gateway.request.place import Placements
+from tokenworks.gateway.request.state import AnsweredAttempt, ArrivedRequest
 from tokenworks.gateway.shared import Shared
 
 # Of an answer that is no success so much is read: what is wrong stands at its beginning.
@@ -24,17 +24,17 @@ ERROR_SIGN_WITHIN: Final = 512
 # Of a stream's text so much is kept for a tokenizer.
 KEPT_TEXT_BYTES_MAX: Final = 4 * 1024 * 1024
 
-Kept = Literal["kept", "no_memory", "too_large"]
+KeepResult = Literal["kept", "no_memory", "too_large"]
 
 
 class Answers:
     __slots__ = ("_places", "_shared")
 
-    def __init__(self, shared: Shared, places: Places) -> None:
+    def __init__(self, shared: Shared, places: Placements) -> None:
         self._shared = shared
         self._places = places
 
-    def head(self, attempt: Answering, connection: UpstreamConnection) -> None:
+    def head(self, attempt: AnsweredAttempt, connection: UpstreamConnection) -> None:
         """The upstream succeeds: prepare the head of the response, and the meter where it is a stream."""
         request = attempt.request
         kind = connection.content_type
@@ -62,7 +62,7 @@ class Answers:
         if events:
             self.begin_stream(attempt)
 
-    def begin_stream(self, attempt: Answering) -> None:
+    def begin_stream(self, attempt: AnsweredAttempt) -> None:
         """What comes is a stream of events."""
         request = attempt.request
         parsed, maximum = request.parsed, request.maximum
@@ -77,7 +77,7 @@ class Answers:
             choices=parsed.choices,
         )
 
-    def keep(self, attempt: Answering, data: bytes) -> Kept:
+    def keep(self, attempt: AnsweredAttempt, data: bytes) -> KeepResult:
         """Keep a piece of an answer that is not streamed, or of what a refusal says, if there is room for it."""
         most = REFUSAL_BYTES_MAX if attempt.refused_status else self._shared.settings.response_bytes_max
         attempt.size += len(data)
@@ -97,23 +97,23 @@ class Answers:
         attempt.chunks.append(data)
         return "kept"
 
-    def count_buffered(self, attempt: Answering, meter: StreamMeter) -> bool:
+    def count_buffered(self, attempt: AnsweredAttempt, meter: StreamMeter) -> bool:
         """Whether the worker's budget has room for what a stream keeps back."""
         more = meter.buffered_bytes - attempt.request.kept_bytes
         return more <= UNCOUNTED_STREAM_BYTES or self._take(attempt.request, more)
 
-    def _take(self, request: Arrived, count: int) -> bool:
+    def _take(self, request: ArrivedRequest, count: int) -> bool:
         if not self._shared.memory.take(request.address, count):
             return False
         request.kept_bytes += count
         return True
 
-    def give_memory(self, request: Arrived) -> None:
+    def give_memory(self, request: ArrivedRequest) -> None:
         if request.kept_bytes:
             self._shared.memory.give(request.address, request.kept_bytes)
             request.kept_bytes = 0
 
-    def report_progress(self, attempt: Answering, meter: StreamMeter) -> None:
+    def report_progress(self, attempt: AnsweredAttempt, meter: StreamMeter) -> None:
         """For the journal: what is charged of this stream if this worker dies."""
         request, shared = attempt.request, self._shared
         if request.hold is None:
@@ -126,7 +126,7 @@ class Answers:
         now_ms = shared.clock.civil_ms()
         shared.client.progress(request.usage_id, counts, request.first_byte_ms, now_ms, request.hold)
 
-    def is_below_maximum(self, attempt: Answering, meter: StreamMeter) -> bool:
+    def is_below_maximum(self, attempt: AnsweredAttempt, meter: StreamMeter) -> bool:
         """Whether the model's tokenizer says that a text which is too long by its bytes is not; it is asked, and until it has answered
         the stream goes on.
         """
@@ -137,11 +137,11 @@ class Answers:
             attempt.measuring = True
             size, texts = meter.shown_bytes, tuple(meter.kept)
 
-            def done(found: Counted | None) -> None:
+            def done(found: TokenizerCounts | None) -> None:
                 # Not counted: from now on its bytes say how long it is.
                 attempt.measuring = None if found is None else False
                 if found is not None:
                     meter.measured(size, found.output)
 
-            self._shared.counter.count(Job(tokenizer, attempt.request.protocol, texts=texts), done)
+            self._shared.counter.count(TokenizerJob(tokenizer, attempt.request.protocol, texts=texts), done)
         return True

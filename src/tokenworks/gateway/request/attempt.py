@@ -22,8 +22,8 @@ from tokenworks.gateway.protocol.vendor_errors import Fault, retry_after_s
 from tokenworks.gateway.request.losses import NO_COUNTS
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.reply import send_piece
-from tokenworks.gateway.request.state import Answering, Held
-from tokenworks.gateway.request.tail import Tail
+from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
+from tokenworks.gateway.request.tail import StreamTail
 
 # An event of which so much is there is read in a turn of the loop of its own: 10 ms for a megabyte of small objects.
 LARGE_EVENT_BYTES: Final = 262_144
@@ -34,7 +34,7 @@ FOR_CLIENT: Final = 1
 FOR_HOLD: Final = 2
 
 
-class Owner(Protocol):
+class AttemptOwner(Protocol):
     """Whoever made the attempt. One of these is called, once, when the upstream is done with it."""
 
     def attempt_completed(
@@ -63,11 +63,16 @@ class Owner(Protocol):
         """An answer that costs nothing is whole."""
 
 
-class Attempt(Answering):
+class Attempt(AnsweredAttempt):
     __slots__ = ("_owner", "_parts")
 
     def __init__(
-        self, parts: Parts, request: Held, owner: Owner, chosen: Candidate, admission: Admission | None
+        self,
+        parts: Parts,
+        request: HeldRequest,
+        owner: AttemptOwner,
+        chosen: Candidate,
+        admission: Admission | None,
     ) -> None:
         """`admission`: under the deployment's limits, where it has any."""
         super().__init__(request, chosen, admission, parts.shared.settings.progress_tokens)
@@ -455,5 +460,5 @@ class Attempt(Answering):
         self.upstream = None
         request.counting = True
         parts = self._parts
-        Tail(upstream, meter, parts.sending.idle_timeout_s(self.place), parts.shared.loop, counted)
+        StreamTail(upstream, meter, parts.sending.idle_timeout_s(self.place), parts.shared.loop, counted)
         return True

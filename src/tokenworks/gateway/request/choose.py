@@ -24,7 +24,7 @@ from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import Parsed, asked_effort, asked_text, count_tools
 from tokenworks.gateway.request.place import BYTES_PER_TOKEN, ask_of
 from tokenworks.gateway.request.refusals import no_route
-from tokenworks.gateway.request.state import Known
+from tokenworks.gateway.request.state import KnownRequest
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Route, allows
 
@@ -47,7 +47,7 @@ class Models:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
 
-    def find(self, request: Known) -> Refusal | None:
+    def find(self, request: KnownRequest) -> Refusal | None:
         """Give the request its model, the model's route and places; or say why it gets none."""
         snapshot, parsed, user = self._shared.snapshot, request.parsed, request.user
         request.model = model = snapshot.model_for(
@@ -66,7 +66,7 @@ class Models:
         request.route, request.places = route, route.places
         return self._check(request)
 
-    def _choose(self, request: Known, intent: Intent) -> Refusal | None:
+    def _choose(self, request: KnownRequest, intent: Intent) -> Refusal | None:
         """Give the request the best model for an intent."""
         request.intent = intent.name
         wanted = wanted_of(request.parsed, request.protocol, len(request.body) // BYTES_PER_TOKEN)
@@ -81,7 +81,7 @@ class Models:
             param="model",
         )
 
-    def next_choice(self, request: Known) -> bool:
+    def next_choice(self, request: KnownRequest) -> bool:
         """The next best model of an intent becomes the request's. False where there is none."""
         if not request.choices:
             return False
@@ -93,7 +93,7 @@ class Models:
         request.cuttable = False
         return True
 
-    def restrict(self, request: Known) -> bool:
+    def restrict(self, request: KnownRequest) -> bool:
         """The plan goes on with a cheaper model where nothing is left for the one that was asked for. False where it does not."""
         other = request.user.policy.restrict_to
         if other is None or request.restricted or other == request.model:
@@ -110,7 +110,7 @@ class Models:
         request.restricted = True
         return True
 
-    def _check(self, request: Known) -> Refusal | None:
+    def _check(self, request: KnownRequest) -> Refusal | None:
         """What is declared of the model against what the request brings."""
         shared = self._shared
         snapshot, required = shared.snapshot, shared.settings.filing_required
@@ -127,7 +127,9 @@ class Models:
             return Refusal(403, "model_not_filed", said, param="model")
         return Refusal(400, "unsupported_input", said, param="model")
 
-    def _options(self, request: Known, intent: Intent, wanted: Wanted, ask: PlacementRequest) -> list[Option]:
+    def _options(
+        self, request: KnownRequest, intent: Intent, wanted: Wanted, ask: PlacementRequest
+    ) -> list[Option]:
         """The models that this subscriber may use, that can do it, and that a place serves now."""
         shared, allowed = self._shared, request.user.models
         found, _ = options(
@@ -137,7 +139,7 @@ class Models:
         )  # fmt: skip
         return found
 
-    def _cost(self, request: Known, model: str, wanted: Wanted) -> tuple[int, str, bool]:
+    def _cost(self, request: KnownRequest, model: str, wanted: Wanted) -> tuple[int, str, bool]:
         """What the subscriber pays by the first of his buckets that pays for the model: (thousandths, of which unit, whether one does).
 
         Of his buckets this worker knows those that it has a part of: none, before his first request here.
@@ -151,7 +153,7 @@ class Models:
         return 0, "", False
 
 
-def _take_places(request: Known, route: Route) -> None:
+def _take_places(request: KnownRequest, route: Route) -> None:
     """The places of a route; of a request that goes on with an upstream's object the one where that was made."""
     made_at = request.object_place
     request.places = [p for p in route.places if p.name == made_at] if made_at else route.places

@@ -9,14 +9,14 @@ from typing import Final
 import msgspec
 
 from tokenworks.factory import MediaRules
-from tokenworks.gateway.counting import Counted
+from tokenworks.gateway.counting import TokenizerCounts
 from tokenworks.gateway.protocol.media_items import items_cost
-from tokenworks.gateway.request.state import Held
+from tokenworks.gateway.request.state import HeldRequest
 
 _MEDIA: Final = b'"source"'
 
 
-def tokenizer_of(request: Held) -> str | None:
+def tokenizer_of(request: HeldRequest) -> str | None:
     """The model's own tokenizer. None where no place names one, and after it was asked once: the request is relayed then."""
     if request.counted_here is not None:
         return None
@@ -26,7 +26,7 @@ def tokenizer_of(request: Held) -> str | None:
     return None
 
 
-def answer(request: Held, found: Counted) -> bytes:
+def answer(request: HeldRequest, found: TokenizerCounts) -> bytes:
     """The body of the answer; its head is prepared. Media are counted as the hold counts them."""
     request.counted_here = True
     ids = request.request_id.encode()
@@ -37,7 +37,7 @@ def answer(request: Held, found: Counted) -> bytes:
     return b'{"input_tokens":%d}' % (found.input + _media_tokens(request, request.route.rules[0].media))
 
 
-def _media_tokens(request: Held, rules: MediaRules) -> int:
+def _media_tokens(request: HeldRequest, rules: MediaRules) -> int:
     if _MEDIA not in request.body:
         return 0
     try:

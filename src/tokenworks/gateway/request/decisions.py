@@ -18,7 +18,7 @@ FAILURES_LOGGED_PER_S: Final = 10
 CANDIDATES_LOGGED_MAX: Final = 20
 
 
-class Decisions:
+class DecisionLog:
     __slots__ = ("_count", "_failures", "_second", "_shared")
 
     def __init__(self, shared: Shared) -> None:

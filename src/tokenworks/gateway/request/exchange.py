@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tokenworks.catalog import Counts
 from tokenworks.charging import OWNS, Admission, Hold, Limit, ObjectOwner, UpstreamObject, Verdict
 from tokenworks.factory import FLEX, Candidate
-from tokenworks.gateway.counting import Counted, Job
+from tokenworks.gateway.counting import TokenizerCounts, TokenizerJob
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.keys import KeyEntry
@@ -24,13 +24,13 @@ from tokenworks.gateway.request.attempt import FOR_CLIENT, Attempt
 from tokenworks.gateway.request.faults import refusal_for, said_on
 from tokenworks.gateway.request.leaving import drain_of, drain_until_s, name_leaving
 from tokenworks.gateway.request.parts import Parts
-from tokenworks.gateway.request.record import Charge
+from tokenworks.gateway.request.record import AttemptCharge
 from tokenworks.gateway.request.refusals import CUT, over_limit
 from tokenworks.gateway.request.reply import broke_off, end_stream, interrupted_end, write_whole
-from tokenworks.gateway.request.state import Held
+from tokenworks.gateway.request.state import HeldRequest
 
 
-class Exchange(Held):
+class Exchange(HeldRequest):
     __slots__ = ("_ended", "attempt", "parts", "shared")
 
     def __init__(
@@ -172,7 +172,7 @@ class Exchange(Held):
         else:
             self._not_held(verdict, back_s)
 
-    def _input_counted(self, found: Counted | None) -> None:
+    def _input_counted(self, found: TokenizerCounts | None) -> None:
         """The tokenizer counted the input; None where there is none, or it did not answer in time."""
         if self.conn is None:
             self._finish()
@@ -259,10 +259,10 @@ class Exchange(Held):
             return False
         self.counted_here = False
         self.counting = True
-        self.shared.counter.count(Job(tokenizer, self.protocol, self.body), self._tokens_counted)
+        self.shared.counter.count(TokenizerJob(tokenizer, self.protocol, self.body), self._tokens_counted)
         return True
 
-    def _tokens_counted(self, found: Counted | None) -> None:
+    def _tokens_counted(self, found: TokenizerCounts | None) -> None:
         self.counting = False
         if self.shared.cutting:
             self.refuse(CUT)
@@ -293,7 +293,7 @@ class Exchange(Held):
     def attempt_interrupted(self, attempt: Attempt, reason: str, charge: str | None) -> None:
         self.parts.records.interrupted(attempt, reason, charge, self._charged)
 
-    def _charged(self, charge: Charge) -> None:
+    def _charged(self, charge: AttemptCharge) -> None:
         """What the attempt costs is covered as far as it can be: the record is written."""
         self.spent_tokens = sum(charge.counts)
         self.parts.places.end(charge.attempt)

@@ -9,12 +9,12 @@ from typing import Final
 
 from tokenworks.charging import COUNT_NEED, FOLLOW_UP, Hold, Need, Shortage, Verdict
 from tokenworks.charging.worker.client_waits import HoldWaiter
-from tokenworks.gateway.counting import Counted
+from tokenworks.gateway.counting import TokenizerCounts
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.estimate import TEMPLATE_TOKENS, at_risk_tokens, bound_input, read_bytes
 from tokenworks.gateway.protocol.fields import is_prompt
 from tokenworks.gateway.request.refusals import no_hold
-from tokenworks.gateway.request.state import Arrived, Held
+from tokenworks.gateway.request.state import ArrivedRequest, HeldRequest
 from tokenworks.gateway.shared import Shared
 
 # No output maximum is written where the context leaves less than this beside the input's bound.
@@ -33,7 +33,7 @@ class Holds:
 
     # What it can cost.
 
-    def size(self, request: Held) -> None:
+    def size(self, request: HeldRequest) -> None:
         """Work out what the request can cost: its input by the bound from its bytes, its output by its maximum."""
         parsed, user, route = request.parsed, request.user, request.route
         request.rated = request.model
@@ -62,13 +62,13 @@ class Holds:
         request.cuttable = parsed.stream and not hidden and output > at_first
         request.held_output = at_first if request.cuttable else output
 
-    def estimate_tokens(self, request: Held) -> int:
+    def estimate_tokens(self, request: HeldRequest) -> int:
         """About how many tokens the request uses, for the limits of its key."""
         return 0 if request.free else input_estimate(request) + request.held_output
 
     # The hold.
 
-    def take(self, request: Held) -> bool:
+    def take(self, request: HeldRequest) -> bool:
         """Hold what is needed of what is free in this worker's slices. False where it has to be asked for."""
         shared, user = self._shared, request.user
         account = shared.slices.account(user.account_id)
@@ -82,17 +82,17 @@ class Holds:
             shared.client.fill(account, user.cap_ids, request.rated, need)
         return True
 
-    def ask(self, request: Held, held: HoldWaiter) -> None:
+    def ask(self, request: HeldRequest, held: HoldWaiter) -> None:
         """Ask the recorder for the hold; `held(hold, verdict, back_s)` comes later."""
         shared, user = self._shared, request.user
         account = shared.slices.account(user.account_id)
         request.pending_hold = shared.client.ask(account, user.cap_ids, request.rated, _needed(request), held)
 
-    def may_hold_less(self, request: Held) -> bool:
+    def may_hold_less(self, request: HeldRequest) -> bool:
         """Whether counting the input may bring it under what is left, where its bound is over it."""
         return not (request.free or request.estimated or input_estimate(request) >= request.need.input_tokens)
 
-    def hold_less(self, request: Held, found: Counted | None) -> bool:
+    def hold_less(self, request: HeldRequest, found: TokenizerCounts | None) -> bool:
         """Need no more than the tokenizer counted, or, where none did, than is likely and the account's loss budget allows.
 
         False where that is not less.
@@ -112,7 +112,7 @@ class Holds:
         request.need = Need(1, tokens, request.need.output_tokens)
         return True
 
-    def hold_rest(self, request: Held) -> bool:
+    def hold_rest(self, request: HeldRequest) -> bool:
         """The account does not cover all of it. Where it covers the input and some output, that much is made: a stream
         ends there, and of what can't be cut the upstream is asked for no more.
         """
@@ -135,7 +135,7 @@ class Holds:
             request.maximum = output // parsed.choices
         return True
 
-    def refusal(self, request: Held, verdict: Verdict, back_s: int) -> Refusal:
+    def refusal(self, request: HeldRequest, verdict: Verdict, back_s: int) -> Refusal:
         """Why nothing is held."""
         shortage: Shortage | None = None
         if verdict == Verdict.NOTHING_LEFT:
@@ -145,7 +145,7 @@ class Holds:
             shortage = self._shortage(request)
         return no_hold(verdict, request.user, shortage, back_s)
 
-    def _shortage(self, request: Held) -> Shortage | None:
+    def _shortage(self, request: HeldRequest) -> Shortage | None:
         """What the request lacks: the least with which it would be made, or, where that much is there, all that it asks for. None
         where all of that is there and others of this account hold it just now.
         """
@@ -163,7 +163,7 @@ class Holds:
 
     # In mid-stream.
 
-    def extend(self, request: Held, shown_bytes: int, extended: HoldWaiter) -> None:
+    def extend(self, request: HeldRequest, shown_bytes: int, extended: HoldWaiter) -> None:
         """Hold more before what was shown reaches what is held. Where that has to be asked for, `extended(hold, verdict, back_s)` comes later."""
         shared, hold, user = self._shared, request.hold, request.user
         if hold is None or request.pending_hold is not None:
@@ -190,12 +190,12 @@ class Holds:
             return
         request.pending_hold = shared.client.ask(account, user.cap_ids, request.rated, need, extended)
 
-    def add(self, request: Held, hold: Hold, got: Hold) -> None:
+    def add(self, request: HeldRequest, hold: Hold, got: Hold) -> None:
         """An extension was granted."""
         self._shared.slices.merge(hold, got)
         request.held_output += request.more_output
 
-    def extend_rest(self, request: Held, hold: Hold) -> bool:
+    def extend_rest(self, request: HeldRequest, hold: Hold) -> bool:
         """The last of it: as much as there is here."""
         shared = self._shared
         got, output = shared.slices.hold_most(
@@ -214,7 +214,7 @@ class Holds:
 
     # After.
 
-    def release(self, request: Arrived) -> None:
+    def release(self, request: ArrivedRequest) -> None:
         """Give back what the request holds, if anything."""
         if request.hold is not None:
             hold, request.hold = request.hold, None
@@ -224,7 +224,7 @@ class Holds:
         self._shared.slices.release(hold)
         self._shared.client.released(hold.account)
 
-    def end(self, request: Held) -> None:
+    def end(self, request: HeldRequest) -> None:
         """The request is over: its limits and its part of the loss budget. What was refused before anything was sent does not count."""
         if request.at_risk:
             self._shared.risk.give(request.user.account_id, request.at_risk)
@@ -235,12 +235,12 @@ class Holds:
             self._shared.client.admissions.end(admission, request.spent_tokens, begun=begun)
 
 
-def _needed(request: Held) -> Need:
+def _needed(request: HeldRequest) -> Need:
     """What is held before anything is sent."""
     return COUNT_NEED if request.free else Need(1, request.need.input_tokens, request.held_output)
 
 
-def _maximum_to_send(request: Held, input_tokens: int) -> int | None:
+def _maximum_to_send(request: HeldRequest, input_tokens: int) -> int | None:
     """The output maximum of each choice that the upstream is told; None where none is written.
 
     What the client gave is sent. Where it gave none, one is written only where neither the gateway can cut the
@@ -256,7 +256,7 @@ def _maximum_to_send(request: Held, input_tokens: int) -> int | None:
     return None if room < OUTPUT_ROOM_TOKENS_MIN else min(route.output_tokens, room)
 
 
-def _output_bound(request: Held, context: int) -> int:
+def _output_bound(request: HeldRequest, context: int) -> int:
     """The most output tokens that the request can make, of all its choices."""
     parsed = request.parsed
     if not parsed.output_field:
@@ -267,7 +267,7 @@ def _output_bound(request: Held, context: int) -> int:
     return most * parsed.choices
 
 
-def input_estimate(request: Held) -> int:
+def input_estimate(request: HeldRequest) -> int:
     """About how many tokens the input has, where nobody counted it: its text by what it needs in any script, the rest (media,
     tools, what is stored) by its bound. Never more than the whole bound.
     """

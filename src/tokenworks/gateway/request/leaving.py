@@ -8,7 +8,7 @@ that nobody reads; unless the account's loss budget of today is spent: then ever
 
 from typing import Final, Literal
 
-from tokenworks.gateway.request.state import Answering
+from tokenworks.gateway.request.state import AnsweredAttempt
 from tokenworks.gateway.shared import Shared
 
 Drain = Literal["whole", "cut"]
@@ -18,7 +18,7 @@ USAGE_WAIT_S: Final = 10
 STOP_WAIT_S: Final = 2
 
 
-def drain_of(shared: Shared, attempt: Answering) -> Drain:
+def drain_of(shared: Shared, attempt: AnsweredAttempt) -> Drain:
     """How far the upstream of an attempt without a client is read."""
     meter = attempt.meter
     streams = attempt.request.parsed.stream
@@ -27,12 +27,12 @@ def drain_of(shared: Shared, attempt: Answering) -> Drain:
     return "whole" if tokens_left(attempt) <= shared.settings.drain_tokens else "cut"
 
 
-def _is_spent(shared: Shared, attempt: Answering) -> bool:
+def _is_spent(shared: Shared, attempt: AnsweredAttempt) -> bool:
     """Whether the account may lose nothing more today."""
     return shared.risk.spent(attempt.request.user.account_id)
 
 
-def tokens_left(attempt: Answering) -> int:
+def tokens_left(attempt: AnsweredAttempt) -> int:
     """What a stream can still make, as far as it is known: its maximum less what was shown."""
     request, meter = attempt.request, attempt.meter
     most = request.need.output_tokens
@@ -41,14 +41,14 @@ def tokens_left(attempt: Answering) -> int:
     return most if meter is None else max(0, most - meter.text_tokens())
 
 
-def drain_until_s(shared: Shared, attempt: Answering) -> float:
+def drain_until_s(shared: Shared, attempt: AnsweredAttempt) -> float:
     """The monotonic second at which a drain is given up."""
     if _is_spent(shared, attempt):
         return attempt.request.began_s + shared.settings.request_timeout_s
     return shared.loop.time() + shared.settings.drain_s
 
 
-def name_leaving(attempt: Answering, drain: Drain) -> str:
+def name_leaving(attempt: AnsweredAttempt, drain: Drain) -> str:
     """The counter (`FREE_RIDERS`) of a client that left so."""
     if not attempt.request.parsed.stream:
         return "left_unstreamed"

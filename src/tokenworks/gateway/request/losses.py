@@ -11,7 +11,7 @@ from tokenworks.gateway.protocol.outcome import FILTERED
 from tokenworks.gateway.protocol.plausible import Asked, Shown, bound, is_usual
 from tokenworks.gateway.protocol.shown import shown_of_body
 from tokenworks.gateway.protocol.stream import read_whole
-from tokenworks.gateway.request.state import Answering, Held
+from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
 from tokenworks.gateway.shared import Shared
 
 NO_COUNTS: Final = Counts()
@@ -25,12 +25,12 @@ class Losses:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
 
-    def waives(self, request: Held, policy: str) -> bool:
+    def waives(self, request: HeldRequest, policy: str) -> bool:
         """Whether the plan has the operator bear it, and the account's loss budget of today is not spent."""
         return policy == "nothing" and not self._shared.risk.spent(request.user.account_id)
 
     def of_whole(
-        self, attempt: Answering, counts: Counts, counted_by: CountedBy, flags: list[str]
+        self, attempt: AnsweredAttempt, counts: Counts, counted_by: CountedBy, flags: list[str]
     ) -> tuple[str, list[Loss]]:
         """(reason, losses) of a whole answer: by the plan's policy, beyond the maximum that was sent, beyond what can be. Adds to
         `flags`.
@@ -53,7 +53,12 @@ class Losses:
         return reason, losses
 
     def bound(
-        self, attempt: Answering, counts: Counts, counted_by: CountedBy, losses: list[Loss], flags: list[str]
+        self,
+        attempt: AnsweredAttempt,
+        counts: Counts,
+        counted_by: CountedBy,
+        losses: list[Loss],
+        flags: list[str],
     ) -> None:
         """Add what is beyond the maximum that was sent, and beyond what can be true."""
         request = attempt.request
@@ -72,7 +77,7 @@ class Losses:
             losses.append(Loss("implausible", 0, beyond.counts))
         flags += beyond.flags
 
-    def charge_of(self, attempt: Answering, reason: str, *, said_all: bool) -> str:
+    def charge_of(self, attempt: AnsweredAttempt, reason: str, *, said_all: bool) -> str:
         """What the plan's policy charges of an attempt that ended for this reason; `said_all`: its usage was reported at its end."""
         policy = attempt.request.user.policy
         if reason == "client_gone":
@@ -87,7 +92,7 @@ class Losses:
         return "produced"
 
 
-def shown_bytes(attempt: Answering) -> int:
+def shown_bytes(attempt: AnsweredAttempt) -> int:
     """Bytes of all text that the answer shows."""
     if attempt.meter is not None:
         return attempt.meter.shown_bytes
@@ -103,7 +108,7 @@ def less(counts: Counts, losses: Sequence[Loss]) -> Counts:
     return counts
 
 
-def _is_empty(attempt: Answering, counts: Counts) -> bool:
+def _is_empty(attempt: AnsweredAttempt, counts: Counts) -> bool:
     """Whether output was asked for and none came. A prompt that is scored or echoed, or a cache that is filled, is served."""
     request = attempt.request
     if counts.output_tokens or request.protocol == "embeddings" or request.parsed.output_tokens == 0:
@@ -111,14 +116,14 @@ def _is_empty(attempt: Answering, counts: Counts) -> bool:
     return not shown_bytes(attempt)
 
 
-def _is_filtered(attempt: Answering) -> bool:
+def _is_filtered(attempt: AnsweredAttempt) -> bool:
     """Whether the provider's filter ended the answer. Inside a text the quotes would be escaped."""
     if attempt.meter is not None:
         return attempt.meter.filtered
     return any(FILTERED.search(chunk) for chunk in attempt.chunks)
 
 
-def _needs_no_look(attempt: Answering, counts: Counts) -> bool:
+def _needs_no_look(attempt: AnsweredAttempt, counts: Counts) -> bool:
     """Whether the bounds of an answer that is not streamed need no closer look."""
     request = attempt.request
     parsed = request.parsed
@@ -134,7 +139,7 @@ def _needs_no_look(attempt: Answering, counts: Counts) -> bool:
     return is_usual(counts, parsed.text_bytes, attempt.place.deployment.context_tokens, body_bytes)
 
 
-def _what_was_asked(attempt: Answering) -> Asked:
+def _what_was_asked(attempt: AnsweredAttempt) -> Asked:
     request, deployment = attempt.request, attempt.place.deployment
     parsed = request.parsed
     free_text = not parsed.has_media and not parsed.objects and not parsed.links
@@ -148,7 +153,7 @@ def _what_was_asked(attempt: Answering) -> Asked:
     )
 
 
-def _what_was_shown(attempt: Answering, counts: Counts) -> Shown:
+def _what_was_shown(attempt: AnsweredAttempt, counts: Counts) -> Shown:
     meter = attempt.meter
     if meter is not None:
         hidden = attempt.iterated or meter.hidden or meter.filtered

@@ -8,7 +8,7 @@ from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import Parsed, is_maximum, tools_refused
 from tokenworks.gateway.protocol.links import LATER
 from tokenworks.gateway.request.refusals import consent_missing, suspended, unusable_key
-from tokenworks.gateway.request.state import Known
+from tokenworks.gateway.request.state import KnownRequest
 from tokenworks.gateway.shared import Shared
 
 # Ids of upstream objects in one request: each is looked up.
@@ -53,7 +53,7 @@ def refusal_of_links(why: str | None) -> Refusal | None:
     return Refusal(400, "forbidden_link", why)
 
 
-def take_object(request: Known, param: str, name: str, owner: ObjectOwner | None) -> Refusal | None:
+def take_object(request: KnownRequest, param: str, name: str, owner: ObjectOwner | None) -> Refusal | None:
     """An upstream object resolves only for the account that received it, and only where it was made; why it does not.
 
     `owner`: as the recorder answers; None where nobody could say.

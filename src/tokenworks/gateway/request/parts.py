@@ -3,12 +3,12 @@
 from tokenworks.gateway.http.pools import Pools
 from tokenworks.gateway.request.answer import Answers
 from tokenworks.gateway.request.choose import Models
-from tokenworks.gateway.request.decisions import Decisions
+from tokenworks.gateway.request.decisions import DecisionLog
 from tokenworks.gateway.request.hold import Holds
 from tokenworks.gateway.request.losses import Losses
-from tokenworks.gateway.request.place import Places
+from tokenworks.gateway.request.place import Placements
 from tokenworks.gateway.request.record import Records
-from tokenworks.gateway.request.send import Sending
+from tokenworks.gateway.request.send import RequestRenderer
 from tokenworks.gateway.shared import Shared
 
 
@@ -20,7 +20,7 @@ class Parts:
         self.pools = pools
         self.models = Models(shared)
         self.holds = Holds(shared)
-        self.places = Places(shared, Decisions(shared))
-        self.sending = Sending(shared, self.places)
+        self.places = Placements(shared, DecisionLog(shared))
+        self.sending = RequestRenderer(shared, self.places)
         self.answers = Answers(shared, self.places)
         self.records = Records(shared, Losses(shared))

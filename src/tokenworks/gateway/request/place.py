@@ -30,9 +30,9 @@ from tokenworks.factory import (
     named_wait_s,
 )
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.request.decisions import Decisions
+from tokenworks.gateway.request.decisions import DecisionLog
 from tokenworks.gateway.request.refusals import over_limit
-from tokenworks.gateway.request.state import Held, Known, Placed, Room
+from tokenworks.gateway.request.state import CapacityRequest, HeldRequest, KnownRequest, PlacedAttempt
 from tokenworks.gateway.shared import Shared
 
 log = structlog.get_logger()
@@ -45,16 +45,16 @@ QUEUE_PLACES_MAX: Final = 64
 FLEX_LEFT: Final = 0.1
 
 
-class Places:
+class Placements:
     __slots__ = ("_decisions", "_shared")
 
-    def __init__(self, shared: Shared, decisions: Decisions) -> None:
+    def __init__(self, shared: Shared, decisions: DecisionLog) -> None:
         self._shared = shared
         self._decisions = decisions
 
     # A deployment.
 
-    def choose(self, request: Held) -> Candidate | Room | None:
+    def choose(self, request: HeldRequest) -> Candidate | CapacityRequest | None:
         """The deployment that takes the request now, those of which one may in a moment, or None: no deployment, unless `deferred`
         says that it is looked for again with the next tick.
         """
@@ -88,7 +88,7 @@ class Places:
             return self._with_room(request, chosen, ask, now_s)
         return chosen
 
-    def _best(self, request: Held, ask: PlacementRequest, now_s: float) -> Candidate | None:
+    def _best(self, request: HeldRequest, ask: PlacementRequest, now_s: float) -> Candidate | None:
         shared, tried = self._shared, request.tried
         if request.attempt_no:
             # Something was sent already: one more attempt is one of so many that a bad hour may cost.
@@ -103,14 +103,14 @@ class Places:
             shared.retries.request(now_s)
         return shared.placement.choose(request.places, tried, ask, now_s)
 
-    def _decided(self, request: Held, ask: PlacementRequest, chosen: Candidate | None) -> None:
+    def _decided(self, request: HeldRequest, ask: PlacementRequest, chosen: Candidate | None) -> None:
         self._decisions.decided(request.request_id, request.model, request.places, request.tried, ask, chosen)
 
-    def has_others(self, request: Held) -> bool:
+    def has_others(self, request: HeldRequest) -> bool:
         """Whether another deployment could be tried."""
         return len(request.tried) < min(len(request.places), self._shared.settings.attempts_max)
 
-    def refusal(self, request: Held) -> Refusal:
+    def refusal(self, request: HeldRequest) -> Refusal:
         """Why no deployment takes the request."""
         if request.last_refusal is not None:
             return request.last_refusal
@@ -130,7 +130,7 @@ class Places:
 
     # Waiting for room.
 
-    def _open(self, request: Held, ask: PlacementRequest, now_s: float) -> list[Candidate]:
+    def _open(self, request: HeldRequest, ask: PlacementRequest, now_s: float) -> list[Candidate]:
         """The places that may have it now, the best first."""
         if ask is NO_ASK:
             return [request.places[0].alone]
@@ -143,8 +143,8 @@ class Places:
         ]
 
     def _with_room(
-        self, request: Held, chosen: Candidate, ask: PlacementRequest, now_s: float
-    ) -> Candidate | Room:
+        self, request: HeldRequest, chosen: Candidate, ask: PlacementRequest, now_s: float
+    ) -> Candidate | CapacityRequest:
         """Where the best place is under a limit of its own: the best that has room; where none has, wait."""
         limits = self._shared.snapshot.limits
         if chosen.place.name not in limits:
@@ -164,13 +164,13 @@ class Places:
 
     def _room(
         self, candidates: Sequence[Candidate], service: int, wait_ms: int, otherwise: Candidate | None
-    ) -> Room:
+    ) -> CapacityRequest:
         candidates = candidates[:QUEUE_PLACES_MAX]
         limits = self._shared.snapshot.limits
         named = tuple([limits[candidate.place.name] for candidate in candidates])
-        return Room(candidates, named, service, wait_ms, otherwise)
+        return CapacityRequest(candidates, named, service, wait_ms, otherwise)
 
-    def ask_room(self, request: Held, room: Room, answered: Answered) -> None:
+    def ask_room(self, request: HeldRequest, room: CapacityRequest, answered: Answered) -> None:
         """Wait for room; `answered(admission, wait_ms, limit, what)` comes at once or later."""
         user, shared = request.user, self._shared
         request.room = room
@@ -179,11 +179,11 @@ class Places:
         queued = Queued(request.model, user.account_id, user.service.weight, room.service, room.wait_ms)
         request.queue_number = shared.client.admissions.ask(room.limits, tokens, answered, queued)
 
-    def room_answered(self, request: Held) -> None:
+    def room_answered(self, request: HeldRequest) -> None:
         """Count how long the request waited."""
         request.queued_ms += int((self._shared.loop.time() - request.asked_s) * 1000)
 
-    def admitted(self, request: Held, admission: Admission) -> Candidate | None:
+    def admitted(self, request: HeldRequest, admission: Admission) -> Candidate | None:
         """The deployment that has room. None where it went bad meanwhile, and the admission is given back."""
         room = request.room
         chosen = room.candidates[room.limits.index(admission.limits[0])]
@@ -199,7 +199,7 @@ class Places:
         """Nothing is sent under an admission."""
         self._shared.client.admissions.end(admission, 0, begun=False)
 
-    def full(self, request: Held, limit: Limit, what: int, wait_ms: int) -> Refusal:
+    def full(self, request: HeldRequest, limit: Limit, what: int, wait_ms: int) -> Refusal:
         """Why there was no room."""
         if what == SHED:
             said = f"as many requests for {request.model} wait as may, and this one was let go"
@@ -215,7 +215,7 @@ class Places:
 
     # Waiting for the cheapest.
 
-    def _flex_until_s(self, request: Held) -> float:
+    def _flex_until_s(self, request: HeldRequest) -> float:
         """When it stops waiting for the cheapest: the client may ask for less time than the operator gives."""
         deadline_s = self._shared.settings.flex_deadline_s
         said = request.head.headers.get(b"x-tokenworks-deadline-s", b"")
@@ -224,8 +224,8 @@ class Places:
         return request.began_s + deadline_s * (1.0 - FLEX_LEFT)
 
     def _cheapest(
-        self, request: Held, ask: PlacementRequest, now_s: float, left_s: float
-    ) -> Candidate | Room | None:
+        self, request: HeldRequest, ask: PlacementRequest, now_s: float, left_s: float
+    ) -> Candidate | CapacityRequest | None:
         """The cheapest deployment, or to wait for it (`deferred`, too). None where it was sent and failed: it has waited for the
         cheap ones long enough.
         """
@@ -254,7 +254,7 @@ class Places:
 
     # What becomes of it there.
 
-    def began(self, request: Held, attempt: Placed, chosen: Candidate) -> None:
+    def began(self, request: HeldRequest, attempt: PlacedAttempt, chosen: Candidate) -> None:
         """The request is on its way to a deployment."""
         shared = self._shared
         now_s = shared.loop.time()
@@ -262,21 +262,21 @@ class Places:
         shared.placement.sent(attempt, chosen, _ask(request), now_s, streams=request.parsed.stream)
         shared.stats.c["attempts"] += 1
 
-    def succeeded(self, attempt: Placed, *, first_token: bool = False) -> None:
+    def succeeded(self, attempt: PlacedAttempt, *, first_token: bool = False) -> None:
         """The deployment gave what is good; `first_token`: of a stream."""
         now_s = self._shared.loop.time()
         attempt.place.succeeded(now_s)
         if first_token:
             self._shared.placement.first_token(attempt, attempt.place, now_s)
 
-    def failed(self, request: Held, attempt: Placed) -> None:
+    def failed(self, request: HeldRequest, attempt: PlacedAttempt) -> None:
         place, now_s = attempt.place, self._shared.loop.time()
         place.failed(now_s)
         if eject_outlier(place, request.places, now_s):
             cool_s = round(place.cool_until_s - now_s)
             log.warning("placement.ejected", deployment=place.name, cool_s=cool_s)
 
-    def end(self, attempt: Placed) -> None:
+    def end(self, attempt: PlacedAttempt) -> None:
         """The deployment is done with the attempt: its slot and its limits are free."""
         if attempt.over:
             return
@@ -298,7 +298,7 @@ def _first_without(candidates: Sequence[Candidate], limits: dict[str, Limit]) ->
 
 
 def ask_of(
-    request: Known,
+    request: KnownRequest,
     input_tokens: int,
     output_tokens: int,
     blocks: Sequence[int],
@@ -313,14 +313,14 @@ def ask_of(
     )  # fmt: skip
 
 
-def _ask(request: Held) -> PlacementRequest:
+def _ask(request: HeldRequest) -> PlacementRequest:
     """What placement is asked, worked out once for each model that the request may get."""
     if request.ask is None:
         request.ask = _what_is_asked(request)
     return request.ask
 
 
-def _what_is_asked(request: Held) -> PlacementRequest:
+def _what_is_asked(request: HeldRequest) -> PlacementRequest:
     """For placement: about how long the prompt is, and what it begins with; four bytes are taken for a token."""
     user = request.user
     if len(request.places) == 1:

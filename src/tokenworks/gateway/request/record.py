@@ -22,16 +22,16 @@ from tokenworks.charging import (
     is_nothing,
     usage_record,
 )
-from tokenworks.gateway.counting import Counted, Job
+from tokenworks.gateway.counting import TokenizerCounts, TokenizerJob
 from tokenworks.gateway.protocol.estimate import least_input, least_shown
 from tokenworks.gateway.protocol.usage import Usage
 from tokenworks.gateway.request.hold import input_estimate
 from tokenworks.gateway.request.losses import NO_COUNTS, Losses, less, shown_bytes
-from tokenworks.gateway.request.state import Answering, Held
+from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
 from tokenworks.gateway.shared import Shared
 
 
-class Charge:
+class AttemptCharge:
     """What an attempt is charged with: counted by whom, how it ended, and what of it is loss."""
 
     __slots__ = (
@@ -48,7 +48,7 @@ class Charge:
 
     def __init__(
         self,
-        attempt: Answering,
+        attempt: AnsweredAttempt,
         state: State,
         reason: str,
         counted_by: CountedBy,
@@ -70,7 +70,7 @@ class Charge:
         self.losses = losses
 
 
-Charged = Callable[[Charge], None]
+ChargeCallback = Callable[[AttemptCharge], None]
 """Called once, at once or later: what is charged is covered as far as it can be, and the record may be written."""
 
 
@@ -85,11 +85,11 @@ class Records:
 
     def complete(
         self,
-        attempt: Answering,
+        attempt: AnsweredAttempt,
         usage: Usage | None,
         upstream_id: str | None,
         progress: Counts,
-        charged: Charged,
+        charged: ChargeCallback,
     ) -> None:
         """`usage`: what the upstream reports, None where it reports nothing; `progress`: what its stream showed."""
         if usage is not None:
@@ -100,7 +100,7 @@ class Records:
             return
         request = attempt.request
 
-        def counted(found: Counted | None) -> None:
+        def counted(found: TokenizerCounts | None) -> None:
             flags = ["no_usage"]
             if found is None:
                 estimate = self._estimate(attempt, progress)
@@ -113,7 +113,10 @@ class Records:
         self.count(request, attempt, counted)
 
     def count(
-        self, request: Held, attempt: Answering | None, counted: Callable[[Counted | None], None]
+        self,
+        request: HeldRequest,
+        attempt: AnsweredAttempt | None,
+        counted: Callable[[TokenizerCounts | None], None],
     ) -> None:
         """Have the host's tokenizer process count the request, and the attempt's answer; None where it can't, or not in time."""
         if attempt is None or attempt.over:
@@ -132,21 +135,23 @@ class Records:
             chunks = tuple(attempt.chunks)
         request.counting = True
 
-        def done(found: Counted | None) -> None:
+        def done(found: TokenizerCounts | None) -> None:
             request.counting = False
             counted(found)
 
-        self._shared.counter.count(Job(tokenizer, request.protocol, request.body, chunks, False, texts), done)
+        self._shared.counter.count(
+            TokenizerJob(tokenizer, request.protocol, request.body, chunks, False, texts), done
+        )
 
     def _completed(
         self,
-        attempt: Answering,
+        attempt: AnsweredAttempt,
         counts: Counts,
         total: int | None,
         flags: list[str],
         counted_by: CountedBy,
         upstream_id: str | None,
-        charged: Charged,
+        charged: ChargeCallback,
     ) -> None:
         reason, losses = self._losses.of_whole(attempt, counts, counted_by, flags)
         meter, parsed = attempt.meter, attempt.request.parsed
@@ -154,10 +159,12 @@ class Records:
             counters = self._shared.stats.c
             counters["free_rider_hidden_output"] += counts.output_tokens > meter.shown_bytes
             counters["free_rider_tool_calls"] += meter.calls > 1
-        charge = Charge(attempt, "complete", reason, counted_by, counts, total, flags, upstream_id, losses)
+        charge = AttemptCharge(
+            attempt, "complete", reason, counted_by, counts, total, flags, upstream_id, losses
+        )
         self._cover(charge, charged)
 
-    def _estimate(self, attempt: Answering, progress: Counts) -> Counts:
+    def _estimate(self, attempt: AnsweredAttempt, progress: Counts) -> Counts:
         """A provider that reports nothing: counted from bytes, four to a token, marked as such."""
         request = attempt.request
         output = 0
@@ -170,7 +177,9 @@ class Records:
 
     # An answer that stopped half-way.
 
-    def interrupted(self, attempt: Answering, reason: str, charge: str | None, charged: Charged) -> None:
+    def interrupted(
+        self, attempt: AnsweredAttempt, reason: str, charge: str | None, charged: ChargeCallback
+    ) -> None:
         """It stopped half-way: charged from what is known to have been produced, as the plan's policy says of the reason; `charge`:
         or as this says.
         """
@@ -185,7 +194,7 @@ class Records:
         charge_as = charge or self._losses.charge_of(attempt, reason, said_all=False)
         known = meter.counts() if meter is not None else NO_COUNTS
 
-        def counted(found: Counted | None) -> None:
+        def counted(found: TokenizerCounts | None) -> None:
             counted_by: CountedBy = "progress"
             counts = _least(attempt, known)
             if found is not None:
@@ -200,14 +209,14 @@ class Records:
 
     def _interrupted(
         self,
-        attempt: Answering,
+        attempt: AnsweredAttempt,
         reason: str,
         charge_as: str,
         counts: Counts,
         total: int | None,
         flags: list[str],
         counted_by: CountedBy,
-        charged: Charged,
+        charged: ChargeCallback,
     ) -> None:
         losses = list[Loss]()
         if self._losses.waives(attempt.request, charge_as):
@@ -215,12 +224,14 @@ class Records:
         else:
             self._losses.bound(attempt, counts, "progress", losses, flags)
         upstream_id = None if attempt.meter is None else attempt.meter.upstream_id or None
-        charge = Charge(attempt, "interrupted", reason, counted_by, counts, total, flags, upstream_id, losses)
+        charge = AttemptCharge(
+            attempt, "interrupted", reason, counted_by, counts, total, flags, upstream_id, losses
+        )
         self._cover(charge, charged)
 
     # The record.
 
-    def _cover(self, charge: Charge, charged: Charged) -> None:
+    def _cover(self, charge: AttemptCharge, charged: ChargeCallback) -> None:
         """Have the account cover what is charged beyond the hold."""
         request, counts = charge.attempt.request, charge.counts
         hold = request.hold
@@ -256,7 +267,7 @@ class Records:
         request.counting = True
         request.pending_hold = shared.client.ask(hold.account, cap_ids, request.rated, more, answered)
 
-    def write(self, charge: Charge, durable: Callable[[str], None]) -> None:
+    def write(self, charge: AttemptCharge, durable: Callable[[str], None]) -> None:
         """Draw the charge from the hold and write the record. `durable` is called once it is on disk, with the reason of an
         interruption, or "".
         """
@@ -291,14 +302,14 @@ class Records:
         if hold.account.closing:
             shared.client.released(hold.account)
 
-    def write_loss(self, attempt: Answering, cause: str, usage: Usage, upstream_id: str | None) -> None:
+    def write_loss(self, attempt: AnsweredAttempt, cause: str, usage: Usage, upstream_id: str | None) -> None:
         """An attempt that failed and reports tokens all the same: they are loss, and the hold stays for the next attempt."""
         shared, request = self._shared, attempt.request
         tokens = sum(usage.counts)
         shared.risk.lost(request.user.account_id, tokens)
         losses = [Loss(cause, 1, usage.counts)]
         flags = list(usage.flags)
-        charge = Charge(
+        charge = AttemptCharge(
             attempt, "interrupted", cause, "provider", usage.counts, usage.total, flags, upstream_id, losses
         )
         record = self._record(
@@ -314,7 +325,7 @@ class Records:
 
     def _record(
         self,
-        charge: Charge,
+        charge: AttemptCharge,
         *,
         ended_ms: int,
         first_byte_ms: int | None,
@@ -347,7 +358,7 @@ class Records:
 
     # The attempt, to the journal.
 
-    def start_op(self, request: Held) -> Start:
+    def start_op(self, request: HeldRequest) -> Start:
         """The attempt in flight and what it holds."""
         user, hold = request.user, request.hold
         assert hold is not None
@@ -365,14 +376,14 @@ class Records:
             held=hold.held(),
         )
 
-    def drop(self, request: Held) -> None:
+    def drop(self, request: HeldRequest) -> None:
         """The attempt gave nothing: it leaves no record."""
         if request.usage_id:
             self._shared.client.drop(request.usage_id)
             request.usage_id = ""
 
 
-def _named(request: Held) -> Attempt:
+def _named(request: HeldRequest) -> Attempt:
     """The attempt in flight, as its record names it."""
     user = request.user
     return Attempt(
@@ -393,7 +404,7 @@ def _nothing(_: str) -> None:
     """Nobody waits for this record."""
 
 
-def _least(attempt: Answering, known: Counts) -> Counts:
+def _least(attempt: AnsweredAttempt, known: Counts) -> Counts:
     """What was surely produced: the input where the upstream did not say it, the text that was shown."""
     request, meter = attempt.request, attempt.meter
     output = known.output
@@ -403,7 +414,7 @@ def _least(attempt: Answering, known: Counts) -> Counts:
     return known._replace(fresh_input=fresh, output=output)
 
 
-def _risk_of(charge: Charge) -> int:
+def _risk_of(charge: AttemptCharge) -> int:
     """Tokens that may have been produced and are not charged: loss by record, and what nobody counted."""
     attempt = charge.attempt
     lost = sum([sum(loss.counts) for loss in charge.losses]) if charge.losses else 0

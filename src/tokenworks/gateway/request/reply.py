@@ -10,13 +10,13 @@ from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.protocol.errors import Refusal, cut_events, error_event
 from tokenworks.gateway.protocol.meter import StreamMeter
 from tokenworks.gateway.request.refusals import CUT, no_hold
-from tokenworks.gateway.request.state import Arrived, Held
+from tokenworks.gateway.request.state import ArrivedRequest, HeldRequest
 
 PING_COMMENT: Final = b": ping\n\n"
 PINGS: Final = {"messages": b'event: ping\ndata: {"type": "ping"}\n\n'}
 
 
-def send_head(request: Arrived, conn: ClientConnection, first: bytes) -> None:
+def send_head(request: ArrivedRequest, conn: ClientConnection, first: bytes) -> None:
     """The head of a stream, with its first bytes."""
     request.headed = True
     if request.head.http10:
@@ -28,7 +28,7 @@ def send_head(request: Arrived, conn: ClientConnection, first: bytes) -> None:
     conn.write(request.response_head + close + b"transfer-encoding: chunked\r\n\r\n" + chunk)
 
 
-def send_piece(request: Arrived, conn: ClientConnection, piece: bytes) -> None:
+def send_piece(request: ArrivedRequest, conn: ClientConnection, piece: bytes) -> None:
     """A piece of a stream, not empty."""
     if not request.headed:
         send_head(request, conn, piece)
@@ -38,7 +38,7 @@ def send_piece(request: Arrived, conn: ClientConnection, piece: bytes) -> None:
         conn.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
 
-def end_stream(request: Arrived, conn: ClientConnection, last: bytes) -> None:
+def end_stream(request: ArrivedRequest, conn: ClientConnection, last: bytes) -> None:
     conn.streamed = True
     if not request.headed:
         send_head(request, conn, last)
@@ -49,12 +49,12 @@ def end_stream(request: Arrived, conn: ClientConnection, last: bytes) -> None:
         conn.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n")
 
 
-def write_whole(request: Arrived, conn: ClientConnection, body: bytes) -> None:
+def write_whole(request: ArrivedRequest, conn: ClientConnection, body: bytes) -> None:
     close = b"" if conn.keep_alive else b"connection: close\r\n"
     conn.write_whole(b"%b%bcontent-length: %d\r\n\r\n" % (request.response_head, close, len(body)), body)
 
 
-def ping(request: Arrived, conn: ClientConnection, now_s: int) -> None:
+def ping(request: ArrivedRequest, conn: ClientConnection, now_s: int) -> None:
     """Say that the request lives. The first one leaves with a head, after which no other status can be said."""
     request.written_s = now_s
     if not request.headed and not request.response_head:
@@ -62,7 +62,7 @@ def ping(request: Arrived, conn: ClientConnection, now_s: int) -> None:
     send_piece(request, conn, PINGS.get(request.protocol, PING_COMMENT))
 
 
-def _early_head(request: Arrived) -> bytes:
+def _early_head(request: ArrivedRequest) -> bytes:
     ids = request.request_id.encode()
     return (
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-request-id: %b\r\nrequest-id: %b\r\n"
@@ -82,7 +82,7 @@ def broke_off(reason: str) -> Refusal:
     )
 
 
-def interrupted_end(request: Held, meter: StreamMeter, reason: str) -> bytes:
+def interrupted_end(request: HeldRequest, meter: StreamMeter, reason: str) -> bytes:
     """The last events of a stream that was cut, which no client takes for a whole answer; at a maximum, the end that one has.
 
     Where nothing is left: the final unit action in protocol, a last chunk with a finish reason, then why, and what to do.

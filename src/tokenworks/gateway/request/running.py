@@ -10,7 +10,7 @@ from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.request.exchange import Exchange
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.ticking import cut, is_due, is_stopping, stop_waited, tick, time_out
-from tokenworks.gateway.request.watching import Watching
+from tokenworks.gateway.request.watching import RequestObserver
 from tokenworks.gateway.request_log import RequestLog
 from tokenworks.gateway.series import Series
 from tokenworks.gateway.shared import Shared
@@ -18,7 +18,7 @@ from tokenworks.gateway.shared import Shared
 log = structlog.get_logger()
 
 
-class Running:
+class RunningRequests:
     __slots__ = ("_ended_callback", "_parts", "_shared", "open", "watching")
 
     def __init__(self, shared: Shared, pools: Pools, request_log: RequestLog, series: Series) -> None:
@@ -26,7 +26,7 @@ class Running:
         self._parts = Parts(shared, pools)
         self._ended_callback = self._ended  # one object for all requests
         self.open: set[Exchange] = set()
-        self.watching = Watching(request_log, series)
+        self.watching = RequestObserver(request_log, series)
 
     def begin(
         self, conn: ClientConnection, head: Head, body: bytes, protocol: str, now_s: float, *, free: bool

@@ -6,8 +6,8 @@ from typing import Final
 from tokenworks.factory import PROTOCOL_PATHS, DeploymentView
 from tokenworks.gateway.http.headers import forwarded
 from tokenworks.gateway.protocol.fields import allowed_query, render
-from tokenworks.gateway.request.place import Places
-from tokenworks.gateway.request.state import Answering, Held
+from tokenworks.gateway.request.place import Placements
+from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
 from tokenworks.gateway.shared import Shared
 
 # An answer that is not streamed is thought to be written so fast, where another place could be tried.
@@ -17,14 +17,14 @@ LATE_TIMES: Final = 4.0
 FORWARD_MEMO_MAX: Final = 100
 
 
-class Sending:
+class RequestRenderer:
     __slots__ = ("_places", "_shared")
 
-    def __init__(self, shared: Shared, places: Places) -> None:
+    def __init__(self, shared: Shared, places: Placements) -> None:
         self._shared = shared
         self._places = places
 
-    def body(self, attempt: Answering) -> bytes:
+    def body(self, attempt: AnsweredAttempt) -> bytes:
         """The body for the attempt's deployment; what it leaves out is named in `dropped`."""
         request, place = attempt.request, attempt.place
         parsed = request.parsed
@@ -39,7 +39,7 @@ class Sending:
         attempt.dropped = (*parsed.dropped, *dropped) if dropped else parsed.dropped
         return body
 
-    def head(self, request: Held, place: DeploymentView) -> bytes:
+    def head(self, request: HeldRequest, place: DeploymentView) -> bytes:
         """The head for one deployment up to the content length; remembered with the client's head."""
         snapshot = self._shared.snapshot
         number, forward = snapshot.number, request.head.forward
@@ -65,7 +65,7 @@ class Sending:
             forward[place.name] = (number, lines)
         return lines
 
-    def patience_s(self, attempt: Answering) -> int:
+    def patience_s(self, attempt: AnsweredAttempt) -> int:
         """How long to wait for the first byte of the answer.
 
         A stream's first byte is foreseen: one that is much later does not come, or not soon. An answer that is not

@@ -34,7 +34,7 @@ from tokenworks.gateway.snapshot import Route
 MEASURED_EVERY_MS: Final = 8
 
 
-class Arrived:
+class ArrivedRequest:
     """A request's head and body are here. What can happen to any request, however early, is noted here, too."""
 
     __slots__ = (
@@ -151,7 +151,7 @@ class Arrived:
         )
 
 
-class Known(Arrived):
+class KnownRequest(ArrivedRequest):
     """Its key is known (`set_user`), and its body is read (`set_parsed`)."""
 
     __slots__ = (
@@ -201,7 +201,7 @@ class Known(Arrived):
         self.last_refusal = None
 
 
-class Held(Known):
+class HeldRequest(KnownRequest):
     """What it can cost is known (`hold.Holds.size`), and held where `hold` is not None."""
 
     __slots__ = (
@@ -227,11 +227,11 @@ class Held(Known):
     estimated: bool  # its input was counted or estimated, since the bound did not fit
     denied: bool  # the last extension
     more_output: int  # tokens that the extension in flight asks for
-    room: "Room"  # what it waits for at the deployments
+    room: "CapacityRequest"  # what it waits for at the deployments
     asked_s: float  # since when
 
 
-class Room(NamedTuple):
+class CapacityRequest(NamedTuple):
     """Deployments that are at limits of their own: any of them will do, in this order.
 
     `service`: a class of the recorder's queues; `otherwise`: the deployment that takes it where none has room at once.
@@ -244,12 +244,12 @@ class Room(NamedTuple):
     otherwise: Candidate | None
 
 
-class Placed:
+class PlacedAttempt:
     """An attempt: it has a deployment, is on its way there, and holds a slot of it until it is `over`."""
 
     __slots__ = ("admission", "dropped", "foreseen_ms", "over", "place", "request", "upstream")
 
-    request: Held
+    request: HeldRequest
     place: DeploymentView
     foreseen_ms: float  # to its first token
     admission: Admission | None  # under the deployment's limits
@@ -258,7 +258,7 @@ class Placed:
     dropped: tuple[str, ...]  # fields that were not sent on
 
 
-class Answering(Placed):
+class AnsweredAttempt(PlacedAttempt):
     """What came from the deployment. `meter` is there where it is a stream, `chunks` where it is not (yet)."""
 
     __slots__ = (
@@ -277,7 +277,7 @@ class Answering(Placed):
     )
 
     def __init__(
-        self, request: Held, chosen: Candidate, admission: Admission | None, progress_tokens: int
+        self, request: HeldRequest, chosen: Candidate, admission: Admission | None, progress_tokens: int
     ) -> None:
         """`progress_tokens`: what its stream makes until its progress is reported."""
         self.request = request

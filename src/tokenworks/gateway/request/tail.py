@@ -16,7 +16,7 @@ from tokenworks.gateway.protocol.meter import EventTooLarge, StreamMeter
 TAIL_MAX_S = 1.0
 
 
-class Tail:
+class StreamTail:
     """Takes a connection's response over from its exchange; `over` is called once."""
 
     __slots__ = ("_connection", "_meter", "_over", "_timer")

@@ -6,21 +6,21 @@ from typing import Final
 from tokenworks.catalog import TOKEN_CLASSES
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.request.state import Held
-from tokenworks.gateway.request_log import Line, RequestLog
+from tokenworks.gateway.request.state import HeldRequest
+from tokenworks.gateway.request_log import RequestLine, RequestLog
 from tokenworks.gateway.series import COMPLETE, INTERRUPTED, LEFT, NONE, OUTCOMES, REFUSED, Series
 
 _US_PER_S: Final = 1_000_000
 
 
-class Watching:
+class RequestObserver:
     __slots__ = ("_log", "_series")
 
     def __init__(self, request_log: RequestLog, series: Series) -> None:
         self._log = request_log
         self._series = series
 
-    def ended(self, exchange: Held, now_s: float) -> None:
+    def ended(self, exchange: HeldRequest, now_s: float) -> None:
         """A request is over, whatever became of it. `now_s`: the loop's time."""
         record, series, failures = exchange.record, self._series, exchange.failures
         if record is not None and failures is None and record.state == "complete":
@@ -64,7 +64,7 @@ class Watching:
 
     def _write(
         self,
-        exchange: Held,
+        exchange: HeldRequest,
         outcome: int,
         deployment: str,
         model: str,
@@ -77,7 +77,7 @@ class Watching:
         if cause is None and record is not None and record.reason != "completed":
             cause = record.reason
         self._log.write(
-            Line(
+            RequestLine(
                 time=self._log.time(),
                 event="request",
                 request_id=exchange.request_id,
@@ -116,5 +116,5 @@ class Watching:
         if self._log.wants_failure(refusal.code, NONE, now_s):
             own_id = None if head is None else head.client_request_id
             self._log.write(
-                Line(self._log.time(), "request", request_id, own_id, outcome=OUTCOMES[REFUSED], status=refusal.status, cause=refusal.code)
+                RequestLine(self._log.time(), "request", request_id, own_id, outcome=OUTCOMES[REFUSED], status=refusal.status, cause=refusal.code)
             )  # fmt: skip
