@@ -139,9 +139,9 @@ def test_both_say_the_same_of_many_states(tmp_path, part):
             return Snapshot(0, deployments, aliases, {}, {}, models=cards, intents=intents)
 
         snapshot, placement = make_snapshot(), Placement()
-        placement.set_places(snapshot.places)
-        now_s = live(r, placement, snapshot.places)
-        broken = {place.name for place in snapshot.places if r.random() < 0.1}
+        placement.set_places(snapshot.views)
+        now_s = live(r, placement, snapshot.views)
+        broken = {place.name for place in snapshot.views if r.random() < 0.1}
         write_seen(tmp_path / "worker-0.places", placement, now_s, broken)
         seen = read_seen(tmp_path, stale_s=3600)
         assert len(seen["0"]) == len(deployments)

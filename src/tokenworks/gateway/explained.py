@@ -26,11 +26,11 @@ def explain_route(
     for worker, states in (told or {"": {}}).items():
         snapshot = make_snapshot()
         placement = Placement()
-        placement.set_places(snapshot.places)
+        placement.set_places(snapshot.views)
         placement.restore(states, 0.0)
         model = snapshot.model_for(name, PROTOCOLS[0], None, subject.default_model)
         protocol = _protocol(snapshot, model)
-        broken: Collection[str] = {place for place, state in states.items() if state.get("broken")}
+        broken: Collection[str] = {view for view, state in states.items() if state.get("broken")}
         made = decide(
             snapshot, name, protocol, subject, wanted, placement, 0.0, cost,
             filing_required=filing_required, without=broken,

@@ -107,19 +107,19 @@ class Shared:
         """(model class, weights) in the snapshot of now."""
         return self.snapshot.rate(rate_version, model)
 
-    def rest(self, place: DeploymentView, seconds: float) -> None:
+    def rest(self, view: DeploymentView, seconds: float) -> None:
         """The upstream of a place named a time: until then no worker of this host asks it."""
         now_s = self.loop.time()
-        place.rest(now_s, seconds)
-        self.client.request(RESTED, Rested(place.name, place.named_until_s), lambda _told: None)
+        view.rest(now_s, seconds)
+        self.client.request(RESTED, Rested(view.name, view.named_until_s), lambda _told: None)
 
     def rested(self, until_s: Mapping[str, float]) -> None:
         """Times that upstreams named to workers of this host, by place, in monotonic seconds of the host."""
         now_s = self.loop.time()
-        for place in self.snapshot.places:
-            left_s = until_s.get(place.name, 0.0) - now_s
-            if left_s > place.resting_s(now_s):
-                place.rest(now_s, left_s)
+        for view in self.snapshot.views:
+            left_s = until_s.get(view.name, 0.0) - now_s
+            if left_s > view.resting_s(now_s):
+                view.rest(now_s, left_s)
 
     def count_refusal(self, refusal: Refusal) -> None:
         name = f"refused_{refusal.status}"

@@ -30,21 +30,21 @@ class Route:
         "context_tokens",
         "hides_reasoning",
         "output_tokens",
-        "places",
         "rules",
         "tokenizer",
+        "views",
     )
 
-    def __init__(self, places: list[DeploymentView]) -> None:
-        self.places = places
-        self.context_tokens = max(place.deployment.context_tokens for place in places)
-        self.output_tokens = max(place.deployment.max_output_tokens for place in places)
-        self.hides_reasoning = any(place.deployment.hides_reasoning for place in places)
+    def __init__(self, views: list[DeploymentView]) -> None:
+        self.views = views
+        self.context_tokens = max(view.deployment.context_tokens for view in views)
+        self.output_tokens = max(view.deployment.max_output_tokens for view in views)
+        self.hides_reasoning = any(view.deployment.hides_reasoning for view in views)
         # Whether each of them ends an answer at the context's end by itself.
-        self.caps_output = all(place.profile.caps_output for place in places)
+        self.caps_output = all(view.profile.caps_output for view in views)
         # One tokenizer of the model counts for all of its places.
-        self.tokenizer = next((p.deployment.tokenizer for p in places if p.deployment.tokenizer), None)
-        found = {(p.deployment.profile, p.deployment.upstream_model) for p in places}
+        self.tokenizer = next((p.deployment.tokenizer for p in views if p.deployment.tokenizer), None)
+        found = {(p.deployment.profile, p.deployment.upstream_model) for p in views}
         self.rules = tuple({InputRules(media_rules(*names)): None for names in sorted(found)})
 
 
@@ -62,8 +62,8 @@ class Snapshot:
         "limits",
         "models",
         "number",
-        "places",
         "routes",
+        "views",
         "wildcards",
     )
 
@@ -89,16 +89,16 @@ class Snapshot:
         )
         self.cards = dict(cards)
         self.credentials = dict(credentials)
-        self.places: list[DeploymentView] = carry_over(
-            before.places if before else (), [DeploymentView(d) for d in deployments]
+        self.views: list[DeploymentView] = carry_over(
+            before.views if before else (), [DeploymentView(d) for d in deployments]
         )
-        self.by_name = {place.name: place for place in self.places}
+        self.by_name = {view.name: view for view in self.views}
         serving: dict[tuple[str, str], list[DeploymentView]] = {}
-        for place in self.places:
-            for protocol in place.deployment.protocols:
-                serving.setdefault((place.deployment.model, protocol), []).append(place)
-        self.routes = {route: Route(places) for route, places in serving.items()}
-        self.models = dict.fromkeys(sorted({place.deployment.model for place in self.places}))
+        for view in self.views:
+            for protocol in view.deployment.protocols:
+                serving.setdefault((view.deployment.model, protocol), []).append(view)
+        self.routes = {route: Route(views) for route, views in serving.items()}
+        self.models = dict.fromkeys(sorted({view.deployment.model for view in self.views}))
         self.cards_of_models = {card.name: card for card in models}
         defined = BUILT_IN | {intent.name: intent for intent in intents}
         self.intents = {name: intent for name, intent in defined.items() if self.models_of(intent)}
@@ -128,7 +128,7 @@ class Snapshot:
 
     def places_of(self, model: str, protocol: str) -> list[DeploymentView]:
         route = self.routes.get((model, protocol))
-        return [] if route is None else route.places
+        return [] if route is None else route.views
 
     def card_of(self, model: str) -> ModelCard:
         return self.cards_of_models.get(model) or ModelCard(name=model, modalities=MODALITIES)

@@ -36,13 +36,13 @@ class Upkeep:
         """A new snapshot; running requests keep the one that they began with."""
         shared = self._shared
         shared.snapshot = snapshot
-        self._series.known((place.deployment.model, place.name) for place in snapshot.places)
-        for place in snapshot.places:
-            if place.name in self.seen_before:
-                place.learn_from(self.seen_before.pop(place.name))
-        shared.placement.set_places(snapshot.places, shared.loop.time())
+        self._series.known((view.deployment.model, view.name) for view in snapshot.views)
+        for view in snapshot.views:
+            if view.name in self.seen_before:
+                view.learn_from(self.seen_before.pop(view.name))
+        shared.placement.set_places(snapshot.views, shared.loop.time())
         shared.broken_credentials = broken_credentials
-        self._pools.keep(snapshot.places)
+        self._pools.keep(snapshot.views)
 
     def tick(self, connections_open: int) -> None:
         """Once a second: time-outs, health, heartbeat."""
@@ -60,7 +60,7 @@ class Upkeep:
         shared.stats.c["request_lines_left_out"] = self._request_log.left_out
         if self.series_path is not None:
             self._series.keep(self.series_path)
-        if self.seen_path is not None and shared.snapshot.places:
+        if self.seen_path is not None and shared.snapshot.views:
             write_seen(self.seen_path, shared.placement, now_s, shared.broken_credentials)
 
     def _check_health(self, now_s: float) -> None:
@@ -69,9 +69,9 @@ class Upkeep:
         if now_s - self._checked_s < every_s:
             return
         self._checked_s = now_s
-        for place in shared.snapshot.places:
-            if place.check_due(now_s, 6.0 * every_s):
-                HealthCheck(shared, self._pools, place).run()
+        for view in shared.snapshot.views:
+            if view.check_due(now_s, 6.0 * every_s):
+                HealthCheck(shared, self._pools, view).run()
 
     def _count(self, now_s: float, connections_open: int) -> None:
         shared = self._shared
@@ -82,7 +82,7 @@ class Upkeep:
         counters["memory_refused"] = memory.refused
         counters["upstream_open"], counters["upstream_idle"] = self._pools.count()
         counters["unacknowledged"] = shared.client.open_messages
-        counters["deployments"] = len(shared.snapshot.places)
+        counters["deployments"] = len(shared.snapshot.views)
         counters["recorder_ready"] = int(shared.client.is_there)
         counters["snapshot_age_ms"] = int((now_s - shared.database_ok_s) * 1000)
 

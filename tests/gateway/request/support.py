@@ -229,7 +229,7 @@ class Worker:
         shared.counter = self
         shared.links = self
         shared.snapshot = snapshot
-        shared.placement.set_places(snapshot.places, self.loop.now_s)
+        shared.placement.set_places(snapshot.views, self.loop.now_s)
         self.jobs, self.ended, self.pools, self.checks = [], [], {}, []
         self.parts = Parts(shared, SimpleNamespace(of=self.pool))
         self.user = KeyEntry("k", b"k")

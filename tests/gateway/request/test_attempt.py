@@ -30,7 +30,7 @@ class Case:
         pool.cold, pool.reused = cold, reused
         self.owner = Owner()
         chosen = self.worker.place("d1").alone
-        self.worker.parts.places.choose(self.request)
+        self.worker.parts.placements.choose(self.request)
         self.request.tried.append("d1")
         self.request.attempt_no = 1
         self.attempt = Attempt(self.worker.parts, self.request, self.owner, chosen, None)

@@ -54,7 +54,7 @@ def test_while_others_of_the_account_ask_this_one_asks_too():
     request = worker.held_state()
     worker.slices.account("acc").asking = 1
     assert not worker.parts.holds.take(request)
-    worker.parts.holds.ask(request, print)
+    worker.parts.holds.request_hold(request, print)
     (asked,) = worker.recorder.asked
     assert request.pending_hold is asked and asked.need.output_tokens == 100
 

@@ -153,7 +153,7 @@ class Worker:
         elif name == SNAPSHOT.name:
             snapshot = snapshot_from_wire(SNAPSHOT.decode(content), {}, shared.snapshot)
             self.plane.upkeep.swap(snapshot, self.credentials.read(snapshot))
-            named = {place.deployment.tokenizer for place in snapshot.places}
+            named = {place.deployment.tokenizer for place in snapshot.views}
             shared.counter.load(frozenset(name for name in named if name is not None))
             gc.collect()
             gc.freeze()

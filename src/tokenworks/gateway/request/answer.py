@@ -28,11 +28,11 @@ KeepResult = Literal["kept", "no_memory", "too_large"]
 
 
 class Answers:
-    __slots__ = ("_places", "_shared")
+    __slots__ = ("_placements", "_shared")
 
-    def __init__(self, shared: Shared, places: Placements) -> None:
+    def __init__(self, shared: Shared, placements: Placements) -> None:
         self._shared = shared
-        self._places = places
+        self._placements = placements
 
     def head(self, attempt: AnsweredAttempt, connection: UpstreamConnection) -> None:
         """The upstream succeeds: prepare the head of the response, and the meter where it is a stream."""
@@ -93,7 +93,7 @@ class Answers:
             return "no_memory"
         begins = not attempt.chunks and not attempt.refused_status
         if begins and not attempt.over and ERROR_SIGN not in data[:ERROR_SIGN_WITHIN]:
-            self._places.succeeded(attempt)  # its first good bytes
+            self._placements.succeeded(attempt)  # its first good bytes
         attempt.chunks.append(data)
         return "kept"
 

@@ -83,12 +83,12 @@ class Attempt(AnsweredAttempt):
 
     def begin(self, chosen: Candidate) -> None:
         parts, request = self._parts, self.request
-        parts.places.began(request, self, chosen)
+        parts.placements.began(request, self, chosen)
         pool = parts.pools.of(self.place)
         connection = pool.take()
         if connection is not None:
             self._send(connection)
-        elif parts.places.has_others(request):
+        elif parts.placements.has_others(request):
             pool.connect(self._connected, FAILOVER_CONNECT_S)
         else:
             pool.connect(self._connected)
@@ -106,7 +106,7 @@ class Attempt(AnsweredAttempt):
             self._send(connection)
 
     def _send(self, connection: UpstreamConnection) -> None:
-        parts, request, place = self._parts, self.request, self.place
+        parts, request, view = self._parts, self.request, self.place
         if not request.free:
             shared = parts.shared
             if request.attempt_no == 1:
@@ -116,22 +116,22 @@ class Attempt(AnsweredAttempt):
             else:
                 request.usage_id = shared.ids.next()
                 request.started_ms = shared.ids.ms
-            request.deployment = place.name
+            request.deployment = view.name
             try:
                 shared.client.begin(request.usage_id, self)
             except RecorderAway as error:
                 connection.pool.give_back(connection)
                 self._owner.attempt_not_begun(self, Refusal(503, "recorder_away", str(error), 1))
                 return
-        sending = parts.sending
-        body = sending.body(self)
+        renderer = parts.renderer
+        body = renderer.body(self)
         self.upstream = connection
         connection.begin(
             self,
-            b"%b%d\r\n\r\n" % (sending.head(request, place), len(body)),
+            b"%b%d\r\n\r\n" % (renderer.head(request, view), len(body)),
             body,
-            sending.patience_s(self),
-            sending.idle_timeout_s(place),
+            renderer.patience_s(self),
+            renderer.idle_timeout_s(view),
         )
 
     def start_op(self) -> Start:
@@ -215,7 +215,7 @@ class Attempt(AnsweredAttempt):
         request, parts = self.request, self._parts
         conn = request.conn
         if not request.sent:
-            parts.places.succeeded(self, first_token=True)
+            parts.placements.succeeded(self, first_token=True)
             request.sent = True
         if conn is None:
             return
@@ -233,7 +233,7 @@ class Attempt(AnsweredAttempt):
             return
         if self.refused_status:
             self.abort()
-            self._answered_badly(connection, b"")
+            self._refused_by_upstream(connection, b"")
         elif kept == "no_memory":
             self._no_memory(len(data))
         elif self.abort():
@@ -252,7 +252,7 @@ class Attempt(AnsweredAttempt):
 
     def upstream_end(self, connection: UpstreamConnection) -> None:
         self.upstream = None
-        request, places = self.request, self._parts.places
+        request, placements = self.request, self._parts.placements
         if request.arrived_s:
             request.over_s = perf_counter()
         if self.meter is not None:
@@ -262,10 +262,10 @@ class Attempt(AnsweredAttempt):
             self.chunks = [b"".join(self.chunks)]
         body = self.chunks[0].removeprefix(BOM)
         if self.refused_status:
-            self._answered_badly(connection, body)
+            self._refused_by_upstream(connection, body)
             return
         if request.free:
-            places.succeeded(self)
+            placements.succeeded(self)
             self._owner.attempt_counted(self)
             return
         fault, usage, upstream_id, model = read_body(connection.status, body, request.protocol)
@@ -281,7 +281,7 @@ class Attempt(AnsweredAttempt):
                 self._parts.records.write_loss(self, "failed_attempt", usage, upstream_id)
             self._owner.attempt_faulted(self, fault)
             return
-        places.succeeded(self)
+        placements.succeeded(self)
         asked = request.parsed.model
         self.chunks[0] = body if model == asked else body_with_model(body, asked)
         self._owner.attempt_completed(self, usage, upstream_id, NO_COUNTS)
@@ -324,14 +324,14 @@ class Attempt(AnsweredAttempt):
                 self.stream_ended(self.meter)
                 return
         if reason == "timeout":
-            if not request.sent and not self.over and parts.places.has_others(request):
+            if not request.sent and not self.over and parts.placements.has_others(request):
                 # Silent for much longer than it should be: it rests, but for one trial now and then.
                 self.place.cool_down(parts.shared.loop.time(), COOL_DOWN_S)
             said = f"the deployment of {request.model} did not answer in time"
             request.last_refusal = Refusal(504, "upstream_timeout", said, 1)
         self.interrupt_or_fail("upstream_timeout" if reason == "timeout" else "upstream_error")
 
-    def _answered_badly(self, connection: UpstreamConnection, body: bytes) -> None:
+    def _refused_by_upstream(self, connection: UpstreamConnection, body: bytes) -> None:
         """An answer with a status that is no success."""
         status = self.refused_status
         fault = fault_of_body(status, body, self.request.protocol) or Fault("server", status, "", "", None)
@@ -348,7 +348,7 @@ class Attempt(AnsweredAttempt):
         if request.sent:
             if not self.over and reason in {"upstream_error", "upstream_timeout"}:
                 # It began well, and broke off: a place that does that often is no better than one that never begins.
-                self._parts.places.failed(request, self)
+                self._parts.placements.failed(request, self)
             self._owner.attempt_interrupted(self, reason, None)
         elif request.conn is None and reason in {"upstream_timeout", "shutdown"}:
             # Nobody waits for it, and it was never finished: it worked all the same.
@@ -372,13 +372,13 @@ class Attempt(AnsweredAttempt):
         asks = request.pending_hold is None
         if asks:
             before = request.held_output
-            self._parts.holds.extend(request, meter.shown_bytes, self._extended)
+            self._parts.holds.extend(request, meter.shown_bytes, self._extension_answered)
             if request.held_output > before:
                 return
         if meter.shown_bytes > request.held_output:
             self.pause(FOR_HOLD)
 
-    def _extended(self, got: Hold | None, verdict: Verdict, _back_s: int) -> None:
+    def _extension_answered(self, got: Hold | None, verdict: Verdict, _back_s: int) -> None:
         request, holds, meter = self.request, self._parts.holds, self.meter
         request.pending_hold = None
         hold = request.hold
@@ -413,7 +413,7 @@ class Attempt(AnsweredAttempt):
         before = request.paused
         request.paused &= ~why
         if before and not request.paused and self.upstream is not None:
-            self.upstream.resume(self._parts.sending.idle_timeout_s(self.place))
+            self.upstream.resume(self._parts.renderer.idle_timeout_s(self.place))
 
     # Cutting.
 
@@ -460,5 +460,5 @@ class Attempt(AnsweredAttempt):
         self.upstream = None
         request.counting = True
         parts = self._parts
-        StreamTail(upstream, meter, parts.sending.idle_timeout_s(self.place), parts.shared.loop, counted)
+        StreamTail(upstream, meter, parts.renderer.idle_timeout_s(self.place), parts.shared.loop, counted)
         return True

@@ -22,7 +22,7 @@ from tokenworks.factory import (
 )
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import Parsed, asked_effort, asked_text, count_tools
-from tokenworks.gateway.request.place import BYTES_PER_TOKEN, ask_of
+from tokenworks.gateway.request.place import BYTES_PER_TOKEN, placement_request_of
 from tokenworks.gateway.request.refusals import no_route
 from tokenworks.gateway.request.state import KnownRequest
 from tokenworks.gateway.shared import Shared
@@ -63,15 +63,17 @@ class Models:
             return Refusal(403, "model_not_allowed", said, param="model")
         if route is None:
             return no_route(snapshot, parsed.model, model, request.protocol)
-        request.route, request.places = route, route.places
+        request.route, request.places = route, route.views
         return self._check(request)
 
     def _choose(self, request: KnownRequest, intent: Intent) -> Refusal | None:
         """Give the request the best model for an intent."""
         request.intent = intent.name
         wanted = wanted_of(request.parsed, request.protocol, len(request.body) // BYTES_PER_TOKEN)
-        ask = ask_of(request, max(1, wanted.input_tokens), max(1, wanted.output_tokens), (), intent.objective)
-        request.choices = rank(intent, wanted, self._options(request, intent, wanted, ask))
+        placement_request = placement_request_of(
+            request, max(1, wanted.input_tokens), max(1, wanted.output_tokens), (), intent.objective
+        )
+        request.choices = rank(intent, wanted, self._options(request, intent, wanted, placement_request))
         if self.next_choice(request):
             return None
         return Refusal(
@@ -88,7 +90,7 @@ class Models:
         choice = request.choices.pop(0)
         request.model, request.choice = choice.model, choice.reason
         request.route = route = self._shared.snapshot.routes[choice.model, request.protocol]
-        _take_places(request, route)
+        _take_views(request, route)
         request.ask = None
         request.cuttable = False
         return True
@@ -103,7 +105,7 @@ class Models:
             return False
         before = request.model, request.route, request.places
         request.model, request.route = other, route
-        _take_places(request, route)
+        _take_views(request, route)
         if not request.places or self._check(request) is not None:
             request.model, request.route, request.places = before
             return False
@@ -128,12 +130,12 @@ class Models:
         return Refusal(400, "unsupported_input", said, param="model")
 
     def _options(
-        self, request: KnownRequest, intent: Intent, wanted: Wanted, ask: PlacementRequest
+        self, request: KnownRequest, intent: Intent, wanted: Wanted, placement_request: PlacementRequest
     ) -> list[Option]:
         """The models that this subscriber may use, that can do it, and that a place serves now."""
         shared, allowed = self._shared, request.user.models
         found, _ = options(
-            shared.snapshot, request.protocol, intent, wanted, ask, shared.placement, shared.loop.time(),
+            shared.snapshot, request.protocol, intent, wanted, placement_request, shared.placement, shared.loop.time(),
             lambda model: self._cost(request, model, wanted),
             may_use=lambda model: allows(allowed, intent.name, model), filing_required=shared.settings.filing_required,
         )  # fmt: skip
@@ -153,10 +155,10 @@ class Models:
         return 0, "", False
 
 
-def _take_places(request: KnownRequest, route: Route) -> None:
+def _take_views(request: KnownRequest, route: Route) -> None:
     """The places of a route; of a request that goes on with an upstream's object the one where that was made."""
     made_at = request.object_place
-    request.places = [p for p in route.places if p.name == made_at] if made_at else route.places
+    request.places = [p for p in route.views if p.name == made_at] if made_at else route.views
 
 
 def modalities_of(parsed: Parsed) -> frozenset[str]:

@@ -20,9 +20,9 @@ def tokenizer_of(request: HeldRequest) -> str | None:
     """The model's own tokenizer. None where no place names one, and after it was asked once: the request is relayed then."""
     if request.counted_here is not None:
         return None
-    for place in request.places:
-        if place.deployment.tokenizer is not None:
-            return place.deployment.tokenizer
+    for view in request.places:
+        if view.deployment.tokenizer is not None:
+            return view.deployment.tokenizer
     return None
 
 

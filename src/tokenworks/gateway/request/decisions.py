@@ -31,9 +31,9 @@ class DecisionLog:
         self,
         request_id: str,
         model: str,
-        places: Sequence[DeploymentView],
+        views: Sequence[DeploymentView],
         tried: Sequence[str],
-        ask: PlacementRequest,
+        placement_request: PlacementRequest,
         chosen: Candidate | None,
     ) -> None:
         """`places`: all that serve the model; `tried`: the names of those that were tried before; `chosen`: None where none was."""
@@ -50,14 +50,14 @@ class DecisionLog:
                 return
         elif not every or self._count % every:
             return
-        found = shared.placement.explain(places, tried, ask, shared.loop.time())
+        found = shared.placement.explain(views, tried, placement_request, shared.loop.time())
         log.info(
             "placement.decision",
             request_id=request_id,
             model=model,
             chosen=None if chosen is None else chosen.place.name,
-            objective=ask.objective,
-            regions=ask.regions,
+            objective=placement_request.objective,
+            regions=placement_request.regions,
             tried=tried,
             candidates=[_shown(candidate) for candidate in found[:CANDIDATES_LOGGED_MAX]],
         )

@@ -31,7 +31,7 @@ from tokenworks.gateway.request.state import HeldRequest
 
 
 class Exchange(HeldRequest):
-    __slots__ = ("_ended", "attempt", "parts", "shared")
+    __slots__ = ("_on_ended", "attempt", "parts", "shared")
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Exchange(HeldRequest):
         super().__init__(parts.shared, conn, head, body, protocol, began_s, free=free)
         self.shared = parts.shared
         self.parts = parts
-        self._ended = ended
+        self._on_ended = ended
         self.attempt: Attempt | None = (
             None  # at a deployment, the latest; None: there was none, or it gave nothing
         )
@@ -105,13 +105,13 @@ class Exchange(HeldRequest):
         elif objects:
             self._check_object(0)
         else:
-            self._hold()
+            self._begin_hold()
 
     def _check_object(self, at: int) -> None:
         """Look up the upstream objects that the request names, one after the other."""
         objects = self.parsed.objects
         if at == len(objects):
-            self._hold()
+            self._begin_hold()
             return
         param, name = objects[at]
 
@@ -129,16 +129,16 @@ class Exchange(HeldRequest):
 
     # The hold.
 
-    def _hold(self) -> None:
+    def _begin_hold(self) -> None:
         """Reserve what the request can cost, under the limits of its key."""
         holds, limits = self.parts.holds, self.user.limits
         holds.size(self)
         if limits and self.admission is None:
-            self.shared.client.admissions.ask(limits, holds.estimate_tokens(self), self._admitted)
+            self.shared.client.admissions.ask(limits, holds.estimate_tokens(self), self._limits_answered)
         else:
             self._reserve()
 
-    def _admitted(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
+    def _limits_answered(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
         user = self.user
         self.admission = admission
         if self.conn is None:
@@ -152,11 +152,11 @@ class Exchange(HeldRequest):
     def _reserve(self) -> None:
         holds = self.parts.holds
         if holds.take(self):
-            self._try()
+            self._try_deployment()
         else:
-            holds.ask(self, self._held)
+            holds.request_hold(self, self._hold_answered)
 
-    def _held(self, hold: Hold | None, verdict: Verdict, back_s: int) -> None:
+    def _hold_answered(self, hold: Hold | None, verdict: Verdict, back_s: int) -> None:
         self.pending_hold = None
         holds = self.parts.holds
         if self.conn is None:
@@ -164,13 +164,13 @@ class Exchange(HeldRequest):
                 holds.give(hold)
         elif hold is not None or (self.free and verdict == Verdict.PAYS_AS_IT_GOES):
             self.hold = hold
-            self._try()
+            self._try_deployment()
         elif verdict == Verdict.NOTHING_LEFT and holds.may_hold_less(self):
             # The bound of the input does not fit what is left: count it, or hold the estimate where the operator's risk allows.
             self.estimated = True
             self.parts.records.count(self, None, self._input_counted)
         else:
-            self._not_held(verdict, back_s)
+            self._hold_refused(verdict, back_s)
 
     def _input_counted(self, found: TokenizerCounts | None) -> None:
         """The tokenizer counted the input; None where there is none, or it did not answer in time."""
@@ -181,70 +181,70 @@ class Exchange(HeldRequest):
         elif self.parts.holds.hold_less(self, found):
             self._reserve()
         else:
-            self._not_held(Verdict.NOTHING_LEFT)
+            self._hold_refused(Verdict.NOTHING_LEFT)
 
-    def _not_held(self, verdict: Verdict, back_s: int = 0) -> None:
+    def _hold_refused(self, verdict: Verdict, back_s: int = 0) -> None:
         """The account does not cover the request as it is."""
         models, holds = self.parts.models, self.parts.holds
         if verdict == Verdict.NOTHING_LEFT:
             if holds.hold_rest(self):
-                self._try()
+                self._try_deployment()
                 return
             # The plan does not pay for this model: for the next best it may, or for the one that it goes on with.
             if models.next_choice(self) or models.restrict(self):
-                self._hold()
+                self._begin_hold()
                 return
         self.refuse(holds.refusal(self, verdict, back_s))
 
     # The deployment.
 
-    def _try(self) -> None:
+    def _try_deployment(self) -> None:
         """Send it to a deployment that was not tried yet."""
         if self.free and self._count_tokens():
             return
-        found = self.parts.places.choose(self)
+        found = self.parts.placements.choose(self)
         if isinstance(found, Candidate):
             self._begin_at(found, None)
         elif found is not None:
-            self.parts.places.ask_room(self, found, self._room_answered)
+            self.parts.placements.request_capacity(self, found, self._capacity_answered)
         elif not self.deferred:
-            self._nowhere(self.parts.places.refusal(self))
+            self._no_deployment(self.parts.placements.refusal(self))
 
     def again(self) -> None:
         """It was put off: look again."""
         self.deferred = False
         if self.conn is not None and not self.ended:
-            self._try()
+            self._try_deployment()
 
-    def _nowhere(self, refusal: Refusal) -> None:
+    def _no_deployment(self, refusal: Refusal) -> None:
         """No deployment takes it: the next model of its intent, or a refusal."""
         self.parts.holds.release(self)
         if self.parts.models.next_choice(self):
-            self._hold()
+            self._begin_hold()
         else:
             self.refuse(refusal)
 
-    def _room_answered(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
+    def _capacity_answered(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
         """A deployment has room, or none had it in time."""
-        places, room = self.parts.places, self.room
+        placements, room = self.parts.placements, self.room
         self.queue_number = 0
         if self.conn is None or self.ended:
             if admission is not None:
-                places.give_back(admission)
+                placements.give_back(admission)
             return
-        places.room_answered(self)
+        placements.capacity_answered(self)
         if admission is not None:
-            chosen = places.admitted(self, admission)
+            chosen = placements.admitted(self, admission)
             if chosen is None:
-                self._try()
+                self._try_deployment()
             else:
                 self._begin_at(chosen, admission)
         elif room.otherwise is not None:
             self._begin_at(room.otherwise, None)
         elif room.service == FLEX:
-            self._try()
+            self._try_deployment()
         else:
-            self._nowhere(places.full(self, limit, what, wait_ms))
+            self._no_deployment(placements.no_capacity(self, limit, what, wait_ms))
 
     def _begin_at(self, chosen: Candidate, admission: Admission | None) -> None:
         self.tried.append(chosen.place.name)
@@ -267,7 +267,7 @@ class Exchange(HeldRequest):
         if self.shared.cutting:
             self.refuse(CUT)
         elif found is None and self.conn is not None:
-            self._try()
+            self._try_deployment()
         else:
             self._answer_free(b"" if found is None else count_tokens.answer(self, found))
 
@@ -288,22 +288,22 @@ class Exchange(HeldRequest):
     def attempt_completed(
         self, attempt: Attempt, usage: Usage | None, upstream_id: str | None, progress: Counts
     ) -> None:
-        self.parts.records.complete(attempt, usage, upstream_id, progress, self._charged)
+        self.parts.records.complete(attempt, usage, upstream_id, progress, self._charge_covered)
 
     def attempt_interrupted(self, attempt: Attempt, reason: str, charge: str | None) -> None:
-        self.parts.records.interrupted(attempt, reason, charge, self._charged)
+        self.parts.records.interrupted(attempt, reason, charge, self._charge_covered)
 
-    def _charged(self, charge: AttemptCharge) -> None:
+    def _charge_covered(self, charge: AttemptCharge) -> None:
         """What the attempt costs is covered as far as it can be: the record is written."""
         self.spent_tokens = sum(charge.counts)
-        self.parts.places.end(charge.attempt)
-        self.parts.records.write(charge, self._durable)
+        self.parts.placements.end(charge.attempt)
+        self.parts.records.write(charge, self._record_on_disk)
 
     def attempt_empty(self, attempt: Attempt) -> None:
         """A stream that says it is done and gave nothing: it costs nothing."""
         self.answered = "empty_stream"
         self.give_up()
-        self._durable("")
+        self._record_on_disk("")
 
     def attempt_not_begun(self, attempt: Attempt, refusal: Refusal) -> None:
         self._end_attempt()
@@ -315,7 +315,7 @@ class Exchange(HeldRequest):
         self._note_failed_usage(attempt)
         said = said_on(fault, attempt.place, self.parsed.model)
         if said is not None:
-            self.parts.places.succeeded(attempt)
+            self.parts.placements.succeeded(attempt)
             self.give_up()
             self._refuse_or_say(said)
             return
@@ -335,7 +335,7 @@ class Exchange(HeldRequest):
         self.failures = [*(self.failures or ()), (attempt.place.name, cause)]
         self.shared.stats.c["attempts_failed"] += 1
         if count:
-            parts.places.failed(self, attempt)
+            parts.placements.failed(self, attempt)
         self._end_attempt()
         parts.records.drop(self)
         self.attempt = None
@@ -344,7 +344,7 @@ class Exchange(HeldRequest):
             said = f"the deployment of {self.model} failed"
             self.last_refusal = Refusal(502, "upstream_error", said, 1)
         if self.conn is not None:
-            self._try()
+            self._try_deployment()
         else:
             parts.holds.release(self)
             self._finish()
@@ -358,7 +358,7 @@ class Exchange(HeldRequest):
     def _end_attempt(self) -> None:
         """The deployment is done with the attempt in flight."""
         if self.attempt is not None:
-            self.parts.places.end(self.attempt)
+            self.parts.placements.end(self.attempt)
 
     def give_up(self) -> None:
         """Nothing of the attempt in flight is charged or recorded, and there is no other."""
@@ -368,7 +368,7 @@ class Exchange(HeldRequest):
 
     # How the request ends.
 
-    def _durable(self, interrupted: str) -> None:
+    def _record_on_disk(self, interrupted: str) -> None:
         """The record is on disk (or there is none): the client may have the end. `interrupted`: why it is not whole."""
         attempt, conn = self.attempt, self.conn
         if self.ended:
@@ -418,7 +418,7 @@ class Exchange(HeldRequest):
         """Nothing is left to do but to say it to the client, whose connection this is."""
         self.ended = True
         self.parts.answers.give_memory(self)
-        self._ended(self)
+        self._on_ended(self)
         self.attempt = (
             None  # which knows its request: what refers to itself would stay until the next collection
         )
@@ -461,7 +461,7 @@ class Exchange(HeldRequest):
         else:
             self._leave(attempt)
 
-    def forget_what_is_asked(self) -> None:
+    def cancel_pending(self) -> None:
         """Nobody waits any more for a hold, or for room."""
         if self.pending_hold is not None:
             self.shared.client.forget(self.pending_hold)

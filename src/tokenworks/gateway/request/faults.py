@@ -7,20 +7,18 @@ from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.vendor_errors import Fault, refusal_of
 
 
-def names_of(place: DeploymentView) -> tuple[str, ...]:
+def names_of(view: DeploymentView) -> tuple[str, ...]:
     """What a customer does not get to read in an upstream's words: who runs the deployment, and where."""
-    deployment, profile = place.deployment, place.profile
+    deployment, profile = view.deployment, view.profile
     vendor = () if deployment.vendor is None else (deployment.vendor,)
     return (*vendor, *profile.names, *profile.hosts, deployment.host)
 
 
-def said_on(fault: Fault, place: DeploymentView, model: str) -> Refusal | None:
+def said_on(fault: Fault, view: DeploymentView, model: str) -> Refusal | None:
     """What is said on of a fault that is the client's own. None: another place may do better. `model`: as the client named it."""
     if fault.kind not in {"client", "moderation"}:
         return None
-    return refusal_of(
-        fault, names=names_of(place), model=model, upstream_model=place.deployment.upstream_model
-    )
+    return refusal_of(fault, names=names_of(view), model=model, upstream_model=view.deployment.upstream_model)
 
 
 def refusal_for(fault: Fault, model: str) -> Refusal:

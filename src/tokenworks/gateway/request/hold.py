@@ -82,7 +82,7 @@ class Holds:
             shared.client.fill(account, user.cap_ids, request.rated, need)
         return True
 
-    def ask(self, request: HeldRequest, held: HoldWaiter) -> None:
+    def request_hold(self, request: HeldRequest, held: HoldWaiter) -> None:
         """Ask the recorder for the hold; `held(hold, verdict, back_s)` comes later."""
         shared, user = self._shared, request.user
         account = shared.slices.account(user.account_id)

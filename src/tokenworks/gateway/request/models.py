@@ -15,7 +15,7 @@ CREATED: Final = 1_767_225_600  # 2026-01-01, for want of a better one
 def _entry(name: str, snapshot: Snapshot) -> dict[str, Any]:
     intent = snapshot.intents.get(name)
     models = {snapshot.resolve(name)} if intent is None else set(snapshot.models_of(intent))
-    deployments = [place.deployment for place in snapshot.places if place.deployment.model in models]
+    deployments = [view.deployment for view in snapshot.views if view.deployment.model in models]
     return {
         "id": name,
         "object": "model",

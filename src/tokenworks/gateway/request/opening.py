@@ -61,7 +61,7 @@ def take_object(request: KnownRequest, param: str, name: str, owner: ObjectOwner
     if owner is None:
         return Refusal(503, "database_away", "the object can't be looked up now", 1)
     deployment = owner.deployment
-    request.places = [place for place in request.places if deployment and place.name == deployment]
+    request.places = [view for view in request.places if deployment and view.name == deployment]
     if not request.places:
         said = f"no such object as {param} names: an id works only for the account that received it"
         return Refusal(400, "foreign_object", said, param=param)

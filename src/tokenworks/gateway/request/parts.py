@@ -13,14 +13,14 @@ from tokenworks.gateway.shared import Shared
 
 
 class Parts:
-    __slots__ = ("answers", "holds", "models", "places", "pools", "records", "sending", "shared")
+    __slots__ = ("answers", "holds", "models", "placements", "pools", "records", "renderer", "shared")
 
     def __init__(self, shared: Shared, pools: Pools) -> None:
         self.shared = shared
         self.pools = pools
         self.models = Models(shared)
         self.holds = Holds(shared)
-        self.places = Placements(shared, DecisionLog(shared))
-        self.sending = RequestRenderer(shared, self.places)
-        self.answers = Answers(shared, self.places)
+        self.placements = Placements(shared, DecisionLog(shared))
+        self.renderer = RequestRenderer(shared, self.placements)
+        self.answers = Answers(shared, self.placements)
         self.records = Records(shared, Losses(shared))

@@ -61,14 +61,14 @@ class Placements:
         shared = self._shared
         now_s = shared.loop.time()
         request.deferred = False
-        ask = _ask(request)
+        placement_request = _placement_request(request)
         while True:
-            chosen = self._best(request, ask, now_s)
+            chosen = self._best(request, placement_request, now_s)
             if chosen is None:
-                self._decided(request, ask, None)
+                self._decided(request, placement_request, None)
                 return None
-            if ask is not NO_ASK:
-                self._decided(request, ask, chosen)
+            if placement_request is not NO_ASK:
+                self._decided(request, placement_request, chosen)
             broken = shared.broken_credentials
             if not broken or chosen.place.name not in broken:
                 break
@@ -78,33 +78,39 @@ class Placements:
         if request.flex and not request.free:
             left_s = self._flex_until_s(request) - now_s
             if left_s > 0:
-                found = self._cheapest(request, ask, now_s, left_s)
+                found = self._cheapest(request, placement_request, now_s, left_s)
                 if found is not None or request.deferred:
                     return found
             # From here on it is a request like any other, but for what it costs.
             request.flex = False
             return self.choose(request)
         if shared.snapshot.limits and not request.free:
-            return self._with_room(request, chosen, ask, now_s)
+            return self._with_capacity(request, chosen, placement_request, now_s)
         return chosen
 
-    def _best(self, request: HeldRequest, ask: PlacementRequest, now_s: float) -> Candidate | None:
+    def _best(
+        self, request: HeldRequest, placement_request: PlacementRequest, now_s: float
+    ) -> Candidate | None:
         shared, tried = self._shared, request.tried
         if request.attempt_no:
             # Something was sent already: one more attempt is one of so many that a bad hour may cost.
             # Without another place nothing is sent again, and the budget stays whole for who has one.
             if (
-                all(place.name in tried for place in request.places)
+                all(view.name in tried for view in request.places)
                 or len(tried) >= shared.settings.attempts_max
                 or not shared.retries.may_retry(now_s)
             ):
                 return None
         elif not tried:
             shared.retries.request(now_s)
-        return shared.placement.choose(request.places, tried, ask, now_s)
+        return shared.placement.choose(request.places, tried, placement_request, now_s)
 
-    def _decided(self, request: HeldRequest, ask: PlacementRequest, chosen: Candidate | None) -> None:
-        self._decisions.decided(request.request_id, request.model, request.places, request.tried, ask, chosen)
+    def _decided(
+        self, request: HeldRequest, placement_request: PlacementRequest, chosen: Candidate | None
+    ) -> None:
+        self._decisions.decided(
+            request.request_id, request.model, request.places, request.tried, placement_request, chosen
+        )
 
     def has_others(self, request: HeldRequest) -> bool:
         """Whether another deployment could be tried."""
@@ -114,55 +120,57 @@ class Placements:
         """Why no deployment takes the request."""
         if request.last_refusal is not None:
             return request.last_refusal
-        ask, model = _ask(request), request.model
-        wait_s = named_wait_s(request.places, ask, self._shared.loop.time())
+        placement_request, model = _placement_request(request), request.model
+        wait_s = named_wait_s(request.places, placement_request, self._shared.loop.time())
         if wait_s > 0:
             # Every place has said when it has room again.
             seconds = math.ceil(wait_s)
             said = f"{model} is busy: every deployment is at its limit, try again in {seconds} s"
             return Refusal(429, "too_many_requests", said, seconds)
-        reasons = [may_have(place.deployment, ask) for place in request.places]
+        reasons = [may_have(view.deployment, placement_request) for view in request.places]
         if all(reasons) and any(str(reason).startswith("residency") for reason in reasons):
-            allowed = ", ".join(ask.regions or ()) or "no region, by its wish and its consent,"
+            allowed = ", ".join(placement_request.regions or ()) or "no region, by its wish and its consent,"
             said = f"no deployment of {model} may have this account's data, which may go to {allowed} only"
             return Refusal(403, "residency", said, param="model")
         return Refusal(503, "no_deployment", f"no deployment can take {model} now", 5)
 
     # Waiting for room.
 
-    def _open(self, request: HeldRequest, ask: PlacementRequest, now_s: float) -> list[Candidate]:
+    def _candidates(
+        self, request: HeldRequest, placement_request: PlacementRequest, now_s: float
+    ) -> list[Candidate]:
         """The places that may have it now, the best first."""
-        if ask is NO_ASK:
+        if placement_request is NO_ASK:
             return [request.places[0].alone]
         shared = self._shared
         broken = shared.broken_credentials
         return [
             candidate
-            for candidate in shared.placement.explain(request.places, request.tried, ask, now_s)
+            for candidate in shared.placement.explain(request.places, request.tried, placement_request, now_s)
             if candidate.excluded is None and candidate.place.name not in broken
         ]
 
-    def _with_room(
-        self, request: HeldRequest, chosen: Candidate, ask: PlacementRequest, now_s: float
+    def _with_capacity(
+        self, request: HeldRequest, chosen: Candidate, placement_request: PlacementRequest, now_s: float
     ) -> Candidate | CapacityRequest:
         """Where the best place is under a limit of its own: the best that has room; where none has, wait."""
         limits = self._shared.snapshot.limits
         if chosen.place.name not in limits:
             return chosen
-        ordered = self._open(request, ask, now_s) or [chosen]
+        ordered = self._candidates(request, placement_request, now_s) or [chosen]
         free = _first_without(ordered, limits)
         limited = [candidate for candidate in ordered if candidate.place.name in limits]
         if free is not None:
-            return self._room(limited, STANDARD, 0, free)
+            return self._capacity_request(limited, STANDARD, 0, free)
         service = PRIORITY if request.user.service.priority else STANDARD
         wait_ms = self._shared.settings.queue_wait_s * 1000
         if request.queue_until_s:
             wait_ms = max(0, int((request.queue_until_s - now_s) * 1000))
         else:
             request.queue_until_s = now_s + wait_ms / 1000
-        return self._room(limited, service, wait_ms, None)
+        return self._capacity_request(limited, service, wait_ms, None)
 
-    def _room(
+    def _capacity_request(
         self, candidates: Sequence[Candidate], service: int, wait_ms: int, otherwise: Candidate | None
     ) -> CapacityRequest:
         candidates = candidates[:QUEUE_PLACES_MAX]
@@ -170,26 +178,34 @@ class Placements:
         named = tuple([limits[candidate.place.name] for candidate in candidates])
         return CapacityRequest(candidates, named, service, wait_ms, otherwise)
 
-    def ask_room(self, request: HeldRequest, room: CapacityRequest, answered: Answered) -> None:
+    def request_capacity(
+        self, request: HeldRequest, capacity_request: CapacityRequest, answered: Answered
+    ) -> None:
         """Wait for room; `answered(admission, wait_ms, limit, what)` comes at once or later."""
         user, shared = request.user, self._shared
-        request.room = room
+        request.room = capacity_request
         request.asked_s = shared.loop.time()
         tokens = request.need.input_tokens + request.held_output
-        queued = Queued(request.model, user.account_id, user.service.weight, room.service, room.wait_ms)
-        request.queue_number = shared.client.admissions.ask(room.limits, tokens, answered, queued)
+        queued = Queued(
+            request.model,
+            user.account_id,
+            user.service.weight,
+            capacity_request.service,
+            capacity_request.wait_ms,
+        )
+        request.queue_number = shared.client.admissions.ask(capacity_request.limits, tokens, answered, queued)
 
-    def room_answered(self, request: HeldRequest) -> None:
+    def capacity_answered(self, request: HeldRequest) -> None:
         """Count how long the request waited."""
         request.queued_ms += int((self._shared.loop.time() - request.asked_s) * 1000)
 
     def admitted(self, request: HeldRequest, admission: Admission) -> Candidate | None:
         """The deployment that has room. None where it went bad meanwhile, and the admission is given back."""
-        room = request.room
-        chosen = room.candidates[room.limits.index(admission.limits[0])]
-        place, now_s = chosen.place, self._shared.loop.time()
-        bad = place.trial or place.resting_s(now_s) > 0 or (len(request.places) > 1 and place.open(now_s))
-        if place.draining or bad:
+        capacity_request = request.room
+        chosen = capacity_request.candidates[capacity_request.limits.index(admission.limits[0])]
+        view, now_s = chosen.place, self._shared.loop.time()
+        bad = view.trial or view.resting_s(now_s) > 0 or (len(request.places) > 1 and view.open(now_s))
+        if view.draining or bad:
             # Alone it is tried all the same: waiting for its cool-down helps nobody.
             self.give_back(admission)
             return None
@@ -199,7 +215,7 @@ class Placements:
         """Nothing is sent under an admission."""
         self._shared.client.admissions.end(admission, 0, begun=False)
 
-    def full(self, request: HeldRequest, limit: Limit, what: int, wait_ms: int) -> Refusal:
+    def no_capacity(self, request: HeldRequest, limit: Limit, what: int, wait_ms: int) -> Refusal:
         """Why there was no room."""
         if what == SHED:
             said = f"as many requests for {request.model} wait as may, and this one was let go"
@@ -224,31 +240,32 @@ class Placements:
         return request.began_s + deadline_s * (1.0 - FLEX_LEFT)
 
     def _cheapest(
-        self, request: HeldRequest, ask: PlacementRequest, now_s: float, left_s: float
+        self, request: HeldRequest, placement_request: PlacementRequest, now_s: float, left_s: float
     ) -> Candidate | CapacityRequest | None:
         """The cheapest deployment, or to wait for it (`deferred`, too). None where it was sent and failed: it has waited for the
         cheap ones long enough.
         """
         shared, tried = self._shared, request.tried
-        if ask is NO_ASK:
+        if placement_request is NO_ASK:
             found = [request.places[0].alone]
         else:
             found = [
                 candidate
-                for candidate in shared.placement.explain(request.places, tried, ask, now_s)
-                if may_have(candidate.place.deployment, ask) is None and candidate.place.name not in tried
+                for candidate in shared.placement.explain(request.places, tried, placement_request, now_s)
+                if may_have(candidate.place.deployment, placement_request) is None
+                and candidate.place.name not in tried
             ]
-        least = min([price_of(candidate.place, ask) for candidate in found], default=0)
+        least = min([price_of(candidate.place, placement_request) for candidate in found], default=0)
         ready = [
             candidate
             for candidate in found
-            if candidate.excluded is None and price_of(candidate.place, ask) == least
+            if candidate.excluded is None and price_of(candidate.place, placement_request) == least
         ]
         free = _first_without(ready, shared.snapshot.limits)
         if free is not None:
             return free
         if ready:
-            return self._room(ready, FLEX, max(1, int(left_s * 1000)), None)
+            return self._capacity_request(ready, FLEX, max(1, int(left_s * 1000)), None)
         request.deferred = not request.attempt_no
         return None
 
@@ -259,7 +276,9 @@ class Placements:
         shared = self._shared
         now_s = shared.loop.time()
         attempt.place.began(now_s)
-        shared.placement.sent(attempt, chosen, _ask(request), now_s, streams=request.parsed.stream)
+        shared.placement.sent(
+            attempt, chosen, _placement_request(request), now_s, streams=request.parsed.stream
+        )
         shared.stats.c["attempts"] += 1
 
     def succeeded(self, attempt: PlacedAttempt, *, first_token: bool = False) -> None:
@@ -270,11 +289,11 @@ class Placements:
             self._shared.placement.first_token(attempt, attempt.place, now_s)
 
     def failed(self, request: HeldRequest, attempt: PlacedAttempt) -> None:
-        place, now_s = attempt.place, self._shared.loop.time()
-        place.failed(now_s)
-        if eject_outlier(place, request.places, now_s):
-            cool_s = round(place.cool_until_s - now_s)
-            log.warning("placement.ejected", deployment=place.name, cool_s=cool_s)
+        view, now_s = attempt.place, self._shared.loop.time()
+        view.failed(now_s)
+        if eject_outlier(view, request.places, now_s):
+            cool_s = round(view.cool_until_s - now_s)
+            log.warning("placement.ejected", deployment=view.name, cool_s=cool_s)
 
     def end(self, attempt: PlacedAttempt) -> None:
         """The deployment is done with the attempt: its slot and its limits are free."""
@@ -297,7 +316,7 @@ def _first_without(candidates: Sequence[Candidate], limits: dict[str, Limit]) ->
     return None
 
 
-def ask_of(
+def placement_request_of(
     request: KnownRequest,
     input_tokens: int,
     output_tokens: int,
@@ -313,19 +332,19 @@ def ask_of(
     )  # fmt: skip
 
 
-def _ask(request: HeldRequest) -> PlacementRequest:
+def _placement_request(request: HeldRequest) -> PlacementRequest:
     """What placement is asked, worked out once for each model that the request may get."""
     if request.ask is None:
-        request.ask = _what_is_asked(request)
+        request.ask = _make_placement_request(request)
     return request.ask
 
 
-def _what_is_asked(request: HeldRequest) -> PlacementRequest:
+def _make_placement_request(request: HeldRequest) -> PlacementRequest:
     """For placement: about how long the prompt is, and what it begins with; four bytes are taken for a token."""
     user = request.user
     if len(request.places) == 1:
         return lone_ask(user.regions, user.home)
-    return ask_of(
+    return placement_request_of(
         request,
         max(1, len(request.body) // BYTES_PER_TOKEN),
         1 if request.free else request.need.output_tokens,
@@ -333,6 +352,8 @@ def _what_is_asked(request: HeldRequest) -> PlacementRequest:
     )
 
 
-def price_of(place: DeploymentView, ask: PlacementRequest) -> int:
+def price_of(view: DeploymentView, placement_request: PlacementRequest) -> int:
     """What the request costs the operator there where nothing is cached, in nano yuan."""
-    return ask.input_tokens * place.fresh_nano + ask.output_tokens * place.output_nano
+    return (
+        placement_request.input_tokens * view.fresh_nano + placement_request.output_tokens * view.output_nano
+    )

@@ -17,9 +17,9 @@ def no_route(snapshot: Snapshot, asked: str, model: str, protocol: str) -> Refus
         spoken = sorted(
             {
                 p
-                for place in snapshot.places
-                if place.deployment.model == model
-                for p in place.deployment.protocols
+                for view in snapshot.views
+                if view.deployment.model == model
+                for p in view.deployment.protocols
             }
         )
         return Refusal(

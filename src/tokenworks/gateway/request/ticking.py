@@ -75,7 +75,7 @@ def time_out(exchange: Exchange) -> None:
     if attempt is not None and attempt.abort():
         said = "the request took longer than this gateway waits"
         exchange.last_refusal = Refusal(504, "upstream_timeout", said)
-        exchange.tried += [place.name for place in exchange.places]
+        exchange.tried += [view.name for view in exchange.places]
         attempt.interrupt_or_fail("upstream_timeout")
 
 
@@ -86,7 +86,7 @@ def cut(exchange: Exchange) -> None:
     """
     if exchange.ended or exchange.counting or (exchange.hold is None and exchange.usage_id):
         return
-    exchange.forget_what_is_asked()
+    exchange.cancel_pending()
     attempt = exchange.attempt
     if (
         attempt is not None
