@@ -1,4 +1,4 @@
-"""Where each request of a worker's connections goes: metered routes, models, health, the control plane."""
+"""The routes of a worker's requests: metered ones, models, health, the control plane."""
 
 from collections.abc import Callable
 from typing import Final
@@ -28,14 +28,14 @@ _KNOWN_PATHS: Final = frozenset({*_METERED_PATHS, "/v1/models"})
 NO_WEBSOCKET: Final = Refusal(
     426, "upgrade_required", "WebSocket is not spoken here: send the same request over HTTP"
 )
-# A client that asks whether its base URL is right, before anything else.
+# Paths by which a client checks its base URL before anything else.
 _HELLO_PATHS: Final = frozenset({"/", "/api/hello"})
 # The one route of the control plane that takes files.
 _FILE_PATHS: Final = frozenset({"/api/operations/charge-files/acknowledgements"})
 
 
 class Dispatch:
-    """`not_ready()`: why this worker can't serve, if so; `certificate_words()`: what is to be said of the certificate."""
+    """`not_ready()`: the reasons why this worker can't serve; `certificate_words()`: a warning about the certificate, or None."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Dispatch:
         self.connections: set[ClientConnection] = set()
 
     def after_head(self, conn: ClientConnection, head: Head) -> None:
-        """What a connection's first head of its kind says, once for all requests that have the same."""
+        """Set the fields of a head that stay the same while its connection repeats it."""
         path = head.path
         data_plane = path in _KNOWN_PATHS or path.startswith("/v1/") or head.meant is not None
         settings = self._shared.settings
@@ -86,7 +86,7 @@ class Dispatch:
             conn.set_address(self.proxies.client_address(conn.peer, head))
 
     def refuse_early(self, head: Head) -> Refusal | None:
-        """What can be said before a body is read: nobody sends megabytes without a key."""
+        """Why a request is refused before its body is read; None if it is not. A client can't send megabytes without a key."""
         if head.path in _METERED_PATHS and head.method == b"POST":
             if head.raw_key is None:
                 return NO_KEY
@@ -124,7 +124,7 @@ class Dispatch:
     def _metered_after_a_look(
         self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None
     ) -> None:
-        """A request of a metered route that is not as most are."""
+        """Route a metered request whose head needs checks: another method, a coded body, a model in the path."""
         if head.method == b"OPTIONS":
             self._options(conn, head)
         elif head.method != b"POST":
@@ -140,7 +140,7 @@ class Dispatch:
         self._metered(conn, head, body, protocol or "messages", free=protocol is None)
 
     def _inflate(self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None) -> None:
-        """Decode a body, for a key that is known: an unknown one could make this worker compute for nothing."""
+        """Decode a body if the key is known, so that a client without a key can't make this worker compute."""
 
         def decoded(content: bytes) -> None:
             self._metered_of_path(conn, head, content, protocol)
@@ -183,7 +183,7 @@ class Dispatch:
             self._identify.identify(head, exchange.identified, exchange.refuse)
 
     def _nothing_new(self, now_s: float) -> Refusal:
-        """Why this worker begins no request now."""
+        """Why this worker refuses new requests now."""
         shared = self._shared
         if shared.stats.c["requests_open"] >= shared.settings.requests_max:
             return Refusal(
@@ -204,10 +204,10 @@ class Dispatch:
             503, "clock_skew", "this host's clock is wrong: it takes nothing new until it is set", 5
         )
 
-    # What costs nothing.
+    # Routes without a charge.
 
     def _options(self, conn: ClientConnection, head: Head) -> None:
-        """A preflight, or a client that asks what may be asked."""
+        """Answer a preflight, or another OPTIONS request."""
         request_id = self._shared.ids.next().encode()
         if is_preflight(head):
             conn.write(preflight_response(head, request_id, close=not conn.keep_alive))
@@ -220,7 +220,7 @@ class Dispatch:
         conn.done()
 
     def _hello(self, conn: ClientConnection, head: Head) -> None:
-        """Claude Code asks `HEAD /` and `/api/hello` whether anything is there."""
+        """Claude Code checks with `HEAD /` and `/api/hello` whether a server is there."""
         self._json(conn, 200, b'{"message":"hello"}', head)
 
     def _models(self, conn: ClientConnection, head: Head) -> None:
@@ -253,8 +253,8 @@ class Dispatch:
             name = path.removeprefix("/v1/models/")
             body = model_body(snapshot, user, name)
             if body is None:
-                said = f"there is no model {name} here: GET /v1/models lists them"
-                refuse(Refusal(404, "model_not_found", said))
+                message = f"there is no model {name} here: GET /v1/models lists them"
+                refuse(Refusal(404, "model_not_found", message))
             else:
                 self._json(conn, 200, body, head)
 

@@ -1,4 +1,4 @@
-"""The keys that a worker remembers: bounded, with negative entries, told of changes, look-ups rate-limited."""
+"""A worker's cache of API keys: bounded, with negative entries, invalidated by the change feed, with rate-limited look-ups."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ POSITIVE_FOR_S: Final = 60.0
 
 
 class KeyEntry:
-    """A key that was found, or (`known` False) not."""
+    """The result of a key's look-up. `known` False: there is no such valid key."""
 
     __slots__ = (
         "_abandon_minute",
@@ -54,25 +54,25 @@ class KeyEntry:
         self.text = text
         self.mac = mac
         self.known = False
-        # Why one that was issued is not known: `revoked`, `expired`, `closed` (its account).
+        # Why an issued key is not valid: `revoked`, `expired`, `closed` (its account).
         self.ended: str | None = None
         self.key_id = ""
         self.account_id = ""
         self.member_id = ""
         self.models: frozenset[str] | None = None
-        # Of pages that may use it; None: whatever the setting allows.
+        # Origins of pages that may use the key; None: all that the setting allows.
         self.origins: frozenset[str] | None = None
         self.cap_ids: tuple[str, ...] = ()
         self.policy = DEFAULT_POLICY
         self.counts_prompts = False
-        # Where this subscriber's data may go; None: anywhere.
+        # Regions to which this subscriber's data may go; None: anywhere.
         self.regions: tuple[str, ...] | None = None
         self.home: str | None = None
-        # The consent without which nothing is served, where it is missing.
+        # The missing consent without which nothing is served; None if none is missing.
         self.refused_by: str | None = None
         self.service = DEFAULT_SERVICE
         self.suspended_by: tuple[str, ...] = ()
-        # How pay-as-you-go stands (`open`, `locked`, `no_consent`) and its monthly cap in nano; None: there is none.
+        # The state of pay-as-you-go (`open`, `locked`, `no_consent`) and its monthly cap in nano; None: the plan has none.
         self.payg: tuple[str, int] | None = None
         self.limits: tuple[Limit, ...] = ()
         self.limit_scopes: tuple[str, ...] = ()
@@ -83,24 +83,24 @@ class KeyEntry:
         self._abandoned = 0
 
     def abandon(self, now_s: float) -> None:
-        """One of its streams was left long before its end."""
+        """Count a stream that its client left long before its end."""
         self._abandoned = self.abandoned(now_s) + 1
         self._abandon_minute = int(now_s // 60)
 
     def abandoned(self, now_s: float) -> int:
-        """How many were left in this minute."""
+        """The number of such streams in this minute."""
         return self._abandoned if int(now_s // 60) == self._abandon_minute else 0
 
 
 KeyWaiter = Callable[[KeyEntry | None], None]
-"""Called with the entry, or None where nobody could say."""
+"""Called with the entry, or None if the database can't be reached."""
 KeyRows = Sequence[LiveKey | EndedKey]
-"""What the recorder knows of a key: one row at most."""
+"""The recorder's answer to a look-up: one row at most."""
 
 
 class KeyCache:
-    """`ask(macs, answered)` asks the recorder, with the key's MAC under each pepper. It answers what is known of the key, nothing where
-    no such key was ever issued, or None where the database does not answer.
+    """`ask(macs, answered)` asks the recorder, with the key's MAC under each pepper. The answer is the key's row, no row if no such key
+    was ever issued, or None if the database does not answer.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class KeyCache:
         self._civil_ms = civil_ms
         self._peppers: list[bytes] = []
         self.lacking: tuple[int, ...] = ()
-        """Peppers that the works uses and this host has not: a key that is not found may be good all the same."""
+        """Peppers that the works uses and this host lacks: a key that is not found may be valid all the same."""
         self._ask = ask
         self._size_max = size_max
         self._lookups_per_s = lookups_per_s
@@ -125,19 +125,19 @@ class KeyCache:
         self._allowance = float(lookups_per_s)
         self._allowance_s = time.monotonic()
         self.blocked: frozenset[str] = frozenset()
-        """Ids of keys that this host refuses, whatever the database says."""
+        """Ids of keys that this host refuses, also if the database has them as valid."""
         self.generation = 0
-        """Changes whenever an entry is forgotten, so that memos of entries are looked up again."""
+        """Increases with each entry that is dropped, so that memos of entries are looked up again."""
         self.set_peppers(peppers)
 
     def set_peppers(self, peppers: Mapping[int, bytes]) -> None:
-        """What was not found under fewer peppers is looked up again."""
+        """Use these peppers. Keys that were not found under fewer peppers are looked up again."""
         self._peppers = [peppers[version] for version in sorted(peppers, reverse=True)]
         for entry in [entry for entry in self._by_text.values() if not entry.known]:
             self._drop(entry)
 
     def get(self, text: str, now_s: float) -> KeyEntry | None:
-        """A fresh entry, or None: look it up."""
+        """A fresh entry; None if the key has to be looked up."""
         entry = self._by_text.get(text)
         if entry is None or now_s >= entry.fresh_until_s:
             return None
@@ -148,7 +148,7 @@ class KeyCache:
         return is_key(text)
 
     def look_up(self, text: str, waiter: KeyWaiter) -> bool:
-        """Ask for a key. False where too many are asked for: the client should come again."""
+        """Look a key up. False if there are too many look-ups: the client should try again."""
         waiting = self._waiting.get(text)
         if waiting is not None:
             waiting.append(waiter)
@@ -171,15 +171,17 @@ class KeyCache:
         if rows is not None:
             try:
                 entry = self._store(text, macs[0], rows)
-            except Exception:  # a defect of ours: those who wait are told that nobody could say
+            except (
+                Exception
+            ):  # a defect of ours: the waiting requests are refused as if the database were away
                 log.exception("keys.store_failed")
         else:
-            # Nobody could say. What is known stays good for as long as it may be stale; that is checked elsewhere.
+            # The database is away. A known key stays valid; `key_max_stale_s` limits that elsewhere.
             entry = self._by_text.get(text)
         for waiter in self._waiting.pop(text, ()):
             try:
                 waiter(entry)
-            except Exception:  # a defect of ours costs this request, and no other that waits for the same key
+            except Exception:  # a defect of ours ends this request and no other that waits for the same key
                 log.exception("keys.waiter_failed")
 
     def _store(self, text: str, mac: bytes, rows: KeyRows) -> KeyEntry:
@@ -196,7 +198,7 @@ class KeyCache:
             self._fill(entry, found)
             entry.fresh_until_s = now_s + POSITIVE_FOR_S
             if found.caps_end_ms is not None:
-                # With the day or the month a new bucket comes for each cap.
+                # Each cap gets a new bucket with the new day or month.
                 left_s = max(0.0, (found.caps_end_ms - self._civil_ms()) / 1000)
                 entry.fresh_until_s = min(entry.fresh_until_s, now_s + left_s)
         if text not in self._by_text:
@@ -207,7 +209,7 @@ class KeyCache:
         return entry
 
     def _fill(self, entry: KeyEntry, found: LiveKey) -> None:
-        """All that is known of a key that is good."""
+        """Fill the entry of a valid key."""
         entry.known = True
         entry.mac = found.mac
         entry.key_id = found.key_id
@@ -232,7 +234,7 @@ class KeyCache:
         self._refuse_blocked(entry)
 
     def _policy(self, text: str | None) -> ChargingPolicy:
-        """Plans are few, keys are many: equal policies are one object."""
+        """The policy of this text. Keys with equal policies share one object."""
         if text is None:
             return DEFAULT_POLICY
         policy = self._policies.get(text)
@@ -250,13 +252,13 @@ class KeyCache:
         self.generation += 1
 
     def forget(self, mac: bytes) -> None:
-        """It changed: look it up again."""
+        """Drop a key that changed, so that it is looked up again."""
         entry = self._by_mac.get(mac)
         if entry is not None:
             self._drop(entry)
 
     def block(self, key_ids: frozenset[str]) -> None:
-        """Refuse these keys, without the database; others that were refused are looked up again."""
+        """Refuse these keys without the database. Keys that are no longer blocked are looked up again."""
         changed = self.blocked ^ key_ids
         self.blocked = key_ids
         for entry in [entry for entry in self._by_text.values() if entry.key_id in changed]:
@@ -266,7 +268,7 @@ class KeyCache:
                 self._drop(entry)
 
     def _refuse_blocked(self, entry: KeyEntry) -> None:
-        """What an operator blocks on a host is revoked as soon as there is a database."""
+        """Refuse a blocked key as revoked; the operator revokes it once the database is there."""
         if entry.key_id in self.blocked:
             entry.known, entry.ended = False, "revoked"
 

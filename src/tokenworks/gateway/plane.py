@@ -1,4 +1,4 @@
-"""A worker's data plane: its parts, put together in one place."""
+"""A worker's data plane: its parts are put together here."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from tokenworks.kernel import Clock
 
 
 class Plane:
-    """`shared` is what the app wires (recorder, keys, tokenizer) and what the host says; `upkeep` is ticked once a second."""
+    """`shared`: what the app wires (recorder, keys, tokenizer) and the host's state. `tick` is called once a second."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Plane:
         log_file: LogFile | None = None,
         certificate_words: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`log_file`: where the lines of requests go; None: to the process's log."""
+        """`log_file`: for the lines of requests; None: they go to the process's log."""
         self.shared = shared = Shared(settings, clock, stats)
         self.series = Series()
         pools = Pools(shared, control_path)
@@ -51,7 +51,7 @@ class Plane:
         self.upkeep.tick(len(self.dispatch.connections))
 
     def drain(self) -> None:
-        """No new connections; those that idle are closed, the others when their response is written."""
+        """Take no new connections, close idle ones, and close each other connection when its response is written."""
         self.shared.draining = True
         for connection in list(self.dispatch.connections):
             connection.close_if_idle()

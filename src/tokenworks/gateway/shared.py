@@ -1,6 +1,6 @@
-"""What all requests of a worker share: settings, clock, counters, caches, and what the host says of itself.
+"""What all requests of a worker share: settings, clock, counters, caches, and the state of the host.
 
-Everything here lives as long as the worker. `client`, `keys` and `counter` are wired by the app before the first request.
+Everything here lives as long as the worker. The app sets `client`, `keys` and `counter` before the first request.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from tokenworks.kernel import Clock
 
 
 class DataPlaneSettings(Protocol):
-    """The settings that the data plane reads; `tokenworks.app.settings` documents each."""
+    """The settings of the data plane; `tokenworks.app.settings` documents each."""
 
     header_bytes_max: int
     header_count_max: int
@@ -74,7 +74,7 @@ class DataPlaneSettings(Protocol):
 
 
 class Shared:
-    """The worker's state beside its requests."""
+    """A worker's state that belongs to no single request."""
 
     def __init__(self, settings: DataPlaneSettings, clock: Clock, stats: Stats) -> None:
         self.settings = settings
@@ -97,24 +97,26 @@ class Shared:
         self.retries = RetryBudget(settings.retries_per_s)
         self.broken_credentials: frozenset[str] = frozenset()
         self.draining = False
-        self.retiring = False  # other workers of the host take what is new
-        self.cutting = False  # the time to drain is over: nothing is sent any more
+        self.retiring = False  # the host's other workers take new connections
+        self.cutting = False  # the time to drain is over: no attempt begins any more
         self.journal_full = False
-        self.clock_off_s: float | None = None  # by so much, which is more than it may be
+        self.clock_off_s: float | None = (
+            None  # the error of the host's clock, if it is above `clock_skew_max_s`
+        )
         self.database_ok_s = self.loop.time()
 
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
-        """(model class, weights) in the snapshot of now."""
+        """(model class, weights) in the present snapshot."""
         return self.snapshot.rate(rate_version, model)
 
     def rest(self, view: DeploymentView, seconds: float) -> None:
-        """The upstream of a place named a time: until then no worker of this host asks it."""
+        """An upstream named a time: until then no worker of this host sends it a request."""
         now_s = self.loop.time()
         view.rest(now_s, seconds)
         self.client.request(RESTED, Rested(view.name, view.named_until_s), lambda _told: None)
 
     def rested(self, until_s: Mapping[str, float]) -> None:
-        """Times that upstreams named to workers of this host, by place, in monotonic seconds of the host."""
+        """Times that upstreams named to workers of this host, by deployment, in monotonic seconds of the host."""
         now_s = self.loop.time()
         for view in self.snapshot.views:
             left_s = until_s.get(view.name, 0.0) - now_s

@@ -1,4 +1,4 @@
-"""What the data plane knows, as one immutable object that is swapped whole; a request pins the one it began with."""
+"""The data plane's snapshot of catalogue and deployments: an immutable object that is replaced as a whole."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -23,7 +23,7 @@ RATES_MEMO_MAX: Final = 100_000
 
 
 class Route:
-    """The places that serve a model over a protocol, and the most that any of them takes and makes."""
+    """The deployments that serve a model over a protocol, and the largest context and output of any of them."""
 
     __slots__ = (
         "caps_output",
@@ -40,16 +40,16 @@ class Route:
         self.context_tokens = max(view.deployment.context_tokens for view in views)
         self.output_tokens = max(view.deployment.max_output_tokens for view in views)
         self.hides_reasoning = any(view.deployment.hides_reasoning for view in views)
-        # Whether each of them ends an answer at the context's end by itself.
+        # True if each deployment ends an answer at the end of the context by itself.
         self.caps_output = all(view.profile.caps_output for view in views)
-        # One tokenizer of the model counts for all of its places.
+        # A tokenizer of the model counts for all of its deployments.
         self.tokenizer = next((p.deployment.tokenizer for p in views if p.deployment.tokenizer), None)
         found = {(p.deployment.profile, p.deployment.upstream_model) for p in views}
         self.rules = tuple({InputRules(media_rules(*names)): None for names in sorted(found)})
 
 
 class Snapshot:
-    """Deployments by model and protocol, aliases, rate cards by version."""
+    """Deployments by model and protocol, aliases, and rate cards by version."""
 
     __slots__ = (
         "_memo",
@@ -82,7 +82,7 @@ class Snapshot:
         self.number = number
         self.limits = dict(limits)
         self.aliases = dict(aliases)
-        # Aliases that end in `*`, by what stands before it; the longest come first.
+        # (what stands before the `*`, model) of each wildcard alias, the longest first.
         self.wildcards = sorted(
             ((name[:-1], model) for name, model in self.aliases.items() if name.endswith("*")),
             key=lambda found: (-len(found[0]), found[0]),
@@ -119,11 +119,11 @@ class Snapshot:
         return found
 
     def models_of(self, intent: Intent) -> list[str]:
-        """The models that an intent means and that are served: those that it names, else all of which a quality is declared."""
+        """The served models of an intent: those that it names, else all with a declared quality."""
         return [model for model in self.models_meant(intent) if model in self.models]
 
     def models_meant(self, intent: Intent) -> list[str]:
-        """Those too that nothing serves now."""
+        """The models of an intent, served or not."""
         return models_meant(intent, self.cards_of_models)
 
     def places_of(self, model: str, protocol: str) -> list[DeploymentView]:
@@ -134,7 +134,7 @@ class Snapshot:
         return self.cards_of_models.get(model) or ModelCard(name=model, modalities=MODALITIES)
 
     def resolve(self, name: str) -> str:
-        """The model that a name stands for: by its own alias, as it is where it is served, or by the longest wildcard alias."""
+        """The model that a name stands for: by an exact alias, else the name itself if it is served, else by the longest wildcard alias."""
         model = self.aliases.get(name)
         if model is not None:
             return model
@@ -146,8 +146,8 @@ class Snapshot:
         return name
 
     def model_for(self, name: str, protocol: str, allowed: frozenset[str] | None, default: str | None) -> str:
-        """The model (or intent) of a request: what its name stands for or, where that is none that is served, the plan's default.
-        The default is taken only where it is served over the protocol and the key may use it.
+        """The model (or intent) of a request: what its name stands for or, if that is not served, the plan's default. The default is
+        taken only if it is served over the protocol and the key may use it.
         """
         model = self.resolve(name)
         if default is None or model in self.models or model in self.intents:
@@ -160,7 +160,7 @@ class Snapshot:
 
 
 def allows(allowed: frozenset[str] | None, *names: str) -> bool:
-    """Whether a key's models have one of these names; an entry that ends in `*` stands for all that begin so."""
+    """True if a key's models have one of these names. An entry that ends in `*` stands for all names with that begin."""
     if allowed is None or not allowed.isdisjoint(names):
         return True
     return any(entry.endswith("*") and name.startswith(entry[:-1]) for entry in allowed for name in names)

@@ -1,10 +1,10 @@
-"""Time-outs for tens of thousands of connections at almost no cost: one tick a second, deadlines moved lazily."""
+"""Time-outs of tens of thousands of connections at almost no cost: one tick a second, and deadlines that move lazily."""
 
 from typing import Protocol
 
 
 class TimedConnection(Protocol):
-    """Something with a deadline in whole seconds (0: none). `wheel_s` is the wheel's own."""
+    """A connection with a deadline in whole seconds (0: none). `wheel_s` belongs to the wheel."""
 
     deadline_s: int
     wheel_s: int
@@ -13,7 +13,7 @@ class TimedConnection(Protocol):
 
 
 class Wheel:
-    """A deadline that moves later costs one attribute write; it is looked at again when its old second comes."""
+    """To move a deadline later costs one attribute write: the wheel checks the deadline when its old second comes."""
 
     __slots__ = ("_slots", "now_s")
 
@@ -29,7 +29,7 @@ class Wheel:
             self.put(timed, at)
 
     def put(self, timed: TimedConnection, at: int) -> None:
-        """Look at it in second `at`. Who moves a deadline often writes it there itself, and calls this only where
+        """Check the connection in second `at`. A caller that often moves a deadline writes `deadline_s` itself, and calls this only if
         `wheel_s` is 0 or later than the deadline.
         """
         if timed.wheel_s:
@@ -43,7 +43,7 @@ class Wheel:
         timed.deadline_s = 0
 
     def remove(self, timed: TimedConnection) -> None:
-        """It is gone: nothing keeps it alive any longer."""
+        """Forget a closed connection, so that the wheel does not keep it alive."""
         timed.deadline_s = 0
         if timed.wheel_s:
             slot = self._slots.get(timed.wheel_s)

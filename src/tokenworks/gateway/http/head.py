@@ -1,7 +1,8 @@
 """A request's head: read by llhttp, checked beyond it, normalised once."""
 
 import re
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import httptools
 
@@ -14,6 +15,7 @@ from tokenworks.gateway.http.paths import (
     target_of,
     without_separators,
 )
+from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 
 PATH_BYTES_MAX: Final = 2048
@@ -21,7 +23,7 @@ TARGET_BYTES_MAX: Final = 8192
 _PLAIN_PATH: Final = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@/%-]*")
 _PLAIN_QUERY: Final = re.compile(rb"[!-~]*")
 _AMBIGUOUS: Final = re.compile(rb"//|/\.{1,2}(?:/|$)|%(?:2[ef]|5c|00|25)|%(?![0-9a-fA-F]{2})", re.IGNORECASE)
-# A second one of these is an attack or a bug; others are joined with a comma, as RFC 9110, 5.3 has it.
+# A second header of these names is an attack or a bug. Other repeated headers are joined with a comma (RFC 9110, 5.3).
 _ONCE: Final = frozenset(
     {
         b"host",
@@ -36,7 +38,7 @@ _ONCE: Final = frozenset(
 )
 PLAIN_SEGMENTS: Final = "a path is /plain/segments: no dot segments, no encoded separators but in a model's id, and // only before a route"
 _SLASHES: Final = re.compile(rb"/{2,}")
-# What needs no look: by far the most requests.
+# Paths of by far the most requests, which need no further check.
 _AS_THEY_ARE: Final = frozenset({b"/", *(b"/v1" + endpoint.encode() for endpoint in ENDPOINTS)})
 
 
@@ -49,7 +51,7 @@ class HeadError(Exception):
 
 
 class Head:
-    """What a request's head says. Heads of a connection that differ in nothing but the content length share one."""
+    """A request's head. Requests of a connection whose heads differ in nothing but the content length share one object."""
 
     __slots__ = (
         "body_length", "body_max", "chunked", "client_request_id", "coding", "copies", "expect", "forward", "headers", "http10", "keep_alive", "key", "lines", "meant",
@@ -66,26 +68,26 @@ class Head:
         self.expect = False
         self.keep_alive = True
         self.http10 = False
-        self.plain = True  # nothing of what follows needs a look
+        self.plain = True  # an uncoded POST of a metered route, so the fields below need no check
         self.body_max = 0
-        self.copies = 1  # of the body that are kept: of what goes on, one as it came and one as it goes
-        self.coding: bytes | None = b""  # of the body; None: one that is not known
+        self.copies = 1  # of the body in memory; 2 for a metered request: as it came and as it is sent on
+        self.coding: bytes | None = b""  # of the body; None: unknown
         self.upgrade = False  # an offer to speak WebSocket
         self.messages = False  # refusals are in Anthropic's protocol
         self.raw_key: str | None = None
         self.other_keys: tuple[str, ...] = ()
         self.model: str | None = None  # named by the path
-        self.meant: str | None = None  # the route that a path of none looks like
+        self.meant: str | None = None  # the route that the path resembles, if it is of no route
         self.origin: bytes | None = None
-        self.lines = b""  # of every answer to it: what a page of another origin may read, the client's own id
+        self.lines = b""  # header lines of every response: CORS, and the client's own id
         self.client_request_id: str | None = None
-        # The gateway's memos: the head for each deployment, with the snapshot's number, and who this is.
+        # Memos: the head for each deployment with the number of its snapshot, and the key's entry.
         self.forward: dict[str, tuple[int, bytes]] = {}
-        self.key: Any = None
+        self.key: KeyEntry | None = None
 
 
 class HeadCollector:
-    """What llhttp calls back of a head: it only collects."""
+    """Collects the headers and the URL from llhttp's callbacks."""
 
     __slots__ = ("headers", "on_header", "on_url", "url")
 
@@ -94,20 +96,22 @@ class HeadCollector:
         self.url: list[bytes] = []
         self.on_url = self.url.append
 
-        def on_header(name: bytes, value: bytes, add: Any = self.headers.append) -> None:
+        def on_header(
+            name: bytes, value: bytes, add: Callable[[tuple[bytes, bytes]], None] = self.headers.append
+        ) -> None:
             add((name, value))
 
         self.on_header = on_header
 
 
 def parse_head(data: bytes, header_count_max: int) -> Head:
-    """A head that ends with its empty line. Raises `HeadError`."""
+    """Parse a head that ends with its empty line. Raises `HeadError`."""
     sink = HeadCollector()
     parser = httptools.HttpRequestParser(sink)
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade:
-        pass  # only an offer: the body is read by what frames it
+        pass  # an upgrade is an offer only: the body is read by its framing
     except httptools.HttpParserError as error:
         raise HeadError(400, "bad_request", f"this is not a request that we take: {error}") from None
     if len(sink.headers) > header_count_max:
@@ -121,8 +125,8 @@ def parse_head(data: bytes, header_count_max: int) -> Head:
     if head.method == b"CONNECT":
         raise HeadError(405, "method_not_allowed", "CONNECT is not for us")
     _read_headers(head, sink.headers)
-    # An offer to upgrade is declined by answering in HTTP/1.1 (RFC 9110, 7.8); it must not swallow the body.
-    # llhttp says whether to keep alive only until a message is over, and one without a body is over at once.
+    # A server declines an upgrade by answering in HTTP/1.1 (RFC 9110, 7.8); the offer must not swallow the body.
+    # llhttp's own keep-alive flag is valid only until the message ends, and a message without a body ends at once.
     options = {option.strip().lower() for option in head.headers.get(b"connection", b"").split(b",")}
     head.keep_alive = b"keep-alive" in options if head.http10 else b"close" not in options
     head.upgrade = b"websocket" in head.headers.get(b"upgrade", b"").lower()
@@ -188,7 +192,7 @@ def _read_target(head: Head, target: bytes) -> None:
 
 
 def _only_slashes(path: bytes) -> bool:
-    """Whether all that is ambiguous in a route's path is doubled slashes, which a joined base URL makes, and encoded ones in
-    a model's id.
+    """True if a route's path is ambiguous only by doubled slashes, which a joined base URL makes, or by encoded slashes in a
+    model's id.
     """
     return not _AMBIGUOUS.search(without_separators(_SLASHES.sub(b"/", path)))

@@ -1,4 +1,4 @@
-"""Active checks of deployments that failed or idle, so that traffic need not find out."""
+"""Active health checks of deployments that failed or are idle, so that no client's request has to find a failure."""
 
 from tokenworks.factory import DeploymentView
 from tokenworks.gateway.http.pools import Pools
@@ -7,7 +7,7 @@ from tokenworks.gateway.shared import Shared
 
 
 class HealthCheck:
-    """`GET …/models`: any answer below 500 is a sign of life."""
+    """One check by `GET …/models`: any status below 500 is a success."""
 
     __slots__ = ("_pools", "_shared", "_view")
 
@@ -42,10 +42,10 @@ class HealthCheck:
             self._view.succeeded(self._shared.loop.time())
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
-        """What it lists is not looked at."""
+        """The list of models is ignored."""
 
     def upstream_end(self, connection: UpstreamConnection) -> None:
-        """The head said it all."""
+        """Nothing to do: the status is enough."""
 
     def upstream_failed(self, connection: UpstreamConnection, reason: str) -> None:
         if not connection.reused:

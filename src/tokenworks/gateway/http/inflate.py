@@ -1,6 +1,4 @@
-"""A request's body that is coded (gzip, br, zstd, deflate): decoded in turns of the loop, within the body's limit and the
-worker's memory.
-"""
+"""Decodes a request body (gzip, br, zstd, deflate) in turns of the loop, within the limit of a body and the worker's memory budget."""
 
 import time
 from collections.abc import Callable
@@ -29,7 +27,7 @@ UNKNOWN_CODING: Final = Refusal(
 
 
 class RequestDecoding:
-    """One body on its way to `done(body)` or `refuse(refusal)`; the connection's exchange as long as it lasts."""
+    """The decoding of one body, which ends with `done(body)` or `refuse(refusal)`. Until then it is the connection's exchange."""
 
     __slots__ = (
         "_at",
@@ -132,7 +130,7 @@ class RequestDecoding:
         assert conn is not None
         self._release()
         if self._taken:
-            # What it became is counted as what it came as is: until the connection's next request.
+            # The decoded body is counted until the connection's next request, as an uncoded one is.
             conn.count(2 * len(body))
         self._done(body)
 
@@ -151,7 +149,7 @@ class RequestDecoding:
         self._release()
 
     def pause(self) -> None:
-        """Nothing is written yet."""
+        """Nothing to do: nothing is written yet."""
 
     def resume(self) -> None:
-        """As above."""
+        """Nothing to do."""

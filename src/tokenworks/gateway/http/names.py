@@ -1,9 +1,9 @@
-"""Which of an answer's headers matter, found once for each set of names that an upstream sends."""
+"""The headers of an answer that the gateway uses, found once for each set of names that an upstream sends."""
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-# An upstream's headers that are about the answer and not about the upstream. Its content type is told apart.
+# Headers that describe the answer and not the upstream. The content type is handled apart.
 PASSING: Final = frozenset({b"cache-control", b"content-language", b"x-accel-buffering", b"x-should-retry"})
 MEMO_MAX: Final = 1000
 MEDIA_TYPES: Final[dict[bytes, bytes]] = {}

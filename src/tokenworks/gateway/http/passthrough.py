@@ -1,4 +1,4 @@
-"""Everything that is not /v1 goes to the control plane over its Unix socket, by the same relay."""
+"""The relay of requests that are not of the data plane to the control plane, over its Unix socket."""
 
 from collections.abc import Callable
 from typing import Final
@@ -175,7 +175,7 @@ class ControlExchange:
         self._end()
 
     def pause(self) -> None:
-        """Answers are whole before they are written."""
+        """Nothing to do: an answer is complete before it is written."""
 
     def resume(self) -> None:
-        """As above."""
+        """Nothing to do."""

@@ -1,4 +1,4 @@
-"""The connections to upstreams: a pool for each place, and one for the control plane."""
+"""Connection pools: one for each deployment, and one for the control plane."""
 
 from collections.abc import Collection
 
@@ -41,12 +41,12 @@ class Pools:
         return pool
 
     def keep(self, views: Collection[DeploymentView]) -> None:
-        """Places of a new snapshot: the connections to all others are closed as they fall idle."""
+        """Keep the pools of these deployments; connections to all others are closed when they are idle."""
         live = set(views)
         for view in [view for view in self._of if view not in live]:
             self._of.pop(view).close_idle()
 
     def count(self) -> tuple[int, int]:
-        """(connections that are open, of them idle) to the places."""
+        """(open connections to deployments, of them idle)"""
         pools = self._of.values()
         return sum([len(pool.open) for pool in pools]), sum([len(pool.idle) for pool in pools])

@@ -1,8 +1,8 @@
 """A client's connection: heads and bodies in, responses out, with limits, time-outs and back-pressure.
 
-llhttp reads heads and chunked bodies; a body with a length is taken by its length, so nothing that a header says can
-swallow it. A request that comes while one is served waits in a bounded buffer and is answered in order. What is kept of
-heads and bodies is counted in the worker's memory budget under the client's address.
+llhttp parses heads and chunked bodies. A body with a content length is taken by its length, so no other header can swallow it.
+A request that comes while another one is served waits in a bounded buffer; requests are answered in order. The memory of heads and
+bodies is counted in the worker's budget under the client's address.
 """
 
 import asyncio
@@ -26,15 +26,15 @@ log = structlog.get_logger()
 
 _HEAD, _BODY, _CHUNKED, _BUSY, _CLOSED = range(5)
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-# Pieces of a body that are smaller are put together as they come: each object of its own takes 40 bytes beside its data.
+# Smaller pieces of a body are joined as they come: each object takes 40 bytes beside its data.
 SMALL_PIECE_BYTES: Final = 4096
 DISCARDED_BYTES_MAX: Final = 4_194_304
-# An answer that was handed over to the system may take so long to arrive before the connection is closed.
+# The connection is closed this long after the answer was handed over to the operating system.
 END_TIMEOUT_S: Final = 5
 
 
 class ServedRequest(Protocol):
-    """What a connection is busy with, from its request to the end of the response."""
+    """The request that a connection serves, from its arrival to the end of the response."""
 
     def client_gone(self) -> None: ...
     def pause(self) -> None: ...
@@ -42,25 +42,25 @@ class ServedRequest(Protocol):
 
 
 class Routes(Protocol):
-    """Where a connection's requests go."""
+    """The routes of a worker's requests."""
 
     @property
     def connections(self) -> "set[ClientConnection]":
-        """Those that are open."""
+        """The open connections."""
 
     @property
     def proxies(self) -> Proxies: ...
 
     def after_head(self, conn: "ClientConnection", head: Head) -> None:
-        """Notes of a head what does not change while a connection sends the same again."""
+        """Set the fields of a head that stay the same while the connection repeats it."""
 
     def refuse_early(self, head: Head) -> Refusal | None:
-        """What can be said before a body is read."""
+        """Why the request is refused before its body is read; None if it is not."""
 
     def dispatch(self, conn: "ClientConnection", head: Head, body: bytes) -> None: ...
 
     def refused(self, refusal: Refusal, request_id: str, head: Head | None) -> None:
-        """A connection refused what never became an exchange."""
+        """The connection refused a request before it was dispatched."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -74,12 +74,12 @@ class ClientConnection(asyncio.Protocol):
         self._routes = routes
         self.transport: asyncio.Transport | None = None
         self.peer = ""
-        self.address = ""  # the client's, behind a trusted proxy: under it memory is counted
+        self.address = ""  # of the client, also behind a trusted proxy: memory is counted under it
         self.exchange: ServedRequest | None = None
         self.streamed = False  # the last answer was a stream
         self.write_paused = False
         self._buffer = b""
-        self._partial: bytearray | None = None  # a head that is not whole
+        self._partial: bytearray | None = None  # an incomplete head
         self._state = _HEAD
         self._head: Head | None = None
         self._memo = HeadMemo()
@@ -87,7 +87,7 @@ class ClientConnection(asyncio.Protocol):
         self._body: list[bytes | bytearray | memoryview] = []
         self._body_left = 0
         self._whole = False  # a whole answer is being written
-        # What the client had not taken when that was last looked at, with what was written since.
+        # Bytes that the client had not acknowledged at the last check, and bytes written since then.
         self._unsent = 0
         self._memory = ConnectionMemory(shared.memory)
         self.deadline_s = 0
@@ -124,8 +124,8 @@ class ClientConnection(asyncio.Protocol):
         self._forget_all()
 
     def eof_received(self) -> bool:
-        # Gone. Somebody could still read who only closed his sending side, but nobody does: a request that nobody
-        # waits for must not go on costing.
+        # The client is taken for gone. It could have closed its sending side alone and still read, but no client does so, and
+        # a request whose client has gone must not go on and cost tokens.
         return False
 
     # In.
@@ -158,15 +158,15 @@ class ClientConnection(asyncio.Protocol):
             self._discard(len(data))
 
     def _discard(self, count: int) -> None:
-        """Bytes after the last answer: read so that it arrives, but not without end."""
+        """Drop bytes that come after the last answer. They are read, up to a limit, so that the answer arrives."""
         self._body_left += count
         if self._body_left > DISCARDED_BYTES_MAX and self.transport is not None:
             self.transport.abort()
 
     def _wait_behind(self, data: bytes) -> None:
-        """Bytes of a next request while one is served."""
+        """Keep bytes of the next request while one is served."""
         if not self._memory.take_waiting(len(data)):
-            # They are not kept: the connection ends with the answer that is on its way.
+            # There is no memory for them: the connection ends with the present answer.
             if self._head is not None:
                 self._head.keep_alive = False
             if self.transport is not None:
@@ -177,7 +177,7 @@ class ClientConnection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def _take_more_head(self, partial: bytearray, data: bytes) -> None:
-        """More of a head that came in pieces: only what is new is looked at."""
+        """Add data to an incomplete head. Only the new bytes are searched for its end."""
         before = len(partial)
         partial += data
         if partial.find(b"\r\n\r\n", max(0, before - 3)) >= 0:
@@ -225,7 +225,7 @@ class ClientConnection(asyncio.Protocol):
         self._take_length(head, data, end)
 
     def _begin_head(self, data: bytes) -> None:
-        """The first piece of a head that is not whole."""
+        """Keep the first piece of an incomplete head."""
         shared = self._shared
         if data[:2] == b"\r\n":
             data = data[2:]
@@ -241,7 +241,7 @@ class ClientConnection(asyncio.Protocol):
                 self.keep(len(data))
 
     def _take_length(self, head: Head, data: bytes, at: int) -> None:
-        """The body begins at `at`; its length is known."""
+        """Take a body of known length that begins at `at`."""
         have = len(data) - at
         length = head.body_length
         if length > head.body_max:
@@ -305,7 +305,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_complete(head, body)
 
     def _body_complete(self, head: Head, body: bytes) -> None:
-        """The request is whole: hand it to its route."""
+        """Hand the complete request to its route."""
         self._state = _BUSY
         self.streamed = False
         self.deadline_s = 0
@@ -314,7 +314,7 @@ class ClientConnection(asyncio.Protocol):
             self._wait_behind(waiting)
         try:
             self._routes.dispatch(self, head, body)
-        except Exception:  # a defect of ours costs this client its connection, and nobody else anything
+        except Exception:  # a defect of ours ends this connection and affects no other
             log.exception("server.dispatch_failed", path=head.path)
             self.abort()
 
@@ -362,7 +362,7 @@ class ClientConnection(asyncio.Protocol):
             transport.write(data)
 
     def write_whole(self, head: bytes, body: bytes) -> None:
-        """A response in two pieces: joining a large body to its head would cost more than the second piece."""
+        """Write a whole response. To join a large body to its head would cost more than a second write."""
         transport = self.transport
         if transport is not None and not transport.is_closing():
             if self.write_paused:
@@ -375,7 +375,7 @@ class ClientConnection(asyncio.Protocol):
                 self._whole = False
 
     def refuse(self, refusal: Refusal, protocol: str | None = None, request_id: str | None = None) -> None:
-        """Answer with an error. Where the request was not read to its end, the connection ends, too."""
+        """Answer with an error. If the request was not read to its end, the connection is closed, too."""
         shared = self._shared
         shared.count_refusal(refusal)
         close = self._state != _BUSY or not self.keep_alive
@@ -389,7 +389,7 @@ class ClientConnection(asyncio.Protocol):
             self.done()
 
     def done(self) -> None:
-        """The response is written: the next request, or the end."""
+        """The response is written: serve the next request, or end the connection."""
         self.exchange = None
         if self._state == _CLOSED:
             return
@@ -419,7 +419,7 @@ class ClientConnection(asyncio.Protocol):
             self._take_head(self._waiting())
 
     def _waiting(self) -> bytes:
-        """What came behind the last request."""
+        """Take the bytes that came behind the last request out of the buffer."""
         data, self._buffer = self._buffer, b""
         self._memory.give_waiting()
         return data
@@ -446,7 +446,7 @@ class ClientConnection(asyncio.Protocol):
             self.transport.close()
 
     def abort(self) -> None:
-        """The response can't be finished: the client must not take it for whole."""
+        """Break the connection off, so that the client does not take an unfinished response for a complete one."""
         self._state = _CLOSED
         if self.transport is not None:
             self.transport.abort()
@@ -459,23 +459,23 @@ class ClientConnection(asyncio.Protocol):
             return
         before, self._unsent = self._unsent, unacknowledged_bytes(self.transport)
         if 0 < self._unsent < before:
-            # It reads, however slowly.
+            # The client reads, however slowly.
             self._shared.wheel.set(self, self._shared.settings.write_timeout_s)
         else:
             self.transport.abort()
 
     def close_if_idle(self) -> None:
-        """Draining: who waits for nothing is let go."""
+        """Close the connection for a drain unless a request or a part of one is here."""
         if self._state == _HEAD and not self._buffer and not self._partial and self.transport is not None:
             self.transport.close()
 
     def pause_writing(self) -> None:
         self.write_paused = True
         if self.transport is not None:
-            # What a slow reader leaves here is counted, too.
+            # The bytes that a slow reader leaves in the buffer are counted, too.
             unread = self.transport.get_write_buffer_size()
             self._unsent = unacknowledged_bytes(self.transport)
-            # A whole answer was counted as it came, so it is not refused here.
+            # A whole answer was counted when it came from upstream, so it is not refused here.
             if not self._memory.take_unread(unread, force=self._whole):
                 self._shared.stats.c["slow_readers_cut"] += 1
                 self.abort()

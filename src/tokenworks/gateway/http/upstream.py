@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
 import httptools
 
@@ -12,31 +12,25 @@ from tokenworks.factory import Deployment
 from tokenworks.gateway.http.coding import coding_of
 from tokenworks.gateway.http.connect import Connector
 from tokenworks.gateway.http.decoding import SIGNS, CodedBody
+from tokenworks.gateway.http.fine_chunks import FINE_BYTES_MAX, LARGE_READ_BYTES, PIECE_BYTES, has_fine_chunks
 from tokenworks.gateway.http.names import MEDIA_TYPES, Names, media_type, names_of
 from tokenworks.gateway.memory import Budget
 from tokenworks.gateway.turns import Turns
 from tokenworks.gateway.wheel import Wheel
 
 HEADERS_MAX: Final = 200
-# A response's line and headers; and what may come one after the other without being its body: chunk extensions, trailers.
+# Limits of a response's head, and of consecutive bytes that are no body: chunk extensions and trailers.
 HEAD_BYTES_MAX: Final = 65_536
 SILENT_BYTES_MAX: Final = 65_536
 INTERIM_MAX: Final = 16
-# Reads that are larger and begin with so many line ends in their first bytes are chunks of a few bytes: they are read in
-# pieces of their own, and an answer has only so many bytes of them.
-LARGE_READ_BYTES: Final = 16_384
-SAMPLE_BYTES: Final = 4096
-LINES_IN_SAMPLE_MAX: Final = 512
-PIECE_BYTES: Final = 8192
-FINE_BYTES_MAX: Final = 4_194_304
-# From here on a body is written apart from its head: joining them would cost more than a second piece.
+# A body of this size is written apart from its head: to join them would cost more than a second write.
 WRITE_APART_BYTES: Final = 65_536
 _ONE: Final = (None,)
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class UpstreamUser(Protocol):
-    """Who uses a connection: told of the response as it comes."""
+    """The part that sent a request on a connection: the connection calls it as the response comes."""
 
     def upstream_head(self, connection: "UpstreamConnection") -> None: ...
     def upstream_data(self, connection: "UpstreamConnection", data: bytes) -> None: ...
@@ -45,10 +39,10 @@ class UpstreamUser(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection. A response at a time; after each it goes back to its pool, or closes.
+    """A connection to a deployment: one response at a time, after which the connection goes back to its pool or closes.
 
-    The parser lives as long as the connection, and calls only C: each list has one item to pop, so a second message
-    where one was asked for is an error of the parser, not the answer to the next request.
+    The parser lives as long as the connection, and its callbacks are methods of C objects. Each `_once` list has one item to
+    pop, so a second message to one request is a parser error and never the answer to the next request.
     """
 
     __slots__ = (
@@ -72,22 +66,22 @@ class UpstreamConnection(asyncio.Protocol):
         self.on_message_begin = self._begin_once.pop
         self.on_headers_complete = self._head_once.pop
         self.on_message_complete = self._complete_once.pop
-        self.parser: Any = httptools.HttpResponseParser(self)
+        self.parser = httptools.HttpResponseParser(self)
         self.status = 0
         self._reported = False
         self._last = False
-        self._plain = False  # what comes of the body is as it is
+        self._plain = False  # the body is not coded
         self._coded: CodedBody | None = None
-        self._tail = b""  # of the head's last piece
-        self._fed = 0  # bytes that brought no body
-        self._fine = b""  # what is read in pieces
+        self._tail = b""  # the last bytes of the head's last piece
+        self._fed = 0  # consecutive bytes that brought no body
+        self._fine = b""  # data that is to be parsed in pieces
         self._fine_fed = 0
-        self.large = False  # its user keeps so much that to read more may take long: what comes is taken in a turn of its own
-        self._held = False  # its user takes nothing now
-        self._taken = 0  # of the budget, for a head that is not whole
+        self.large = False  # the user buffers so much that the next data is parsed in a turn of its own
+        self._held = False  # the user has paused the connection
+        self._taken = 0  # bytes of the memory budget for an incomplete head
         self._interims = 0
-        self.names: Names | None = None  # of its last answer's headers
-        self.content_type = b""  # the media type alone, in small letters
+        self.names: Names | None = None  # of the last answer's headers
+        self.content_type = b""  # the media type, without parameters and in small letters
         self.no_body = False
         self.reused = False
         self.deadline_s = 0
@@ -107,7 +101,7 @@ class UpstreamConnection(asyncio.Protocol):
         *,
         no_body: bool = False,
     ) -> None:
-        """Send a request; `timeout_s` to the first byte, `idle_s` between bytes."""
+        """Send a request. `timeout_s`: the limit to the first byte of the body; `idle_s`: between bytes."""
         transport = self.transport
         assert transport is not None
         self.user = user
@@ -133,22 +127,18 @@ class UpstreamConnection(asyncio.Protocol):
         self.headers.clear()
         self._body.clear()
         self._plain = False
-        # One of each; what the last response left over must not count.
+        # One item in each list: what the last response left over must not count.
         self._begin_once[:] = self._head_once[:] = self._complete_once[:] = _ONE
 
     def data_received(self, data: bytes) -> None:
-        if (
-            self._fine
-            or self.large
-            or (len(data) > LARGE_READ_BYTES and data.count(b"\n", 0, SAMPLE_BYTES) > LINES_IN_SAMPLE_MAX)
-        ):
+        if self._fine or self.large or (len(data) > LARGE_READ_BYTES and has_fine_chunks(data)):
             self._take_fine(data)
         else:
             self._take(data)
 
     def _take_fine(self, data: bytes) -> None:
-        """Much of what would take long: a piece now, the others in turns of their own."""
-        if not self.large or data.count(b"\n", 0, SAMPLE_BYTES) > LINES_IN_SAMPLE_MAX:
+        """Parse large data with fine framing in pieces, one in each turn of the loop."""
+        if not self.large or has_fine_chunks(data):
             self._fine_fed += len(data)
         if self._fine_fed > FINE_BYTES_MAX:
             self.fail("more framing than answer")
@@ -172,7 +162,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.read_on()
 
     def read_on(self) -> None:
-        """Reading goes on, where the connection is still there."""
+        """Resume reading if the connection is open."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
 
@@ -194,7 +184,7 @@ class UpstreamConnection(asyncio.Protocol):
             ended = ended or self.no_body
         body = self._body
         if body:
-            # A head alone is no sign of an answer yet: the first byte of it is waited for as it was.
+            # A head alone is no answer yet: the limit to the first byte stays as it was.
             if not ended:
                 wheel = self.wheel
                 self.deadline_s = at = wheel.now_s + self.idle_s + 1
@@ -211,7 +201,7 @@ class UpstreamConnection(asyncio.Protocol):
             if self.user is not user:
                 return
         elif not ended:
-            # A head's, a chunk's extension, trailers: read, never kept, and not without end.
+            # Chunk extensions and trailers are read, never kept, and bounded.
             self._fed += len(data)
             if self._fed > SILENT_BYTES_MAX:
                 self.fail("too much that is no body")
@@ -222,7 +212,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._end(user)
 
     def _head_received(self, user: UpstreamUser, data: bytes) -> bool:
-        """Whether the response's head is whole, and its user told."""
+        """True if the response's head is complete and the user still wants the body."""
         headers = self.headers
         if self._head_once:
             self._fed += len(data)
@@ -265,7 +255,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._taken = 0
 
     def _body_begins(self, user: UpstreamUser, data: bytes) -> None:
-        """The first bytes of a body say whether it is what its head says; coded ones are decoded."""
+        """Decide by a body's first bytes whether it has to be decoded, and hand them on."""
         coded = self._coded
         if coded is None:
             if data[:1] not in SIGNS:
@@ -276,7 +266,7 @@ class UpstreamConnection(asyncio.Protocol):
         coded.data(user, data)
 
     def _broken(self, data: bytes, error: Exception) -> None:
-        """An interim response looks like a whole one, so what follows it looks like one too many."""
+        """The parser failed. It takes an interim response for a whole one, and the response after it for one too many."""
         if not self._reported and not self._head_once and 100 <= self.parser.get_status_code() < 200:
             self.status = self.parser.get_status_code()
             self._interim(data)
@@ -284,7 +274,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.fail(f"not HTTP: {type(error).__name__}")
 
     def _interim(self, data: bytes) -> None:
-        """Read on with a fresh parser after an interim response."""
+        """Read on with a new parser after an interim response."""
         _, found, rest = (self._tail + data).partition(b"\r\n\r\n")
         self._tail = b""
         self._interims += 1
@@ -301,18 +291,18 @@ class UpstreamConnection(asyncio.Protocol):
         return self._coded is coded
 
     def hand_over(self, data: bytes) -> None:
-        """More of a coded body is decoded."""
+        """Give the user the next piece of a decoded body."""
         if self.user is not None:
             self.user.upstream_data(self, data)
 
     def decode_later(self, turn: Callable[[], None]) -> None:
-        """A coded body is decoded in turns of the loop, and nothing more of it is read meanwhile."""
+        """Decode in a turn of the loop, and read nothing more until then."""
         if self.transport is not None:
             self.transport.pause_reading()
         self.pool.turns.later(turn)
 
     def end(self) -> None:
-        """All of a coded body is decoded."""
+        """The coded body is decoded to its end."""
         if self.user is not None:
             self._end(self.user)
 
@@ -320,10 +310,15 @@ class UpstreamConnection(asyncio.Protocol):
         self.user = None
         self.deadline_s = 0
         self._coded = None
-        # llhttp knows whether to keep alive only until the next bytes: the headers say it, and the parser refuses
-        # bytes after a message that was the last.
-        said = self.headers.get(b"connection") or self.headers.get(b"Connection")
-        if self.no_body or self._last or self._fine or (said is not None and said.lower() != b"keep-alive"):
+        # llhttp's keep-alive flag is valid only until the next bytes, so the header is read; the parser refuses bytes after
+        # a last message.
+        option = self.headers.get(b"connection") or self.headers.get(b"Connection")
+        if (
+            self.no_body
+            or self._last
+            or self._fine
+            or (option is not None and option.lower() != b"keep-alive")
+        ):
             self.abort()
         else:
             self.pool.give_back(self)
@@ -343,7 +338,7 @@ class UpstreamConnection(asyncio.Protocol):
         if user is None:
             return
         coded = self._coded
-        # It is whole by its framing, or by the connection's end where it has none.
+        # The response is complete by its framing or, without framing, by the connection's end.
         whole = self._reported and (not self._complete_once or not self._framed())
         if whole and (coded is None or coded.over(user)):
             self.user = None
@@ -368,7 +363,7 @@ class UpstreamConnection(asyncio.Protocol):
             user.upstream_failed(self, reason)
 
     def abort(self) -> None:
-        """Let go of it: the request it carries is cancelled upstream."""
+        """Close the connection at once, which cancels its request upstream."""
         self.user = None
         self._coded = None
         self._fine = b""
@@ -376,8 +371,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
 
     def end_request(self) -> bool:
-        """Close the request's side alone: the upstream stops, and what it has sent can still be read. Whether that is possible:
-        TLS closes both sides at once, and a decoder hands on what it has in turns of its own.
+        """Close the sending side alone, so that the upstream stops and what it has sent can still be read. False if that is not
+        possible: TLS closes both sides at once, and a decoder hands on its data in later turns of the loop.
         """
         transport = self.transport
         if (
@@ -412,7 +407,7 @@ Connected = Callable[[UpstreamConnection | None, str], None]
 
 
 class Pool:
-    """Idle connections to one deployment, newest first, and making new ones."""
+    """The connections to one deployment: the idle ones, used newest first, and new ones as needed."""
 
     def __init__(
         self,
@@ -444,7 +439,7 @@ class Pool:
         return "" if self.deployment is None else f"deployment {self.deployment.name}"
 
     def take_bytes(self, count: int) -> bool:
-        """Whether the worker's budget has room for what an upstream sent and nobody has yet."""
+        """Count `count` bytes of an incomplete head. False if the worker's memory budget has no room for them."""
         return self._memory is None or self._memory.take(self._name, count)
 
     def give_bytes(self, count: int) -> None:
@@ -452,7 +447,7 @@ class Pool:
             self._memory.give(self._name, count)
 
     def take(self) -> UpstreamConnection | None:
-        """An idle connection, or None."""
+        """Take an idle connection out of the pool; None if there is none."""
         while self.idle:
             connection = self.idle.pop()
             if connection.transport is not None and not connection.transport.is_closing():
@@ -473,7 +468,7 @@ class Pool:
             self.idle.remove(connection)
 
     def connect(self, connected: Connected, timeout_s: float | None = None) -> None:
-        """Make a connection; `connected(connection, "")` or `connected(None, reason)`."""
+        """Make a connection, then call `connected(connection, "")` or `connected(None, reason)`."""
         task = asyncio.get_running_loop().create_task(
             self._connect(connected, timeout_s or self._connect_timeout_s)
         )

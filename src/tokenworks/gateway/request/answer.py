@@ -1,4 +1,4 @@
-"""What an answer is read by: the head that its client gets, the meter of a stream, the memory that it takes, its progress."""
+"""The answer of an attempt: the response's head, the meter of a stream, the memory that it takes, its progress."""
 
 from typing import Final, Literal
 
@@ -14,14 +14,14 @@ from tokenworks.gateway.request.place import Placements
 from tokenworks.gateway.request.state import AnsweredAttempt, ArrivedRequest
 from tokenworks.gateway.shared import Shared
 
-# Of an answer that is no success so much is read: what is wrong stands at its beginning.
+# The most that is read of an error's body: the error is at its beginning.
 REFUSAL_BYTES_MAX: Final = 65_536
-# A stream that lets nothing pass is counted in the memory budget from here on.
+# What a stream keeps back is counted in the memory budget from this size on.
 UNCOUNTED_STREAM_BYTES: Final = 65_536
-# An answer that begins so is not taken for a good one before it is whole.
+# An answer with this in its first bytes is not counted as a success before it is complete.
 ERROR_SIGN: Final = b'"error"'
 ERROR_SIGN_WITHIN: Final = 512
-# Of a stream's text so much is kept for a tokenizer.
+# The most of a stream's text that is kept for a tokenizer.
 KEPT_TEXT_BYTES_MAX: Final = 4 * 1024 * 1024
 
 KeepResult = Literal["kept", "no_memory", "too_large"]
@@ -35,12 +35,12 @@ class Answers:
         self._placements = placements
 
     def head(self, attempt: AnsweredAttempt, connection: UpstreamConnection) -> None:
-        """The upstream succeeds: prepare the head of the response, and the meter where it is a stream."""
+        """The upstream answered with success: prepare the response's head and, for a stream, the meter."""
         request = attempt.request
         kind = connection.content_type
         streams = request.parsed.stream and not request.free
         events = streams and kind == b"text/event-stream"
-        attempt.undecided = streams and not events  # what its first bytes look like decides
+        attempt.undecided = streams and not events  # the first bytes show whether it is a stream
         ids = request.request_id.encode()
         lines = [
             b"HTTP/1.1 200 OK\r\ncontent-type: ",
@@ -63,7 +63,7 @@ class Answers:
             self.begin_stream(attempt)
 
     def begin_stream(self, attempt: AnsweredAttempt) -> None:
-        """What comes is a stream of events."""
+        """The answer is a stream of events: make its meter."""
         request = attempt.request
         parsed, maximum = request.parsed, request.maximum
         attempt.undecided = False
@@ -78,12 +78,12 @@ class Answers:
         )
 
     def keep(self, attempt: AnsweredAttempt, data: bytes) -> KeepResult:
-        """Keep a piece of an answer that is not streamed, or of what a refusal says, if there is room for it."""
+        """Keep a piece of an answer that is not streamed, or of an error's body, if there is memory for it."""
         most = REFUSAL_BYTES_MAX if attempt.refused_status else self._shared.settings.response_bytes_max
         attempt.size += len(data)
         if attempt.size > most:
             return "too_large"
-        # What is small is bounded by the number of requests, as a small body is.
+        # Small answers are not counted: the number of requests bounds them.
         more = len(data)
         if attempt.size <= UNCOUNTED_BYTES:
             more = 0
@@ -98,7 +98,7 @@ class Answers:
         return "kept"
 
     def count_buffered(self, attempt: AnsweredAttempt, meter: StreamMeter) -> bool:
-        """Whether the worker's budget has room for what a stream keeps back."""
+        """Count what a stream keeps back. False if the worker's memory budget has no room for it."""
         more = meter.buffered_bytes - attempt.request.kept_bytes
         return more <= UNCOUNTED_STREAM_BYTES or self._take(attempt.request, more)
 
@@ -114,7 +114,7 @@ class Answers:
             request.kept_bytes = 0
 
     def report_progress(self, attempt: AnsweredAttempt, meter: StreamMeter) -> None:
-        """For the journal: what is charged of this stream if this worker dies."""
+        """Report to the journal what is charged for this stream if this worker dies."""
         request, shared = attempt.request, self._shared
         if request.hold is None:
             return
@@ -127,8 +127,8 @@ class Answers:
         shared.client.progress(request.usage_id, counts, request.first_byte_ms, now_ms, request.hold)
 
     def is_below_maximum(self, attempt: AnsweredAttempt, meter: StreamMeter) -> bool:
-        """Whether the model's tokenizer says that a text which is too long by its bytes is not; it is asked, and until it has answered
-        the stream goes on.
+        """True while the model's tokenizer has not confirmed that a text is over its maximum, which its bytes suggest. Asks the
+        tokenizer if no answer is pending.
         """
         tokenizer = attempt.place.deployment.tokenizer
         if tokenizer is None or meter.says_over or attempt.measuring is None:
@@ -138,7 +138,7 @@ class Answers:
             size, texts = meter.shown_bytes, tuple(meter.kept)
 
             def done(found: TokenizerCounts | None) -> None:
-                # Not counted: from now on its bytes say how long it is.
+                # Without a count the bytes decide from now on.
                 attempt.measuring = None if found is None else False
                 if found is not None:
                     meter.measured(size, found.output)

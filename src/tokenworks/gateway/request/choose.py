@@ -1,7 +1,7 @@
-"""Which model a request gets: the one that it names, the best for the intent that it names, or the one that its plan goes on with.
+"""The model of a request: the one that it names, the best for the intent that it names, or the cheaper one of its plan.
 
-A request that names an intent has a list of models, the best first: where one is paid for by no bucket or has no room,
-the next one's turn comes.
+A request that names an intent has a list of models, the best first. If no bucket pays for a model, or no deployment can take the
+request, the next model is tried.
 """
 
 from typing import Final
@@ -28,11 +28,11 @@ from tokenworks.gateway.request.state import KnownRequest
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Route, allows
 
-# As many modalities as there are: nothing is excluded.
-SAYS_NOTHING: Final = MODALITIES
-# An answer is thought to have so many tokens where nothing is said.
+# A model with this many modalities excludes none.
+ALL_MODALITIES: Final = MODALITIES
+# The assumed length of an answer without a maximum.
 OUTPUT_TOKENS_GUESSED: Final = 500
-# What a part of a message is called in a body, by what it brings. Inside a text the quotes would be escaped.
+# Names of a message's parts in a body, by modality. Inside a text the quotes would be escaped.
 _SIGNS: Final = {
     "image": (b'"image_url"', b'"input_image"', b'"type":"image"', b'"type": "image"'),
     "audio": (b'"input_audio"', b'"audio_url"'),
@@ -48,7 +48,7 @@ class Models:
         self._shared = shared
 
     def find(self, request: KnownRequest) -> Refusal | None:
-        """Give the request its model, the model's route and places; or say why it gets none."""
+        """Set the request's model, its route and its deployments, or return why it gets none."""
         snapshot, parsed, user = self._shared.snapshot, request.parsed, request.user
         request.model = model = snapshot.model_for(
             parsed.model, request.protocol, user.models, user.service.default_model
@@ -59,15 +59,15 @@ class Models:
             if intent is not None:
                 return self._choose(request, intent)
         if user.models is not None and not allows(user.models, parsed.model, model):
-            said = f"this key may not use {parsed.model}"
-            return Refusal(403, "model_not_allowed", said, param="model")
+            message = f"this key may not use {parsed.model}"
+            return Refusal(403, "model_not_allowed", message, param="model")
         if route is None:
             return no_route(snapshot, parsed.model, model, request.protocol)
         request.route, request.places = route, route.views
         return self._check(request)
 
     def _choose(self, request: KnownRequest, intent: Intent) -> Refusal | None:
-        """Give the request the best model for an intent."""
+        """Set the request's model to the best for an intent, or return why there is none."""
         request.intent = intent.name
         wanted = wanted_of(request.parsed, request.protocol, len(request.body) // BYTES_PER_TOKEN)
         placement_request = placement_request_of(
@@ -84,7 +84,7 @@ class Models:
         )
 
     def next_choice(self, request: KnownRequest) -> bool:
-        """The next best model of an intent becomes the request's. False where there is none."""
+        """Set the request's model to the intent's next best. False if there is none."""
         if not request.choices:
             return False
         choice = request.choices.pop(0)
@@ -96,7 +96,7 @@ class Models:
         return True
 
     def restrict(self, request: KnownRequest) -> bool:
-        """The plan goes on with a cheaper model where nothing is left for the one that was asked for. False where it does not."""
+        """Set the request's model to the plan's cheaper one, since nothing is left for the named one. False if the plan has none."""
         other = request.user.policy.restrict_to
         if other is None or request.restricted or other == request.model:
             return False
@@ -113,26 +113,26 @@ class Models:
         return True
 
     def _check(self, request: KnownRequest) -> Refusal | None:
-        """What is declared of the model against what the request brings."""
+        """Why the model can't take what the request brings, by the model's declaration."""
         shared = self._shared
         snapshot, required = shared.snapshot, shared.settings.filing_required
         if not snapshot.cards_of_models and not required:
             return None
         card = snapshot.card_of(request.model)
-        if len(card.modalities) == len(SAYS_NOTHING) and card.tools and not required:
+        if len(card.modalities) == len(ALL_MODALITIES) and card.tools and not required:
             return None
-        why = unfit(card, wanted_of(request.parsed, request.protocol, 0), filing_required=required)
-        if why is None:
+        reason = unfit(card, wanted_of(request.parsed, request.protocol, 0), filing_required=required)
+        if reason is None:
             return None
-        said = f"{request.model} can't have this request: {why}"
-        if why.startswith("filing"):
-            return Refusal(403, "model_not_filed", said, param="model")
-        return Refusal(400, "unsupported_input", said, param="model")
+        message = f"{request.model} can't have this request: {reason}"
+        if reason.startswith("filing"):
+            return Refusal(403, "model_not_filed", message, param="model")
+        return Refusal(400, "unsupported_input", message, param="model")
 
     def _options(
         self, request: KnownRequest, intent: Intent, wanted: Wanted, placement_request: PlacementRequest
     ) -> list[Option]:
-        """The models that this subscriber may use, that can do it, and that a place serves now."""
+        """The models that this subscriber may use, that can take the request, and that a deployment serves now."""
         shared, allowed = self._shared, request.user.models
         found, _ = options(
             shared.snapshot, request.protocol, intent, wanted, placement_request, shared.placement, shared.loop.time(),
@@ -142,9 +142,9 @@ class Models:
         return found
 
     def _cost(self, request: KnownRequest, model: str, wanted: Wanted) -> tuple[int, str, bool]:
-        """What the subscriber pays by the first of his buckets that pays for the model: (thousandths, of which unit, whether one does).
+        """(price in thousandths, unit, whether a bucket pays): what the subscriber pays from the first bucket that pays for the model.
 
-        Of his buckets this worker knows those that it has a part of: none, before his first request here.
+        This worker knows only buckets of which it has a slice: none before the subscriber's first request here.
         """
         slices = self._shared.slices
         counts = Counts(fresh_input=wanted.input_tokens, output=wanted.output_tokens)
@@ -156,13 +156,13 @@ class Models:
 
 
 def _take_views(request: KnownRequest, route: Route) -> None:
-    """The places of a route; of a request that goes on with an upstream's object the one where that was made."""
+    """Set the request's deployments to the route's or, if the request continues an upstream object, to the one that made it."""
     made_at = request.object_place
     request.places = [p for p in route.views if p.name == made_at] if made_at else route.views
 
 
 def modalities_of(parsed: Parsed) -> frozenset[str]:
-    """What a request brings beside text."""
+    """The modalities of a request's input beside text."""
     raw = parsed.fields.get("messages") or parsed.fields.get("input")
     if raw is None:
         return frozenset()
@@ -171,7 +171,7 @@ def modalities_of(parsed: Parsed) -> frozenset[str]:
 
 
 def wanted_of(parsed: Parsed, protocol: str, input_tokens: int) -> Wanted:
-    """`input_tokens`: about; 0 where nobody asks how hard it is."""
+    """The request's demands on a model. `input_tokens`: an estimate; with 0 the difficulty is not worked out."""
     tools = count_tools(parsed)
     hard = 0.0
     if input_tokens:

@@ -1,7 +1,7 @@
-"""`count_tokens`: free, and yet a request: under the key's limits, for a plan that has something left or pays as it goes.
+"""`count_tokens`: a request that costs nothing. The key's limits apply, and the plan must have something left or pay as you go.
 
-Where a deployment of the model names its tokenizer the host's tokenizer process answers, template included; where none does, or
-it is away or too slow, the request is relayed as any other.
+If a deployment of the model names a tokenizer, the host's tokenizer process answers, with the chat template. If none does, or the
+process is away or too slow, the request is relayed like any other.
 """
 
 from typing import Final
@@ -17,7 +17,7 @@ _MEDIA: Final = b'"source"'
 
 
 def tokenizer_of(request: HeldRequest) -> str | None:
-    """The model's own tokenizer. None where no place names one, and after it was asked once: the request is relayed then."""
+    """The model's tokenizer; None if no deployment names one or it was asked before: the request is relayed then."""
     if request.counted_here is not None:
         return None
     for view in request.places:
@@ -27,7 +27,7 @@ def tokenizer_of(request: HeldRequest) -> str | None:
 
 
 def answer(request: HeldRequest, found: TokenizerCounts) -> bytes:
-    """The body of the answer; its head is prepared. Media are counted as the hold counts them."""
+    """The body of the answer; sets the response's head. Media are counted as the hold counts them."""
     request.counted_here = True
     ids = request.request_id.encode()
     request.response_head = (

@@ -1,6 +1,6 @@
-"""A sample of placement's decisions in the log, and every one that found no place, so many a second.
+"""The log of placement decisions: a sample of all, and those that found no deployment, up to a number a second.
 
-What became of a request is in its usage record, under the same id.
+The outcome of a request is in its usage record, under the same id.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from tokenworks.gateway.shared import Shared
 
 log = structlog.get_logger()
 
-# Of decisions that found no place, in a second; and of a decision's candidates.
+# Limits of logged decisions without a deployment, in a second, and of a decision's candidates.
 FAILURES_LOGGED_PER_S: Final = 10
 CANDIDATES_LOGGED_MAX: Final = 20
 
@@ -36,7 +36,7 @@ class DecisionLog:
         placement_request: PlacementRequest,
         chosen: Candidate | None,
     ) -> None:
-        """`places`: all that serve the model; `tried`: the names of those that were tried before; `chosen`: None where none was."""
+        """`views`: of all deployments of the model; `tried`: names of those that were tried before; `chosen`: None if none was found."""
         shared = self._shared
         every = shared.settings.decision_log_every
         self._count += 1

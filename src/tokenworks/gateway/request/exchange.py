@@ -1,9 +1,9 @@
-"""One metered request from its key to its record, in the order in which it is handled.
+"""One metered request from its key to its usage record, in the order of its steps.
 
-Nothing here waits: every step that needs somebody else goes on in a callback. The parts (`parts`) do the steps; what
-comes from upstream is an `Attempt`'s. Until the first byte went to the client another deployment may be tried; after it
-an attempt ends as complete or interrupted, and either way as a record. The end of the response is withheld until the
-record is on disk. A refusal is a status as long as no head has left, and an event of the stream afterwards.
+No step blocks: a step that needs an answer of another process goes on in a callback. The parts (`parts`) do the steps, and an
+`Attempt` reads the response of the upstream. Until content was sent to the client another deployment may be tried; after that an
+attempt ends as complete or interrupted, with a usage record in both cases. The end of the response is withheld until the record
+is on disk. A refusal is a status if the response's head has not left, else an event of the stream.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from tokenworks.gateway.protocol.usage import Usage
 from tokenworks.gateway.protocol.vendor_errors import Fault
 from tokenworks.gateway.request import count_tokens, opening
 from tokenworks.gateway.request.attempt import FOR_CLIENT, Attempt
-from tokenworks.gateway.request.faults import refusal_for, said_on
+from tokenworks.gateway.request.faults import client_refusal, refusal_for
 from tokenworks.gateway.request.leaving import drain_of, drain_until_s, name_leaving
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.record import AttemptCharge
@@ -50,14 +50,12 @@ class Exchange(HeldRequest):
         self.shared = parts.shared
         self.parts = parts
         self._on_ended = ended
-        self.attempt: Attempt | None = (
-            None  # at a deployment, the latest; None: there was none, or it gave nothing
-        )
+        self.attempt: Attempt | None = None  # the latest, unless it gave nothing
 
-    # Who, and what.
+    # The key and the body.
 
     def identified(self, user: KeyEntry | None) -> None:
-        """The key is known (or nobody could say)."""
+        """The key was looked up. `user` None: the database can't be reached."""
         if self.conn is None:
             return
         if user is None:
@@ -84,9 +82,9 @@ class Exchange(HeldRequest):
         else:
             self._find_model()
 
-    def _links_checked(self, why: str | None) -> None:
-        """Whether an upstream may fetch what the request links to."""
-        refusal = opening.refusal_of_links(why)
+    def _links_checked(self, reason: str | None) -> None:
+        """The links in the request were checked. `reason`: why an upstream may not fetch one of them; None if it may."""
+        refusal = opening.refusal_of_links(reason)
         if self.conn is None:
             self._finish()
         elif refusal is not None:
@@ -100,8 +98,8 @@ class Exchange(HeldRequest):
         if refusal is not None:
             self.refuse(refusal)
         elif len(objects) > opening.OBJECTS_MAX:
-            said = f"a request names at most {opening.OBJECTS_MAX} objects of an upstream"
-            self.refuse(Refusal(400, "invalid_body", said))
+            message = f"a request names at most {opening.OBJECTS_MAX} objects of an upstream"
+            self.refuse(Refusal(400, "invalid_body", message))
         elif objects:
             self._check_object(0)
         else:
@@ -166,14 +164,14 @@ class Exchange(HeldRequest):
             self.hold = hold
             self._try_deployment()
         elif verdict == Verdict.NOTHING_LEFT and holds.may_hold_less(self):
-            # The bound of the input does not fit what is left: count it, or hold the estimate where the operator's risk allows.
+            # The bound of the input is more than what is left: count the input or, if the loss budget allows it, hold an estimate.
             self.estimated = True
             self.parts.records.count(self, None, self._input_counted)
         else:
             self._hold_refused(verdict, back_s)
 
     def _input_counted(self, found: TokenizerCounts | None) -> None:
-        """The tokenizer counted the input; None where there is none, or it did not answer in time."""
+        """The tokenizer counted the input; None if there is no tokenizer, or it did not answer in time."""
         if self.conn is None:
             self._finish()
         elif self.shared.cutting:
@@ -190,7 +188,7 @@ class Exchange(HeldRequest):
             if holds.hold_rest(self):
                 self._try_deployment()
                 return
-            # The plan does not pay for this model: for the next best it may, or for the one that it goes on with.
+            # The plan does not pay for this model. It may pay for the intent's next choice or for the plan's cheaper model.
             if models.next_choice(self) or models.restrict(self):
                 self._begin_hold()
                 return
@@ -199,7 +197,7 @@ class Exchange(HeldRequest):
     # The deployment.
 
     def _try_deployment(self) -> None:
-        """Send it to a deployment that was not tried yet."""
+        """Send the request to a deployment that was not tried yet."""
         if self.free and self._count_tokens():
             return
         found = self.parts.placements.choose(self)
@@ -211,13 +209,13 @@ class Exchange(HeldRequest):
             self._no_deployment(self.parts.placements.refusal(self))
 
     def again(self) -> None:
-        """It was put off: look again."""
+        """The request was deferred: look for a deployment again."""
         self.deferred = False
         if self.conn is not None and not self.ended:
             self._try_deployment()
 
     def _no_deployment(self, refusal: Refusal) -> None:
-        """No deployment takes it: the next model of its intent, or a refusal."""
+        """No deployment takes the request: go on with the intent's next model, or refuse."""
         self.parts.holds.release(self)
         if self.parts.models.next_choice(self):
             self._begin_hold()
@@ -225,7 +223,7 @@ class Exchange(HeldRequest):
             self.refuse(refusal)
 
     def _capacity_answered(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
-        """A deployment has room, or none had it in time."""
+        """A deployment has capacity, or none had it in time."""
         placements, room = self.parts.placements, self.room
         self.queue_number = 0
         if self.conn is None or self.ended:
@@ -253,7 +251,7 @@ class Exchange(HeldRequest):
         attempt.begin(chosen)
 
     def _count_tokens(self) -> bool:
-        """Have the model's own tokenizer answer, where it has one that was not asked."""
+        """Have the model's own tokenizer count. False if there is none, or it was asked before."""
         tokenizer = count_tokens.tokenizer_of(self)
         if tokenizer is None:
             return False
@@ -271,13 +269,13 @@ class Exchange(HeldRequest):
         else:
             self._answer_free(b"" if found is None else count_tokens.answer(self, found))
 
-    # How an attempt ends.
+    # The outcome of an attempt.
 
     def attempt_counted(self, attempt: Attempt) -> None:
         self._answer_free(attempt.chunks[0])
 
     def _answer_free(self, body: bytes) -> None:
-        """A count of tokens, which costs nothing."""
+        """Answer `count_tokens`, which costs nothing."""
         self.answered = "free"
         self._end_attempt()
         self.parts.holds.release(self)
@@ -294,13 +292,13 @@ class Exchange(HeldRequest):
         self.parts.records.interrupted(attempt, reason, charge, self._charge_covered)
 
     def _charge_covered(self, charge: AttemptCharge) -> None:
-        """What the attempt costs is covered as far as it can be: the record is written."""
+        """The charge is covered as far as the account allows: write the record."""
         self.spent_tokens = sum(charge.counts)
         self.parts.placements.end(charge.attempt)
         self.parts.records.write(charge, self._record_on_disk)
 
     def attempt_empty(self, attempt: Attempt) -> None:
-        """A stream that says it is done and gave nothing: it costs nothing."""
+        """The stream ended properly without content: the request costs nothing."""
         self.answered = "empty_stream"
         self.give_up()
         self._record_on_disk("")
@@ -311,24 +309,24 @@ class Exchange(HeldRequest):
         self.refuse(refusal)
 
     def attempt_faulted(self, attempt: Attempt, fault: Fault) -> None:
-        """The upstream answered, and not with what was asked for: say it on, or try another place."""
+        """The upstream answered with an error: pass it on if it is the client's own, else try another deployment."""
         self._note_failed_usage(attempt)
-        said = said_on(fault, attempt.place, self.parsed.model)
-        if said is not None:
+        refusal = client_refusal(fault, attempt.place, self.parsed.model)
+        if refusal is not None:
             self.parts.placements.succeeded(attempt)
             self.give_up()
-            self._refuse_or_say(said)
+            self._refuse_or_say(refusal)
             return
         wait_s = fault.retry_after_s
         if wait_s is not None:
             self.shared.rest(attempt.place, wait_s)
         self.last_refusal = refusal_for(fault, self.model)
-        # What says itself when it has room is not ill.
+        # A deployment that names the time when it has capacity again is healthy.
         count = wait_s is None and fault.status not in {404, 409, 425}
         self.attempt_failed(attempt, "", count=count, cause=f"{fault.kind} {fault.status}")
 
     def attempt_failed(self, attempt: Attempt, reason: str, *, count: bool, cause: str) -> None:
-        """The attempt gave nothing that reached the client: it costs nothing, and another deployment may be tried."""
+        """The attempt gave nothing that reached the client: it costs nothing, and another deployment is tried."""
         parts = self.parts
         self._note_failed_usage(attempt)
         cause = cause or ("no_connection" if reason.startswith("can't connect") else reason)
@@ -341,8 +339,8 @@ class Exchange(HeldRequest):
         self.attempt = None
         parts.answers.give_memory(self)
         if reason and (self.last_refusal is None or self.last_refusal.status != 504):
-            said = f"the deployment of {self.model} failed"
-            self.last_refusal = Refusal(502, "upstream_error", said, 1)
+            message = f"the deployment of {self.model} failed"
+            self.last_refusal = Refusal(502, "upstream_error", message, 1)
         if self.conn is not None:
             self._try_deployment()
         else:
@@ -350,26 +348,26 @@ class Exchange(HeldRequest):
             self._finish()
 
     def _note_failed_usage(self, attempt: Attempt) -> None:
-        """A stream that failed before its content, and reported tokens all the same: they are the operator's loss."""
+        """Record the tokens that a stream reported before it failed without content: they are the operator's loss."""
         meter = attempt.meter
         if self.usage_id and meter is not None and meter.usage is not None and meter.usage.total:
             self.parts.records.write_loss(attempt, "failed_attempt", meter.usage, meter.upstream_id or None)
 
     def _end_attempt(self) -> None:
-        """The deployment is done with the attempt in flight."""
+        """Free the deployment's slot of the attempt in flight."""
         if self.attempt is not None:
             self.parts.placements.end(self.attempt)
 
     def give_up(self) -> None:
-        """Nothing of the attempt in flight is charged or recorded, and there is no other."""
+        """End the attempt in flight without a charge or a record, and release the hold."""
         self._end_attempt()
         self.parts.records.drop(self)
         self.parts.holds.release(self)
 
-    # How the request ends.
+    # The end of the request.
 
     def _record_on_disk(self, interrupted: str) -> None:
-        """The record is on disk (or there is none): the client may have the end. `interrupted`: why it is not whole."""
+        """The record is on disk, or there is none: send the end of the response. `interrupted`: why it is not complete, or ""."""
         attempt, conn = self.attempt, self.conn
         if self.ended:
             return
@@ -388,7 +386,7 @@ class Exchange(HeldRequest):
         self._finish()
 
     def _finish(self) -> None:
-        """It is over, and says nothing."""
+        """End the request; its response is already written."""
         if self.ended:
             return
         conn = self._end()
@@ -396,12 +394,12 @@ class Exchange(HeldRequest):
             conn.done()
 
     def refuse(self, refusal: Refusal) -> None:
-        """Nothing changed, nothing is charged."""
+        """Refuse the request, unless it has ended. Nothing is charged."""
         if not self.ended:
             self._refuse_or_say(refusal)
 
     def _refuse_or_say(self, refusal: Refusal) -> None:
-        """With a status where the head is still to come, else as an event of the stream that has begun with pings."""
+        """Send the refusal as a status if the head has not left, else as an event of the stream, which has begun with pings."""
         conn = self.conn
         self.refusal = refusal
         if conn is not None and self.headed:
@@ -415,12 +413,12 @@ class Exchange(HeldRequest):
             conn.refuse(refusal, self.protocol, self.request_id)
 
     def _end(self) -> ClientConnection | None:
-        """Nothing is left to do but to say it to the client, whose connection this is."""
+        """Mark the request as ended and return the client's connection, on which the caller may still write."""
         self.ended = True
         self.parts.answers.give_memory(self)
         self._on_ended(self)
         self.attempt = (
-            None  # which knows its request: what refers to itself would stay until the next collection
+            None  # it refers to this request: a cycle would stay in memory until the next collection
         )
         conn, self.conn = self.conn, None
         return conn
@@ -428,7 +426,7 @@ class Exchange(HeldRequest):
     # The client.
 
     def pause(self) -> None:
-        """The client can't take more."""
+        """The client can't take more: pause the upstream."""
         if self.attempt is not None:
             self.attempt.pause(FOR_CLIENT)
         else:
@@ -441,7 +439,7 @@ class Exchange(HeldRequest):
             self.paused &= ~FOR_CLIENT
 
     def client_gone(self) -> None:
-        """The client went away: read what ends soon to its end, cut the rest, and charge what was produced."""
+        """The client has gone: read a response that ends soon to its end, cut any other, and charge what was produced."""
         self.conn = None
         if self.ended or self.counting:
             return
@@ -452,17 +450,17 @@ class Exchange(HeldRequest):
         if self.queue_number:
             self.shared.client.admissions.forget(self.queue_number)
         if self.free or self.hold is None:
-            # Nothing is held yet, or the record is on its way and ends this exchange.
+            # Nothing is held yet, or the acknowledgement of the record will end this exchange.
             self._leave_free()
         elif attempt is None or not at_upstream:
-            # Held and not sent: it waits for a place or a connection.
+            # The request is held and not sent: it waits for a deployment or a connection.
             self.give_up()
             self._finish()
         else:
             self._leave(attempt)
 
     def cancel_pending(self) -> None:
-        """Nobody waits any more for a hold, or for room."""
+        """Cancel the pending requests for a hold and for capacity."""
         if self.pending_hold is not None:
             self.shared.client.forget(self.pending_hold)
         if self.queue_number:
@@ -477,15 +475,15 @@ class Exchange(HeldRequest):
             self._finish()
 
     def _leave(self, attempt: Attempt) -> None:
-        """The client has gone, and an upstream is at work for it."""
+        """The client has gone while an upstream works for it."""
         shared = self.shared
         drain, counters = drain_of(shared, attempt), shared.stats.c
         counters["abandoned"] += 1
         counters[f"free_rider_{name_leaving(attempt, drain)}"] += 1
-        self.resume()  # no client's pace holds it back any longer
+        self.resume()  # the client's pace does not matter any more
         if drain == "whole":
             counters["drained"] += 1
-            # Its connection does not count the body any more, and a tokenizer may have to.
+            # The client's connection has given the body's memory back, and a tokenizer may still need the body.
             shared.memory.force(self.address, len(self.body))
             self.kept_bytes += len(self.body)
             attempt.drain_until_s = drain_until_s(shared, attempt)

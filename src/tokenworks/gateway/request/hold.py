@@ -1,8 +1,9 @@
-"""What a request holds: at first, more as its stream goes, the rest where not all is covered.
+"""The hold of a request: its size, its extension in mid-stream, and the rest of a balance that does not cover all of it.
 
-A visible stream holds `stream_hold_tokens` of output and grows. A token shows as at least one byte, so the bytes shown
-bound the tokens from above: what is over the hold is at most one upstream chunk, and the error of the input estimate.
-What can't be cut (not streamed, or hidden reasoning) holds its whole output maximum, or the upstream is asked for less.
+A visible stream holds `stream_hold_tokens` of output at first and extends the hold as it goes. A token shows as at least one byte, so
+the shown bytes bound the output tokens from above: a stream exceeds its hold by at most one upstream chunk and the error of the input
+estimate. An answer that can't be cut (not streamed, or with hidden reasoning) holds its whole output maximum, or the upstream is
+asked for less.
 """
 
 from typing import Final
@@ -17,11 +18,11 @@ from tokenworks.gateway.request.refusals import no_hold
 from tokenworks.gateway.request.state import ArrivedRequest, HeldRequest
 from tokenworks.gateway.shared import Shared
 
-# No output maximum is written where the context leaves less than this beside the input's bound.
+# No output maximum is sent if the context has fewer tokens than this beside the input's bound.
 OUTPUT_ROOM_TOKENS_MIN: Final = 256
-# A text has at least a token for so many bytes: what the input surely takes of the context.
+# A text has at least one token for this many bytes, which gives the input's least share of the context.
 INPUT_BYTES_PER_TOKEN_MAX: Final = 16
-# What is left is not worth a request where it covers fewer output tokens than this.
+# A request is refused if what is left covers fewer output tokens than this.
 REST_TOKENS_MIN: Final = 16
 
 
@@ -31,10 +32,10 @@ class Holds:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
 
-    # What it can cost.
+    # The size.
 
     def size(self, request: HeldRequest) -> None:
-        """Work out what the request can cost: its input by the bound from its bytes, its output by its maximum."""
+        """Work out what the request can cost: the input by the bound from its bytes, the output by its maximum."""
         parsed, user, route = request.parsed, request.user, request.route
         request.rated = request.model
         request.denied = request.estimated = False
@@ -46,7 +47,7 @@ class Holds:
         if user.counts_prompts and not is_prompt(parsed, request.protocol):
             request.rated = FOLLOW_UP + request.model
         context = route.context_tokens
-        # Which of the places will serve it is not known yet: the one where the input costs most bounds it.
+        # The deployment is not known yet, so the one at which the input has most tokens gives the bound.
         first, *others = route.rules
         most, _, request.beside_text = bound_input(parsed, request.protocol, first, request.stored_tokens)
         for rules in others:
@@ -63,13 +64,13 @@ class Holds:
         request.held_output = at_first if request.cuttable else output
 
     def estimate_tokens(self, request: HeldRequest) -> int:
-        """About how many tokens the request uses, for the limits of its key."""
+        """An estimate of the tokens that the request uses, for the limits of its key."""
         return 0 if request.free else input_estimate(request) + request.held_output
 
     # The hold.
 
     def take(self, request: HeldRequest) -> bool:
-        """Hold what is needed of what is free in this worker's slices. False where it has to be asked for."""
+        """Take the hold from this worker's slices. False if the recorder has to be asked for it."""
         shared, user = self._shared, request.user
         account = shared.slices.account(user.account_id)
         if account.asking:
@@ -83,19 +84,18 @@ class Holds:
         return True
 
     def request_hold(self, request: HeldRequest, held: HoldWaiter) -> None:
-        """Ask the recorder for the hold; `held(hold, verdict, back_s)` comes later."""
+        """Ask the recorder for the hold; `held(hold, verdict, back_s)` is called later."""
         shared, user = self._shared, request.user
         account = shared.slices.account(user.account_id)
         request.pending_hold = shared.client.ask(account, user.cap_ids, request.rated, _needed(request), held)
 
     def may_hold_less(self, request: HeldRequest) -> bool:
-        """Whether counting the input may bring it under what is left, where its bound is over it."""
+        """True if the input may be smaller than its bound, so that counting it may let the request fit what is left."""
         return not (request.free or request.estimated or input_estimate(request) >= request.need.input_tokens)
 
     def hold_less(self, request: HeldRequest, found: TokenizerCounts | None) -> bool:
-        """Need no more than the tokenizer counted, or, where none did, than is likely and the account's loss budget allows.
-
-        False where that is not less.
+        """Reduce the need to the tokens that the tokenizer counted or, without a count, to an estimate whose risk the account's loss
+        budget allows. False if that is no reduction.
         """
         if found is not None:
             tokens = min(request.input_bound, found.input + request.beside_text)
@@ -113,13 +113,13 @@ class Holds:
         return True
 
     def hold_rest(self, request: HeldRequest) -> bool:
-        """The account does not cover all of it. Where it covers the input and some output, that much is made: a stream
-        ends there, and of what can't be cut the upstream is asked for no more.
+        """Hold the input and as much output as the account covers; False if that is too little. A stream ends when that output is
+        reached; for an answer that can't be cut the upstream is asked for no more.
         """
         shared, user, need, parsed = self._shared, request.user, request.need, request.parsed
         account = shared.slices.account(user.account_id)
         if parsed.output_tokens is not None and account.held:
-            return False  # others of this account run: what they don't use may cover all of this one soon
+            return False  # the account's other requests may soon release enough for all of this one
         least = min(need.output_tokens, REST_TOKENS_MIN * parsed.choices)
         hold, output = shared.slices.hold_most(
             account, user.cap_ids, request.rated, _needed(request), shared.clock.boot_ns()
@@ -131,7 +131,7 @@ class Holds:
             return False
         request.hold, request.held_output = hold, output
         if not request.cuttable:
-            # It can't be cut: the upstream makes no more than what is held.
+            # The answer can't be cut: the upstream is asked for no more than what is held.
             request.maximum = output // parsed.choices
         return True
 
@@ -146,8 +146,8 @@ class Holds:
         return no_hold(verdict, request.user, shortage, back_s)
 
     def _shortage(self, request: HeldRequest) -> Shortage | None:
-        """What the request lacks: the least with which it would be made, or, where that much is there, all that it asks for. None
-        where all of that is there and others of this account hold it just now.
+        """The shortage against the least that the request needs or, if the account has that much, against all that it asks for. None if
+        the account has all of it and other requests hold it.
         """
         shared, user, need = self._shared, request.user, request.need
         account = shared.slices.account(user.account_id)
@@ -161,10 +161,10 @@ class Holds:
                 return found
         return None
 
-    # In mid-stream.
+    # The extension.
 
     def extend(self, request: HeldRequest, shown_bytes: int, extended: HoldWaiter) -> None:
-        """Hold more before what was shown reaches what is held. Where that has to be asked for, `extended(hold, verdict, back_s)` comes later."""
+        """Extend the hold of a stream. If the recorder has to be asked, `extended(hold, verdict, back_s)` is called later."""
         shared, hold, user = self._shared, request.hold, request.user
         if hold is None or request.pending_hold is not None:
             return
@@ -191,12 +191,12 @@ class Holds:
         request.pending_hold = shared.client.ask(account, user.cap_ids, request.rated, need, extended)
 
     def add(self, request: HeldRequest, hold: Hold, got: Hold) -> None:
-        """An extension was granted."""
+        """Add a granted extension to the hold."""
         self._shared.slices.merge(hold, got)
         request.held_output += request.more_output
 
     def extend_rest(self, request: HeldRequest, hold: Hold) -> bool:
-        """The last of it: as much as there is here."""
+        """Extend the hold by what this worker's slices still have. False if that is nothing."""
         shared = self._shared
         got, output = shared.slices.hold_most(
             hold.account,
@@ -212,10 +212,10 @@ class Holds:
         request.held_output += output
         return True
 
-    # After.
+    # The end.
 
     def release(self, request: ArrivedRequest) -> None:
-        """Give back what the request holds, if anything."""
+        """Give back the request's hold, if it has one."""
         if request.hold is not None:
             hold, request.hold = request.hold, None
             self.give(hold)
@@ -225,7 +225,9 @@ class Holds:
         self._shared.client.released(hold.account)
 
     def end(self, request: HeldRequest) -> None:
-        """The request is over: its limits and its part of the loss budget. What was refused before anything was sent does not count."""
+        """The request is over: free its share of the limits and of the loss budget. A request that was refused before an attempt does
+        not count against the limits.
+        """
         if request.at_risk:
             self._shared.risk.give(request.user.account_id, request.at_risk)
             request.at_risk = 0
@@ -236,15 +238,15 @@ class Holds:
 
 
 def _needed(request: HeldRequest) -> Need:
-    """What is held before anything is sent."""
+    """The first hold."""
     return COUNT_NEED if request.free else Need(1, request.need.input_tokens, request.held_output)
 
 
 def _maximum_to_send(request: HeldRequest, input_tokens: int) -> int | None:
-    """The output maximum of each choice that the upstream is told; None where none is written.
+    """The output maximum of each choice that the upstream is sent; None if none is sent.
 
-    What the client gave is sent. Where it gave none, one is written only where neither the gateway can cut the
-    answer (it is not streamed, or reasons out of sight) nor the engine ends it by itself.
+    The client's maximum is sent. If it gave none, one is sent only if neither the gateway can cut the answer (not streamed, or with
+    hidden reasoning) nor the engine ends it at the end of the context.
     """
     parsed, route = request.parsed, request.route
     if parsed.output_tokens is not None or not parsed.output_field:
@@ -257,7 +259,7 @@ def _maximum_to_send(request: HeldRequest, input_tokens: int) -> int | None:
 
 
 def _output_bound(request: HeldRequest, context: int) -> int:
-    """The most output tokens that the request can make, of all its choices."""
+    """The most output tokens that all choices of the request together can have."""
     parsed = request.parsed
     if not parsed.output_field:
         return 0
@@ -268,8 +270,10 @@ def _output_bound(request: HeldRequest, context: int) -> int:
 
 
 def input_estimate(request: HeldRequest) -> int:
-    """About how many tokens the input has, where nobody counted it: its text by what it needs in any script, the rest (media,
-    tools, what is stored) by its bound. Never more than the whole bound.
+    """An estimate of the input's tokens without a tokenizer: the text by a rate that fits every script; media, tools and stored objects
+    by their bound. Never more than the input's bound.
     """
-    beside = max(0, request.beside_text - TEMPLATE_TOKENS)  # a template takes about what its JSON does
+    beside = max(
+        0, request.beside_text - TEMPLATE_TOKENS
+    )  # a template has about as many tokens as the JSON syntax
     return min(request.input_bound, at_risk_tokens(read_bytes(request.parsed)) + beside)

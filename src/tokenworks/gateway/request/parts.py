@@ -1,4 +1,4 @@
-"""The parts that handle a worker's requests: made once, handed to every exchange. A part keeps nothing of a request."""
+"""The parts that handle a worker's requests. They are made once and handed to every exchange; no part keeps a request's state."""
 
 from tokenworks.gateway.http.pools import Pools
 from tokenworks.gateway.request.answer import Answers

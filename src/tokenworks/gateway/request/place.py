@@ -1,7 +1,7 @@
-"""Which deployment a request gets, and waiting where all that may have it are full.
+"""Placement: the deployment that a request gets, and the wait if all eligible deployments are at their limits.
 
-A request that is to be cheap (`service_tier: flex`) waits for the cheapest deployment that may have it, until its deadline
-comes near; any other waits `queue_wait_s` where all are full.
+A request with `service_tier: flex` waits for the cheapest eligible deployment until its deadline is near. Any other request waits up
+to `queue_wait_s` if all deployments are full.
 """
 
 import math
@@ -37,11 +37,11 @@ from tokenworks.gateway.shared import Shared
 
 log = structlog.get_logger()
 
-# What a token is taken for where only its magnitude matters.
+# Bytes of a token where only the magnitude matters.
 BYTES_PER_TOKEN: Final = 4
-# Of all places that a request may have, so many are asked for room.
+# The most deployments in one request for capacity.
 QUEUE_PLACES_MAX: Final = 64
-# A deferrable request stops waiting for the cheapest place with this part of its time left.
+# A flex request stops waiting for the cheapest deployment with this part of its time left.
 FLEX_LEFT: Final = 0.1
 
 
@@ -55,8 +55,8 @@ class Placements:
     # A deployment.
 
     def choose(self, request: HeldRequest) -> Candidate | CapacityRequest | None:
-        """The deployment that takes the request now, those of which one may in a moment, or None: no deployment, unless `deferred`
-        says that it is looked for again with the next tick.
+        """The deployment that takes the request now, or a request for capacity at deployments that are at their limits, or None. After
+        None there is no deployment, unless the request is `deferred`: then the next tick chooses again.
         """
         shared = self._shared
         now_s = shared.loop.time()
@@ -73,15 +73,15 @@ class Placements:
             if not broken or chosen.place.name not in broken:
                 break
             request.tried.append(chosen.place.name)
-            said = f"no deployment can take {request.model} now"
-            request.last_refusal = Refusal(503, "no_deployment", said, 5)
+            message = f"no deployment can take {request.model} now"
+            request.last_refusal = Refusal(503, "no_deployment", message, 5)
         if request.flex and not request.free:
             left_s = self._flex_until_s(request) - now_s
             if left_s > 0:
                 found = self._cheapest(request, placement_request, now_s, left_s)
                 if found is not None or request.deferred:
                     return found
-            # From here on it is a request like any other, but for what it costs.
+            # From here on the request is placed like any other, but by cost.
             request.flex = False
             return self.choose(request)
         if shared.snapshot.limits and not request.free:
@@ -93,8 +93,8 @@ class Placements:
     ) -> Candidate | None:
         shared, tried = self._shared, request.tried
         if request.attempt_no:
-            # Something was sent already: one more attempt is one of so many that a bad hour may cost.
-            # Without another place nothing is sent again, and the budget stays whole for who has one.
+            # A retry uses the retry budget. If there is no other deployment nothing is sent again, and the budget is left to
+            # requests that have one.
             if (
                 all(view.name in tried for view in request.places)
                 or len(tried) >= shared.settings.attempts_max
@@ -113,7 +113,7 @@ class Placements:
         )
 
     def has_others(self, request: HeldRequest) -> bool:
-        """Whether another deployment could be tried."""
+        """True if another deployment could be tried."""
         return len(request.tried) < min(len(request.places), self._shared.settings.attempts_max)
 
     def refusal(self, request: HeldRequest) -> Refusal:
@@ -123,23 +123,23 @@ class Placements:
         placement_request, model = _placement_request(request), request.model
         wait_s = named_wait_s(request.places, placement_request, self._shared.loop.time())
         if wait_s > 0:
-            # Every place has said when it has room again.
+            # Every deployment has named the time when it has capacity again.
             seconds = math.ceil(wait_s)
-            said = f"{model} is busy: every deployment is at its limit, try again in {seconds} s"
-            return Refusal(429, "too_many_requests", said, seconds)
+            message = f"{model} is busy: every deployment is at its limit, try again in {seconds} s"
+            return Refusal(429, "too_many_requests", message, seconds)
         reasons = [may_have(view.deployment, placement_request) for view in request.places]
         if all(reasons) and any(str(reason).startswith("residency") for reason in reasons):
             allowed = ", ".join(placement_request.regions or ()) or "no region, by its wish and its consent,"
-            said = f"no deployment of {model} may have this account's data, which may go to {allowed} only"
-            return Refusal(403, "residency", said, param="model")
+            message = f"no deployment of {model} may have this account's data, which may go to {allowed} only"
+            return Refusal(403, "residency", message, param="model")
         return Refusal(503, "no_deployment", f"no deployment can take {model} now", 5)
 
-    # Waiting for room.
+    # Capacity of limited deployments.
 
     def _candidates(
         self, request: HeldRequest, placement_request: PlacementRequest, now_s: float
     ) -> list[Candidate]:
-        """The places that may have it now, the best first."""
+        """The deployments that can take the request now, the best first."""
         if placement_request is NO_ASK:
             return [request.places[0].alone]
         shared = self._shared
@@ -153,7 +153,9 @@ class Placements:
     def _with_capacity(
         self, request: HeldRequest, chosen: Candidate, placement_request: PlacementRequest, now_s: float
     ) -> Candidate | CapacityRequest:
-        """Where the best place is under a limit of its own: the best that has room; where none has, wait."""
+        """The chosen deployment, unless it has limits of its own: then a request for capacity, which waits only if every candidate has
+        limits.
+        """
         limits = self._shared.snapshot.limits
         if chosen.place.name not in limits:
             return chosen
@@ -181,7 +183,7 @@ class Placements:
     def request_capacity(
         self, request: HeldRequest, capacity_request: CapacityRequest, answered: Answered
     ) -> None:
-        """Wait for room; `answered(admission, wait_ms, limit, what)` comes at once or later."""
+        """Ask the recorder for capacity; `answered(admission, wait_ms, limit, what)` is called at once or later."""
         user, shared = request.user, self._shared
         request.room = capacity_request
         request.asked_s = shared.loop.time()
@@ -196,54 +198,56 @@ class Placements:
         request.queue_number = shared.client.admissions.ask(capacity_request.limits, tokens, answered, queued)
 
     def capacity_answered(self, request: HeldRequest) -> None:
-        """Count how long the request waited."""
+        """Count the time that the request waited for capacity."""
         request.queued_ms += int((self._shared.loop.time() - request.asked_s) * 1000)
 
     def admitted(self, request: HeldRequest, admission: Admission) -> Candidate | None:
-        """The deployment that has room. None where it went bad meanwhile, and the admission is given back."""
+        """The deployment that admitted the request. None if it has become unhealthy; the admission is given back then."""
         capacity_request = request.room
         chosen = capacity_request.candidates[capacity_request.limits.index(admission.limits[0])]
         view, now_s = chosen.place, self._shared.loop.time()
         bad = view.trial or view.resting_s(now_s) > 0 or (len(request.places) > 1 and view.open(now_s))
         if view.draining or bad:
-            # Alone it is tried all the same: waiting for its cool-down helps nobody.
+            # A model's only deployment is tried during its cool-down, too.
             self.give_back(admission)
             return None
         return chosen
 
     def give_back(self, admission: Admission) -> None:
-        """Nothing is sent under an admission."""
+        """End an admission under which nothing was sent."""
         self._shared.client.admissions.end(admission, 0, begun=False)
 
     def no_capacity(self, request: HeldRequest, limit: Limit, what: int, wait_ms: int) -> Refusal:
-        """Why there was no room."""
+        """Why the request got no capacity."""
         if what == SHED:
-            said = f"as many requests for {request.model} wait as may, and this one was let go"
+            reason = f"as many requests for {request.model} wait as may, and this one was let go"
         elif what == WAITED:
             waited_s = max(1, request.queued_ms // 1000)
-            said = (
+            reason = (
                 f"all deployments of {request.model} are at their limits, and none came free in {waited_s} s"
             )
         else:
             return over_limit("model's deployments", limit, what, wait_ms)
         seconds = max(1, -(-wait_ms // 1000))
-        return Refusal(503, "overloaded", f"{said}: try again in {seconds} s", seconds)
+        return Refusal(503, "overloaded", f"{reason}: try again in {seconds} s", seconds)
 
-    # Waiting for the cheapest.
+    # The cheapest deployment.
 
     def _flex_until_s(self, request: HeldRequest) -> float:
-        """When it stops waiting for the cheapest: the client may ask for less time than the operator gives."""
+        """The monotonic second at which the request stops waiting for the cheapest deployment. The client may set a shorter time than
+        the operator's.
+        """
         deadline_s = self._shared.settings.flex_deadline_s
-        said = request.head.headers.get(b"x-tokenworks-deadline-s", b"")
-        if said.isdigit() and len(said) <= 6:
-            deadline_s = max(1, min(deadline_s, int(said)))
+        wanted_s = request.head.headers.get(b"x-tokenworks-deadline-s", b"")
+        if wanted_s.isdigit() and len(wanted_s) <= 6:
+            deadline_s = max(1, min(deadline_s, int(wanted_s)))
         return request.began_s + deadline_s * (1.0 - FLEX_LEFT)
 
     def _cheapest(
         self, request: HeldRequest, placement_request: PlacementRequest, now_s: float, left_s: float
     ) -> Candidate | CapacityRequest | None:
-        """The cheapest deployment, or to wait for it (`deferred`, too). None where it was sent and failed: it has waited for the
-        cheap ones long enough.
+        """The cheapest deployment or a request for its capacity. None if none of the cheapest can take the request: it is `deferred`
+        then, unless an attempt has already failed.
         """
         shared, tried = self._shared, request.tried
         if placement_request is NO_ASK:
@@ -269,10 +273,10 @@ class Placements:
         request.deferred = not request.attempt_no
         return None
 
-    # What becomes of it there.
+    # The attempt at a deployment.
 
     def began(self, request: HeldRequest, attempt: PlacedAttempt, chosen: Candidate) -> None:
-        """The request is on its way to a deployment."""
+        """An attempt at a deployment begins."""
         shared = self._shared
         now_s = shared.loop.time()
         attempt.place.began(now_s)
@@ -282,7 +286,7 @@ class Placements:
         shared.stats.c["attempts"] += 1
 
     def succeeded(self, attempt: PlacedAttempt, *, first_token: bool = False) -> None:
-        """The deployment gave what is good; `first_token`: of a stream."""
+        """The deployment answered well. `first_token`: this is the first token of a stream."""
         now_s = self._shared.loop.time()
         attempt.place.succeeded(now_s)
         if first_token:
@@ -296,7 +300,7 @@ class Placements:
             log.warning("placement.ejected", deployment=view.name, cool_s=cool_s)
 
     def end(self, attempt: PlacedAttempt) -> None:
-        """The deployment is done with the attempt: its slot and its limits are free."""
+        """The attempt has ended: free its slot and its share of the deployment's limits. Later calls do nothing."""
         if attempt.over:
             return
         attempt.over = True
@@ -309,7 +313,7 @@ class Placements:
 
 
 def _first_without(candidates: Sequence[Candidate], limits: dict[str, Limit]) -> Candidate | None:
-    """The first of a place that is under no limit of its own."""
+    """The first candidate whose deployment has no limits of its own."""
     for candidate in candidates:
         if candidate.place.name not in limits:
             return candidate
@@ -323,7 +327,7 @@ def placement_request_of(
     blocks: Sequence[int],
     objective: Objective | None = None,
 ) -> PlacementRequest:
-    """What placement is asked. `blocks`: hashes of what the prompt begins with; `objective`: of an intent."""
+    """The placement request. `blocks`: hashes of the prompt's first blocks; `objective`: of an intent."""
     user = request.user
     service = user.service
     objective = "cost" if request.flex else objective or service.objective
@@ -333,14 +337,14 @@ def placement_request_of(
 
 
 def _placement_request(request: HeldRequest) -> PlacementRequest:
-    """What placement is asked, worked out once for each model that the request may get."""
+    """The placement request, made once for each model that the request may get."""
     if request.ask is None:
         request.ask = _make_placement_request(request)
     return request.ask
 
 
 def _make_placement_request(request: HeldRequest) -> PlacementRequest:
-    """For placement: about how long the prompt is, and what it begins with; four bytes are taken for a token."""
+    """The placement request by the length of the prompt, at four bytes a token, and its first blocks."""
     user = request.user
     if len(request.places) == 1:
         return lone_ask(user.regions, user.home)
@@ -353,7 +357,7 @@ def _make_placement_request(request: HeldRequest) -> PlacementRequest:
 
 
 def price_of(view: DeploymentView, placement_request: PlacementRequest) -> int:
-    """What the request costs the operator there where nothing is cached, in nano yuan."""
+    """What the operator pays for the request at a deployment that has cached nothing, in nano yuan."""
     return (
         placement_request.input_tokens * view.fresh_nano + placement_request.output_tokens * view.output_nano
     )

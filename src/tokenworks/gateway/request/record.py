@@ -1,7 +1,7 @@
-"""From what was metered to a usage record: who counted, what is loss and why, what each bucket pays.
+"""From the meter to a usage record: the source of the counts, the losses and their causes, what each bucket pays.
 
-What the upstream reports within what was held and sent is charged. What it reports beyond the hold is taken from what
-the account still has before it is loss. Nothing is waived without a cause in the record.
+What the upstream reports within the hold and the maximum is charged. What it reports beyond the hold is taken from the rest of the
+account before it is a loss. Nothing is waived without a cause in the record.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ from tokenworks.gateway.shared import Shared
 
 
 class AttemptCharge:
-    """What an attempt is charged with: counted by whom, how it ended, and what of it is loss."""
+    """The charge of an attempt: its counts and their source, how the attempt ended, and its losses."""
 
     __slots__ = (
         "attempt",
@@ -58,7 +58,7 @@ class AttemptCharge:
         upstream_id: str | None,
         losses: Sequence[Loss],
     ) -> None:
-        """`total`: what the upstream says was used in all; `upstream_id`: the id that it gave its answer."""
+        """`total`: the upstream's own total of tokens; `upstream_id`: the upstream's id of the answer."""
         self.attempt = attempt
         self.state = state
         self.reason = reason
@@ -71,7 +71,7 @@ class AttemptCharge:
 
 
 ChargeCallback = Callable[[AttemptCharge], None]
-"""Called once, at once or later: what is charged is covered as far as it can be, and the record may be written."""
+"""Called once, at once or later: the charge is covered as far as the account allows, and the record may be written."""
 
 
 class Records:
@@ -91,7 +91,7 @@ class Records:
         progress: Counts,
         charged: ChargeCallback,
     ) -> None:
-        """`usage`: what the upstream reports, None where it reports nothing; `progress`: what its stream showed."""
+        """`usage`: the upstream's report, None if there is none; `progress`: the counts of the shown stream."""
         if usage is not None:
             attempt.iterated = usage.iterated
             self._completed(
@@ -118,7 +118,7 @@ class Records:
         attempt: AnsweredAttempt | None,
         counted: Callable[[TokenizerCounts | None], None],
     ) -> None:
-        """Have the host's tokenizer process count the request, and the attempt's answer; None where it can't, or not in time."""
+        """Have the host's tokenizer process count the request and the attempt's answer. `counted(None)` if it can't, or not in time."""
         if attempt is None or attempt.over:
             tokenizer = request.route.tokenizer
         else:
@@ -126,7 +126,7 @@ class Records:
         if tokenizer is None:
             counted(None)
             return
-        # What a stream showed is kept as its texts; any other answer is read by the tokenizer's process.
+        # The texts of a stream were kept by its meter. The tokenizer process itself reads any other answer.
         texts: tuple[str, ...] = ()
         chunks: tuple[bytes, ...] = ()
         if attempt is not None and attempt.meter is not None:
@@ -165,7 +165,7 @@ class Records:
         self._cover(charge, charged)
 
     def _estimate(self, attempt: AnsweredAttempt, progress: Counts) -> Counts:
-        """A provider that reports nothing: counted from bytes, four to a token, marked as such."""
+        """Counts for a provider that reports none: from bytes, four to a token. The record says `estimate`."""
         request = attempt.request
         output = 0
         if request.protocol != "embeddings":
@@ -180,13 +180,13 @@ class Records:
     def interrupted(
         self, attempt: AnsweredAttempt, reason: str, charge: str | None, charged: ChargeCallback
     ) -> None:
-        """It stopped half-way: charged from what is known to have been produced, as the plan's policy says of the reason; `charge`:
-        or as this says.
+        """The attempt stopped half-way: charge what is known to have been produced, by `charge` or, if that is None, by the plan's policy
+        for the reason.
         """
         request, meter = attempt.request, attempt.meter
         usage = None if meter is None else meter.usage
         if meter is not None and usage is not None and usage.counts.output_tokens >= meter.progress:
-            # What was reported covers what was shown: a start's report says nothing of the output yet.
+            # The report covers what was shown. A report at the start of a stream would have no output yet.
             charge = charge or self._losses.charge_of(attempt, reason, said_all=meter.stopped)
             flags = list(usage.flags)
             self._interrupted(attempt, reason, charge, usage.counts, usage.total, flags, "provider", charged)
@@ -261,7 +261,7 @@ class Records:
             request.pending_hold = None
             if got is not None:
                 shared.slices.merge(hold, got)
-            # Else what is free in the slices here is drawn, and the rest by settlement.
+            # Without an extension, the commit draws on what is free in the slices here, and settlement on the rest.
             charged(charge)
 
         request.counting = True
@@ -283,7 +283,7 @@ class Records:
         else:
             parts, unpaid = shared.slices.commit(hold, counts, shared.clock.boot_ns)
         request.hold = None
-        # Its tokens and times are counted by model and deployment when it is over (`series`).
+        # Tokens and times are counted by model and deployment when the request is over (`series`).
         shared.stats.c[charge.state] += 1
         risk_tokens = _risk_of(charge)
         if risk_tokens:
@@ -303,7 +303,7 @@ class Records:
             shared.client.released(hold.account)
 
     def write_loss(self, attempt: AnsweredAttempt, cause: str, usage: Usage, upstream_id: str | None) -> None:
-        """An attempt that failed and reports tokens all the same: they are loss, and the hold stays for the next attempt."""
+        """Record the tokens that a failed attempt reports as loss. The hold stays for the next attempt."""
         shared, request = self._shared, attempt.request
         tokens = sum(usage.counts)
         shared.risk.lost(request.user.account_id, tokens)
@@ -350,7 +350,7 @@ class Records:
             upstream_id=charge.upstream_id,
         )
         record.unpaid = unpaid
-        # What the client asked for, and how the request came to this attempt.
+        # The client's wishes, and the failed attempts before this one.
         record.prompt = request.rated == request.model
         record.asked, record.choice = request.intent, request.choice
         record.client_request_id, record.tried = request.head.client_request_id, request.failures
@@ -359,7 +359,7 @@ class Records:
     # The attempt, to the journal.
 
     def start_op(self, request: HeldRequest) -> Start:
-        """The attempt in flight and what it holds."""
+        """The attempt in flight and its hold."""
         user, hold = request.user, request.hold
         assert hold is not None
         return Start(
@@ -377,14 +377,14 @@ class Records:
         )
 
     def drop(self, request: HeldRequest) -> None:
-        """The attempt gave nothing: it leaves no record."""
+        """The attempt gave nothing and has no record: remove it from the journal's open attempts."""
         if request.usage_id:
             self._shared.client.drop(request.usage_id)
             request.usage_id = ""
 
 
 def _named(request: HeldRequest) -> Attempt:
-    """The attempt in flight, as its record names it."""
+    """The attempt in flight, as named in its record."""
     user = request.user
     return Attempt(
         usage_id=request.usage_id,
@@ -401,11 +401,11 @@ def _named(request: HeldRequest) -> Attempt:
 
 
 def _nothing(_: str) -> None:
-    """Nobody waits for this record."""
+    """No response waits for this record."""
 
 
 def _least(attempt: AnsweredAttempt, known: Counts) -> Counts:
-    """What was surely produced: the input where the upstream did not say it, the text that was shown."""
+    """Lower bounds of what was produced: the input, if the upstream did not report it, and the shown text."""
     request, meter = attempt.request, attempt.meter
     output = known.output
     if meter is not None:
@@ -415,7 +415,7 @@ def _least(attempt: AnsweredAttempt, known: Counts) -> Counts:
 
 
 def _risk_of(charge: AttemptCharge) -> int:
-    """Tokens that may have been produced and are not charged: loss by record, and what nobody counted."""
+    """Tokens that may have been produced and are not charged: the record's losses, and an estimate of uncounted ones."""
     attempt = charge.attempt
     lost = sum([sum(loss.counts) for loss in charge.losses]) if charge.losses else 0
     if charge.counted_by != "progress" or attempt.request.protocol == "embeddings":

@@ -1,4 +1,4 @@
-"""Why a request is refused where the reason is in the snapshot or in the account."""
+"""Refusals whose reason is in the snapshot or in the account."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -39,7 +39,7 @@ def no_route(snapshot: Snapshot, asked: str, model: str, protocol: str) -> Refus
 
 
 def not_found(path: str, meant: str | None) -> Refusal:
-    """No route; where the path looks like one, which."""
+    """The refusal of an unknown path. `meant`: the route that it resembles."""
     if meant is not None:
         base = "/v1" if not meant.startswith("/v1/messages") else ""
         where = f"a base URL ends in {base or 'the host'} here"
@@ -56,7 +56,7 @@ _LIMITED_ZH: Final = ("并发请求数", "每分钟请求数", "每分钟词元�
 
 
 def over_limit(scope: str, limit: Limit, what: int, wait_ms: int) -> Refusal:
-    """A protective limit is reached: which, and when there is room again. Or nobody says whether it is."""
+    """The refusal for a protective limit: which one, and when there is room again; or, by `what`, that the limits can't be asked for."""
     if what == NOBODY:
         return Refusal(503, "recorder_away", "the limits can't be asked for now", 1)
     most = (limit.streams_max, limit.requests_per_min, limit.tokens_per_min)[what]
@@ -70,7 +70,7 @@ def over_limit(scope: str, limit: Limit, what: int, wait_ms: int) -> Refusal:
     )
 
 
-# What has happened and what to do, in English and Chinese.
+# Why an account is suspended and what to do, in English and Chinese.
 _CAUSES: Final = {
     "payment": ("a bill is overdue, and service goes on once it is paid", "账单逾期未缴，缴清后自动恢复"),
     "operator": ("by the operator: ask its support", "由运营商暂停，请联系客服"),
@@ -81,7 +81,7 @@ _CAUSES: Final = {
 
 
 def suspended(user: KeyEntry) -> Refusal:
-    """The subscriber is not served at all, whatever it has left."""
+    """The refusal of a suspended subscriber, whatever its balance."""
     causes = [_CAUSES.get(cause, (cause, cause)) for cause in user.suspended_by]
     said = (
         f"the account of this key is suspended ({'; '.join(en for en, _ in causes)}). The key itself is good"
@@ -102,7 +102,7 @@ def consent_missing(document: str) -> Refusal:
 UNKNOWN_KEY: Final = Refusal(
     401, "invalid_api_key", "this API key was never issued here: check that it is whole, and of this works"
 )
-# Of keys that were issued: why they are not good any more.
+# Refusals of issued keys that are no longer valid.
 _ENDED: Final = {
     "revoked": Refusal(401, "key_revoked", "this API key was revoked, or its member was removed from the account: use another one, or ask the account's owner for one"),
     "expired": Refusal(401, "key_expired", "this API key has expired: make a new one, or ask the account's owner for one"),
@@ -111,7 +111,7 @@ _ENDED: Final = {
 
 
 def unusable_key(user: KeyEntry, lacking: Sequence[int], now_ms: int) -> Refusal | None:
-    """Why a key that was asked for is not taken; None for a good one. `lacking`: peppers that this host has not."""
+    """Why a key that was looked up is refused; None for a valid key. `lacking`: peppers that this host does not have."""
     if user.known:
         has_expired = user.expires_s is not None and now_ms >= user.expires_s * 1000
         return _ENDED["expired"] if has_expired else None
@@ -128,7 +128,7 @@ def _units(count: int, unit: str) -> str:
 
 
 def _payg(user: KeyEntry) -> str:
-    """Why pay-as-you-go did not buy what lacks, where there is any."""
+    """Why pay-as-you-go did not cover the shortage; "" if the plan has none."""
     if user.payg is None:
         return ""
     state, cap_nano = user.payg
@@ -163,7 +163,9 @@ def _nothing_left_zh(
 
 
 def no_hold(verdict: Verdict, user: KeyEntry, shortage: Shortage | None = None, back_s: int = 0) -> Refusal:
-    """`shortage`: of a request that was not begun, with the verdict that nothing is left; `back_s`: of a window that is used up."""
+    """The refusal of a request without a hold. `shortage`: with the verdict that nothing is left; `back_s`: seconds until a used-up window
+    has something left again.
+    """
     if verdict == Verdict.NOTHING_LEFT and user.suspended_by:
         return suspended(user)
     if verdict == Verdict.NOTHING_LEFT:
@@ -180,7 +182,7 @@ def no_hold(verdict: Verdict, user: KeyEntry, shortage: Shortage | None = None, 
         unit, needed, left = shortage.unit, shortage.needed, shortage.left
         capped = shortage.cap_left is not None and (unit != "token" or shortage.cap_left < left)
         if capped and shortage.cap_left is not None:
-            # The cap is what lacks: whoever set it can raise it, and buying changes nothing.
+            # The cap is the shortage: to raise it helps, and an order does not.
             unit, left, todo = (
                 "token",
                 shortage.cap_left,

@@ -1,6 +1,6 @@
-"""What a client is written of an answer: its head, pieces of a stream, pings, its end; and how a stream ends that was cut.
+"""Writes a response to the client: head, pieces of a stream, pings, end, and the end of a stream that was cut.
 
-A response is chunked, but to HTTP/1.0, which reads until the connection closes.
+A stream is chunked, except to an HTTP/1.0 client, which reads until the connection closes.
 """
 
 from typing import Final
@@ -17,7 +17,7 @@ PINGS: Final = {"messages": b'event: ping\ndata: {"type": "ping"}\n\n'}
 
 
 def send_head(request: ArrivedRequest, conn: ClientConnection, first: bytes) -> None:
-    """The head of a stream, with its first bytes."""
+    """Write the head of a stream with its first bytes."""
     request.headed = True
     if request.head.http10:
         request.head.keep_alive = False
@@ -29,7 +29,7 @@ def send_head(request: ArrivedRequest, conn: ClientConnection, first: bytes) -> 
 
 
 def send_piece(request: ArrivedRequest, conn: ClientConnection, piece: bytes) -> None:
-    """A piece of a stream, not empty."""
+    """Write a piece of a stream, which must not be empty."""
     if not request.headed:
         send_head(request, conn, piece)
     elif request.head.http10:
@@ -55,7 +55,7 @@ def write_whole(request: ArrivedRequest, conn: ClientConnection, body: bytes) ->
 
 
 def ping(request: ArrivedRequest, conn: ClientConnection, now_s: int) -> None:
-    """Say that the request lives. The first one leaves with a head, after which no other status can be said."""
+    """Write a ping. The first one takes the head along, after which the status can't change."""
     request.written_s = now_s
     if not request.headed and not request.response_head:
         request.response_head = _early_head(request)
@@ -71,10 +71,10 @@ def _early_head(request: ArrivedRequest) -> bytes:
 
 
 def broke_off(reason: str) -> Refusal:
-    """What a client is told whose stream ended half-way."""
+    """The refusal for a stream that ended half-way."""
     if reason == "upstream_timeout":
-        said = "the deployment went silent: what was produced until here was charged"
-        return Refusal(504, "upstream_timeout", said)
+        message = "the deployment went silent: what was produced until here was charged"
+        return Refusal(504, "upstream_timeout", message)
     if reason == "shutdown":
         return CUT._replace(message=f"{CUT.message}; what was produced until here was charged")
     return Refusal(
@@ -83,9 +83,11 @@ def broke_off(reason: str) -> Refusal:
 
 
 def interrupted_end(request: HeldRequest, meter: StreamMeter, reason: str) -> bytes:
-    """The last events of a stream that was cut, which no client takes for a whole answer; at a maximum, the end that one has.
+    """The last events of a stream that was cut. A client does not take them for the end of a whole answer, except those of a stream that
+    reached its maximum.
 
-    Where nothing is left: the final unit action in protocol, a last chunk with a finish reason, then why, and what to do.
+    If nothing is left they are the final unit action in the client's protocol: a chunk with a finish reason, then the cause and what
+    to do.
     """
     refusal: Refusal | None = None
     if reason in {"nothing_left", "hold_unavailable"}:

@@ -1,4 +1,4 @@
-"""The metered requests that a worker has in flight, what is done with them once a second, and what is noted when one is over."""
+"""The metered requests in flight in a worker, their timers, and the notes of those that are over."""
 
 from collections.abc import Callable, Iterable
 
@@ -31,7 +31,7 @@ class RunningRequests:
     def begin(
         self, conn: ClientConnection, head: Head, body: bytes, protocol: str, now_s: float, *, free: bool
     ) -> Exchange:
-        """`free`: it counts tokens, which produces nothing and costs nothing."""
+        """`free`: a `count_tokens` request, which produces no tokens and costs nothing."""
         exchange = Exchange(self._parts, self._ended_callback, conn, head, body, protocol, now_s, free=free)
         conn.exchange = exchange
         self._shared.stats.c["requests_open"] += 1
@@ -47,7 +47,7 @@ class RunningRequests:
             exchange.user.in_flight -= 1
 
     def tick(self, now_s: float) -> None:
-        """Once a second: what was put off looks again, what takes too long is cut, what is silent says that it lives."""
+        """Once a second: deferred requests look for a deployment again, overdue ones are cut, silent streams are pinged."""
         second = int(now_s)
         deferred = sorted([e for e in self.open if e.deferred], key=_began_s)
         _each(deferred, Exchange.again)
@@ -57,7 +57,7 @@ class RunningRequests:
         _each([e for e in self.open if is_stopping(e)], lambda exchange: stop_waited(exchange, second))
 
     def cut(self) -> int:
-        """The worker ends: end what is in flight. Returns how many requests that are."""
+        """The worker ends: end the requests in flight. Returns their number."""
         exchanges = list(self.open)
         for exchange in exchanges:
             cut(exchange)
@@ -69,7 +69,7 @@ def _began_s(exchange: Exchange) -> float:
 
 
 def _each(exchanges: Iterable[Exchange], call: Callable[[Exchange], None]) -> None:
-    """A defect of ours in one exchange costs its client the connection, and no other anything."""
+    """Call `call` with each exchange. An exception ends the connection of that exchange's client and affects no other."""
     for exchange in exchanges:
         try:
             call(exchange)

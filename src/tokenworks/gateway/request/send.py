@@ -1,4 +1,4 @@
-"""What a deployment is sent: the head, the body as it takes it, and how long its answer is waited for."""
+"""The request to a deployment: its head, its body, and the time limits of its answer."""
 
 import math
 from typing import Final
@@ -10,9 +10,9 @@ from tokenworks.gateway.request.place import Placements
 from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
 from tokenworks.gateway.shared import Shared
 
-# An answer that is not streamed is thought to be written so fast, where another place could be tried.
+# The assumed speed of an answer that is not streamed, if another deployment could be tried.
 UNSTREAMED_TOKENS_PER_S: Final = 100
-# A first byte that is so many times later than foreseen is not waited for, where there is another deployment.
+# A first byte may be this many times later than predicted, if another deployment could be tried.
 LATE_TIMES: Final = 4.0
 FORWARD_MEMO_MAX: Final = 100
 
@@ -25,7 +25,7 @@ class RequestRenderer:
         self._placements = placements
 
     def body(self, attempt: AnsweredAttempt) -> bytes:
-        """The body for the attempt's deployment; what it leaves out is named in `dropped`."""
+        """The body for the attempt's deployment. Sets `dropped` to the fields that were removed."""
         request, view = attempt.request, attempt.place
         parsed = request.parsed
         body, dropped = render(
@@ -40,7 +40,7 @@ class RequestRenderer:
         return body
 
     def head(self, request: HeldRequest, view: DeploymentView) -> bytes:
-        """The head for one deployment up to the content length; remembered with the client's head."""
+        """The head for a deployment up to the content length, which is remembered with the client's head."""
         snapshot = self._shared.snapshot
         number, forward = snapshot.number, request.head.forward
         memo = forward.get(view.name)
@@ -66,10 +66,10 @@ class RequestRenderer:
         return lines
 
     def patience_s(self, attempt: AnsweredAttempt) -> int:
-        """How long to wait for the first byte of the answer.
+        """The time limit to the first byte of the answer.
 
-        A stream's first byte is foreseen: one that is much later does not come, or not soon. An answer that is not
-        streamed comes as a whole, so it may take as long as the request, unless another place could be tried.
+        A stream's first byte is predicted, and one that is much later will not come soon. An answer that is not streamed comes as a
+        whole, so it may take as long as the request, unless another deployment could be tried.
         """
         settings, request = self._shared.settings, attempt.request
         parsed = request.parsed
@@ -86,5 +86,5 @@ class RequestRenderer:
         return min(settings.upstream_first_byte_timeout_s, max(settings.failover_patience_s, late_s))
 
     def idle_timeout_s(self, view: DeploymentView) -> int:
-        """How long the upstream may be silent between two bytes."""
+        """The time limit between two bytes."""
         return view.deployment.idle_timeout_s or self._shared.settings.upstream_idle_timeout_s

@@ -1,4 +1,4 @@
-"""What is seen of a request when it is over: its place in the sums by model and deployment, and its line in the log."""
+"""Observes requests that are over: adds them to the sums by model and deployment, and writes their lines to the log."""
 
 from time import perf_counter
 from typing import Final
@@ -21,10 +21,10 @@ class RequestObserver:
         self._series = series
 
     def ended(self, exchange: HeldRequest, now_s: float) -> None:
-        """A request is over, whatever became of it. `now_s`: the loop's time."""
+        """Note a request that is over, whatever its outcome. `now_s`: the loop's time."""
         record, series, failures = exchange.record, self._series, exchange.failures
         if record is not None and failures is None and record.state == "complete":
-            # As nearly all of them are.
+            # The usual case.
             series.of(record.model, record.deployment).recorded(record, COMPLETE)
             added_us = 0
             if exchange.over_s:
@@ -34,9 +34,9 @@ class RequestObserver:
             if self._log.wants():
                 self._write(exchange, COMPLETE, record.deployment, record.model, None, now_s, added_us)
             return
-        # A name that a client wrote becomes no model's: where none was found there are no places.
+        # A name that a client wrote must not become a model's: a request without a model has no deployments.
         model = exchange.model if exchange.places else NONE
-        # One that no connection was made to was tried, and sent nothing.
+        # A deployment to which no connection was made is in `tried` alone.
         deployment = exchange.deployment or (exchange.tried[-1] if exchange.tried else NONE)
         row = series.of(model, deployment)
         for name, _ in failures or ():
@@ -45,7 +45,7 @@ class RequestObserver:
             outcome, cause = (COMPLETE if record.state == "complete" else INTERRUPTED), record.reason
             row.recorded(record, outcome)
             if outcome == COMPLETE:
-                # It was served all the same, and is no failure of the host's.
+                # The request was served after failed attempts, so it is no failure.
                 if self._log.wants():
                     self._write(exchange, COMPLETE, deployment, model, None, now_s, 0)
                 return
@@ -112,7 +112,7 @@ class RequestObserver:
         )
 
     def refused(self, refusal: Refusal, request_id: str, head: Head | None, now_s: float) -> None:
-        """A request that never became an exchange: what it was refused for is all that is known of it."""
+        """Note a request that was refused before it became an exchange."""
         if self._log.wants_failure(refusal.code, NONE, now_s):
             own_id = None if head is None else head.client_request_id
             self._log.write(
