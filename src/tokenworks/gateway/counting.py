@@ -77,17 +77,17 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _count_decoder: Final = msgspec.msgpack.Decoder(CountFrame)
 job_decoder: Final = msgspec.msgpack.Decoder(JobFrame)
 names_decoder: Final = msgspec.msgpack.Decoder(list[str])
-Done = Callable[[TokenizerCounts | None], None]
+CountCallback = Callable[[TokenizerCounts | None], None]
 
 
 def count_frame(number: int, counted: TokenizerCounts | None, why: str = "") -> bytes:
     return frame(COUNT, _encode(CountFrame(number, counted, why)))
 
 
-class _Waiting:
+class _PendingJob:
     __slots__ = ("done", "size", "timer")
 
-    def __init__(self, done: Done, size: int, timer: asyncio.TimerHandle) -> None:
+    def __init__(self, done: CountCallback, size: int, timer: asyncio.TimerHandle) -> None:
         self.done = done
         self.size = size
         self.timer = timer
@@ -105,7 +105,7 @@ class TokenizerClient(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._reader = FrameReader()
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, _PendingJob] = {}
         self._waiting_bytes = 0
         self._number = 0
         self._names: frozenset[str] = frozenset()
@@ -118,7 +118,7 @@ class TokenizerClient(asyncio.Protocol):
 
     # For the data plane.
 
-    def count(self, job: TokenizerJob, done: Done) -> None:
+    def count(self, job: TokenizerJob, done: CountCallback) -> None:
         """Have a job counted. `done` is called once: at once if the job can't be sent, else within `tokenize_timeout_s`."""
         counters, size = self._counters, job.size
         if (
@@ -134,7 +134,7 @@ class TokenizerClient(asyncio.Protocol):
         counters["tokenizer_jobs"] += 1
         self._number = number = self._number + 1
         timer = self._loop.call_later(self._timeout_s, self._late, number)
-        self._waiting[number] = _Waiting(done, size, timer)
+        self._waiting[number] = _PendingJob(done, size, timer)
         self._waiting_bytes += size
         counters["tokenizer_waiting"] = len(self._waiting)
         until_ns = time.monotonic_ns() + int(self._timeout_s * NS_PER_S)

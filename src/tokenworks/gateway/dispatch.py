@@ -62,7 +62,7 @@ class Dispatch:
     def after_head(self, conn: ClientConnection, head: Head) -> None:
         """Set the fields of a head that stay the same while its connection repeats it."""
         path = head.path
-        data_plane = path in _KNOWN_PATHS or path.startswith("/v1/") or head.meant is not None
+        data_plane = path in _KNOWN_PATHS or path.startswith("/v1/") or head.similar_route is not None
         settings = self._shared.settings
         head.body_max = settings.body_bytes_max
         if path not in _METERED_PATHS and path not in _FILE_PATHS:
@@ -110,7 +110,7 @@ class Dispatch:
             conn.refuse(UNKNOWN_CODING)
         elif path in _METERED_PATHS:
             self._metered_after_a_look(conn, head, body, protocol)
-        elif path.startswith("/v1/") or path == "/v1" or head.meant is not None:
+        elif path.startswith("/v1/") or path == "/v1" or head.similar_route is not None:
             self._models(conn, head)
         elif path in {"/healthz", "/readyz"}:
             self._health(conn, path)
@@ -229,7 +229,7 @@ class Dispatch:
             self._options(conn, head)
             return
         if path != "/v1/models" and not path.startswith("/v1/models/"):
-            conn.refuse(not_found(path, head.meant))
+            conn.refuse(not_found(path, head.similar_route))
             return
         if head.method not in {b"GET", b"HEAD"}:
             conn.refuse(Refusal(405, "method_not_allowed", f"{path} takes GET"))

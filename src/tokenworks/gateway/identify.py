@@ -21,9 +21,9 @@ BAD_KEY: Final = Refusal(
 )
 KEYS_AWAY: Final = Refusal(503, "database_away", "keys can't be looked up now", 1)
 
-Identified = Callable[[KeyEntry | None], None]
+KeyCallback = Callable[[KeyEntry | None], None]
 """Called with the key's entry; None if the database can't be reached."""
-Refuse = Callable[[Refusal], None]
+RefusalCallback = Callable[[Refusal], None]
 
 
 class Identification:
@@ -37,7 +37,7 @@ class Identification:
         entry: KeyEntry | None = head.key
         return entry if entry is not None and self._shared.loop.time() < entry.fresh_until_s else None
 
-    def identify(self, head: Head, identified: Identified, refuse: Refuse) -> None:
+    def identify(self, head: Head, identified: KeyCallback, refuse: RefusalCallback) -> None:
         """Call `identified` or `refuse`, at once or later."""
         entry = self.fresh(head)
         if entry is not None:
@@ -56,7 +56,7 @@ class Identification:
         shared = self._shared
         return unusable_key(user, shared.keys.lacking, shared.clock.civil_ms())
 
-    def _look_up(self, head: Head, text: str, identified: Identified, refuse: Refuse) -> None:
+    def _look_up(self, head: Head, text: str, identified: KeyCallback, refuse: RefusalCallback) -> None:
         keys = self._shared.keys
         entry = keys.get(text, self._shared.loop.time())  # monotonic seconds, as the keys' own
         if entry is not None:
@@ -67,7 +67,9 @@ class Identification:
         elif not keys.look_up(text, identified):
             refuse(Refusal(503, "database_away", "too many unknown keys are asked for: try again", 1))
 
-    def _one_of(self, head: Head, texts: tuple[str, ...], identified: Identified, refuse: Refuse) -> None:
+    def _one_of(
+        self, head: Head, texts: tuple[str, ...], identified: KeyCallback, refuse: RefusalCallback
+    ) -> None:
         """Identify the first known key of several. A page may use a key only if its origin is among the key's."""
 
         def answered(entry: KeyEntry | None) -> None:

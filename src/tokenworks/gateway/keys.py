@@ -189,17 +189,17 @@ class KeyCache:
         if entry is None:
             entry = KeyEntry(text, mac)
         now_s = time.monotonic()
-        found = rows[0] if rows else None
+        row = rows[0] if rows else None
         entry.known, entry.ended = False, None
         entry.fresh_until_s = now_s + NEGATIVE_FOR_S
-        if isinstance(found, EndedKey):
-            entry.mac, entry.ended = found.mac, found.why
-        elif found is not None:
-            self._fill(entry, found)
+        if isinstance(row, EndedKey):
+            entry.mac, entry.ended = row.mac, row.why
+        elif row is not None:
+            self._fill(entry, row)
             entry.fresh_until_s = now_s + POSITIVE_FOR_S
-            if found.caps_end_ms is not None:
+            if row.caps_end_ms is not None:
                 # Each cap gets a new bucket with the new day or month.
-                left_s = max(0.0, (found.caps_end_ms - self._civil_ms()) / 1000)
+                left_s = max(0.0, (row.caps_end_ms - self._civil_ms()) / 1000)
                 entry.fresh_until_s = min(entry.fresh_until_s, now_s + left_s)
         if text not in self._by_text:
             while len(self._by_text) >= self._size_max:
@@ -208,29 +208,27 @@ class KeyCache:
         self._by_mac[entry.mac] = entry
         return entry
 
-    def _fill(self, entry: KeyEntry, found: LiveKey) -> None:
+    def _fill(self, entry: KeyEntry, row: LiveKey) -> None:
         """Fill the entry of a valid key."""
         entry.known = True
-        entry.mac = found.mac
-        entry.key_id = found.key_id
-        entry.account_id = found.account_id
-        entry.member_id = found.member_id
-        entry.models = None if found.models is None else frozenset(found.models)
-        entry.cap_ids = found.cap_ids
-        entry.expires_s = None if found.expires_ms is None else found.expires_ms / 1000
-        entry.policy = self._policy(found.policy)
-        entry.counts_prompts = found.counts_prompts
-        entry.limits = tuple(scoped.limit for scoped in found.limits)
-        entry.limit_scopes = tuple(scoped.scope for scoped in found.limits)
-        entry.regions = found.regions
-        entry.home = found.home_region
-        entry.service = (
-            DEFAULT_SERVICE if found.service == "{}" else Service.model_validate_json(found.service)
-        )
-        entry.origins = None if found.origins is None else frozenset(found.origins)
-        entry.suspended_by = found.suspended_by
-        entry.payg = found.payg
-        entry.refused_by = found.refused_by
+        entry.mac = row.mac
+        entry.key_id = row.key_id
+        entry.account_id = row.account_id
+        entry.member_id = row.member_id
+        entry.models = None if row.models is None else frozenset(row.models)
+        entry.cap_ids = row.cap_ids
+        entry.expires_s = None if row.expires_ms is None else row.expires_ms / 1000
+        entry.policy = self._policy(row.policy)
+        entry.counts_prompts = row.counts_prompts
+        entry.limits = tuple(scoped.limit for scoped in row.limits)
+        entry.limit_scopes = tuple(scoped.scope for scoped in row.limits)
+        entry.regions = row.regions
+        entry.home = row.home_region
+        entry.service = DEFAULT_SERVICE if row.service == "{}" else Service.model_validate_json(row.service)
+        entry.origins = None if row.origins is None else frozenset(row.origins)
+        entry.suspended_by = row.suspended_by
+        entry.payg = row.payg
+        entry.refused_by = row.refused_by
         self._refuse_blocked(entry)
 
     def _policy(self, text: str | None) -> ChargingPolicy:

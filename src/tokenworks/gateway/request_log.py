@@ -201,7 +201,9 @@ def file_of(folder: Path, worker: int, bytes_max: int) -> LogFile | None:
 
 
 def find_lines(folder: Path, wanted: str) -> list[dict[str, object]]:
-    """This host's lines with an id (of a request, a record or an upstream's answer; the gateway's ids as 32 hex digits), oldest first."""
+    """Find the lines of this host with an id, oldest first. The id is of a request, a record or an upstream's answer; the gateway's own
+    are 32 hex digits.
+    """
     found: list[dict[str, object]] = []
     for path in sorted(folder.glob("requests-*.jsonl")):
         with contextlib.suppress(OSError, ValueError):  # the file was rotated away or is empty

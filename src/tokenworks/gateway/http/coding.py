@@ -35,8 +35,8 @@ class Decoder(Protocol):
     """Call `push` with data, then `pull` until it returns nothing."""
 
     def push(self, data: bytes) -> None: ...
-    def pull(self, most: int) -> bytes:
-        """Decode up to about `most` bytes; b"" if more input is needed or the data has ended. Raises `CodingError`."""
+    def pull(self, bytes_max: int) -> bytes:
+        """Decode up to about `bytes_max` bytes; b"" if more input is needed or the data has ended. Raises `CodingError`."""
         ...
 
     @property
@@ -99,12 +99,12 @@ class _Chain:
     def push(self, data: bytes) -> None:
         self._outer.push(data)
 
-    def pull(self, most: int) -> bytes:
+    def pull(self, bytes_max: int) -> bytes:
         while True:
-            piece = self._inner.pull(most)
+            piece = self._inner.pull(bytes_max)
             if piece:
                 return piece
-            between = self._outer.pull(most)
+            between = self._outer.pull(bytes_max)
             if not between:
                 return b""
             self._inner.push(between)
@@ -124,7 +124,7 @@ class _Zlib:
     def push(self, data: bytes) -> None:
         self._waiting += data
 
-    def pull(self, most: int) -> bytes:
+    def pull(self, bytes_max: int) -> bytes:
         if self._inner is None:
             if len(self._waiting) < 2:
                 return b""
@@ -135,7 +135,7 @@ class _Zlib:
                 return b""
             data, self._waiting = self._waiting, b""
             try:
-                out = self._inner.decompress(data, most)
+                out = self._inner.decompress(data, bytes_max)
             except zlib.error as error:
                 raise CodingError(str(error)) from None
             self._waiting = self._inner.unused_data if self._inner.eof else self._inner.unconsumed_tail
@@ -169,7 +169,7 @@ class _Brotli:
     def push(self, data: bytes) -> None:
         self._waiting += data
 
-    def pull(self, most: int) -> bytes:
+    def pull(self, bytes_max: int) -> bytes:
         if self._inner.is_finished():
             self._waiting = b""
             return b""
@@ -177,7 +177,7 @@ class _Brotli:
         if self._inner.can_accept_more_data():
             data, self._waiting = self._waiting, b""
         try:
-            out: bytes = self._inner.process(data, output_buffer_limit=most)
+            out: bytes = self._inner.process(data, output_buffer_limit=bytes_max)
         except brotli.error as error:
             raise CodingError(str(error)) from None
         return out
@@ -199,7 +199,7 @@ class _Zstd:
     def push(self, data: bytes) -> None:
         self._waiting += data
 
-    def pull(self, most: int) -> bytes:
+    def pull(self, bytes_max: int) -> bytes:
         while True:
             if self._inner.eof:
                 if not self._waiting:
@@ -212,7 +212,7 @@ class _Zstd:
             if not data and self._inner.needs_input:
                 return b""
             try:
-                out = self._inner.decompress(data, most)
+                out = self._inner.decompress(data, bytes_max)
             except zstd.ZstdError as error:
                 raise CodingError(str(error)) from None
             self.whole = self._inner.eof

@@ -101,10 +101,10 @@ class CodedBody:
         if data:
             self._connection.hand_over(data)
 
-    def _decode(self, user: object, most: int) -> None:
+    def _decode(self, user: object, bytes_max: int) -> None:
         decoder, connection = self._decoder, self._connection
         assert decoder is not None
-        left = most
+        left = bytes_max
         self.pending = True
         while not self.paused:
             if left <= 0:

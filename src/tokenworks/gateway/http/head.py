@@ -54,8 +54,30 @@ class Head:
     """A request's head. Requests of a connection whose heads differ in nothing but the content length share one object."""
 
     __slots__ = (
-        "body_length", "body_max", "chunked", "client_request_id", "coding", "copies", "expect", "forward", "headers", "http10", "keep_alive", "key", "lines", "meant",
-        "messages", "method", "model", "origin", "other_keys", "path", "plain", "query", "raw_key", "upgrade",
+        "body_length",
+        "body_max",
+        "chunked",
+        "client_request_id",
+        "coding",
+        "copies",
+        "expect",
+        "forward",
+        "headers",
+        "http10",
+        "keep_alive",
+        "key",
+        "lines",
+        "messages",
+        "method",
+        "model",
+        "origin",
+        "other_keys",
+        "path",
+        "plain",
+        "query",
+        "raw_key",
+        "similar_route",
+        "upgrade",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -77,7 +99,7 @@ class Head:
         self.raw_key: str | None = None
         self.other_keys: tuple[str, ...] = ()
         self.model: str | None = None  # named by the path
-        self.meant: str | None = None  # the route that the path resembles, if it is of no route
+        self.similar_route: str | None = None  # the route that the path resembles, if it is of no route
         self.origin: bytes | None = None
         self.lines = b""  # header lines of every response: CORS, and the client's own id
         self.client_request_id: str | None = None
@@ -187,7 +209,7 @@ def _read_target(head: Head, target: bytes) -> None:
     if found is None:
         head.path = path.decode("ascii")
     else:
-        head.path, head.model, head.meant = found
+        head.path, head.model, head.similar_route = found
     head.query = query
 
 

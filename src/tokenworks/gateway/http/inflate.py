@@ -96,9 +96,9 @@ class RequestDecoding:
                 continue
             budget -= len(piece)
             self._size += len(piece)
-            most = self._shared.settings.body_bytes_max
-            if self._size > most:
-                self._fail(Refusal(413, "body_too_large", f"a body is at most {most} bytes, decoded"))
+            bytes_max = self._shared.settings.body_bytes_max
+            if self._size > bytes_max:
+                self._fail(Refusal(413, "body_too_large", f"a body is at most {bytes_max} bytes, decoded"))
                 return
             if not self._take(len(piece)):
                 return

@@ -23,7 +23,7 @@ class ControlExchange:
     __slots__ = (
         "_body",
         "_head",
-        "_over",
+        "_on_end",
         "_pool",
         "_proxies",
         "_request_body",
@@ -41,16 +41,16 @@ class ControlExchange:
         shared: Shared,
         pool: Pool,
         proxies: Proxies,
-        over: Callable[[], None],
+        on_end: Callable[[], None],
         conn: ClientConnection,
         head: Head,
         body: bytes,
     ) -> None:
-        """`over` is called once, when the request has ended."""
+        """`on_end` is called once, when the request has ended."""
         self._shared = shared
         self._pool = pool
         self._proxies = proxies
-        self._over = over
+        self._on_end = on_end
         self.conn: ClientConnection | None = conn
         self._head = head
         self._request_body = body
@@ -166,7 +166,7 @@ class ControlExchange:
         self.conn = None
         if not self.ended:
             self.ended = True
-            self._over()
+            self._on_end()
 
     def client_gone(self) -> None:
         upstream, self.upstream = self.upstream, None

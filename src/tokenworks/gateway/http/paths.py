@@ -37,11 +37,11 @@ MODEL_ID_CHARS_MAX: Final = 600
 
 
 class RequestTarget(NamedTuple):
-    """`path`: of the route. `model`: named by the path (as Azure's do). `meant`: the route that an unknown path resembles."""
+    """`path`: of the route. `model`: named by the path (as Azure's do). `similar_route`: the route that an unknown path resembles."""
 
     path: str
     model: str | None = None
-    meant: str | None = None
+    similar_route: str | None = None
 
 
 def target_of(path: str) -> RequestTarget | None:

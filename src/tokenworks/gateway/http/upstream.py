@@ -403,7 +403,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.wheel.set(self, timeout_s)
 
 
-Connected = Callable[[UpstreamConnection | None, str], None]
+ConnectCallback = Callable[[UpstreamConnection | None, str], None]
 
 
 class Pool:
@@ -467,7 +467,7 @@ class Pool:
         if connection in self.idle:
             self.idle.remove(connection)
 
-    def connect(self, connected: Connected, timeout_s: float | None = None) -> None:
+    def connect(self, connected: ConnectCallback, timeout_s: float | None = None) -> None:
         """Make a connection, then call `connected(connection, "")` or `connected(None, reason)`."""
         task = asyncio.get_running_loop().create_task(
             self._connect(connected, timeout_s or self._connect_timeout_s)
@@ -475,7 +475,7 @@ class Pool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self, connected: Connected, timeout_s: float) -> None:
+    async def _connect(self, connected: ConnectCallback, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
                 connection = await self._connector.connect(lambda: UpstreamConnection(self))

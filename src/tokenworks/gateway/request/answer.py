@@ -79,9 +79,9 @@ class Answers:
 
     def keep(self, attempt: AnsweredAttempt, data: bytes) -> KeepResult:
         """Keep a piece of an answer that is not streamed, or of an error's body, if there is memory for it."""
-        most = REFUSAL_BYTES_MAX if attempt.refused_status else self._shared.settings.response_bytes_max
+        bytes_max = REFUSAL_BYTES_MAX if attempt.refused_status else self._shared.settings.response_bytes_max
         attempt.size += len(data)
-        if attempt.size > most:
+        if attempt.size > bytes_max:
             return "too_large"
         # Small answers are not counted: the number of requests bounds them.
         more = len(data)

@@ -377,16 +377,16 @@ class Attempt(AnsweredAttempt):
         if meter.shown_bytes > request.held_output:
             self.pause(FOR_HOLD)
 
-    def _extension_answered(self, got: Hold | None, verdict: Verdict, _back_s: int) -> None:
+    def _extension_answered(self, extension: Hold | None, verdict: Verdict, _back_s: int) -> None:
         request, holds, meter = self.request, self._parts.holds, self.meter
         request.pending_hold = None
         hold = request.hold
         if hold is None or meter is None:  # the attempt has ended
-            if got is not None:
-                holds.give(got)
+            if extension is not None:
+                holds.give(extension)
             return
-        if got is not None:
-            holds.add(request, hold, got)
+        if extension is not None:
+            holds.add(request, hold, extension)
         elif meter.shown_bytes <= request.held_output:
             # The next request for an extension follows when the hold is spent, not with each chunk until then.
             request.denied = True
@@ -400,17 +400,17 @@ class Attempt(AnsweredAttempt):
 
     # The upstream is paused while the client can't take more or an extension of the hold is pending.
 
-    def pause(self, why: int) -> None:
+    def pause(self, reason: int) -> None:
         request = self.request
         before = request.paused
-        request.paused |= why
+        request.paused |= reason
         if not before and self.upstream is not None:
             self.upstream.pause()
 
-    def resume(self, why: int) -> None:
+    def resume(self, reason: int) -> None:
         request = self.request
         before = request.paused
-        request.paused &= ~why
+        request.paused &= ~reason
         if before and not request.paused and self.upstream is not None:
             self.upstream.resume(self._parts.renderer.idle_timeout_s(self.place))
 
@@ -442,19 +442,19 @@ class Attempt(AnsweredAttempt):
         self.request.user.abandon(self._parts.shared.loop.time())
         self._cut_upstream(lambda: self._owner.attempt_interrupted(self, "client_gone", None))
 
-    def _cut_upstream(self, over: Callable[[], None]) -> bool:
-        """Stop the upstream of a stream, count the tokens that it had made by then, and call `over`."""
+    def _cut_upstream(self, on_end: Callable[[], None]) -> bool:
+        """Stop the upstream of a stream, count the tokens that it had made by then, and call `on_end`."""
         upstream, meter, request = self.upstream, self.meter, self.request
         if upstream is None or request.ended:
             return False
         if meter is None or not upstream.end_request():
             self.abort()
-            over()
+            on_end()
             return True
 
         def counted() -> None:
             request.counting = False
-            over()
+            on_end()
 
         self.upstream = None
         request.counting = True

@@ -26,7 +26,7 @@ def tokenizer_of(request: HeldRequest) -> str | None:
     return None
 
 
-def answer(request: HeldRequest, found: TokenizerCounts) -> bytes:
+def answer(request: HeldRequest, counts: TokenizerCounts) -> bytes:
     """The body of the answer; sets the response's head. Media are counted as the hold counts them."""
     request.counted_here = True
     ids = request.request_id.encode()
@@ -34,7 +34,7 @@ def answer(request: HeldRequest, found: TokenizerCounts) -> bytes:
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: %b\r\nrequest-id: %b\r\n%b"
         % (ids, ids, request.head.lines)
     )
-    return b'{"input_tokens":%d}' % (found.input + _media_tokens(request, request.route.rules[0].media))
+    return b'{"input_tokens":%d}' % (counts.input + _media_tokens(request, request.route.rules[0].media))
 
 
 def _media_tokens(request: HeldRequest, rules: MediaRules) -> int:

@@ -170,13 +170,13 @@ class Exchange(HeldRequest):
         else:
             self._hold_refused(verdict, back_s)
 
-    def _input_counted(self, found: TokenizerCounts | None) -> None:
+    def _input_counted(self, counts: TokenizerCounts | None) -> None:
         """The tokenizer counted the input; None if there is no tokenizer, or it did not answer in time."""
         if self.conn is None:
             self._finish()
         elif self.shared.cutting:
             self.refuse(CUT)
-        elif self.parts.holds.hold_less(self, found):
+        elif self.parts.holds.hold_less(self, counts):
             self._reserve()
         else:
             self._hold_refused(Verdict.NOTHING_LEFT)
@@ -200,11 +200,11 @@ class Exchange(HeldRequest):
         """Send the request to a deployment that was not tried yet."""
         if self.free and self._count_tokens():
             return
-        found = self.parts.placements.choose(self)
-        if isinstance(found, Candidate):
-            self._begin_at(found, None)
-        elif found is not None:
-            self.parts.placements.request_capacity(self, found, self._capacity_answered)
+        placement = self.parts.placements.choose(self)
+        if isinstance(placement, Candidate):
+            self._begin_at(placement, None)
+        elif placement is not None:
+            self.parts.placements.request_capacity(self, placement, self._capacity_answered)
         elif not self.deferred:
             self._no_deployment(self.parts.placements.refusal(self))
 
@@ -260,14 +260,14 @@ class Exchange(HeldRequest):
         self.shared.counter.count(TokenizerJob(tokenizer, self.protocol, self.body), self._tokens_counted)
         return True
 
-    def _tokens_counted(self, found: TokenizerCounts | None) -> None:
+    def _tokens_counted(self, counts: TokenizerCounts | None) -> None:
         self.counting = False
         if self.shared.cutting:
             self.refuse(CUT)
-        elif found is None and self.conn is not None:
+        elif counts is None and self.conn is not None:
             self._try_deployment()
         else:
-            self._answer_free(b"" if found is None else count_tokens.answer(self, found))
+            self._answer_free(b"" if counts is None else count_tokens.answer(self, counts))
 
     # The outcome of an attempt.
 

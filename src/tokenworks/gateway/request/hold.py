@@ -49,12 +49,14 @@ class Holds:
         context = route.context_tokens
         # The deployment is not known yet, so the one at which the input has most tokens gives the bound.
         first, *others = route.rules
-        most, _, request.beside_text = bound_input(parsed, request.protocol, first, request.stored_tokens)
+        tokens_max, _, request.beside_text = bound_input(
+            parsed, request.protocol, first, request.stored_tokens
+        )
         for rules in others:
             bound = bound_input(parsed, request.protocol, rules, request.stored_tokens)
-            most = max(most, bound.tokens)
+            tokens_max = max(tokens_max, bound.tokens)
             request.beside_text = max(request.beside_text, bound.beside_text)
-        request.input_bound = inputs = min(most, context * parsed.inputs)
+        request.input_bound = inputs = min(tokens_max, context * parsed.inputs)
         request.maximum = _maximum_to_send(request, inputs)
         output = _output_bound(request, context)
         request.need = Need(1, inputs, output)
@@ -93,12 +95,12 @@ class Holds:
         """True if the input may be smaller than its bound, so that counting it may let the request fit what is left."""
         return not (request.free or request.estimated or input_estimate(request) >= request.need.input_tokens)
 
-    def hold_less(self, request: HeldRequest, found: TokenizerCounts | None) -> bool:
+    def hold_less(self, request: HeldRequest, counts: TokenizerCounts | None) -> bool:
         """Reduce the need to the tokens that the tokenizer counted or, without a count, to an estimate whose risk the account's loss
         budget allows. False if that is no reduction.
         """
-        if found is not None:
-            tokens = min(request.input_bound, found.input + request.beside_text)
+        if counts is not None:
+            tokens = min(request.input_bound, counts.input + request.beside_text)
         else:
             tokens = input_estimate(request)
             risk = request.input_bound - tokens
@@ -156,9 +158,11 @@ class Holds:
             least = min(need.output_tokens, REST_TOKENS_MIN * request.parsed.choices)
         for output in (least, request.held_output):
             less = Need(need.requests, need.input_tokens, output)
-            found = shared.slices.shortage(account, user.cap_ids, request.rated, less, shared.clock.boot_ns())
-            if found.needed > found.left or found.cap_left is not None:
-                return found
+            shortage = shared.slices.shortage(
+                account, user.cap_ids, request.rated, less, shared.clock.boot_ns()
+            )
+            if shortage.needed > shortage.left or shortage.cap_left is not None:
+                return shortage
         return None
 
     # The extension.
@@ -172,9 +176,9 @@ class Holds:
         step = shared.settings.stream_hold_tokens
         more = min(max(step, shown_bytes - held_output + step), request.need.output_tokens - held_output)
         need = Need(0, 0, more)
-        got: Hold | None = None
+        extension: Hold | None = None
         if not account.asking:
-            got = shared.slices.hold(
+            extension = shared.slices.hold(
                 account,
                 user.cap_ids,
                 request.rated,
@@ -183,22 +187,22 @@ class Holds:
                 paid_whole=hold.paid_whole,
             )
         request.more_output = more
-        if got is not None:
-            self.add(request, hold, got)
+        if extension is not None:
+            self.add(request, hold, extension)
             if account.low:
                 shared.client.fill(account, user.cap_ids, request.rated, need)
             return
         request.pending_hold = shared.client.ask(account, user.cap_ids, request.rated, need, extended)
 
-    def add(self, request: HeldRequest, hold: Hold, got: Hold) -> None:
+    def add(self, request: HeldRequest, hold: Hold, extension: Hold) -> None:
         """Add a granted extension to the hold."""
-        self._shared.slices.merge(hold, got)
+        self._shared.slices.merge(hold, extension)
         request.held_output += request.more_output
 
     def extend_rest(self, request: HeldRequest, hold: Hold) -> bool:
         """Extend the hold by what this worker's slices still have. False if that is nothing."""
         shared = self._shared
-        got, output = shared.slices.hold_most(
+        extension, output = shared.slices.hold_most(
             hold.account,
             request.user.cap_ids,
             request.rated,
@@ -206,9 +210,9 @@ class Holds:
             shared.clock.boot_ns(),
             paid_whole=hold.paid_whole,
         )
-        if got is None:
+        if extension is None:
             return False
-        shared.slices.merge(hold, got)
+        shared.slices.merge(hold, extension)
         request.held_output += output
         return True
 
@@ -263,10 +267,10 @@ def _output_bound(request: HeldRequest, context: int) -> int:
     parsed = request.parsed
     if not parsed.output_field:
         return 0
-    most = context - min(context - 1, parsed.text_bytes // INPUT_BYTES_PER_TOKEN_MAX)
+    tokens_max = context - min(context - 1, parsed.text_bytes // INPUT_BYTES_PER_TOKEN_MAX)
     if request.maximum is not None:
-        most = min(most, request.maximum)
-    return most * parsed.choices
+        tokens_max = min(tokens_max, request.maximum)
+    return tokens_max * parsed.choices
 
 
 def input_estimate(request: HeldRequest) -> int:

@@ -35,10 +35,10 @@ def _is_spent(shared: Shared, attempt: AnsweredAttempt) -> bool:
 def tokens_left(attempt: AnsweredAttempt) -> int:
     """The most tokens that a stream can still make: its maximum less the shown ones."""
     request, meter = attempt.request, attempt.meter
-    most = request.need.output_tokens
+    tokens_max = request.need.output_tokens
     if request.maximum is not None:
-        most = min(most, request.maximum * request.parsed.choices)
-    return most if meter is None else max(0, most - meter.text_tokens())
+        tokens_max = min(tokens_max, request.maximum * request.parsed.choices)
+    return tokens_max if meter is None else max(0, tokens_max - meter.text_tokens())
 
 
 def drain_until_s(shared: Shared, attempt: AnsweredAttempt) -> float:

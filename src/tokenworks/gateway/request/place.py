@@ -78,9 +78,9 @@ class Placements:
         if request.flex and not request.free:
             left_s = self._flex_until_s(request) - now_s
             if left_s > 0:
-                found = self._cheapest(request, placement_request, now_s, left_s)
-                if found is not None or request.deferred:
-                    return found
+                cheapest = self._cheapest(request, placement_request, now_s, left_s)
+                if cheapest is not None or request.deferred:
+                    return cheapest
             # From here on the request is placed like any other, but by cost.
             request.flex = False
             return self.choose(request)
@@ -251,18 +251,18 @@ class Placements:
         """
         shared, tried = self._shared, request.tried
         if placement_request is NO_ASK:
-            found = [request.places[0].alone]
+            candidates = [request.places[0].alone]
         else:
-            found = [
+            candidates = [
                 candidate
                 for candidate in shared.placement.explain(request.places, tried, placement_request, now_s)
                 if may_have(candidate.place.deployment, placement_request) is None
                 and candidate.place.name not in tried
             ]
-        least = min([price_of(candidate.place, placement_request) for candidate in found], default=0)
+        least = min([price_of(candidate.place, placement_request) for candidate in candidates], default=0)
         ready = [
             candidate
-            for candidate in found
+            for candidate in candidates
             if candidate.excluded is None and price_of(candidate.place, placement_request) == least
         ]
         free = _first_without(ready, shared.snapshot.limits)

@@ -38,12 +38,12 @@ def no_route(snapshot: Snapshot, asked: str, model: str, protocol: str) -> Refus
     return Refusal(503, "no_deployment", "no deployment is declared yet: tokenworks deployment add", 5)
 
 
-def not_found(path: str, meant: str | None) -> Refusal:
-    """The refusal of an unknown path. `meant`: the route that it resembles."""
-    if meant is not None:
-        base = "/v1" if not meant.startswith("/v1/messages") else ""
+def not_found(path: str, similar_route: str | None) -> Refusal:
+    """The refusal of an unknown path. `similar_route`: the route that it resembles."""
+    if similar_route is not None:
+        base = "/v1" if not similar_route.startswith("/v1/messages") else ""
         where = f"a base URL ends in {base or 'the host'} here"
-        return Refusal(404, "not_found", f"there is no {path} here: it is {meant}; {where}")
+        return Refusal(404, "not_found", f"there is no {path} here: it is {similar_route}; {where}")
     return Refusal(
         404,
         "not_found",
@@ -59,14 +59,14 @@ def over_limit(scope: str, limit: Limit, what: int, wait_ms: int) -> Refusal:
     """The refusal for a protective limit: which one, and when there is room again; or, by `what`, that the limits can't be asked for."""
     if what == NOBODY:
         return Refusal(503, "recorder_away", "the limits can't be asked for now", 1)
-    most = (limit.streams_max, limit.requests_per_min, limit.tokens_per_min)[what]
+    maximum = (limit.streams_max, limit.requests_per_min, limit.tokens_per_min)[what]
     seconds = max(1, -(-wait_ms // 1000))
     return Refusal(
         429,
         "rate_limited",
-        f"over the limit of {most} {_LIMITED[what]} of this {scope}: try again in {seconds} s",
+        f"over the limit of {maximum} {_LIMITED[what]} of this {scope}: try again in {seconds} s",
         seconds,
-        zh=f"请求已达到限额（{_LIMITED_ZH[what]} {most:,}）：请在 {seconds} 秒后重试。",
+        zh=f"请求已达到限额（{_LIMITED_ZH[what]} {maximum:,}）：请在 {seconds} 秒后重试。",
     )
 
 
@@ -83,20 +83,22 @@ _CAUSES: Final = {
 def suspended(user: KeyEntry) -> Refusal:
     """The refusal of a suspended subscriber, whatever its balance."""
     causes = [_CAUSES.get(cause, (cause, cause)) for cause in user.suspended_by]
-    said = (
+    message = (
         f"the account of this key is suspended ({'; '.join(en for en, _ in causes)}). The key itself is good"
     )
     return Refusal(
         403,
         "account_suspended",
-        said,
+        message,
         zh=f"账户已暂停服务（{'；'.join(zh for _, zh in causes)}）。密钥本身有效。",
     )
 
 
 def consent_missing(document: str) -> Refusal:
-    said = f"the account has not agreed to the {document}, or has withdrawn: agree again on its privacy page"
-    return Refusal(403, "consent_missing", said)
+    message = (
+        f"the account has not agreed to the {document}, or has withdrawn: agree again on its privacy page"
+    )
+    return Refusal(403, "consent_missing", message)
 
 
 UNKNOWN_KEY: Final = Refusal(
@@ -118,8 +120,8 @@ def unusable_key(user: KeyEntry, lacking: Sequence[int], now_ms: int) -> Refusal
     if user.ended is not None:
         return _ENDED[user.ended]
     if lacking:
-        said = "this host lacks a secret of the works, so it can't tell whether this key is good: try again, another host can"
-        return Refusal(503, "pepper_missing", said, 1)
+        message = "this host lacks a secret of the works, so it can't tell whether this key is good: try again, another host can"
+        return Refusal(503, "pepper_missing", message, 1)
     return UNKNOWN_KEY
 
 
@@ -188,11 +190,11 @@ def no_hold(verdict: Verdict, user: KeyEntry, shortage: Shortage | None = None, 
                 shortage.cap_left,
                 "raise the cap of this key or member, or ask for fewer tokens",
             )
-            said = f"the cap of this key or member leaves {_units(left, unit)}"
+            message = f"the cap of this key or member leaves {_units(left, unit)}"
         else:
-            said = f"{_units(left, unit)} {'is' if left == 1 else 'are'} left{_payg(user)}"
+            message = f"{_units(left, unit)} {'is' if left == 1 else 'are'} left{_payg(user)}"
         return Refusal(
-            402, "nothing_left", f"this request needs at least {_units(needed, unit)}, and {said}: {todo}",
+            402, "nothing_left", f"this request needs at least {_units(needed, unit)}, and {message}: {todo}",
             top_up_url=url, shortage=(unit, needed, left),
             zh=_nothing_left_zh(user, url, (unit, needed, left), capped=capped),
         )  # fmt: skip

@@ -17,9 +17,9 @@ TAIL_MAX_S = 1.0
 
 
 class StreamTail:
-    """Takes over the response of a connection from its attempt. `over` is called once."""
+    """Takes over the response of a connection from its attempt. `on_end` is called once."""
 
-    __slots__ = ("_connection", "_meter", "_over", "_timer")
+    __slots__ = ("_connection", "_meter", "_on_end", "_timer")
 
     def __init__(
         self,
@@ -27,11 +27,11 @@ class StreamTail:
         meter: StreamMeter,
         idle_s: int,
         loop: asyncio.AbstractEventLoop,
-        over: Callable[[], None],
+        on_end: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._meter = meter
-        self._over: Callable[[], None] | None = over
+        self._on_end: Callable[[], None] | None = on_end
         self._timer = loop.call_later(TAIL_MAX_S, self._end)
         connection.user = self
         connection.resume(idle_s)
@@ -55,9 +55,9 @@ class StreamTail:
         self._end()
 
     def _end(self) -> None:
-        over, self._over = self._over, None
-        if over is None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is None:
             return
         self._timer.cancel()
         self._connection.abort()
-        over()
+        on_end()

@@ -1,0 +1,50 @@
+"""A head that differs from the connection's last one in its content length alone is not parsed again."""
+
+import pytest
+
+from tokenworks.gateway.http.head import Head
+from tokenworks.gateway.http.head_memo import MEMO_BYTES_MAX, HeadMemo
+
+RAW = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 12\r\naccept: */*\r\n\r\n"
+
+
+@pytest.fixture
+def memo():
+    made = HeadMemo()
+    assert made.can_have(RAW)
+    made.head = Head()
+    return made
+
+
+def test_only_the_length_may_differ(memo):
+    other = RAW.replace(b"12", b"4096")
+    assert memo.body_start(other + b"body") == len(other)
+    assert memo.head.body_length == 4096
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        RAW.replace(b"accept", b"cookie"),
+        RAW.replace(b"host: x", b"host: y"),
+        RAW.replace(b"12", b"1a"),
+        RAW.replace(b"12", b""),
+        RAW.replace(b"12", b"1" * 14),
+        RAW[:-1],
+        RAW[:60],
+        b"",
+    ],
+)
+def test_any_other_head_is_parsed(memo, data):
+    assert memo.body_start(data) == -1
+
+
+def test_without_a_remembered_head_every_head_is_parsed(memo):
+    memo.head = None
+    assert memo.body_start(RAW) == -1
+
+
+def test_heads_without_a_plain_length_and_large_ones_are_not_remembered():
+    memo = HeadMemo()
+    assert not memo.can_have(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert not memo.can_have(RAW + b"x" * MEMO_BYTES_MAX)
