@@ -109,13 +109,13 @@ class Shared:
         """(model class, weights) in the present snapshot."""
         return self.snapshot.rate(rate_version, model)
 
-    def rest(self, view: DeploymentView, seconds: float) -> None:
+    def pause_deployment(self, view: DeploymentView, seconds: float) -> None:
         """An upstream named a time: until then no worker of this host sends it a request."""
         now_s = self.loop.time()
         view.rest(now_s, seconds)
         self.client.request(RESTED, Rested(view.name, view.named_until_s), lambda _told: None)
 
-    def rested(self, until_s: Mapping[str, float]) -> None:
+    def apply_pauses(self, until_s: Mapping[str, float]) -> None:
         """Times that upstreams named to workers of this host, by deployment, in monotonic seconds of the host."""
         now_s = self.loop.time()
         for view in self.snapshot.views:

@@ -145,7 +145,7 @@ class Worker:
             self.clock.follow(told.offset_ns, told.error_ns)
             shared.clock_off_s = told.off_s
         elif name == RESTING.name:
-            shared.rested(RESTING.decode(content).until_s)
+            shared.apply_pauses(RESTING.decode(content).until_s)
         elif name == JOURNAL_SPACE.name:
             shared.journal_full = JOURNAL_SPACE.decode(content).full
         elif name == LOSSY.name:

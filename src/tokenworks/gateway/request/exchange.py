@@ -319,7 +319,7 @@ class Exchange(HeldRequest):
             return
         wait_s = fault.retry_after_s
         if wait_s is not None:
-            self.shared.rest(attempt.place, wait_s)
+            self.shared.pause_deployment(attempt.place, wait_s)
         self.last_refusal = refusal_for(fault, self.model)
         # A deployment that names the time when it has capacity again is healthy.
         count = wait_s is None and fault.status not in {404, 409, 425}
