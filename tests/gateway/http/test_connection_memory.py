@@ -21,7 +21,7 @@ def memory(budget):
 def test_each_purpose_is_given_back_by_itself(budget, memory):
     assert memory.take_request(1000) and memory.take_waiting(200) and memory.take_memo(30)
     assert memory.take_unread(4, force=False)
-    assert budget.of("10.0.0.1") == 1234 and memory.request == 1000
+    assert budget.of("10.0.0.1") == 1234 and memory.request_bytes == 1000
     memory.give_request()
     assert budget.used == 234
     memory.give_waiting()
@@ -44,7 +44,7 @@ def test_unread_answers_stay_counted_after_the_end_of_a_request(budget, memory):
     memory.take_request(1000)
     memory.take_unread(500, force=False)
     memory.give_all_but_unread()
-    assert budget.used == 500 and memory.request == 0
+    assert budget.used == 500 and memory.request_bytes == 0
 
 
 def test_beyond_the_budget_only_a_counted_answer_is_taken(budget, memory):

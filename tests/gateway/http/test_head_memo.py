@@ -11,7 +11,7 @@ RAW = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 12\r\naccept: *
 @pytest.fixture
 def memo():
     made = HeadMemo()
-    assert made.can_have(RAW)
+    assert made.prepare(RAW)
     made.head = Head()
     return made
 
@@ -46,5 +46,5 @@ def test_without_a_remembered_head_every_head_is_parsed(memo):
 
 def test_heads_without_a_plain_length_and_large_ones_are_not_remembered():
     memo = HeadMemo()
-    assert not memo.can_have(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-    assert not memo.can_have(RAW + b"x" * MEMO_BYTES_MAX)
+    assert not memo.prepare(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert not memo.prepare(RAW + b"x" * MEMO_BYTES_MAX)

@@ -12,7 +12,7 @@ from tokenworks.charging import Slices
 from tokenworks.charging.messages import BucketTerms
 from tokenworks.factory import Deployment
 from tokenworks.gateway.http.head import parse_head
-from tokenworks.gateway.http.names import names_of
+from tokenworks.gateway.http.names import header_names
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.request.exchange import Exchange
 from tokenworks.gateway.request.parts import Parts
@@ -169,7 +169,7 @@ class Upstream:
 
     @property
     def names(self):
-        return names_of(tuple(self.headers))
+        return header_names(tuple(self.headers))
 
     def begin(self, user, head, body, patience_s, idle_s):
         self.user, self.head, self.body, self.patience_s = user, head, json.loads(body), patience_s

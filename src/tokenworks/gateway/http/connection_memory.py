@@ -7,27 +7,27 @@ from tokenworks.gateway.protocol.errors import Refusal
 class ConnectionMemory:
     """Bytes are counted under the client's address, and given back under the same one."""
 
-    __slots__ = ("_budget", "_memo", "_unread", "_waiting", "address", "request")
+    __slots__ = ("_budget", "_memo_bytes", "_unread_bytes", "_waiting_bytes", "address", "request_bytes")
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.address = ""
-        self.request = 0  # of the request that is read or served
-        self._waiting = 0  # of requests that came behind it
-        self._memo = 0
-        self._unread = 0  # of answers that the client has not read
+        self.request_bytes = 0  # of the request that is read or served
+        self._waiting_bytes = 0  # of requests that came behind it
+        self._memo_bytes = 0
+        self._unread_bytes = 0  # of answers that the client has not read
 
     def take_request(self, count: int) -> bool:
         """Count `count` bytes more of the request. False if the budget has no room for them."""
         if self._budget.take(self.address, count):
-            self.request += count
+            self.request_bytes += count
             return True
         return False
 
     def give_request(self) -> None:
-        if self.request:
-            self._budget.give(self.address, self.request)
-            self.request = 0
+        if self.request_bytes:
+            self._budget.give(self.address, self.request_bytes)
+            self.request_bytes = 0
 
     def refusal(self, count: int) -> Refusal:
         """Why `count` bytes did not fit."""
@@ -35,23 +35,23 @@ class ConnectionMemory:
 
     def take_waiting(self, count: int) -> bool:
         if self._budget.take(self.address, count):
-            self._waiting += count
+            self._waiting_bytes += count
             return True
         return False
 
     def give_waiting(self) -> None:
-        self._budget.give(self.address, self._waiting)
-        self._waiting = 0
+        self._budget.give(self.address, self._waiting_bytes)
+        self._waiting_bytes = 0
 
     def take_memo(self, count: int) -> bool:
         if self._budget.take_memo(self.address, count):
-            self._memo = count
+            self._memo_bytes = count
             return True
         return False
 
     def give_memo(self) -> None:
-        self._budget.give(self.address, self._memo)
-        self._memo = 0
+        self._budget.give(self.address, self._memo_bytes)
+        self._memo_bytes = 0
 
     def take_unread(self, count: int, *, force: bool) -> bool:
         """Count `count` bytes that the client does not read; `force`: also beyond the budget."""
@@ -59,21 +59,21 @@ class ConnectionMemory:
             if not force:
                 return False
             self._budget.force(self.address, count)
-        self._unread += count
+        self._unread_bytes += count
         return True
 
     def give_unread(self) -> None:
-        if self._unread:
-            self._budget.give(self.address, self._unread)
-            self._unread = 0
+        if self._unread_bytes:
+            self._budget.give(self.address, self._unread_bytes)
+            self._unread_bytes = 0
 
     def give_all_but_unread(self) -> None:
-        self._budget.give(self.address, self.request + self._waiting + self._memo)
-        self.request = self._waiting = self._memo = 0
+        self._budget.give(self.address, self.request_bytes + self._waiting_bytes + self._memo_bytes)
+        self.request_bytes = self._waiting_bytes = self._memo_bytes = 0
 
     def move_to(self, address: str) -> None:
         """Count all of it under another address."""
-        taken = self.request + self._waiting + self._memo + self._unread
+        taken = self.request_bytes + self._waiting_bytes + self._memo_bytes + self._unread_bytes
         self._budget.give(self.address, taken)
         self.address = address
         if taken:

@@ -7,8 +7,8 @@ from tokenworks.gateway.http.coding import PIECE_BYTES, CodingError, Decoder, is
 
 BOM: Final = b"\xef\xbb\xbf"
 # The first byte of a byte order mark, of gzip, of zstd.
-SIGNS: Final = frozenset({b"\xef", b"\x1f", b"\x28"})
-SIGN_BYTES: Final = 3
+CODED_FIRST_BYTES: Final = frozenset({b"\xef", b"\x1f", b"\x28"})
+MAGIC_BYTES: Final = 3
 # Decoded bytes of one answer in a turn of the loop (about 5 ms), and at once when data arrives.
 TURN_BYTES: Final = 1_048_576
 AT_ONCE_BYTES: Final = 262_144
@@ -77,7 +77,7 @@ class CodedBody:
         """Take more of the body as it came."""
         if self._first is not None:
             data = self._first + data
-            if len(data) < SIGN_BYTES:
+            if len(data) < MAGIC_BYTES:
                 self._first = data
                 return
             self._begin(data)

@@ -24,7 +24,7 @@ _PLAIN_PATH: Final = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@/%-]*")
 _PLAIN_QUERY: Final = re.compile(rb"[!-~]*")
 _AMBIGUOUS: Final = re.compile(rb"//|/\.{1,2}(?:/|$)|%(?:2[ef]|5c|00|25)|%(?![0-9a-fA-F]{2})", re.IGNORECASE)
 # A second header of these names is an attack or a bug. Other repeated headers are joined with a comma (RFC 9110, 5.3).
-_ONCE: Final = frozenset(
+_SINGLE_HEADERS: Final = frozenset(
     {
         b"host",
         b"content-length",
@@ -39,7 +39,7 @@ _ONCE: Final = frozenset(
 PLAIN_SEGMENTS: Final = "a path is /plain/segments: no dot segments, no encoded separators but in a model's id, and // only before a route"
 _SLASHES: Final = re.compile(rb"/{2,}")
 # Paths of by far the most requests, which need no further check.
-_AS_THEY_ARE: Final = frozenset({b"/", *(b"/v1" + endpoint.encode() for endpoint in ENDPOINTS)})
+_PLAIN_PATHS: Final = frozenset({b"/", *(b"/v1" + endpoint.encode() for endpoint in ENDPOINTS)})
 
 
 class HeadError(Exception):
@@ -167,7 +167,7 @@ def _read_headers(head: Head, pairs: list[tuple[bytes, bytes]]) -> None:
     for name_as_sent, value in pairs:
         name = name_as_sent.lower()
         if name in headers:
-            if name in _ONCE:
+            if name in _SINGLE_HEADERS:
                 raise HeadError(400, "bad_request", f"two {name.decode('latin-1')} headers")
             headers[name] += b", " + value
         else:
@@ -198,7 +198,7 @@ def _read_target(head: Head, target: bytes) -> None:
     if len(target) > TARGET_BYTES_MAX or len(path) > PATH_BYTES_MAX:
         raise HeadError(400, "bad_request", "the path is too long")
     found: RequestTarget | None = None
-    if path not in _AS_THEY_ARE:
+    if path not in _PLAIN_PATHS:
         if not _PLAIN_PATH.fullmatch(path):
             raise HeadError(400, "ambiguous_path", PLAIN_SEGMENTS)
         found = target_of(path.decode("ascii"))

@@ -23,7 +23,7 @@ class HeadMemo:
         self._before = b""
         self._after = b""
 
-    def can_have(self, raw: bytes) -> bool:
+    def prepare(self, raw: bytes) -> bool:
         """True for a head that can be remembered, which sets what the next head is compared with: what stands before and after
         the digits of its content length.
         """

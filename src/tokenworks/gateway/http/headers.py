@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Final, Protocol
 
 from tokenworks.gateway.http.head import Head
-from tokenworks.gateway.http.names import PASSING, Names, names_of
+from tokenworks.gateway.http.names import PASSING, HeaderNames, header_names
 
 
 class HeaderRules(Protocol):
@@ -53,13 +53,13 @@ def _betas(value: bytes, allowed: Collection[str]) -> bytes:
 
 
 def response_lines(
-    headers: Mapping[bytes, bytes], profile: HeaderRules | None = None, names: Names | None = None
+    headers: Mapping[bytes, bytes], profile: HeaderRules | None = None, names: HeaderNames | None = None
 ) -> list[bytes]:
-    """Pieces of the upstream's header lines that pass to the client, without the content type. `names`: the result of `names_of`
+    """Pieces of the upstream's header lines that pass to the client, without the content type. `names`: the result of `header_names`
     if it is known.
     """
     pieces: list[bytes] = []
-    for name, line in (names or names_of(headers)).passing:
+    for name, line in (names or header_names(headers)).passing:
         pieces += (line, headers[name], b"\r\n")
     if profile is not None and profile.response_headers:
         for name, value in headers.items():

@@ -11,7 +11,7 @@ MEDIA_TYPES: Final[dict[bytes, bytes]] = {}
 MEDIA_TYPES_MAX: Final = 10_000
 
 
-class Names(NamedTuple):
+class HeaderNames(NamedTuple):
     """Header names as the upstream wrote them. `passing`: (name, begin of the line for the client) of each header that may pass."""
 
     content_type: bytes | None
@@ -19,7 +19,7 @@ class Names(NamedTuple):
     passing: tuple[tuple[bytes, bytes], ...]
 
 
-_MEMO: Final[dict[tuple[bytes, ...], Names]] = {}
+_MEMO: Final[dict[tuple[bytes, ...], HeaderNames]] = {}
 
 
 def media_type(value: bytes) -> bytes:
@@ -30,12 +30,12 @@ def media_type(value: bytes) -> bytes:
     return found
 
 
-def names_of(headers: Mapping[bytes, bytes]) -> Names:
+def header_names(headers: Mapping[bytes, bytes]) -> HeaderNames:
     sent = tuple(headers)
     return _MEMO.get(sent) or _read(sent)
 
 
-def _read(sent: tuple[bytes, ...]) -> Names:
+def _read(sent: tuple[bytes, ...]) -> HeaderNames:
     content_type = content_encoding = None
     passing: list[tuple[bytes, bytes]] = []
     for name_as_sent in sent:
@@ -46,7 +46,7 @@ def _read(sent: tuple[bytes, ...]) -> Names:
             content_encoding = name_as_sent
         elif name in PASSING:
             passing.append((name_as_sent, name + b": "))
-    found = Names(content_type, content_encoding, tuple(passing))
+    found = HeaderNames(content_type, content_encoding, tuple(passing))
     if len(_MEMO) >= MEMO_MAX:
         _MEMO.clear()
     _MEMO[sent] = found

@@ -65,7 +65,7 @@ class Routes(Protocol):
 
 class ClientConnection(asyncio.Protocol):
     __slots__ = (
-        "_body", "_body_left", "_buffer", "_chunked", "_head", "_memo", "_memory", "_partial", "_routes", "_shared", "_state", "_unsent", "_whole",
+        "_body", "_body_left", "_buffer", "_chunked", "_head", "_memo", "_memory", "_partial", "_routes", "_shared", "_state", "_unacknowledged_bytes", "_writes_whole",
         "address", "deadline_s", "exchange", "peer", "streamed", "transport", "wheel_s", "write_paused",
     )  # fmt: skip
 
@@ -86,9 +86,9 @@ class ClientConnection(asyncio.Protocol):
         self._chunked: ChunkedReader | None = None
         self._body: list[bytes | bytearray | memoryview] = []
         self._body_left = 0
-        self._whole = False  # a whole answer is being written
+        self._writes_whole = False  # a whole answer is being written
         # Bytes that the client had not acknowledged at the last check, and bytes written since then.
-        self._unsent = 0
+        self._unacknowledged_bytes = 0
         self._memory = ConnectionMemory(shared.memory)
         self.deadline_s = 0
         self.wheel_s = 0
@@ -142,7 +142,7 @@ class ClientConnection(asyncio.Protocol):
                 self._take_more_head(self._partial, data)
                 return
             if self._buffer:
-                data = self._waiting() + data
+                data = self._take_buffer() + data
             memo = self._memo
             at = -1 if memo.head is None else memo.body_start(data)
             if at < 0:
@@ -151,9 +151,9 @@ class ClientConnection(asyncio.Protocol):
                 self._buffer = b""
                 self._head = head = memo.head
                 assert head is not None
-                self._take_length(head, data, at)
+                self._take_sized_body(head, data, at)
         elif state == _BUSY:
-            self._wait_behind(data)
+            self._keep_next_request(data)
         else:
             self._discard(len(data))
 
@@ -163,7 +163,7 @@ class ClientConnection(asyncio.Protocol):
         if self._body_left > DISCARDED_BYTES_MAX and self.transport is not None:
             self.transport.abort()
 
-    def _wait_behind(self, data: bytes) -> None:
+    def _keep_next_request(self, data: bytes) -> None:
         """Keep bytes of the next request while one is served."""
         if not self._memory.take_waiting(len(data)):
             # There is no memory for them: the connection ends with the present answer.
@@ -188,7 +188,7 @@ class ClientConnection(asyncio.Protocol):
             self._partial = None
             self.refuse(refusals.head_too_large(self._shared.settings.header_bytes_max))
         elif len(partial) > UNCOUNTED_BYTES:
-            self.keep(len(partial) - self._memory.request)
+            self.keep(len(partial) - self._memory.request_bytes)
 
     def _take_head(self, data: bytes) -> None:
         shared = self._shared
@@ -220,9 +220,9 @@ class ClientConnection(asyncio.Protocol):
             if rest:
                 reader.feed(rest)
             return
-        if self._memo.can_have(raw) and self._memory.take_memo(MEMO_TIMES * len(raw)):
+        if self._memo.prepare(raw) and self._memory.take_memo(MEMO_TIMES * len(raw)):
             self._memo.head = head
-        self._take_length(head, data, end)
+        self._take_sized_body(head, data, end)
 
     def _begin_head(self, data: bytes) -> None:
         """Keep the first piece of an incomplete head."""
@@ -240,7 +240,7 @@ class ClientConnection(asyncio.Protocol):
             if len(data) > UNCOUNTED_BYTES:
                 self.keep(len(data))
 
-    def _take_length(self, head: Head, data: bytes, at: int) -> None:
+    def _take_sized_body(self, head: Head, data: bytes, at: int) -> None:
         """Take a body of known length that begins at `at`."""
         have = len(data) - at
         length = head.body_length
@@ -311,7 +311,7 @@ class ClientConnection(asyncio.Protocol):
         self.deadline_s = 0
         if self._buffer:
             waiting, self._buffer = self._buffer, b""
-            self._wait_behind(waiting)
+            self._keep_next_request(waiting)
         try:
             self._routes.dispatch(self, head, body)
         except Exception:  # a defect of ours ends this connection and affects no other
@@ -358,7 +358,7 @@ class ClientConnection(asyncio.Protocol):
         transport = self.transport
         if transport is not None and not transport.is_closing():
             if self.write_paused:
-                self._unsent += len(data)
+                self._unacknowledged_bytes += len(data)
             transport.write(data)
 
     def write_whole(self, head: bytes, body: bytes) -> None:
@@ -366,13 +366,13 @@ class ClientConnection(asyncio.Protocol):
         transport = self.transport
         if transport is not None and not transport.is_closing():
             if self.write_paused:
-                self._unsent += len(head) + len(body)
+                self._unacknowledged_bytes += len(head) + len(body)
             if len(body) < WRITE_APART_BYTES:
                 transport.write(head + body)
             else:
-                self._whole = True
+                self._writes_whole = True
                 transport.writelines((head, body))
-                self._whole = False
+                self._writes_whole = False
 
     def refuse(self, refusal: Refusal, protocol: str | None = None, request_id: str | None = None) -> None:
         """Answer with an error. If the request was not read to its end, the connection is closed, too."""
@@ -399,8 +399,8 @@ class ClientConnection(asyncio.Protocol):
         self._state = _HEAD
         self._head = None
         if self.transport is not None:
-            self._unsent = unacknowledged_bytes(self.transport)
-        if self._memory.request:
+            self._unacknowledged_bytes = unacknowledged_bytes(self.transport)
+        if self._memory.request_bytes:
             self._memory.give_request()
         shared = self._shared
         wheel = shared.wheel
@@ -416,9 +416,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         if self._state == _HEAD and self._buffer:
-            self._take_head(self._waiting())
+            self._take_head(self._take_buffer())
 
-    def _waiting(self) -> bytes:
+    def _take_buffer(self) -> bytes:
         """Take the bytes that came behind the last request out of the buffer."""
         data, self._buffer = self._buffer, b""
         self._memory.give_waiting()
@@ -429,8 +429,8 @@ class ClientConnection(asyncio.Protocol):
         self._body_left = 0
         self._forget_all()
         if self.transport is not None:
-            self._unsent = unacknowledged_bytes(self.transport)
-        wait_s = self._shared.settings.write_timeout_s if self._unsent else END_TIMEOUT_S
+            self._unacknowledged_bytes = unacknowledged_bytes(self.transport)
+        wait_s = self._shared.settings.write_timeout_s if self._unacknowledged_bytes else END_TIMEOUT_S
         self._shared.wheel.set(self, wait_s)
         if self.transport is not None:
             if self.transport.get_write_buffer_size():
@@ -457,8 +457,8 @@ class ClientConnection(asyncio.Protocol):
         if self._state in {_BODY, _CHUNKED} or (self._state == _HEAD and (self._buffer or self._partial)):
             self.refuse(refusals.NOT_IN_TIME)
             return
-        before, self._unsent = self._unsent, unacknowledged_bytes(self.transport)
-        if 0 < self._unsent < before:
+        before, self._unacknowledged_bytes = self._unacknowledged_bytes, unacknowledged_bytes(self.transport)
+        if 0 < self._unacknowledged_bytes < before:
             # The client reads, however slowly.
             self._shared.wheel.set(self, self._shared.settings.write_timeout_s)
         else:
@@ -474,9 +474,9 @@ class ClientConnection(asyncio.Protocol):
         if self.transport is not None:
             # The bytes that a slow reader leaves in the buffer are counted, too.
             unread = self.transport.get_write_buffer_size()
-            self._unsent = unacknowledged_bytes(self.transport)
+            self._unacknowledged_bytes = unacknowledged_bytes(self.transport)
             # A whole answer was counted when it came from upstream, so it is not refused here.
-            if not self._memory.take_unread(unread, force=self._whole):
+            if not self._memory.take_unread(unread, force=self._writes_whole):
                 self._shared.stats.c["slow_readers_cut"] += 1
                 self.abort()
                 return

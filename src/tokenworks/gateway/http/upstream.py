@@ -11,9 +11,9 @@ import httptools
 from tokenworks.factory import Deployment
 from tokenworks.gateway.http.coding import coding_of
 from tokenworks.gateway.http.connect import Connector
-from tokenworks.gateway.http.decoding import SIGNS, CodedBody
+from tokenworks.gateway.http.decoding import CODED_FIRST_BYTES, CodedBody
 from tokenworks.gateway.http.fine_chunks import FINE_BYTES_MAX, LARGE_READ_BYTES, PIECE_BYTES, has_fine_chunks
-from tokenworks.gateway.http.names import MEDIA_TYPES, Names, media_type, names_of
+from tokenworks.gateway.http.names import MEDIA_TYPES, HeaderNames, header_names, media_type
 from tokenworks.gateway.memory import Budget
 from tokenworks.gateway.turns import Turns
 from tokenworks.gateway.wheel import Wheel
@@ -46,9 +46,10 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_begin_once", "_body", "_coded", "_complete_once", "_fed", "_fine", "_fine_fed", "_head_once", "_held", "_interims", "_last", "_plain", "_reported",
-        "_tail", "_taken", "content_type", "deadline_s", "headers", "idle_s", "large", "names", "no_body", "on_body", "on_header", "on_headers_complete",
-        "on_message_begin", "on_message_complete", "parser", "pool", "reused", "status", "transport", "user", "wheel", "wheel_s",
+        "_begin_once", "_body", "_bodyless_bytes", "_closes", "_coded", "_complete_once", "_fine_bytes", "_fine_data",
+        "_head_memory_bytes", "_head_once", "_head_tail", "_interims", "_paused", "_plain", "_reported", "content_type", "deadline_s",
+        "headers", "idle_s", "large", "names", "no_body", "on_body", "on_header", "on_headers_complete", "on_message_begin",
+        "on_message_complete", "parser", "pool", "reused", "status", "transport", "user", "wheel", "wheel_s",
     )  # fmt: skip
 
     def __init__(self, pool: "Pool") -> None:
@@ -69,18 +70,18 @@ class UpstreamConnection(asyncio.Protocol):
         self.parser = httptools.HttpResponseParser(self)
         self.status = 0
         self._reported = False
-        self._last = False
+        self._closes = False
         self._plain = False  # the body is not coded
         self._coded: CodedBody | None = None
-        self._tail = b""  # the last bytes of the head's last piece
-        self._fed = 0  # consecutive bytes that brought no body
-        self._fine = b""  # data that is to be parsed in pieces
-        self._fine_fed = 0
+        self._head_tail = b""  # the last bytes of the head's last piece
+        self._bodyless_bytes = 0  # consecutive bytes that brought no body
+        self._fine_data = b""  # data that is to be parsed in pieces
+        self._fine_bytes = 0
         self.large = False  # the user buffers so much that the next data is parsed in a turn of its own
-        self._held = False  # the user has paused the connection
-        self._taken = 0  # bytes of the memory budget for an incomplete head
+        self._paused = False  # the user has paused the connection
+        self._head_memory_bytes = 0  # bytes of the memory budget for an incomplete head
         self._interims = 0
-        self.names: Names | None = None  # of the last answer's headers
+        self.names: HeaderNames | None = None  # of the last answer's headers
         self.content_type = b""  # the media type, without parameters and in small letters
         self.no_body = False
         self.reused = False
@@ -108,13 +109,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._expect_message()
         self._reported = False
         self._coded = None
-        self._held = False
-        if self._fine_fed:
-            self._fine_fed = 0
+        self._paused = False
+        if self._fine_bytes:
+            self._fine_bytes = 0
         self.large = False
-        if self._interims or self._tail:
+        if self._interims or self._head_tail:
             self._interims = 0
-            self._tail = b""
+            self._head_tail = b""
         self.no_body = no_body
         self.idle_s = idle_s
         self.wheel.set(self, timeout_s)
@@ -131,7 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._begin_once[:] = self._head_once[:] = self._complete_once[:] = _ONE
 
     def data_received(self, data: bytes) -> None:
-        if self._fine or self.large or (len(data) > LARGE_READ_BYTES and has_fine_chunks(data)):
+        if self._fine_data or self.large or (len(data) > LARGE_READ_BYTES and has_fine_chunks(data)):
             self._take_fine(data)
         else:
             self._take(data)
@@ -139,26 +140,26 @@ class UpstreamConnection(asyncio.Protocol):
     def _take_fine(self, data: bytes) -> None:
         """Parse large data with fine framing in pieces, one in each turn of the loop."""
         if not self.large or has_fine_chunks(data):
-            self._fine_fed += len(data)
-        if self._fine_fed > FINE_BYTES_MAX:
+            self._fine_bytes += len(data)
+        if self._fine_bytes > FINE_BYTES_MAX:
             self.fail("more framing than answer")
             return
-        self._fine += data
-        if len(self._fine) == len(data):
+        self._fine_data += data
+        if len(self._fine_data) == len(data):
             if self.transport is not None:
                 self.transport.pause_reading()
             self.pool.turns.later(self._take_piece)
 
     def _take_piece(self) -> None:
-        size = len(self._fine) if self.large and not self._fine_fed else PIECE_BYTES
+        size = len(self._fine_data) if self.large and not self._fine_bytes else PIECE_BYTES
         self.large = False
-        piece, self._fine = self._fine[:size], self._fine[size:]
+        piece, self._fine_data = self._fine_data[:size], self._fine_data[size:]
         if not piece:
             return
         self._take(piece)
-        if self._fine:
+        if self._fine_data:
             self.pool.turns.later(self._take_piece)
-        elif not self._held:
+        elif not self._paused:
             self.read_on()
 
     def read_on(self) -> None:
@@ -190,8 +191,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self.deadline_s = at = wheel.now_s + self.idle_s + 1
                 if not self.wheel_s or at < self.wheel_s:
                     wheel.put(self, at)
-            if self._fed:
-                self._fed = 0
+            if self._bodyless_bytes:
+                self._bodyless_bytes = 0
             whole = body[0] if len(body) == 1 else b"".join(body)
             body.clear()
             if self._plain:
@@ -202,8 +203,8 @@ class UpstreamConnection(asyncio.Protocol):
                 return
         elif not ended:
             # Chunk extensions and trailers are read, never kept, and bounded.
-            self._fed += len(data)
-            if self._fed > SILENT_BYTES_MAX:
+            self._bodyless_bytes += len(data)
+            if self._bodyless_bytes > SILENT_BYTES_MAX:
                 self.fail("too much that is no body")
                 return
         if ended:
@@ -215,17 +216,17 @@ class UpstreamConnection(asyncio.Protocol):
         """True if the response's head is complete and the user still wants the body."""
         headers = self.headers
         if self._head_once:
-            self._fed += len(data)
-            self._tail = (self._tail + data)[-3:]
-            if len(headers) > HEADERS_MAX or self._fed > HEAD_BYTES_MAX:
+            self._bodyless_bytes += len(data)
+            self._head_tail = (self._head_tail + data)[-3:]
+            if len(headers) > HEADERS_MAX or self._bodyless_bytes > HEAD_BYTES_MAX:
                 self.fail("the head of the answer is too large")
             elif not self.pool.take_bytes(len(data)):
                 self.fail("no memory for the answer's head")
             else:
-                self._taken += len(data)
+                self._head_memory_bytes += len(data)
             return False
-        if self._fed:
-            self._give()
+        if self._bodyless_bytes:
+            self._give_head_memory()
         if len(headers) > HEADERS_MAX:
             self.fail("too many headers")
             return False
@@ -233,8 +234,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self.status < 200:
             self._interim(data)
             return False
-        self._last = not data.startswith(b"HTTP/1.1") and self.parser.get_http_version() != "1.1"
-        names = self.names = names_of(headers)
+        self._closes = not data.startswith(b"HTTP/1.1") and self.parser.get_http_version() != "1.1"
+        names = self.names = header_names(headers)
         if names.content_encoding is not None:
             coding = coding_of(headers[names.content_encoding])
             if coding is None:
@@ -248,17 +249,17 @@ class UpstreamConnection(asyncio.Protocol):
         user.upstream_head(self)
         return self.user is user
 
-    def _give(self) -> None:
-        self._fed = 0
-        if self._taken:
-            self.pool.give_bytes(self._taken)
-            self._taken = 0
+    def _give_head_memory(self) -> None:
+        self._bodyless_bytes = 0
+        if self._head_memory_bytes:
+            self.pool.give_bytes(self._head_memory_bytes)
+            self._head_memory_bytes = 0
 
     def _body_begins(self, user: UpstreamUser, data: bytes) -> None:
         """Decide by a body's first bytes whether it has to be decoded, and hand them on."""
         coded = self._coded
         if coded is None:
-            if data[:1] not in SIGNS:
+            if data[:1] not in CODED_FIRST_BYTES:
                 self._plain = True
                 user.upstream_data(self, data)
                 return
@@ -275,14 +276,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _interim(self, data: bytes) -> None:
         """Read on with a new parser after an interim response."""
-        _, found, rest = (self._tail + data).partition(b"\r\n\r\n")
-        self._tail = b""
+        _, found, rest = (self._head_tail + data).partition(b"\r\n\r\n")
+        self._head_tail = b""
         self._interims += 1
         if self.status == 101 or not found or self._interims > INTERIM_MAX:
             self.fail("an interim response that we did not ask for")
             return
         self._expect_message()
-        self._give()
+        self._give_head_memory()
         self.parser = httptools.HttpResponseParser(self)
         if rest:
             self._take(rest)
@@ -315,8 +316,8 @@ class UpstreamConnection(asyncio.Protocol):
         option = self.headers.get(b"connection") or self.headers.get(b"Connection")
         if (
             self.no_body
-            or self._last
-            or self._fine
+            or self._closes
+            or self._fine_data
             or (option is not None and option.lower() != b"keep-alive")
         ):
             self.abort()
@@ -328,12 +329,12 @@ class UpstreamConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        while self._fine and self.user is not None:
+        while self._fine_data and self.user is not None:
             self._take_piece()
-        self._fine = b""
+        self._fine_data = b""
         self.transport = None
         self.pool.lost(self)
-        self._give()
+        self._give_head_memory()
         user = self.user
         if user is None:
             return
@@ -366,7 +367,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Close the connection at once, which cancels its request upstream."""
         self.user = None
         self._coded = None
-        self._fine = b""
+        self._fine_data = b""
         if self.transport is not None:
             self.transport.abort()
 
@@ -382,12 +383,12 @@ class UpstreamConnection(asyncio.Protocol):
             or not transport.can_write_eof()
         ):
             return False
-        self._last = True
+        self._closes = True
         transport.write_eof()
         return True
 
     def pause(self) -> None:
-        self._held = True
+        self._paused = True
         if self._coded is not None:
             self._coded.paused = True
         if self.transport is not None and not self.transport.is_closing():
@@ -395,7 +396,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.wheel.clear(self)
 
     def resume(self, timeout_s: int) -> None:
-        self._held = False
+        self._paused = False
         if self._coded is not None:
             self._coded.resume()
         if self.transport is not None and not self.transport.is_closing():

@@ -33,7 +33,7 @@ ALL_MODALITIES: Final = MODALITIES
 # The assumed length of an answer without a maximum.
 OUTPUT_TOKENS_GUESSED: Final = 500
 # Names of a message's parts in a body, by modality. Inside a text the quotes would be escaped.
-_SIGNS: Final = {
+_MODALITY_MARKS: Final = {
     "image": (b'"image_url"', b'"input_image"', b'"type":"image"', b'"type": "image"'),
     "audio": (b'"input_audio"', b'"audio_url"'),
     "video": (b'"video_url"', b'"input_video"'),
@@ -167,7 +167,9 @@ def modalities_of(parsed: Parsed) -> frozenset[str]:
     if raw is None:
         return frozenset()
     content = bytes(raw)
-    return frozenset([name for name, signs in _SIGNS.items() if any(sign in content for sign in signs)])
+    return frozenset(
+        [name for name, signs in _MODALITY_MARKS.items() if any(sign in content for sign in signs)]
+    )
 
 
 def wanted_of(parsed: Parsed, protocol: str, input_tokens: int) -> Wanted:

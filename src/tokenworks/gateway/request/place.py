@@ -160,7 +160,7 @@ class Placements:
         if chosen.place.name not in limits:
             return chosen
         ordered = self._candidates(request, placement_request, now_s) or [chosen]
-        free = _first_without(ordered, limits)
+        free = _first_unlimited(ordered, limits)
         limited = [candidate for candidate in ordered if candidate.place.name in limits]
         if free is not None:
             return self._capacity_request(limited, STANDARD, 0, free)
@@ -265,7 +265,7 @@ class Placements:
             for candidate in candidates
             if candidate.excluded is None and price_of(candidate.place, placement_request) == least
         ]
-        free = _first_without(ready, shared.snapshot.limits)
+        free = _first_unlimited(ready, shared.snapshot.limits)
         if free is not None:
             return free
         if ready:
@@ -312,7 +312,7 @@ class Placements:
             shared.client.admissions.end(admission, attempt.request.spent_tokens, begun=True)
 
 
-def _first_without(candidates: Sequence[Candidate], limits: dict[str, Limit]) -> Candidate | None:
+def _first_unlimited(candidates: Sequence[Candidate], limits: dict[str, Limit]) -> Candidate | None:
     """The first candidate whose deployment has no limits of its own."""
     for candidate in candidates:
         if candidate.place.name not in limits:
