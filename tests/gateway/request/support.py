@@ -254,7 +254,7 @@ class Worker:
     def held(self):
         return self.slices.account("acc").held
 
-    def place(self, name):
+    def view(self, name):
         return self.shared.snapshot.by_name[name]
 
     def pool(self, place):
@@ -309,7 +309,7 @@ class Worker:
 def answering(worker, request, name="d1"):
     """The state of an attempt at a deployment."""
     assert isinstance(request, HeldRequest)
-    return AnsweredAttempt(request, worker.place(name).alone, None, worker.settings.progress_tokens)
+    return AnsweredAttempt(request, worker.view(name).alone, None, worker.settings.progress_tokens)
 
 
 def rate(version, model):

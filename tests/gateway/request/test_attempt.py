@@ -29,7 +29,7 @@ class Case:
         pool = self.worker.pool("d1")
         pool.cold, pool.reused = cold, reused
         self.owner = Owner()
-        chosen = self.worker.place("d1").alone
+        chosen = self.worker.view("d1").alone
         self.worker.parts.placements.choose(self.request)
         self.request.tried.append("d1")
         self.request.attempt_no = 1

@@ -67,7 +67,7 @@ def test_room_at_one_that_went_bad_is_given_back():
     places.request_capacity(request, places.choose(request), print)
     admission = Admission((FULL,), 1, 1)
     assert places.admitted(request, admission).place.name == "d1"
-    worker.place("d1").draining = True
+    worker.view("d1").draining = True
     assert places.admitted(request, admission) is None
     assert worker.recorder.admissions.ended == [(admission, 0, False)]
 
@@ -79,7 +79,7 @@ def test_what_may_wait_waits_for_the_cheapest_until_its_time_is_nearly_over():
     request = worker.held_state(service_tier="flex")
     assert request.flex
     assert worker.parts.placements.choose(request).place.name == "cheap"
-    worker.place("cheap").cool_down(worker.loop.now_s, 1000.0)
+    worker.view("cheap").cool_down(worker.loop.now_s, 1000.0)
     assert worker.parts.placements.choose(request) is None and request.deferred
     worker.loop.now_s += 95  # of a hundred seconds
     assert worker.parts.placements.choose(request).place.name == "dear"
@@ -93,9 +93,9 @@ def test_a_slot_is_free_again_exactly_once():
     attempt = answering(worker, request)
     attempt.admission = admission = Admission((FULL,), 1, 1)
     places.began(request, attempt, chosen)
-    assert worker.place("d1").outstanding == 1
+    assert worker.view("d1").outstanding == 1
     request.spent_tokens = 9
     places.end(attempt)
     places.end(attempt)
-    assert worker.place("d1").outstanding == 0
+    assert worker.view("d1").outstanding == 0
     assert worker.recorder.admissions.ended == [(admission, 9, True)]

@@ -57,7 +57,7 @@ def test_a_defect_in_one_costs_its_own_client_the_connection(worker):
 def test_what_was_put_off_looks_again_in_the_order_in_which_it_came(worker):
     exchanges = [begin(worker, service_tier="flex") for _ in range(2)]
     for name in ("d1", "d2"):
-        worker.place(name).cool_down(worker.loop.now_s, 50.0)
+        worker.view(name).cool_down(worker.loop.now_s, 50.0)
     for at, exchange in enumerate(exchanges):
         exchange.began_s += 0.001 * (2 - at)
         exchange.identified(worker.user)
