@@ -86,7 +86,7 @@ class Dispatch:
             conn.set_address(self.proxies.client_address(conn.peer, head))
 
     def refuse_early(self, head: Head) -> Refusal | None:
-        """Why a request is refused before its body is read; None if it is not. A client can't send megabytes without a key."""
+        """The refusal of a request before its body is read, so that no client sends megabytes without a key; None if it may go on."""
         if head.path in _METERED_PATHS and head.method == b"POST":
             if head.raw_key is None:
                 return NO_KEY
@@ -183,7 +183,7 @@ class Dispatch:
             self._identify.identify(head, exchange.identified, exchange.refuse)
 
     def _nothing_new(self, now_s: float) -> Refusal:
-        """Why this worker refuses new requests now."""
+        """The refusal of new requests by this worker."""
         shared = self._shared
         if shared.stats.c["requests_open"] >= shared.settings.requests_max:
             return Refusal(

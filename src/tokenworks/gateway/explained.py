@@ -18,9 +18,9 @@ def explain_route(
     *,
     filing_required: bool = False,
 ) -> list[tuple[str, Decision]]:
-    """(worker, decision) for each worker: what `decide` says on a copy of the worker's state. Without workers there is one decision,
-    by what is declared, under "". `seen` is the result of `read_seen`. If the model is served over several protocols, the first
-    of `PROTOCOLS` counts.
+    """(worker, decision) for each worker, made by `decide` on a copy of the worker's state. Without workers there is one decision, by
+    what is declared, under "". `seen` is the result of `read_seen`. If the model is served over several protocols, the first of
+    `PROTOCOLS` counts.
     """
     decisions = []
     # A worker of the release before writes fewer fields and is left out.

@@ -50,7 +50,7 @@ class Identification:
             self._one_of(head, (head.raw_key, *head.other_keys), identified, refuse)
 
     def unusable(self, user: KeyEntry | None) -> Refusal | None:
-        """Why the key is refused; None if it is valid."""
+        """The refusal of the key; None if it is valid."""
         if user is None:
             return KEYS_AWAY
         shared = self._shared

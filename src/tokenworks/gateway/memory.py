@@ -60,7 +60,7 @@ class Budget:
         return self._by_address.get(address, 0)
 
     def refusal(self, address: str, count: int) -> Refusal:
-        """Why `count` bytes did not fit."""
+        """The refusal of `count` bytes that did not fit."""
         if self.of(address) + count > self.address_max:
             return Refusal(
                 429,

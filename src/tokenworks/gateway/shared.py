@@ -1,4 +1,4 @@
-"""What all requests of a worker share: settings, clock, counters, caches, and the state of the host.
+"""State that all requests of a worker share: settings, clock, counters, caches, and the state of the host.
 
 Everything here lives as long as the worker. The app sets `client`, `keys` and `counter` before the first request.
 """

@@ -1,4 +1,4 @@
-"""What one client connection has taken of the worker's memory budget, by what it is for."""
+"""The share of one client connection in the worker's memory budget, by purpose."""
 
 from tokenworks.gateway.memory import Budget
 from tokenworks.gateway.protocol.errors import Refusal
@@ -30,7 +30,7 @@ class ConnectionMemory:
             self.request_bytes = 0
 
     def refusal(self, count: int) -> Refusal:
-        """Why `count` bytes did not fit."""
+        """The refusal of `count` bytes that did not fit."""
         return self._budget.refusal(self.address, count)
 
     def take_waiting(self, count: int) -> bool:

@@ -64,7 +64,7 @@ def preflight_response(head: Head, request_id: bytes, *, close: bool) -> bytes:
 
 
 def refusal_of_key(origin: bytes | None, allowed: frozenset[str] | None) -> Refusal | None:
-    """Why a page of this origin may not use a key. A client that is no page sends no origin."""
+    """The refusal if a page of this origin may not use a key; else None. A client that is no page sends no origin."""
     if origin is None or allowed is None or origin.decode("latin-1").lower() in allowed:
         return None
     return Refusal(

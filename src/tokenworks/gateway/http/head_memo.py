@@ -24,8 +24,8 @@ class HeadMemo:
         self._after = b""
 
     def prepare(self, raw: bytes) -> bool:
-        """True for a head that can be remembered, which sets what the next head is compared with: what stands before and after
-        the digits of its content length.
+        """Set what the next head is compared with: the bytes before and after the digits of `raw`'s content length. False if the head
+        can't be remembered; the caller sets `head` otherwise.
         """
         if len(raw) > MEMO_BYTES_MAX:
             return False
@@ -36,7 +36,7 @@ class HeadMemo:
         return True
 
     def body_start(self, data: bytes) -> int:
-        """Where the body begins if `data` begins with the remembered head, whose length is set; else -1."""
+        """The begin of the body if `data` begins with the remembered head, whose content length is set then; else -1."""
         head, before = self.head, self._before
         if head is None or not data.startswith(before):
             return -1

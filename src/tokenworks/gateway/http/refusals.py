@@ -1,4 +1,4 @@
-"""What a client connection itself refuses, and the response of any refusal."""
+"""Refusals by the client connection itself, and the response of any refusal."""
 
 from typing import Final
 
@@ -19,7 +19,7 @@ def body_too_large(bytes_max: int) -> Refusal:
 
 
 def refusal_of_chunks(error: ChunkedError, bytes_max: int) -> Refusal:
-    """Why a chunked body is not read on."""
+    """The refusal of a chunked body that can't be read on."""
     if error.status == 413:
         return body_too_large(bytes_max)
     if error.status == 431:

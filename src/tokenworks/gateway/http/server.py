@@ -55,7 +55,7 @@ class Routes(Protocol):
         """Set the fields of a head that stay the same while the connection repeats it."""
 
     def refuse_early(self, head: Head) -> Refusal | None:
-        """Why the request is refused before its body is read; None if it is not."""
+        """The refusal of a request before its body is read; None if it may go on."""
 
     def dispatch(self, conn: "ClientConnection", head: Head, body: bytes) -> None: ...
 

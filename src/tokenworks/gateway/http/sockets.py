@@ -1,4 +1,4 @@
-"""What the operating system knows of a connection."""
+"""The operating system's view of a connection."""
 
 import asyncio
 import fcntl

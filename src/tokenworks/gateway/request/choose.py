@@ -113,7 +113,7 @@ class Models:
         return True
 
     def _check(self, request: KnownRequest) -> Refusal | None:
-        """Why the model can't take what the request brings, by the model's declaration."""
+        """The refusal if the model, by its declaration, can't take the request; else None."""
         shared = self._shared
         snapshot, required = shared.snapshot, shared.settings.filing_required
         if not snapshot.cards_of_models and not required:

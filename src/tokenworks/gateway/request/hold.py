@@ -138,7 +138,7 @@ class Holds:
         return True
 
     def refusal(self, request: HeldRequest, verdict: Verdict, back_s: int) -> Refusal:
-        """Why nothing is held."""
+        """The refusal of a request that got no hold."""
         shortage: Shortage | None = None
         if verdict == Verdict.NOTHING_LEFT:
             media = not request.free and request.parsed.has_media

@@ -78,7 +78,7 @@ class Losses:
         flags += beyond.flags
 
     def charge_of(self, attempt: AnsweredAttempt, reason: str, *, said_all: bool) -> str:
-        """What the plan's policy charges for an attempt that ended for this reason. `said_all`: its final usage was reported."""
+        """The charge of the plan's policy for an attempt that ended for this reason. `said_all`: the final usage was reported."""
         policy = attempt.request.user.policy
         if reason == "client_gone":
             if said_all:

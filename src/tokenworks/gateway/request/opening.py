@@ -16,7 +16,7 @@ OBJECTS_MAX: Final = 32
 
 
 def refusal_of_key(shared: Shared, user: KeyEntry) -> Refusal | None:
-    """Why a request of this key is refused; None if it is not."""
+    """The refusal if this key may not begin a request now; else None."""
     unusable = unusable_key(user, shared.keys.lacking, shared.clock.civil_ms())
     if unusable is not None:
         return unusable
@@ -36,7 +36,7 @@ def refusal_of_key(shared: Shared, user: KeyEntry) -> Refusal | None:
 
 
 def refusal_of_tools(shared: Shared, user: KeyEntry, parsed: Parsed) -> Refusal | None:
-    """Why the body's tools are refused; None if they are not. Unusual requests are counted."""
+    """The refusal if the service does not allow the body's tools; else None. Unusual requests are counted."""
     if parsed.choices > 1 or parsed.dropped:
         counters = shared.stats.c
         counters["free_rider_many_choices"] += parsed.choices > 1

@@ -117,7 +117,7 @@ class Placements:
         return len(request.tried) < min(len(request.places), self._shared.settings.attempts_max)
 
     def refusal(self, request: HeldRequest) -> Refusal:
-        """Why no deployment takes the request."""
+        """The refusal of a request that no deployment takes."""
         if request.last_refusal is not None:
             return request.last_refusal
         placement_request, model = _placement_request(request), request.model
@@ -218,7 +218,7 @@ class Placements:
         self._shared.client.admissions.end(admission, 0, begun=False)
 
     def no_capacity(self, request: HeldRequest, limit: Limit, what: int, wait_ms: int) -> Refusal:
-        """Why the request got no capacity."""
+        """The refusal of a request that got no capacity. `what`: a limit, or a reason of the queue."""
         if what == SHED:
             reason = f"as many requests for {request.model} wait as may, and this one was let go"
         elif what == WAITED:
@@ -357,7 +357,7 @@ def _make_placement_request(request: HeldRequest) -> PlacementRequest:
 
 
 def price_of(view: DeploymentView, placement_request: PlacementRequest) -> int:
-    """What the operator pays for the request at a deployment that has cached nothing, in nano yuan."""
+    """The operator's cost of the request at a deployment that has cached nothing, in nano yuan."""
     return (
         placement_request.input_tokens * view.fresh_nano + placement_request.output_tokens * view.output_nano
     )

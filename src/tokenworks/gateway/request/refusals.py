@@ -113,7 +113,7 @@ _ENDED: Final = {
 
 
 def unusable_key(user: KeyEntry, lacking: Sequence[int], now_ms: int) -> Refusal | None:
-    """Why a key that was looked up is refused; None for a valid key. `lacking`: peppers that this host does not have."""
+    """The refusal of a key that was looked up; None for a valid key. `lacking`: peppers that this host does not have."""
     if user.known:
         has_expired = user.expires_s is not None and now_ms >= user.expires_s * 1000
         return _ENDED["expired"] if has_expired else None
@@ -130,7 +130,7 @@ def _units(count: int, unit: str) -> str:
 
 
 def _payg(user: KeyEntry) -> str:
-    """Why pay-as-you-go did not cover the shortage; "" if the plan has none."""
+    """The reason why pay-as-you-go did not cover the shortage; "" if the plan has none."""
     if user.payg is None:
         return ""
     state, cap_nano = user.payg
