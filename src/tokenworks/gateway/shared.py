@@ -100,9 +100,7 @@ class Shared:
         self.retiring = False  # the host's other workers take new connections
         self.cutting = False  # the time to drain is over: no attempt begins any more
         self.journal_full = False
-        self.clock_off_s: float | None = (
-            None  # the error of the host's clock, if it is above `clock_skew_max_s`
-        )
+        self.clock_off_s: float | None = None  # the error of the host's clock if above `clock_skew_max_s`
         self.database_ok_s = self.loop.time()
 
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:

@@ -417,9 +417,8 @@ class Exchange(HeldRequest):
         self.ended = True
         self.parts.answers.give_memory(self)
         self._on_ended(self)
-        self.attempt = (
-            None  # it refers to this request: a cycle would stay in memory until the next collection
-        )
+        # The attempt refers to this request. A cycle would stay in memory until the next garbage collection.
+        self.attempt = None
         conn, self.conn = self.conn, None
         return conn
 

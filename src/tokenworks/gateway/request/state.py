@@ -122,9 +122,7 @@ class ArrivedRequest:
         self.queue_number = 0  # of the request for capacity at deployments
         self.queued_ms = 0
         self.deferred = False  # the next tick looks for a deployment again
-        self.counting = (
-            False  # an answer of a tokenizer or of the recorder is needed before the request can end
-        )
+        self.counting = False  # the request can't end before a tokenizer or the recorder has answered
         self.counted_here: bool | None = None  # of count_tokens: our own tokenizer answered; None: not asked
         # What the client has got.
         self.streams = False  # the client asked for a stream
@@ -146,9 +144,8 @@ class ArrivedRequest:
         self.record: UsageRecord | None = None
         self.answered = ""  # why a complete answer has no record
         self.refusal: Refusal | None = None
-        self.failures: list[tuple[str, str]] | None = (
-            None  # (deployment, cause) of attempts that gave nothing
-        )
+        # (deployment, cause) of each attempt that gave nothing.
+        self.failures: list[tuple[str, str]] | None = None
 
 
 class KnownRequest(ArrivedRequest):
