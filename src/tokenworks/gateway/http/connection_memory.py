@@ -5,16 +5,19 @@ from tokenworks.gateway.protocol.errors import Refusal
 
 
 class ConnectionMemory:
-    """Bytes are counted under the client's address, and given back under the same one."""
+    """Bytes are counted under the client's address, and given back under the same one.
 
-    __slots__ = ("_budget", "_memo_bytes", "_unread_bytes", "_waiting_bytes", "address", "request_bytes")
+    The connection itself takes and gives back `memo_bytes`: a call less for each request with another head than the last one.
+    """
+
+    __slots__ = ("_budget", "_unread_bytes", "_waiting_bytes", "address", "memo_bytes", "request_bytes")
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.address = ""
         self.request_bytes = 0  # of the request that is read or served
         self._waiting_bytes = 0  # of requests that came behind it
-        self._memo_bytes = 0
+        self.memo_bytes = 0  # of the remembered head
         self._unread_bytes = 0  # of answers that the client has not read
 
     def take_request(self, count: int) -> bool:
@@ -43,16 +46,6 @@ class ConnectionMemory:
         self._budget.give(self.address, self._waiting_bytes)
         self._waiting_bytes = 0
 
-    def take_memo(self, count: int) -> bool:
-        if self._budget.take_memo(self.address, count):
-            self._memo_bytes = count
-            return True
-        return False
-
-    def give_memo(self) -> None:
-        self._budget.give(self.address, self._memo_bytes)
-        self._memo_bytes = 0
-
     def take_unread(self, count: int, *, force: bool) -> bool:
         """Count `count` bytes that the client does not read; `force`: also beyond the budget."""
         if not self._budget.take(self.address, count):
@@ -68,12 +61,12 @@ class ConnectionMemory:
             self._unread_bytes = 0
 
     def give_all_but_unread(self) -> None:
-        self._budget.give(self.address, self.request_bytes + self._waiting_bytes + self._memo_bytes)
-        self.request_bytes = self._waiting_bytes = self._memo_bytes = 0
+        self._budget.give(self.address, self.request_bytes + self._waiting_bytes + self.memo_bytes)
+        self.request_bytes = self._waiting_bytes = self.memo_bytes = 0
 
     def move_to(self, address: str) -> None:
         """Count all of it under another address."""
-        taken = self.request_bytes + self._waiting_bytes + self._memo_bytes + self._unread_bytes
+        taken = self.request_bytes + self._waiting_bytes + self.memo_bytes + self._unread_bytes
         self._budget.give(self.address, taken)
         self.address = address
         if taken:

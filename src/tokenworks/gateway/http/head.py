@@ -108,6 +108,9 @@ class Head:
         self.key: KeyEntry | None = None
 
 
+_AddPair = Callable[[tuple[bytes, bytes]], None]
+
+
 class HeadCollector:
     """Collects the headers and the URL from llhttp's callbacks."""
 
@@ -118,9 +121,7 @@ class HeadCollector:
         self.url: list[bytes] = []
         self.on_url = self.url.append
 
-        def on_header(
-            name: bytes, value: bytes, add: Callable[[tuple[bytes, bytes]], None] = self.headers.append
-        ) -> None:
+        def on_header(name: bytes, value: bytes, add: _AddPair = self.headers.append) -> None:
             add((name, value))
 
         self.on_header = on_header

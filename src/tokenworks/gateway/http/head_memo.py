@@ -14,13 +14,13 @@ _LENGTH: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,12})(?=\r\n)", re.I
 
 
 class HeadMemo:
-    """`head`: the remembered head; None where there is none."""
+    """`head`: the remembered head, None if there is none; `before`: its bytes before the digits of its content length."""
 
-    __slots__ = ("_after", "_before", "head")
+    __slots__ = ("_after", "before", "head")
 
     def __init__(self) -> None:
         self.head: Head | None = None
-        self._before = b""
+        self.before = b""
         self._after = b""
 
     def prepare(self, raw: bytes) -> bool:
@@ -32,15 +32,14 @@ class HeadMemo:
         found = _LENGTH.search(raw)
         if found is None:
             return False
-        self._before, self._after = raw[: found.start(1)], raw[found.end(1) :]
+        self.before, self._after = raw[: found.start(1)], raw[found.end(1) :]
         return True
 
-    def body_start(self, data: bytes) -> int:
-        """The begin of the body if `data` begins with the remembered head, whose content length is set then; else -1."""
-        head, before = self.head, self._before
-        if head is None or not data.startswith(before):
-            return -1
-        at = len(before)
+    def body_start(self, head: Head, data: bytes) -> int:
+        """The begin of the body if `data`, which begins with `before`, goes on like the remembered head: its content length is set then.
+        Else -1.
+        """
+        at = len(self.before)
         end = data.find(b"\r", at, at + LENGTH_DIGITS_MAX)
         digits = data[at:end]
         if end < 0 or not digits.isdigit() or not data.startswith(self._after, end):

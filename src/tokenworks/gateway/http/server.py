@@ -144,13 +144,13 @@ class ClientConnection(asyncio.Protocol):
             if self._buffer:
                 data = self._take_buffer() + data
             memo = self._memo
-            at = -1 if memo.head is None else memo.body_start(data)
-            if at < 0:
+            head = memo.head
+            at = memo.body_start(head, data) if head is not None and data.startswith(memo.before) else -1
+            if head is None or at < 0:
                 self._take_head(data)
             else:
                 self._buffer = b""
-                self._head = head = memo.head
-                assert head is not None
+                self._head = head
                 self._take_sized_body(head, data, at)
         elif state == _BUSY:
             self._keep_next_request(data)
@@ -202,9 +202,11 @@ class ClientConnection(asyncio.Protocol):
             return
         raw = data if end == len(data) else data[:end]
         self._buffer = b""
-        if self._memo.head is not None:
-            self._memo.head = None
-            self._memory.give_memo()
+        memo, memory = self._memo, self._memory
+        if memo.head is not None:
+            memo.head = None
+            shared.memory.give(self.address, memory.memo_bytes)
+            memory.memo_bytes = 0
         try:
             head = parse_head(raw, shared.settings.header_count_max)
         except HeadError as error:
@@ -220,8 +222,10 @@ class ClientConnection(asyncio.Protocol):
             if rest:
                 reader.feed(rest)
             return
-        if self._memo.prepare(raw) and self._memory.take_memo(MEMO_TIMES * len(raw)):
-            self._memo.head = head
+        size = MEMO_TIMES * len(raw)
+        if memo.prepare(raw) and shared.memory.take_memo(self.address, size):
+            memo.head = head
+            memory.memo_bytes = size
         self._take_sized_body(head, data, end)
 
     def _begin_head(self, data: bytes) -> None:
