@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.raw import RawUpstream, whole
 from tests.support.server import Server, until
-from tokenworks.gateway import Reading
+from tokenworks.gateway import WorkerStats
 
 RSS_MAX = 300_000_000
 # CPU of the loop in its worst second. 50 to 60 ms on a quiet machine; beside two other tests on two cores 203 was seen, and what
@@ -74,7 +74,7 @@ class Watch:
     def _sample(self):
         path = next((self.server.data_dir / "run").glob("worker-*.stats"))
         while not self.stop.wait(0.01):
-            self.busy_ms = max(self.busy_ms, Reading(path).counters["loop_busy_second_ms"])
+            self.busy_ms = max(self.busy_ms, WorkerStats(path).counters["loop_busy_second_ms"])
             with contextlib.suppress(psutil.NoSuchProcess):
                 self.rss = max(self.rss, self.process.memory_info().rss)
 

@@ -22,7 +22,7 @@ from tests.edge.stub import Seen, Stub
 from tests.edge.wire import ask
 from tests.support.server import Server, until
 from tokenworks.factory import make_deployment
-from tokenworks.gateway.stats import Reading
+from tokenworks.gateway.stats import WorkerStats
 
 # What the cases are written for, and a look at the deployments so rarely that no case sees it.
 SETTINGS = {
@@ -209,7 +209,7 @@ class Bench:
         self.left_open = {}
 
         def quiet():
-            counters = [Reading(path).counters for path in run_dir.glob("worker-*.stats")]
+            counters = [WorkerStats(path).counters for path in run_dir.glob("worker-*.stats")]
             self.left_open = {
                 name: sum(each[name] for each in counters) for name in ("requests_open", "unacknowledged")
             }

@@ -16,7 +16,7 @@ from tokenworks.factory import (  # fmt: skip
     rank,
     single_deployment_request,
 )
-from tokenworks.gateway.explained import explained
+from tokenworks.gateway.explained import explain_route
 from tokenworks.gateway.seen import read_seen, write_seen
 from tokenworks.gateway.snapshot import Snapshot
 
@@ -139,9 +139,9 @@ def test_both_say_the_same_of_many_states(tmp_path, part):
             return Snapshot(0, deployments, aliases, {}, {}, models=cards, intents=intents)
 
         snapshot, placement = make_snapshot(), Placement()
-        placement.set_views(snapshot.places)
-        now_s = live(r, placement, snapshot.places)
-        broken = {view.name for view in snapshot.places if r.random() < 0.1}
+        placement.set_views(snapshot.views)
+        now_s = live(r, placement, snapshot.views)
+        broken = {view.name for view in snapshot.views if r.random() < 0.1}
         write_seen(tmp_path / "worker-0.places", placement, now_s, broken)
         seen = read_seen(tmp_path, stale_s=3600)
         assert len(seen["0"]) == len(deployments)
@@ -165,7 +165,7 @@ def test_both_say_the_same_of_many_states(tmp_path, part):
             )
             filing = r.random() < 0.2
             expected = as_the_gateway(snapshot, placement, now_s, name, policy, requirements, broken, filing)
-            ((worker, decision),) = explained(
+            ((worker, decision),) = explain_route(
                 make_snapshot, seen, name, policy, requirements, lambda model: (len(model), "x", True), filing_required=filing
             )  # fmt: skip
             found = None if decision.chosen is None else decision.chosen.name
@@ -184,7 +184,7 @@ def test_a_worker_of_the_release_before_is_left_out():
     deployment = make_deployment(
         name="a", model="m", upstream_model="m", base_url="https://a.example/v1", protocols=("chat",)
     )
-    ((worker, decision),) = explained(
+    ((worker, decision),) = explain_route(
         lambda: Snapshot(0, [deployment], {}, {}, {}),
         seen,
         "m",

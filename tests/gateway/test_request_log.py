@@ -8,7 +8,7 @@ from tokenworks.gateway.request_log import (
     FAILURES_BURST,
     LINES_PER_S_MAX,
     SUMMARY_S,
-    Line,
+    RequestLine,
     RequestLog,
     file_of,
     find_lines,
@@ -23,7 +23,7 @@ def log(tmp_path):
 
 
 def line(log, number, **more):
-    return Line(log.time(), "request", f"{number:032x}", **more)
+    return RequestLine(log.time(), "request", f"{number:032x}", **more)
 
 
 def test_two_files_are_all_that_is_kept_and_the_oldest_lines_go(log, tmp_path):

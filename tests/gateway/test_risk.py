@@ -1,4 +1,4 @@
-from tokenworks.gateway.risk import DAY_S, RiskBook
+from tokenworks.gateway.risk import DAY_S, LossBudgets
 
 
 class Day:
@@ -10,7 +10,7 @@ class Day:
 
 
 def test_the_loss_is_at_most_the_budget_and_one_request_more():
-    book = RiskBook(1000, Day())
+    book = LossBudgets(1000, Day())
     assert book.take("a", 900)
     assert book.take("a", 900)  # the one that reaches it
     assert not book.take("a", 1)
@@ -21,7 +21,7 @@ def test_the_loss_is_at_most_the_budget_and_one_request_more():
 
 def test_what_was_lost_counts_for_the_day():
     day = Day()
-    book = RiskBook(1000, day)
+    book = LossBudgets(1000, day)
     book.lost("a", 1000)
     assert book.spent("a")
     assert not book.take("a", 1)
@@ -32,14 +32,14 @@ def test_what_was_lost_counts_for_the_day():
 
 
 def test_the_recorder_knows_of_other_hosts():
-    book = RiskBook(1000, Day())
+    book = LossBudgets(1000, Day())
     book.lossy = frozenset({"a"})
     assert book.spent("a")
     assert not book.take("a", 1)
 
 
 def test_no_budget_refuses_nothing():
-    book = RiskBook(0, Day())
+    book = LossBudgets(0, Day())
     book.lost("a", 10**9)
     book.lossy = frozenset({"a"})
     assert book.take("a", 10**9)

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from tokenworks.gateway.lag import LoopLag
-from tokenworks.gateway.stats import Reading, Stats
+from tokenworks.gateway.stats import Stats, WorkerStats
 from tokenworks.gateway.turns import AT_ONCE_S, Turns
 
 
@@ -66,7 +66,7 @@ def test_a_loop_that_is_held_up_says_so(tmp_path):
         stats.beat()
 
     asyncio.run(main())
-    reading = Reading(tmp_path / "worker-0.stats")
+    reading = WorkerStats(tmp_path / "worker-0.stats")
     for name in ("loop_lag_second_ms", "loop_lag_max_ms", "loop_busy_second_ms", "loop_busy_max_ms"):
         assert reading.counters[name] >= 250
     buckets, count, total = reading.histograms["loop_lag_ms"]

@@ -15,7 +15,7 @@ from tokenworks.factory import (
     difficulty,
     features,
 )
-from tokenworks.gateway import Snapshot, explained, read_seen
+from tokenworks.gateway import Snapshot, explain_route, read_seen
 from tokenworks.kernel import NotFound, format_money_exact
 from tokenworks.subscriptions import Subscriber
 
@@ -53,7 +53,7 @@ def route_explain(
             difficulty(features(prompt or "")), frozenset(), False, prompt_tokens, output_tokens
         )
         counts, now = Counts(fresh_input=prompt_tokens, output=output_tokens), services.clock.now()
-        views = explained(
+        views = explain_route(
             lambda: Snapshot(0, deployments, aliases, {}, {}, models=cards, intents=intents), read_seen(settings.run_dir), model,
             subject, wanted, lambda name: first_that_pays(buckets, rates, name, counts, now), filing_required=settings.filing_required,
         )  # fmt: skip

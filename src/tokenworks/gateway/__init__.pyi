@@ -1,5 +1,5 @@
-from tokenworks.gateway.counting import Counted, Job, TokenizerClient
-from tokenworks.gateway.explained import explained
+from tokenworks.gateway.counting import TokenizerClient, TokenizerCounts, TokenizerJob
+from tokenworks.gateway.explained import explain_route
 from tokenworks.gateway.keys import KeyCache
 from tokenworks.gateway.plane import Plane
 from tokenworks.gateway.protocol.codes import CODES
@@ -14,8 +14,8 @@ from tokenworks.gateway.stats import (
     GAUGES,
     HISTOGRAMS,
     Heartbeat,
-    Reading,
     Stats,
+    WorkerStats,
     last_beat,
 )
 from tokenworks.gateway.tokenizer import ModelTokenizer
@@ -30,18 +30,18 @@ __all__ = [
     "OUTCOMES",
     "SERIES_MAX",
     "TIMES_MS",
-    "Counted",
     "Heartbeat",
-    "Job",
     "KeyCache",
     "ModelTokenizer",
     "Plane",
-    "Reading",
     "Series",
     "Snapshot",
     "Stats",
     "TokenizerClient",
-    "explained",
+    "TokenizerCounts",
+    "TokenizerJob",
+    "WorkerStats",
+    "explain_route",
     "file_of",
     "find_lines",
     "last_beat",

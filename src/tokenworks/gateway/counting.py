@@ -1,7 +1,7 @@
-"""The worker's end of the socket to the host's tokenizer process: what is to be counted out, counts in.
+"""The worker's end of the socket to the host's tokenizer process: jobs go out, counts come in.
 
-A BPE takes 4.5 ms for 10 kB: the loop has no time for that. Every job ends within `tokenize_timeout_s`: with its count, or with
-None where the process is away, too busy, too slow or does not have the tokenizer. Its caller then bounds by bytes.
+A BPE takes 4.5 ms for 10 kB, which is too long for the event loop. Every job ends within `tokenize_timeout_s`: with its count, or with
+None if the process is away, too busy, too slow or does not have the tokenizer. Its caller then uses bounds from bytes.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from tokenworks.charging.wire import FRAME_HEADER, FrameReader, WireError, frame
 log = structlog.get_logger()
 
 RECONNECT_S: Final = 0.1
-# Of one job: a body and an answer as large as the limits' defaults let them be fit in, and are too long to be counted in time.
+# Limit of one job. A body and an answer at the default limits fit in, and would take too long to be counted in time.
 JOB_BYTES_MAX: Final = 32 * 1024 * 1024
-# Of all jobs of a worker that are not answered.
+# Limit of all unanswered jobs of a worker.
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 NS_PER_S: Final = 1_000_000_000
 JOB: Final = 1
@@ -27,16 +27,16 @@ COUNT: Final = 2
 LOAD: Final = 3
 
 
-class Counted(NamedTuple):
+class TokenizerCounts(NamedTuple):
     """Tokens of a request and of its answer."""
 
     input: int
     output: int
 
 
-class Job(NamedTuple):
-    """What is to be counted, with which tokenizer: a request's body (template included), an answer as its chunks came, or pieces
-    of its text. What is empty counts nothing.
+class TokenizerJob(NamedTuple):
+    """Texts to count, and the tokenizer: a request's body (with the chat template), the chunks of an answer, or pieces of its text.
+    An empty field counts nothing.
     """
 
     tokenizer: str
@@ -48,12 +48,12 @@ class Job(NamedTuple):
 
     @property
     def size(self) -> int:
-        """In bytes, or characters of its texts: about what it takes to be sent."""
+        """About the size of its frame: bytes, and characters of its texts."""
         return len(self.request) + sum(map(len, self.chunks)) + sum(map(len, self.texts))
 
 
 class JobFrame(msgspec.Struct, array_like=True, gc=False):
-    """A job on its way. `until_ns` is of the host's monotonic clock: after it nobody waits."""
+    """A job as sent. `until_ns`: of the host's monotonic clock; after it the answer is not needed any more."""
 
     number: int
     until_ns: int
@@ -66,7 +66,7 @@ class JobFrame(msgspec.Struct, array_like=True, gc=False):
 
 
 class CountFrame(msgspec.Struct, array_like=True, gc=False):
-    """The answer. `counted` is None where `why` says why not."""
+    """The answer to a job. `counted` None: `why` has the reason."""
 
     number: int
     counted: tuple[int, int] | None
@@ -77,17 +77,17 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _count_decoder: Final = msgspec.msgpack.Decoder(CountFrame)
 job_decoder: Final = msgspec.msgpack.Decoder(JobFrame)
 names_decoder: Final = msgspec.msgpack.Decoder(list[str])
-Done = Callable[[Counted | None], None]
+CountCallback = Callable[[TokenizerCounts | None], None]
 
 
-def count_frame(number: int, counted: Counted | None, why: str = "") -> bytes:
+def count_frame(number: int, counted: TokenizerCounts | None, why: str = "") -> bytes:
     return frame(COUNT, _encode(CountFrame(number, counted, why)))
 
 
-class _Waiting:
+class _PendingJob:
     __slots__ = ("done", "size", "timer")
 
-    def __init__(self, done: Done, size: int, timer: asyncio.TimerHandle) -> None:
+    def __init__(self, done: CountCallback, size: int, timer: asyncio.TimerHandle) -> None:
         self.done = done
         self.size = size
         self.timer = timer
@@ -105,7 +105,7 @@ class TokenizerClient(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._reader = FrameReader()
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, _PendingJob] = {}
         self._waiting_bytes = 0
         self._number = 0
         self._names: frozenset[str] = frozenset()
@@ -113,13 +113,13 @@ class TokenizerClient(asyncio.Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether the process can be reached."""
+        """True if the process can be reached."""
         return self._transport is not None
 
-    # What the data plane asks.
+    # For the data plane.
 
-    def count(self, job: Job, done: Done) -> None:
-        """Have it counted. `done` is called once: at once where it can't be, else within `tokenize_timeout_s`."""
+    def count(self, job: TokenizerJob, done: CountCallback) -> None:
+        """Have a job counted. `done` is called once: at once if the job can't be sent, else within `tokenize_timeout_s`."""
         counters, size = self._counters, job.size
         if (
             self._transport is None
@@ -134,17 +134,17 @@ class TokenizerClient(asyncio.Protocol):
         counters["tokenizer_jobs"] += 1
         self._number = number = self._number + 1
         timer = self._loop.call_later(self._timeout_s, self._late, number)
-        self._waiting[number] = _Waiting(done, size, timer)
+        self._waiting[number] = _PendingJob(done, size, timer)
         self._waiting_bytes += size
         counters["tokenizer_waiting"] = len(self._waiting)
         until_ns = time.monotonic_ns() + int(self._timeout_s * NS_PER_S)
-        made = JobFrame(
+        job_frame = JobFrame(
             number, until_ns, job.tokenizer, job.protocol, job.request, list(job.chunks), job.streamed, list(job.texts)
         )  # fmt: skip
-        self._transport.write(frame(JOB, _encode(made)))
+        self._transport.write(frame(JOB, _encode(job_frame)))
 
     def load(self, names: frozenset[str]) -> None:
-        """These are named by deployments: connect, and have them read before the first job."""
+        """Connect, and have these tokenizers, which deployments name, loaded before the first job."""
         self._names = names
         if names:
             self._connect()
@@ -160,16 +160,16 @@ class TokenizerClient(asyncio.Protocol):
         self._counters["tokenizer_timeouts"] += 1
         self._end(number, None)
 
-    def _end(self, number: int, counted: Counted | None) -> None:
+    def _end(self, number: int, counted: TokenizerCounts | None) -> None:
         waiting = self._waiting.pop(number, None)
         if waiting is None:
-            return  # it was late
+            return  # the answer came after the time limit
         waiting.timer.cancel()
         self._waiting_bytes -= waiting.size
         self._counters["tokenizer_waiting"] = len(self._waiting)
         try:
             waiting.done(counted)
-        except Exception:  # one waiter's failure must not wedge those behind it
+        except Exception:  # a failing callback must not affect the jobs behind it
             log.exception("counting.waiter_failed")
 
     # The connection.
@@ -200,14 +200,14 @@ class TokenizerClient(asyncio.Protocol):
                 found = _count_decoder.decode(body)
                 if found.why:
                     log.warning("counting.not_counted", why=found.why)
-                self._end(found.number, None if found.counted is None else Counted(*found.counted))
+                self._end(found.number, None if found.counted is None else TokenizerCounts(*found.counted))
         except (WireError, msgspec.DecodeError) as error:
             log.error("counting.wire", error=str(error))
             if self._transport is not None:
                 self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It died or was ended: what it had is not counted. The next one is there in a moment."""
+        """The process ended: its jobs are not counted. The supervisor starts another one."""
         self._transport = None
         for number in list(self._waiting):
             self._counters["tokenizer_refused"] += 1
@@ -216,6 +216,18 @@ class TokenizerClient(asyncio.Protocol):
 
 
 __all__ = [
-    "COUNT", "FRAME_HEADER", "JOB", "JOB_BYTES_MAX", "LOAD", "NS_PER_S", "CountFrame", "Counted", "Job", "JobFrame", "TokenizerClient",
-    "count_frame", "job_decoder", "names_decoder",
+    "COUNT",
+    "FRAME_HEADER",
+    "JOB",
+    "JOB_BYTES_MAX",
+    "LOAD",
+    "NS_PER_S",
+    "CountFrame",
+    "JobFrame",
+    "TokenizerClient",
+    "TokenizerCounts",
+    "TokenizerJob",
+    "count_frame",
+    "job_decoder",
+    "names_decoder",
 ]  # fmt: skip

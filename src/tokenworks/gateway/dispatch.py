@@ -1,4 +1,4 @@
-"""Where each request of a worker's connections goes: metered routes, models, health, the control plane."""
+"""The routes of a worker's requests: metered ones, models, health, the control plane."""
 
 from collections.abc import Callable
 from typing import Final
@@ -7,18 +7,18 @@ from tokenworks.factory import PROTOCOL_PATHS
 from tokenworks.gateway.http.coding import coding_of
 from tokenworks.gateway.http.cors import Origins, is_preflight, preflight_response
 from tokenworks.gateway.http.head import Head
-from tokenworks.gateway.http.inflate import UNKNOWN_CODING, Inflation
+from tokenworks.gateway.http.inflate import UNKNOWN_CODING, RequestDecoding
 from tokenworks.gateway.http.passthrough import ControlExchange
 from tokenworks.gateway.http.pools import Pools
 from tokenworks.gateway.http.proxies import Proxies
 from tokenworks.gateway.http.server import ClientConnection
-from tokenworks.gateway.identify import BAD_KEY, KEYS_AWAY, NO_KEY, Identify
+from tokenworks.gateway.identify import BAD_KEY, KEYS_AWAY, NO_KEY, Identification
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.usage import BOM
 from tokenworks.gateway.request.models import model_body, models_body, with_model
 from tokenworks.gateway.request.refusals import not_found
-from tokenworks.gateway.request.running import Running
+from tokenworks.gateway.request.running import RunningRequests
 from tokenworks.gateway.shared import Shared
 
 _PROTOCOL_OF: Final = {path: protocol for protocol, path in PROTOCOL_PATHS.items()}
@@ -28,20 +28,20 @@ _KNOWN_PATHS: Final = frozenset({*_METERED_PATHS, "/v1/models"})
 NO_WEBSOCKET: Final = Refusal(
     426, "upgrade_required", "WebSocket is not spoken here: send the same request over HTTP"
 )
-# A client that asks whether its base URL is right, before anything else.
+# Paths by which a client checks its base URL before anything else.
 _HELLO_PATHS: Final = frozenset({"/", "/api/hello"})
 # The one route of the control plane that takes files.
 _FILE_PATHS: Final = frozenset({"/api/operations/charge-files/acknowledgements"})
 
 
 class Dispatch:
-    """`not_ready()`: why this worker can't serve, if so; `certificate_words()`: what is to be said of the certificate."""
+    """`not_ready()`: the reasons why this worker can't serve; `certificate_words()`: a warning about the certificate, or None."""
 
     def __init__(
         self,
         shared: Shared,
         pools: Pools,
-        running: Running,
+        running: RunningRequests,
         *,
         tls: bool,
         not_ready: Callable[[], list[str]],
@@ -51,7 +51,7 @@ class Dispatch:
         self._shared = shared
         self._pools = pools
         self._running = running
-        self._identify = Identify(shared)
+        self._identify = Identification(shared)
         self._origins = Origins(settings.cors_origins)
         self._not_ready = not_ready
         self._certificate_words = certificate_words
@@ -60,9 +60,9 @@ class Dispatch:
         self.connections: set[ClientConnection] = set()
 
     def after_head(self, conn: ClientConnection, head: Head) -> None:
-        """What a connection's first head of its kind says, once for all requests that have the same."""
+        """Set the fields of a head that stay the same while its connection repeats it."""
         path = head.path
-        data_plane = path in _KNOWN_PATHS or path.startswith("/v1/") or head.meant is not None
+        data_plane = path in _KNOWN_PATHS or path.startswith("/v1/") or head.similar_route is not None
         settings = self._shared.settings
         head.body_max = settings.body_bytes_max
         if path not in _METERED_PATHS and path not in _FILE_PATHS:
@@ -86,7 +86,7 @@ class Dispatch:
             conn.set_address(self.proxies.client_address(conn.peer, head))
 
     def refuse_early(self, head: Head) -> Refusal | None:
-        """What can be said before a body is read: nobody sends megabytes without a key."""
+        """The refusal of a request before its body is read, so that no client sends megabytes without a key; None if it may go on."""
         if head.path in _METERED_PATHS and head.method == b"POST":
             if head.raw_key is None:
                 return NO_KEY
@@ -110,7 +110,7 @@ class Dispatch:
             conn.refuse(UNKNOWN_CODING)
         elif path in _METERED_PATHS:
             self._metered_after_a_look(conn, head, body, protocol)
-        elif path.startswith("/v1/") or path == "/v1" or head.meant is not None:
+        elif path.startswith("/v1/") or path == "/v1" or head.similar_route is not None:
             self._models(conn, head)
         elif path in {"/healthz", "/readyz"}:
             self._health(conn, path)
@@ -124,7 +124,7 @@ class Dispatch:
     def _metered_after_a_look(
         self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None
     ) -> None:
-        """A request of a metered route that is not as most are."""
+        """Route a metered request whose head needs checks: another method, a coded body, a model in the path."""
         if head.method == b"OPTIONS":
             self._options(conn, head)
         elif head.method != b"POST":
@@ -140,7 +140,7 @@ class Dispatch:
         self._metered(conn, head, body, protocol or "messages", free=protocol is None)
 
     def _inflate(self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None) -> None:
-        """Decode a body, for a key that is known: an unknown one could make this worker compute for nothing."""
+        """Decode a body if the key is known, so that a client without a key can't make this worker compute."""
 
         def decoded(content: bytes) -> None:
             self._metered_of_path(conn, head, content, protocol)
@@ -150,7 +150,9 @@ class Dispatch:
                 return
             unusable = self._identify.unusable(user)
             if unusable is None:
-                inflation = Inflation(self._shared, conn, head.coding or b"", body, decoded, conn.refuse)
+                inflation = RequestDecoding(
+                    self._shared, conn, head.coding or b"", body, decoded, conn.refuse
+                )
                 conn.exchange = inflation
                 inflation.run()
             else:
@@ -181,7 +183,7 @@ class Dispatch:
             self._identify.identify(head, exchange.identified, exchange.refuse)
 
     def _nothing_new(self, now_s: float) -> Refusal:
-        """Why this worker begins no request now."""
+        """The refusal of new requests by this worker."""
         shared = self._shared
         if shared.stats.c["requests_open"] >= shared.settings.requests_max:
             return Refusal(
@@ -202,10 +204,10 @@ class Dispatch:
             503, "clock_skew", "this host's clock is wrong: it takes nothing new until it is set", 5
         )
 
-    # What costs nothing.
+    # Routes without a charge.
 
     def _options(self, conn: ClientConnection, head: Head) -> None:
-        """A preflight, or a client that asks what may be asked."""
+        """Answer a preflight, or another OPTIONS request."""
         request_id = self._shared.ids.next().encode()
         if is_preflight(head):
             conn.write(preflight_response(head, request_id, close=not conn.keep_alive))
@@ -218,7 +220,7 @@ class Dispatch:
         conn.done()
 
     def _hello(self, conn: ClientConnection, head: Head) -> None:
-        """Claude Code asks `HEAD /` and `/api/hello` whether anything is there."""
+        """Claude Code checks with `HEAD /` and `/api/hello` whether a server is there."""
         self._json(conn, 200, b'{"message":"hello"}', head)
 
     def _models(self, conn: ClientConnection, head: Head) -> None:
@@ -227,7 +229,7 @@ class Dispatch:
             self._options(conn, head)
             return
         if path != "/v1/models" and not path.startswith("/v1/models/"):
-            conn.refuse(not_found(path, head.meant))
+            conn.refuse(not_found(path, head.similar_route))
             return
         if head.method not in {b"GET", b"HEAD"}:
             conn.refuse(Refusal(405, "method_not_allowed", f"{path} takes GET"))
@@ -251,8 +253,8 @@ class Dispatch:
             name = path.removeprefix("/v1/models/")
             body = model_body(snapshot, user, name)
             if body is None:
-                said = f"there is no model {name} here: GET /v1/models lists them"
-                refuse(Refusal(404, "model_not_found", said))
+                message = f"there is no model {name} here: GET /v1/models lists them"
+                refuse(Refusal(404, "model_not_found", message))
             else:
                 self._json(conn, 200, body, head)
 

@@ -1,4 +1,4 @@
-"""Who sends a request: by the key in its head, or, of several, the first that is known."""
+"""The key of a request: the one in its head or, of several, the first that is known."""
 
 from collections.abc import Callable
 from typing import Final
@@ -21,24 +21,24 @@ BAD_KEY: Final = Refusal(
 )
 KEYS_AWAY: Final = Refusal(503, "database_away", "keys can't be looked up now", 1)
 
-Identified = Callable[[KeyEntry | None], None]
-"""Called with the key's entry, None where nobody can say."""
-Refuse = Callable[[Refusal], None]
+KeyCallback = Callable[[KeyEntry | None], None]
+"""Called with the key's entry; None if the database can't be reached."""
+RefusalCallback = Callable[[Refusal], None]
 
 
-class Identify:
+class Identification:
     __slots__ = ("_shared",)
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
 
     def fresh(self, head: Head) -> KeyEntry | None:
-        """The entry that the head is remembered with, where it need not be looked up."""
+        """The head's remembered entry; None if the key has to be looked up."""
         entry: KeyEntry | None = head.key
         return entry if entry is not None and self._shared.loop.time() < entry.fresh_until_s else None
 
-    def identify(self, head: Head, identified: Identified, refuse: Refuse) -> None:
-        """Calls one of the two, at once or later."""
+    def identify(self, head: Head, identified: KeyCallback, refuse: RefusalCallback) -> None:
+        """Call `identified` or `refuse`, at once or later."""
         entry = self.fresh(head)
         if entry is not None:
             identified(entry)
@@ -50,13 +50,13 @@ class Identify:
             self._one_of(head, (head.raw_key, *head.other_keys), identified, refuse)
 
     def unusable(self, user: KeyEntry | None) -> Refusal | None:
-        """Why nothing is answered to the key's holder, if so."""
+        """The refusal of the key; None if it is valid."""
         if user is None:
             return KEYS_AWAY
         shared = self._shared
         return unusable_key(user, shared.keys.lacking, shared.clock.civil_ms())
 
-    def _look_up(self, head: Head, text: str, identified: Identified, refuse: Refuse) -> None:
+    def _look_up(self, head: Head, text: str, identified: KeyCallback, refuse: RefusalCallback) -> None:
         keys = self._shared.keys
         entry = keys.get(text, self._shared.loop.time())  # monotonic seconds, as the keys' own
         if entry is not None:
@@ -67,8 +67,10 @@ class Identify:
         elif not keys.look_up(text, identified):
             refuse(Refusal(503, "database_away", "too many unknown keys are asked for: try again", 1))
 
-    def _one_of(self, head: Head, texts: tuple[str, ...], identified: Identified, refuse: Refuse) -> None:
-        """Of several keys in one request the first that is known counts; a page may use it only if the key says so."""
+    def _one_of(
+        self, head: Head, texts: tuple[str, ...], identified: KeyCallback, refuse: RefusalCallback
+    ) -> None:
+        """Identify the first known key of several. A page may use a key only if its origin is among the key's."""
 
         def answered(entry: KeyEntry | None) -> None:
             if entry is not None and not entry.known and len(texts) > 1:

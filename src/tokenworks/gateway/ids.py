@@ -1,4 +1,4 @@
-"""Ids for the hot path: UUIDv7 as 32 hex digits, ascending in a process, random where it matters."""
+"""Ids for the hot path: UUIDv7 as 32 hex digits, ascending in a process and different in all processes."""
 
 import secrets
 import time
@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 
 class IdSource:
-    """RFC 9562, 5.7: 48 bits of milliseconds, a 12-bit counter within them, then 62 bits: 30 that are random for each
-    process and 32 that count from a random start, so that two processes never meet.
+    """An id (RFC 9562, 5.7) has 48 bits of milliseconds, a 12-bit counter within the millisecond, and 62 more bits: 30 that are random
+    for each process and 32 that count from a random start, so that two processes do not make the same id.
     """
 
     __slots__ = ("_begin", "_civil_ms", "_count", "_counter", "_random", "ms")
@@ -15,7 +15,7 @@ class IdSource:
     def __init__(self, civil_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
         self._civil_ms = civil_ms
         self.ms = 0
-        """The milliseconds in the last id: the time when it was made, where the clock did not step back."""
+        """The milliseconds in the last id: the time when it was made, unless the clock stepped back."""
         self._begin = ""
         self._counter = 0
         self._random = f"{0x80000000 | secrets.randbits(30):08x}"

@@ -1,4 +1,4 @@
-"""The keys that a worker remembers: bounded, with negative entries, told of changes, look-ups rate-limited."""
+"""A worker's cache of API keys: bounded, with negative entries, invalidated by the change feed, with rate-limited look-ups."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ POSITIVE_FOR_S: Final = 60.0
 
 
 class KeyEntry:
-    """A key that was found, or (`known` False) not."""
+    """The result of a key's look-up. `known` False: there is no such valid key."""
 
     __slots__ = (
         "_abandon_minute",
@@ -54,25 +54,25 @@ class KeyEntry:
         self.text = text
         self.mac = mac
         self.known = False
-        # Why one that was issued is not known: `revoked`, `expired`, `closed` (its account).
+        # Why an issued key is not valid: `revoked`, `expired`, `closed` (its account).
         self.ended: str | None = None
         self.key_id = ""
         self.account_id = ""
         self.member_id = ""
         self.models: frozenset[str] | None = None
-        # Of pages that may use it; None: whatever the setting allows.
+        # Origins of pages that may use the key; None: all that the setting allows.
         self.origins: frozenset[str] | None = None
         self.cap_ids: tuple[str, ...] = ()
         self.policy = DEFAULT_POLICY
         self.counts_prompts = False
-        # Where this subscriber's data may go; None: anywhere.
+        # Regions to which this subscriber's data may go; None: anywhere.
         self.regions: tuple[str, ...] | None = None
         self.home: str | None = None
-        # The consent without which nothing is served, where it is missing.
+        # The missing consent without which nothing is served; None if none is missing.
         self.refused_by: str | None = None
         self.service = DEFAULT_SERVICE
         self.suspended_by: tuple[str, ...] = ()
-        # How pay-as-you-go stands (`open`, `locked`, `no_consent`) and its monthly cap in nano; None: there is none.
+        # The state of pay-as-you-go (`open`, `locked`, `no_consent`) and its monthly cap in nano; None: the plan has none.
         self.payg: tuple[str, int] | None = None
         self.limits: tuple[Limit, ...] = ()
         self.limit_scopes: tuple[str, ...] = ()
@@ -83,30 +83,30 @@ class KeyEntry:
         self._abandoned = 0
 
     def abandon(self, now_s: float) -> None:
-        """One of its streams was left long before its end."""
+        """Count a stream that its client left long before its end."""
         self._abandoned = self.abandoned(now_s) + 1
         self._abandon_minute = int(now_s // 60)
 
     def abandoned(self, now_s: float) -> int:
-        """How many were left in this minute."""
+        """The number of such streams in this minute."""
         return self._abandoned if int(now_s // 60) == self._abandon_minute else 0
 
 
-Waiter = Callable[[KeyEntry | None], None]
-"""Called with the entry, or None where nobody could say."""
-Answer = Sequence[LiveKey | EndedKey]
-"""What the recorder knows of a key: one row at most."""
+KeyWaiter = Callable[[KeyEntry | None], None]
+"""Called with the entry, or None if the database can't be reached."""
+KeyRows = Sequence[LiveKey | EndedKey]
+"""The recorder's answer to a look-up: one row at most."""
 
 
 class KeyCache:
-    """`ask(macs, answered)` asks the recorder, with the key's MAC under each pepper. It answers what is known of the key, nothing where
-    no such key was ever issued, or None where the database does not answer.
+    """`ask(macs, answered)` asks the recorder, with the key's MAC under each pepper. The answer is the key's row, no row if no such key
+    was ever issued, or None if the database does not answer.
     """
 
     def __init__(
         self,
         peppers: Mapping[int, bytes],
-        ask: Callable[[list[bytes], Callable[[Answer | None], None]], None],
+        ask: Callable[[list[bytes], Callable[[KeyRows | None], None]], None],
         size_max: int,
         lookups_per_s: int,
         civil_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -114,30 +114,30 @@ class KeyCache:
         self._civil_ms = civil_ms
         self._peppers: list[bytes] = []
         self.lacking: tuple[int, ...] = ()
-        """Peppers that the works uses and this host has not: a key that is not found may be good all the same."""
+        """Peppers that the works uses and this host lacks: a key that is not found may be valid all the same."""
         self._ask = ask
         self._size_max = size_max
         self._lookups_per_s = lookups_per_s
         self._by_text: dict[str, KeyEntry] = {}
         self._by_mac: dict[bytes, KeyEntry] = {}
         self._policies: dict[str, ChargingPolicy] = {}
-        self._waiting: dict[str, list[Waiter]] = {}
+        self._waiting: dict[str, list[KeyWaiter]] = {}
         self._allowance = float(lookups_per_s)
         self._allowance_s = time.monotonic()
         self.blocked: frozenset[str] = frozenset()
-        """Ids of keys that this host refuses, whatever the database says."""
+        """Ids of keys that this host refuses, also if the database has them as valid."""
         self.generation = 0
-        """Changes whenever an entry is forgotten, so that memos of entries are looked up again."""
+        """Increases with each entry that is dropped, so that memos of entries are looked up again."""
         self.set_peppers(peppers)
 
     def set_peppers(self, peppers: Mapping[int, bytes]) -> None:
-        """What was not found under fewer peppers is looked up again."""
+        """Use these peppers. Keys that were not found under fewer peppers are looked up again."""
         self._peppers = [peppers[version] for version in sorted(peppers, reverse=True)]
         for entry in [entry for entry in self._by_text.values() if not entry.known]:
             self._drop(entry)
 
     def get(self, text: str, now_s: float) -> KeyEntry | None:
-        """A fresh entry, or None: look it up."""
+        """A fresh entry; None if the key has to be looked up."""
         entry = self._by_text.get(text)
         if entry is None or now_s >= entry.fresh_until_s:
             return None
@@ -147,8 +147,8 @@ class KeyCache:
     def well_formed(text: str) -> bool:
         return is_key(text)
 
-    def look_up(self, text: str, waiter: Waiter) -> bool:
-        """Ask for a key. False where too many are asked for: the client should come again."""
+    def look_up(self, text: str, waiter: KeyWaiter) -> bool:
+        """Look a key up. False if there are too many look-ups: the client should try again."""
         waiting = self._waiting.get(text)
         if waiting is not None:
             waiting.append(waiter)
@@ -166,38 +166,40 @@ class KeyCache:
         self._ask(macs, lambda rows: self._answered(text, macs, rows))
         return True
 
-    def _answered(self, text: str, macs: Sequence[bytes], rows: Answer | None) -> None:
+    def _answered(self, text: str, macs: Sequence[bytes], rows: KeyRows | None) -> None:
         entry: KeyEntry | None = None
         if rows is not None:
             try:
                 entry = self._store(text, macs[0], rows)
-            except Exception:  # a defect of ours: those who wait are told that nobody could say
+            except (
+                Exception
+            ):  # a defect of ours: the waiting requests are refused as if the database were away
                 log.exception("keys.store_failed")
         else:
-            # Nobody could say. What is known stays good for as long as it may be stale; that is checked elsewhere.
+            # The database is away. A known key stays valid; `key_max_stale_s` limits that elsewhere.
             entry = self._by_text.get(text)
         for waiter in self._waiting.pop(text, ()):
             try:
                 waiter(entry)
-            except Exception:  # a defect of ours costs this request, and no other that waits for the same key
+            except Exception:  # a defect of ours ends this request and no other that waits for the same key
                 log.exception("keys.waiter_failed")
 
-    def _store(self, text: str, mac: bytes, rows: Answer) -> KeyEntry:
+    def _store(self, text: str, mac: bytes, rows: KeyRows) -> KeyEntry:
         entry = self._by_text.get(text)
         if entry is None:
             entry = KeyEntry(text, mac)
         now_s = time.monotonic()
-        found = rows[0] if rows else None
+        row = rows[0] if rows else None
         entry.known, entry.ended = False, None
         entry.fresh_until_s = now_s + NEGATIVE_FOR_S
-        if isinstance(found, EndedKey):
-            entry.mac, entry.ended = found.mac, found.why
-        elif found is not None:
-            self._fill(entry, found)
+        if isinstance(row, EndedKey):
+            entry.mac, entry.ended = row.mac, row.why
+        elif row is not None:
+            self._fill(entry, row)
             entry.fresh_until_s = now_s + POSITIVE_FOR_S
-            if found.caps_end_ms is not None:
-                # With the day or the month a new bucket comes for each cap.
-                left_s = max(0.0, (found.caps_end_ms - self._civil_ms()) / 1000)
+            if row.caps_end_ms is not None:
+                # Each cap gets a new bucket with the new day or month.
+                left_s = max(0.0, (row.caps_end_ms - self._civil_ms()) / 1000)
                 entry.fresh_until_s = min(entry.fresh_until_s, now_s + left_s)
         if text not in self._by_text:
             while len(self._by_text) >= self._size_max:
@@ -206,33 +208,31 @@ class KeyCache:
         self._by_mac[entry.mac] = entry
         return entry
 
-    def _fill(self, entry: KeyEntry, found: LiveKey) -> None:
-        """All that is known of a key that is good."""
+    def _fill(self, entry: KeyEntry, row: LiveKey) -> None:
+        """Fill the entry of a valid key."""
         entry.known = True
-        entry.mac = found.mac
-        entry.key_id = found.key_id
-        entry.account_id = found.account_id
-        entry.member_id = found.member_id
-        entry.models = None if found.models is None else frozenset(found.models)
-        entry.cap_ids = found.cap_ids
-        entry.expires_s = None if found.expires_ms is None else found.expires_ms / 1000
-        entry.policy = self._policy(found.policy)
-        entry.counts_prompts = found.counts_prompts
-        entry.limits = tuple(scoped.limit for scoped in found.limits)
-        entry.limit_scopes = tuple(scoped.scope for scoped in found.limits)
-        entry.regions = found.regions
-        entry.home = found.home_region
-        entry.service = (
-            DEFAULT_SERVICE if found.service == "{}" else Service.model_validate_json(found.service)
-        )
-        entry.origins = None if found.origins is None else frozenset(found.origins)
-        entry.suspended_by = found.suspended_by
-        entry.payg = found.payg
-        entry.refused_by = found.refused_by
+        entry.mac = row.mac
+        entry.key_id = row.key_id
+        entry.account_id = row.account_id
+        entry.member_id = row.member_id
+        entry.models = None if row.models is None else frozenset(row.models)
+        entry.cap_ids = row.cap_ids
+        entry.expires_s = None if row.expires_ms is None else row.expires_ms / 1000
+        entry.policy = self._policy(row.policy)
+        entry.counts_prompts = row.counts_prompts
+        entry.limits = tuple(scoped.limit for scoped in row.limits)
+        entry.limit_scopes = tuple(scoped.scope for scoped in row.limits)
+        entry.regions = row.regions
+        entry.home = row.home_region
+        entry.service = DEFAULT_SERVICE if row.service == "{}" else Service.model_validate_json(row.service)
+        entry.origins = None if row.origins is None else frozenset(row.origins)
+        entry.suspended_by = row.suspended_by
+        entry.payg = row.payg
+        entry.refused_by = row.refused_by
         self._refuse_blocked(entry)
 
     def _policy(self, text: str | None) -> ChargingPolicy:
-        """Plans are few, keys are many: equal policies are one object."""
+        """The policy of this text. Keys with equal policies share one object."""
         if text is None:
             return DEFAULT_POLICY
         policy = self._policies.get(text)
@@ -250,13 +250,13 @@ class KeyCache:
         self.generation += 1
 
     def forget(self, mac: bytes) -> None:
-        """It changed: look it up again."""
+        """Drop a key that changed, so that it is looked up again."""
         entry = self._by_mac.get(mac)
         if entry is not None:
             self._drop(entry)
 
     def block(self, key_ids: frozenset[str]) -> None:
-        """Refuse these keys, without the database; others that were refused are looked up again."""
+        """Refuse these keys without the database. Keys that are no longer blocked are looked up again."""
         changed = self.blocked ^ key_ids
         self.blocked = key_ids
         for entry in [entry for entry in self._by_text.values() if entry.key_id in changed]:
@@ -266,7 +266,7 @@ class KeyCache:
                 self._drop(entry)
 
     def _refuse_blocked(self, entry: KeyEntry) -> None:
-        """What an operator blocks on a host is revoked as soon as there is a database."""
+        """Refuse a blocked key as revoked; the operator revokes it once the database is there."""
         if entry.key_id in self.blocked:
             entry.known, entry.ended = False, "revoked"
 

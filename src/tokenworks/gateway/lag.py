@@ -1,4 +1,4 @@
-"""How late the event loop is: what a client waits for beside its own request."""
+"""The lag of the event loop, which adds to the time of every request."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ INTERVAL_S: Final = 0.025
 
 
 class LoopLag:
-    """A timer that says how late it comes. A stall shows less by at most the interval."""
+    """A timer that measures its own delay. It shows a stall of the loop less by at most the interval."""
 
     __slots__ = ("_busy_s", "_due_s", "_loop", "_stats", "_timer")
 

@@ -1,16 +1,16 @@
-"""What a worker may keep of requests and answers in flight: one budget, and a client address's share of it."""
+"""The memory budget of a worker's requests and answers in flight, with a share for each client address."""
 
 from typing import Final
 
 from tokenworks.gateway.protocol.errors import Refusal
 
-# A head or a body of up to so many bytes that came in one read is not counted: `requests_max` and `connections_max`
-# bound how many there are, and counting would cost more than it keeps.
+# A head or a body up to this size that came in one read is not counted: `requests_max` and `connections_max` bound their number, and to
+# count them would cost more than it is worth.
 UNCOUNTED_BYTES: Final = 4096
 
 
 class Budget:
-    """Bytes in flight, together and per client address. What was taken is given back under the same address."""
+    """Bytes in flight, in total and by client address. Bytes are given back under the address under which they were taken."""
 
     __slots__ = ("_by_address", "address_max", "bytes_max", "peak", "refused", "used")
 
@@ -23,7 +23,7 @@ class Budget:
         self._by_address: dict[str, int] = {}
 
     def take(self, address: str, count: int) -> bool:
-        """Whether `count` bytes more fit; they are counted then."""
+        """Count `count` bytes more. False if they do not fit."""
         used = self.used + count
         of_address = self._by_address.get(address, 0) + count
         if used > self.bytes_max or of_address > self.address_max:
@@ -35,11 +35,11 @@ class Budget:
         return True
 
     def take_memo(self, address: str, count: int) -> bool:
-        """The same for what only saves work: at most a quarter of the budget."""
+        """The same for a memo, which only saves work: at most a quarter of the budget."""
         return self.used < self.bytes_max // 4 and self.take(address, count)
 
     def force(self, address: str, count: int) -> None:
-        """Count what is there already and can't be refused any more; what comes next is refused the sooner."""
+        """Count bytes that are already in memory, also beyond the budget. Later ones are refused the sooner."""
         self.used += count
         self._by_address[address] = self._by_address.get(address, 0) + count
         self.peak = max(self.peak, self.used)
@@ -56,11 +56,11 @@ class Budget:
             del self._by_address[address]
 
     def of(self, address: str) -> int:
-        """What an address has taken."""
+        """The bytes that an address has taken."""
         return self._by_address.get(address, 0)
 
     def refusal(self, address: str, count: int) -> Refusal:
-        """Why `count` bytes did not fit."""
+        """The refusal of `count` bytes that did not fit."""
         if self.of(address) + count > self.address_max:
             return Refusal(
                 429,

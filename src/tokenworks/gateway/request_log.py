@@ -1,8 +1,8 @@
-"""A structured line for each request, in files of bounded size beside the data: what became of it, without content.
+"""The request log: a structured line for the outcome of each request, without content, in files of bounded size beside the data.
 
-A line has ids, model, deployment, status, cause, tokens by class and durations; no prompt, completion, key or name. Of requests
-that were served a share is written (`log_requests_ppm`); of those that failed or were refused each, so many a second of a kind.
-`find_lines` reads the lines of one request by any of its ids, on the host that served it.
+A line has ids, model, deployment, status, cause, tokens by class and durations; no prompt, completion, key or name. A share of the
+served requests is written (`log_requests_ppm`), and each failed or refused one up to a rate for its kind. `find_lines` finds the lines
+of a request by any of its ids, on the host that served it.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
@@ -21,23 +21,23 @@ from tokenworks.kernel import LineLimit
 
 log = structlog.get_logger()
 
-# Of lines about what failed, of each cause and deployment: so many at once, then so many a second.
+# Lines about failures of one cause and deployment: a burst, then a rate.
 FAILURES_BURST: Final = 50
 FAILURES_PER_S: Final = 1.0
 SUMMARY_S: Final = 10.0
-# Of all lines of a worker in a second.
+# Limit of a worker's lines in a second.
 LINES_PER_S_MAX: Final = 5_000
-# Lines that are looked at for one id, newest first.
+# Limit of lines that are shown for one id, the newest ones.
 LINES_SHOWN_MAX: Final = 100
-# By which of a line's ids it is found.
+# The ids by which a line is found.
 _NAMED_BY: Final = ("request_id", "client_request_id", "usage_id", "upstream_id")
-# A file of a worker and the one before it: the newer one is at most half of what both may be.
+# A worker has a present file and a previous one, each of at most half the size that is allowed for both.
 FILES: Final = 2
 SHARE_WHOLE_PPM: Final = 1_000_000
 
 
-class Line(msgspec.Struct, omit_defaults=True):
-    """What is said of a request. Times in UTC; ids of ours are 32 hex digits."""
+class RequestLine(msgspec.Struct, omit_defaults=True):
+    """A line of the log. Times are UTC; the gateway's ids are 32 hex digits."""
 
     time: str
     event: str
@@ -68,17 +68,17 @@ class Line(msgspec.Struct, omit_defaults=True):
     suppressed: int = 0
 
 
-class Written(NamedTuple):
-    """A file of lines: its number is its worker's."""
+class LogFile(NamedTuple):
+    """The file of one worker's lines."""
 
     path: Path
     bytes_max: int
 
 
 class RequestLog:
-    """`file` None: the lines go to the process's own log. Nothing is written before `flush`."""
+    """`file` None: the lines go to the process's log. Lines are written with `flush`."""
 
-    def __init__(self, share_ppm: int, file: Written | None, civil_ms: Callable[[], int]) -> None:
+    def __init__(self, share_ppm: int, file: LogFile | None, civil_ms: Callable[[], int]) -> None:
         self._share_ppm = share_ppm
         self._file = file
         self._civil_ms = civil_ms
@@ -91,10 +91,10 @@ class RequestLog:
         self._second = 0
         self._second_text = ""
         self.left_out = 0
-        """Lines that were left out since this began: over a limit of rate, or for want of room."""
+        """Lines that were left out since the start: over a rate, or because the disk had no room."""
 
     def wants(self) -> bool:
-        """Whether the line of a request that was served is among those that are written."""
+        """True if the line of the present served request is to be written."""
         self._due_ppm += self._share_ppm
         if self._due_ppm < SHARE_WHOLE_PPM:
             return False
@@ -102,7 +102,7 @@ class RequestLog:
         return self._room()
 
     def wants_failure(self, cause: str, deployment: str, now_s: float) -> bool:
-        """The same of one that was not."""
+        """True if the line of a failed or refused request is to be written."""
         if self._failures.admits((cause, deployment), now_s):
             return self._room()
         self.left_out += 1
@@ -116,22 +116,22 @@ class RequestLog:
         return False
 
     def time(self) -> str:
-        """Now, as ISO 8601 has it in UTC, to the millisecond."""
+        """The present UTC time in ISO 8601, to the millisecond."""
         second, ms = divmod(self._civil_ms(), 1000)
         if second != self._second:
             self._second = second
             self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         return f"{self._second_text}.{ms:03}Z"
 
-    def write(self, line: Line) -> None:
+    def write(self, line: RequestLine) -> None:
         self._lines.append(_encode(line))
 
     def flush(self, now_s: float, *, room: bool = True, last: bool = False) -> None:
-        """Once a second: what was said goes to the file. `room`: whether the disk has room for it; what it has not is left out."""
+        """Once a second: write the lines to the file. `room` False: the disk has no room, and they are left out."""
         for kind, count in self._failures.left_out(now_s, include_recent=last):
             cause, deployment = kind if isinstance(kind, tuple) else (str(kind), "")
             self.write(
-                Line(
+                RequestLine(
                     self.time(),
                     "requests_suppressed",
                     "",
@@ -152,7 +152,7 @@ class RequestLog:
                 if not room or not self._append(self._file, b"\n".join(piece) + b"\n"):
                     self.left_out += len(piece)
 
-    def _append(self, file: Written, data: bytes) -> bool:
+    def _append(self, file: LogFile, data: bytes) -> bool:
         try:
             if self._descriptor is None:
                 file.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ class RequestLog:
 
 
 def _pieces(lines: list[bytes], bytes_max: int) -> Iterator[list[bytes]]:
-    """The lines in pieces that a file has room for; none of a line that no file has room for."""
+    """The lines in pieces that fit into a file. A line that is larger than a file is left out."""
     piece: list[bytes] = []
     size = 0
     for line in lines:
@@ -195,22 +195,24 @@ def _pieces(lines: list[bytes], bytes_max: int) -> Iterator[list[bytes]]:
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def file_of(folder: Path, worker: int, bytes_max: int) -> Written | None:
-    """Where a worker writes; None where its lines go to its log."""
-    return Written(folder / f"requests-{worker}.jsonl", bytes_max) if bytes_max else None
+def file_of(folder: Path, worker: int, bytes_max: int) -> LogFile | None:
+    """A worker's file; None if its lines go to its log."""
+    return LogFile(folder / f"requests-{worker}.jsonl", bytes_max) if bytes_max else None
 
 
-def find_lines(folder: Path, wanted: str) -> list[dict[str, Any]]:
-    """The lines of this host that have an id (of a request, a record or an upstream's answer, ours as 32 hex digits), oldest first."""
-    found: list[dict[str, Any]] = []
+def find_lines(folder: Path, wanted: str) -> list[dict[str, object]]:
+    """Find the lines of this host with an id, oldest first. The id is of a request, a record or an upstream's answer; the gateway's own
+    are 32 hex digits.
+    """
+    found: list[dict[str, object]] = []
     for path in sorted(folder.glob("requests-*.jsonl")):
-        with contextlib.suppress(OSError, ValueError):  # it was rotated away, or is empty
+        with contextlib.suppress(OSError, ValueError):  # the file was rotated away or is empty
             found += _lines_with(path, wanted)
     found.sort(key=lambda line: str(line.get("time", "")))
     return found[-LINES_SHOWN_MAX:]
 
 
-def _lines_with(path: Path, wanted: str) -> Iterator[dict[str, Any]]:
+def _lines_with(path: Path, wanted: str) -> Iterator[dict[str, object]]:
     mark = json.dumps(wanted).encode()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         at, count = text.rfind(mark), 0

@@ -1,8 +1,8 @@
-"""What may be lost on an account today: tokens that could be produced and not be charged, in flight and by record.
+"""The loss budget of each account: tokens that may be produced and not charged, in flight and by record.
 
-The operator's budget of it is per account and UTC day (`operator_loss_budget_tokens`). Where it is spent, requests hold
-their worst case and an answer is read to its end though its client left. The recorder knows the day's sum over all
-hosts and names the accounts over budget; what this worker's own requests risk counts at once.
+The operator's budget is per account and UTC day (`operator_loss_budget_tokens`). If it is spent, requests hold their worst case, and
+an answer is read to its end even if its client has gone. The recorder knows the day's sum over all hosts and names the accounts over
+budget; the risk of this worker's own requests counts at once.
 """
 
 import time
@@ -13,8 +13,8 @@ ACCOUNTS_MAX: Final = 100_000
 DAY_S: Final = 86_400
 
 
-class RiskBook:
-    """Tokens at risk, by account. A budget of 0 is none."""
+class LossBudgets:
+    """Tokens at risk, by account. A budget of 0 means that there is no budget."""
 
     __slots__ = ("_budget_tokens", "_day", "_in_flight", "_lost", "_now_s", "lossy")
 
@@ -28,26 +28,26 @@ class RiskBook:
         """Accounts over budget on this UTC day, as the recorder publishes them."""
 
     def spent(self, account_id: str) -> bool:
-        """Whether the account's budget of today is spent."""
+        """True if the account's budget of today is spent."""
         if not self._budget_tokens:
             return False
         return account_id in self.lossy or self._today().get(account_id, 0) >= self._budget_tokens
 
     def take(self, account_id: str, tokens: int) -> bool:
-        """Begin a request that may lose so many tokens; False where the budget does not allow it, and nothing is taken."""
+        """Count a request that may lose this many tokens. False, and nothing is counted, if the budget does not allow it."""
         if not self._budget_tokens or tokens <= 0:
             return True
         in_flight = self._in_flight.get(account_id, 0)
         if account_id in self.lossy:
             return False
-        # The request that reaches the budget is let pass: the loss is at most the budget and one request more.
+        # The request that reaches the budget is allowed: the loss is at most the budget and one request more.
         if in_flight + self._today().get(account_id, 0) >= self._budget_tokens:
             return False
         self._in_flight[account_id] = in_flight + tokens
         return True
 
     def give(self, account_id: str, tokens: int) -> None:
-        """The request that took it is over."""
+        """The request that was counted is over."""
         left = self._in_flight.get(account_id, 0) - tokens
         if left > 0:
             self._in_flight[account_id] = left
@@ -55,7 +55,7 @@ class RiskBook:
             self._in_flight.pop(account_id, None)
 
     def lost(self, account_id: str, tokens: int) -> None:
-        """A record says that so many tokens may have been produced and are not charged."""
+        """Count the tokens that may have been produced for a record and are not charged."""
         if not self._budget_tokens or tokens <= 0:
             return
         lost = self._today()

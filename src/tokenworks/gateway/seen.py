@@ -1,19 +1,19 @@
-"""What a worker sees of its places, in a file beside its counters: for `route explain`, and for the worker that comes after it."""
+"""A worker's observations of its deployments, in a file beside its counters: for `route explain` and for the worker's successor."""
 
 import json
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tokenworks.factory import Placement
 
-# A file that was not written for so long is a dead worker's.
+# The worker of a file that was not written for this long is dead.
 STALE_S: Final = 10.0
 
 
 def write_seen(path: Path, placement: Placement, now_s: float, broken: Collection[str] = ()) -> None:
-    """Whole or not at all. `broken`: places whose credential can't be used."""
+    """Write the file as a whole or not at all. `broken`: names of deployments whose credential can't be used."""
     states = placement.seen(now_s)
     for name in states.keys() & set(broken):
         states[name]["broken"] = True
@@ -22,8 +22,8 @@ def write_seen(path: Path, placement: Placement, now_s: float, broken: Collectio
     scratch.replace(path)
 
 
-def read_seen(run_dir: Path, stale_s: float = STALE_S) -> dict[str, dict[str, Any]]:
-    """By worker: what it sees of each place. Empty where no worker lives."""
+def read_seen(run_dir: Path, stale_s: float = STALE_S) -> dict[str, dict[str, dict[str, object]]]:
+    """The observations of each live worker, by worker and deployment. Empty if no worker lives."""
     found = {}
     for path in sorted(run_dir.glob("worker-*.places")):
         try:

@@ -1,14 +1,15 @@
-"""What requests came to, by model and deployment: in a file beside a worker's counters, summed by whoever reads all of them.
+"""Outcomes, tokens and times of requests by model and deployment, in a file beside a worker's counters. A reader sums the files of
+all workers.
 
-The file outlives its worker: the next one of its number goes on from what it says, so that no sum becomes less. Models and
-deployments are those of the catalogue, never what a client wrote; the first `SERIES_MAX` by name have a series of their own, the
-others share one, so all workers agree on which these are.
+The file outlives its worker: the next worker of its number continues from it, so that no sum becomes less. Models and deployments
+are those of the catalogue, never names that a client wrote. The first `SERIES_MAX` pairs by name have a series each and the others
+share one, so all workers agree which pairs have one.
 """
 
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -17,7 +18,7 @@ from tokenworks.charging import UsageRecord
 from tokenworks.gateway.stats import Stats
 from tokenworks.kernel import Histogram
 
-# Pairs of model and deployment that are told apart.
+# Pairs of model and deployment that have a series of their own.
 SERIES_MAX: Final = 200
 OTHER: Final = "other"
 NONE: Final = "none"
@@ -46,6 +47,9 @@ _OUTPUT: Final = TOKEN_CLASSES.index("output")
 
 Pair = tuple[str, str]
 """(model, deployment)"""
+PairRow = tuple[list[int], int, int, list[int], list[int], list[int]]
+"""A pair's sums in a file: outcomes, attempts, failed attempts, tokens, first byte, whole request (`Histogram.wire`)."""
+_decoder: Final = msgspec.msgpack.Decoder(tuple[int, list[tuple[str, str, PairRow]], dict[str, list[int]]])
 
 
 class PairSeries:
@@ -60,15 +64,15 @@ class PairSeries:
         self.attempts = 0
         self.failed = 0
         self.tokens = [0] * len(TOKEN_CLASSES)
-        self.before = [0] * len(TOKEN_CLASSES)  # of them what earlier workers counted
+        self.before = [0] * len(TOKEN_CLASSES)  # the part of `tokens` that earlier workers counted
         self.first_byte = Histogram(TIMES_MS)
         self.whole = Histogram(TIMES_MS)
-        # What came since the last second and is not in the histograms yet: all of a second together cost less.
+        # Times since the last second. To put all of a second into the histograms together costs less.
         self.first_byte_ms: list[int] = []
         self.latency_ms: list[int] = []
 
     def recorded(self, record: UsageRecord, outcome: int) -> None:
-        """A record was written: this is done for every request. `outcome`: `COMPLETE` or `INTERRUPTED`."""
+        """Count a record that was written. `outcome`: `COMPLETE` or `INTERRUPTED`."""
         self.outcomes[outcome] += 1
         self.attempts += 1
         self.latency_ms.append(record.latency_ms)
@@ -90,17 +94,17 @@ class PairSeries:
             self.first_byte_ms.clear()
             self.latency_ms.clear()
 
-    def wire(self) -> list[Any]:
-        return [
+    def wire(self) -> PairRow:
+        return (
             self.outcomes,
             self.attempts,
             self.failed,
             self.tokens,
             self.first_byte.wire(),
             self.whole.wire(),
-        ]
+        )
 
-    def add(self, row: list[Any]) -> None:
+    def add(self, row: PairRow) -> None:
         outcomes, attempts, failed, tokens, first_byte, whole = row
         for at, count in enumerate(outcomes):
             self.outcomes[at] += count
@@ -114,7 +118,7 @@ class PairSeries:
 
 
 class Series:
-    """All pairs, and by protocol what this gateway added to a request's time, in microseconds."""
+    """All pairs, and by protocol the time that this gateway added to a request, in microseconds."""
 
     def __init__(self) -> None:
         self.pairs: dict[Pair, PairSeries] = {}
@@ -123,12 +127,12 @@ class Series:
         self._kept = b""
 
     def known(self, pairs: Iterable[Pair]) -> None:
-        """The pairs of a snapshot: the first by name have a series from now on, also before their first request."""
+        """The pairs of a snapshot: each of the first by name has a series from now on, also before its first request."""
         for pair in sorted(set(pairs)):
             self.of(*pair)
 
     def of(self, model: str, deployment: str) -> PairSeries:
-        """The series of a pair, or that of all others."""
+        """The series of a pair, or the one that all further pairs share."""
         found = self.pairs.get((model, deployment))
         if found is None:
             pair = (model, deployment) if len(self.pairs) < SERIES_MAX else (OTHER, OTHER)
@@ -136,7 +140,7 @@ class Series:
         return found
 
     def settle(self, stats: Stats | None = None) -> None:
-        """Once a second: what came since then goes into the sums, and into the worker's own counters."""
+        """Once a second: add the times and tokens since the last call to the sums and to the worker's own counters."""
         counted = [0] * len(TOKEN_CLASSES)
         for row in self.pairs.values():
             if stats is not None:
@@ -153,30 +157,29 @@ class Series:
                 values.clear()
 
     def failed(self, model: str, deployment: str) -> None:
-        """An attempt gave nothing."""
+        """Count an attempt that gave nothing."""
         row = self.of(model, deployment)
         row.attempts += 1
         row.failed += 1
 
     def wire(self) -> bytes:
-        pairs = [[model, deployment, row.wire()] for (model, deployment), row in self.pairs.items()]
-        return msgspec.msgpack.encode(
-            [_FORM, pairs, {name: seen.wire() for name, seen in self.added.items()}]
-        )
+        pairs = [(model, deployment, row.wire()) for (model, deployment), row in self.pairs.items()]
+        added = {protocol: histogram.wire() for protocol, histogram in self.added.items()}
+        return msgspec.msgpack.encode((_FORM, pairs, added))
 
     def add(self, content: bytes) -> None:
-        """What another worker's file says; nothing of one that is no such file, or of another release's form."""
+        """Add another worker's file. A file of another form is ignored."""
         with contextlib.suppress(msgspec.DecodeError, ValueError, TypeError, AssertionError):
-            form, pairs, added = msgspec.msgpack.decode(content)
+            form, pairs, added = _decoder.decode(content)
             if form != _FORM:
                 return
             for model, deployment, row in pairs:
                 self.pairs.setdefault((model, deployment), PairSeries()).add(row)
-            for protocol, row in added.items():
-                self.added[protocol].add(row)
+            for protocol, times in added.items():
+                self.added[protocol].add(times)
 
     def keep(self, path: Path) -> None:
-        """Write the file, whole or not at all, where something has changed."""
+        """Write the file as a whole or not at all, if something has changed."""
         self.settle()
         content = self.wire()
         if content == self._kept:

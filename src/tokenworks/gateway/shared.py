@@ -1,6 +1,6 @@
-"""What all requests of a worker share: settings, clock, counters, caches, and what the host says of itself.
+"""State that all requests of a worker share: settings, clock, counters, caches, and the state of the host.
 
-Everything here lives as long as the worker. `client`, `keys` and `counter` are wired by the app before the first request.
+Everything here lives as long as the worker. The app sets `client`, `keys` and `counter` before the first request.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tokenworks.gateway.lag import LoopLag
 from tokenworks.gateway.memory import Budget
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.links import LinkCheck
-from tokenworks.gateway.risk import RiskBook
+from tokenworks.gateway.risk import LossBudgets
 from tokenworks.gateway.snapshot import Snapshot
 from tokenworks.gateway.stats import Stats
 from tokenworks.gateway.turns import Turns
@@ -26,8 +26,8 @@ from tokenworks.gateway.wheel import Wheel
 from tokenworks.kernel import Clock
 
 
-class Limits(Protocol):
-    """The settings that the data plane reads; `tokenworks.app.settings` documents each."""
+class DataPlaneSettings(Protocol):
+    """The settings of the data plane; `tokenworks.app.settings` documents each."""
 
     header_bytes_max: int
     header_count_max: int
@@ -74,9 +74,9 @@ class Limits(Protocol):
 
 
 class Shared:
-    """The worker's state beside its requests."""
+    """A worker's state that belongs to no single request."""
 
-    def __init__(self, settings: Limits, clock: Clock, stats: Stats) -> None:
+    def __init__(self, settings: DataPlaneSettings, clock: Clock, stats: Stats) -> None:
         self.settings = settings
         self.clock = clock
         self.stats = stats
@@ -91,37 +91,37 @@ class Shared:
         self.memory = Budget(settings.memory_bytes_max, settings.memory_address_percent)
         self.lag = LoopLag(stats)
         self.turns = Turns()
-        self.risk = RiskBook(settings.operator_loss_budget_tokens, lambda: clock.civil_ms() / 1000)
+        self.risk = LossBudgets(settings.operator_loss_budget_tokens, lambda: clock.civil_ms() / 1000)
         self.links = LinkCheck(self.loop)
         self.placement = Placement()
         self.retries = RetryBudget(settings.retries_per_s)
         self.broken_credentials: frozenset[str] = frozenset()
         self.draining = False
-        self.retiring = False  # other workers of the host take what is new
-        self.cutting = False  # the time to drain is over: nothing is sent any more
+        self.retiring = False  # the host's other workers take new connections
+        self.cutting = False  # the time to drain is over: no attempt begins any more
         self.journal_full = False
-        self.clock_off_s: float | None = None  # by so much, which is more than it may be
+        self.clock_off_s: float | None = None  # the error of the host's clock if above `clock_skew_max_s`
         self.database_ok_s = self.loop.time()
 
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
-        """(model class, weights) in the snapshot of now."""
+        """(model class, weights) in the present snapshot."""
         return self.snapshot.rate(rate_version, model)
 
-    def rest(self, place: DeploymentView, seconds: float) -> None:
-        """The upstream of a place named a time: until then no worker of this host asks it."""
+    def pause_deployment(self, view: DeploymentView, seconds: float) -> None:
+        """An upstream named a time: until then no worker of this host sends it a request."""
         now_s = self.loop.time()
-        place.rest(now_s, seconds)
+        view.rest(now_s, seconds)
         self.client.request(
-            DEPLOYMENT_PAUSE, DeploymentPause(place.name, place.retry_after_until_s), lambda _told: None
+            DEPLOYMENT_PAUSE, DeploymentPause(view.name, view.retry_after_until_s), lambda _told: None
         )
 
-    def rested(self, until_s: Mapping[str, float]) -> None:
-        """Times that upstreams named to workers of this host, by place, in monotonic seconds of the host."""
+    def apply_pauses(self, until_s: Mapping[str, float]) -> None:
+        """Times that upstreams named to workers of this host, by deployment, in monotonic seconds of the host."""
         now_s = self.loop.time()
-        for place in self.snapshot.places:
-            left_s = until_s.get(place.name, 0.0) - now_s
-            if left_s > place.resting_s(now_s):
-                place.rest(now_s, left_s)
+        for view in self.snapshot.views:
+            left_s = until_s.get(view.name, 0.0) - now_s
+            if left_s > view.resting_s(now_s):
+                view.rest(now_s, left_s)
 
     def count_refusal(self, refusal: Refusal) -> None:
         name = f"refused_{refusal.status}"

@@ -1,4 +1,4 @@
-"""What the data plane knows, as one immutable object that is swapped whole; a request pins the one it began with."""
+"""The data plane's snapshot of catalogue and deployments: an immutable object that is replaced as a whole."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -23,33 +23,33 @@ RATES_MEMO_MAX: Final = 100_000
 
 
 class Route:
-    """The places that serve a model over a protocol, and the most that any of them takes and makes."""
+    """The deployments that serve a model over a protocol, and the largest context and output of any of them."""
 
     __slots__ = (
         "caps_output",
         "context_tokens",
         "hides_reasoning",
         "output_tokens",
-        "places",
         "rules",
         "tokenizer",
+        "views",
     )
 
-    def __init__(self, places: list[DeploymentView]) -> None:
-        self.places = places
-        self.context_tokens = max(place.deployment.context_tokens for place in places)
-        self.output_tokens = max(place.deployment.max_output_tokens for place in places)
-        self.hides_reasoning = any(place.deployment.hides_reasoning for place in places)
-        # Whether each of them ends an answer at the context's end by itself.
-        self.caps_output = all(place.profile.caps_output for place in places)
-        # One tokenizer of the model counts for all of its places.
-        self.tokenizer = next((p.deployment.tokenizer for p in places if p.deployment.tokenizer), None)
-        found = {(p.deployment.profile, p.deployment.upstream_model) for p in places}
+    def __init__(self, views: list[DeploymentView]) -> None:
+        self.views = views
+        self.context_tokens = max(view.deployment.context_tokens for view in views)
+        self.output_tokens = max(view.deployment.max_output_tokens for view in views)
+        self.hides_reasoning = any(view.deployment.hides_reasoning for view in views)
+        # True if each deployment ends an answer at the end of the context by itself.
+        self.caps_output = all(view.profile.caps_output for view in views)
+        # A tokenizer of the model counts for all of its deployments.
+        self.tokenizer = next((p.deployment.tokenizer for p in views if p.deployment.tokenizer), None)
+        found = {(p.deployment.profile, p.deployment.upstream_model) for p in views}
         self.rules = tuple({InputRules(media_rules(*names)): None for names in sorted(found)})
 
 
 class Snapshot:
-    """Deployments by model and protocol, aliases, rate cards by version."""
+    """Deployments by model and protocol, aliases, and rate cards by version."""
 
     __slots__ = (
         "_memo",
@@ -62,8 +62,8 @@ class Snapshot:
         "limits",
         "models",
         "number",
-        "places",
         "routes",
+        "views",
         "wildcards",
     )
 
@@ -82,23 +82,23 @@ class Snapshot:
         self.number = number
         self.limits = dict(limits)
         self.aliases = dict(aliases)
-        # Aliases that end in `*`, by what stands before it; the longest come first.
+        # (what stands before the `*`, model) of each wildcard alias, the longest first.
         self.wildcards = sorted(
             ((name[:-1], model) for name, model in self.aliases.items() if name.endswith("*")),
             key=lambda found: (-len(found[0]), found[0]),
         )
         self.cards = dict(cards)
         self.credentials = dict(credentials)
-        self.places: list[DeploymentView] = carry_over(
-            before.places if before else (), [DeploymentView(d) for d in deployments]
+        self.views: list[DeploymentView] = carry_over(
+            before.views if before else (), [DeploymentView(d) for d in deployments]
         )
-        self.by_name = {place.name: place for place in self.places}
+        self.by_name = {view.name: view for view in self.views}
         serving: dict[tuple[str, str], list[DeploymentView]] = {}
-        for place in self.places:
-            for protocol in place.deployment.protocols:
-                serving.setdefault((place.deployment.model, protocol), []).append(place)
-        self.routes = {route: Route(places) for route, places in serving.items()}
-        self.models = dict.fromkeys(sorted({place.deployment.model for place in self.places}))
+        for view in self.views:
+            for protocol in view.deployment.protocols:
+                serving.setdefault((view.deployment.model, protocol), []).append(view)
+        self.routes = {route: Route(views) for route, views in serving.items()}
+        self.models = dict.fromkeys(sorted({view.deployment.model for view in self.views}))
         self.cards_of_models = {card.name: card for card in models}
         defined = BUILT_IN | {intent.name: intent for intent in intents}
         self.intents = {name: intent for name, intent in defined.items() if self.models_of(intent)}
@@ -119,22 +119,22 @@ class Snapshot:
         return found
 
     def models_of(self, intent: Intent) -> list[str]:
-        """The models that an intent means and that are served: those that it names, else all of which a quality is declared."""
+        """The served models of an intent: those that it names, else all with a declared quality."""
         return [model for model in self.models_meant(intent) if model in self.models]
 
     def models_meant(self, intent: Intent) -> list[str]:
-        """Those too that nothing serves now."""
+        """The models of an intent, served or not."""
         return models_meant(intent, self.cards_of_models)
 
     def views_of(self, model: str, protocol: str) -> list[DeploymentView]:
         route = self.routes.get((model, protocol))
-        return [] if route is None else route.places
+        return [] if route is None else route.views
 
     def card_of(self, model: str) -> ModelCard:
         return self.cards_of_models.get(model) or ModelCard(name=model, modalities=MODALITIES)
 
     def resolve(self, name: str) -> str:
-        """The model that a name stands for: by its own alias, as it is where it is served, or by the longest wildcard alias."""
+        """The model that a name stands for: by an exact alias, else the name itself if it is served, else by the longest wildcard alias."""
         model = self.aliases.get(name)
         if model is not None:
             return model
@@ -146,8 +146,8 @@ class Snapshot:
         return name
 
     def model_for(self, name: str, protocol: str, allowed: frozenset[str] | None, default: str | None) -> str:
-        """The model (or intent) of a request: what its name stands for or, where that is none that is served, the plan's default.
-        The default is taken only where it is served over the protocol and the key may use it.
+        """The model (or intent) of a request: what its name stands for or, if that is not served, the plan's default. The default is
+        taken only if it is served over the protocol and the key may use it.
         """
         model = self.resolve(name)
         if default is None or model in self.models or model in self.intents:
@@ -160,7 +160,7 @@ class Snapshot:
 
 
 def allows(allowed: frozenset[str] | None, *names: str) -> bool:
-    """Whether a key's models have one of these names; an entry that ends in `*` stands for all that begin so."""
+    """True if a key's models have one of these names. An entry that ends in `*` stands for all names with that begin."""
     if allowed is None or not allowed.isdisjoint(names):
         return True
     return any(entry.endswith("*") and name.startswith(entry[:-1]) for entry in allowed for name in names)

@@ -1,4 +1,4 @@
-"""A worker's counters in a shared file, so that another process reads them without asking, dead worker or not."""
+"""A worker's counters in a shared file, which another process can read at any time, even after the worker's death."""
 
 import mmap
 import struct
@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-# What a client does that may want tokens for nothing; most who do it are honest, so it is a rise that says something. Counted are
-# requests with another name for the maximum, answers with hidden output, with several calls, streams whose connection is reset
-# after their end, answers left near their end, unstreamed, in their content or before it, media and others that the balance
-# does not cover, and requests for several choices.
+# Patterns of requests by which a client may get tokens for free. Most of these clients are honest, so only a rise is a sign. Counted
+# are: requests with another name for the maximum; answers with hidden output; answers with several tool calls; streams whose connection
+# is reset after their end; clients that leave near the end, before an unstreamed answer, in the content or before it; requests with
+# media, and others, that the balance does not cover; requests for several choices.
 FREE_RIDERS: Final = (
     "maximum_aliases",
     "hidden_output",
@@ -77,7 +77,7 @@ COUNTERS: Final = (
     "certificate_not_loaded",
     "request_lines_left_out",
 )
-# Of these the value of now is told, the others only grow.
+# Counters that are reported as present values; all others only grow.
 GAUGES: Final = frozenset(
     {
         "connections_open",
@@ -113,7 +113,7 @@ class Stats:
     def __init__(self, path: Path, pid: int) -> None:
         self.c = dict.fromkeys(COUNTERS, 0)
         self.h = {name: [0] * _PER_HISTOGRAM for name in HISTOGRAMS}
-        # What was observed since the last beat.
+        # Observations since the last heartbeat.
         self.first_byte_ms: list[int] = []
         self.latency_ms: list[int] = []
         self.loop_lag_ms: list[int] = []
@@ -138,8 +138,8 @@ class Stats:
             values.clear()
 
     def lagged(self, lag_ms: int, busy_ms: int) -> None:
-        """A timer of the loop came so much later than it was set for; meanwhile the loop's thread computed for `busy_ms`.
-        What is lag and not busy is the host's: another process had the core.
+        """A timer of the loop came `lag_ms` late, of which the loop's thread computed for `busy_ms`. In the rest of the lag another process
+        of the host had the core.
         """
         self.loop_lag_ms.append(lag_ms)
         self.c["loop_lag_max_ms"] = max(self.c["loop_lag_max_ms"], lag_ms)
@@ -154,7 +154,7 @@ class Stats:
 
 
 class Heartbeat:
-    """The head of such a file, for a process that has no counters: it lives, says the monotonic clock."""
+    """The heartbeat alone, in monotonic milliseconds, for a process without counters."""
 
     def __init__(self, path: Path, pid: int) -> None:
         self._map = _mapped(path, _HEARTBEAT.size)
@@ -165,22 +165,22 @@ class Heartbeat:
 
 
 def _mapped(path: Path, size: int) -> mmap.mmap:
-    """A file of zeros under this name. One that a process still writes to stays its own, without a name."""
+    """A new file of zeros at this path. A process that still writes to the old file keeps it, without a name."""
     half = path.with_suffix(".half")
     with half.open("w+b") as file:
         file.truncate(size)
-        made = mmap.mmap(file.fileno(), size)
+        mapped = mmap.mmap(file.fileno(), size)
     half.replace(path)
-    return made
+    return mapped
 
 
-class Reading:
-    """What a worker's file says. Raises `ValueError` where another release wrote it, with other counters."""
+class WorkerStats:
+    """The content of a worker's file. Raises `ValueError` if another release, with other counters, wrote it."""
 
     def __init__(self, path: Path) -> None:
         data = path.read_bytes()
         if len(data) != _FORMAT.size:
-            raise ValueError(f"{path} has {len(data)} bytes, and not {_FORMAT.size}")
+            raise ValueError(f"{path} has {len(data)} bytes instead of {_FORMAT.size}")
         values = _FORMAT.unpack(data)
         self.heartbeat_ms, self.pid = values[0], values[1]
         self.counters = dict(zip(COUNTERS, values[3:], strict=False))
@@ -193,7 +193,7 @@ class Reading:
 
 
 def last_beat(path: Path) -> tuple[int, int]:
-    """(when in ms of the monotonic clock, by which process id) of the last heartbeat in a file; zeros where there is none yet."""
+    """(monotonic milliseconds, process id) of the last heartbeat in a file; zeros if there is none yet."""
     try:
         with path.open("rb") as file:
             data = file.read(_HEARTBEAT.size)

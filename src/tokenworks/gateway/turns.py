@@ -1,4 +1,4 @@
-"""Work that could hold up a loop, in pieces: so much at once, and what is over waits for turns of its own."""
+"""Work that could block the event loop, in pieces: some at once, and the rest in later turns of the loop."""
 
 import asyncio
 import time
@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-# In one turn of the loop, over all connections, before work is put off; a piece of it should take less than this.
+# Work of all connections in one turn of the loop, before further work is deferred. A piece of work should take less than this.
 AT_ONCE_S: Final = 0.01
 
 
 class Turns:
-    """One piece of work in a turn of the loop; between them everything else goes on."""
+    """A queue of pieces of work. One piece is done in each turn of the loop, and everything else goes on in between."""
 
     __slots__ = ("_queue", "_spent_s", "_turn_s")
 
@@ -21,7 +21,7 @@ class Turns:
         self._spent_s = 0.0
 
     def later(self, piece: Callable[[], None]) -> None:
-        """Do it in a turn of its own, after what waits already."""
+        """Do a piece in a turn of its own, after the pieces that already wait."""
         self._queue.append(piece)
         if len(self._queue) == 1:
             asyncio.get_running_loop().call_soon(self._run)
@@ -36,7 +36,7 @@ class Turns:
                 asyncio.get_running_loop().call_soon(self._run)
 
     def free(self) -> bool:
-        """Whether work may be done at once: nothing waits, and this turn of the loop had not much of it."""
+        """True if work may be done at once: no piece waits, and this turn of the loop has done little."""
         if self._queue:
             return False
         # The loop's clock stands still within a turn.
@@ -47,5 +47,5 @@ class Turns:
         return self._spent_s < AT_ONCE_S
 
     def spent(self, since_s: float) -> None:
-        """Work was done at once, since then (`time.perf_counter`)."""
+        """Count work that was done at once since `since_s` (`time.perf_counter`)."""
         self._spent_s += time.perf_counter() - since_s

@@ -1,11 +1,10 @@
-"""What a worker does once a second, when it gets a new snapshot, and on its way out; and whether it is ready."""
+"""A worker's periodic work, its change to a new snapshot, its readiness, and its end."""
 
 from pathlib import Path
-from typing import Any
 
 from tokenworks.gateway.http.health import HealthCheck
 from tokenworks.gateway.http.pools import Pools
-from tokenworks.gateway.request.running import Running
+from tokenworks.gateway.request.running import RunningRequests
 from tokenworks.gateway.request_log import RequestLog
 from tokenworks.gateway.seen import write_seen
 from tokenworks.gateway.series import Series
@@ -14,12 +13,12 @@ from tokenworks.gateway.snapshot import Snapshot
 
 
 class Upkeep:
-    """`leaving_path` exists while the host leaves; `series_path` and `seen_path`: where sums and what was learned of places outlive
-    the process; `seen_before`: what was learned by an earlier worker on this host.
+    """`leaving_path`: a file that exists while the host drains. `series_path`, `seen_path`: files in which sums and observations of
+    deployments outlive the process. `seen_before`: observations of an earlier worker on this host, by deployment.
     """
 
     def __init__(
-        self, shared: Shared, pools: Pools, running: Running, request_log: RequestLog, series: Series
+        self, shared: Shared, pools: Pools, running: RunningRequests, request_log: RequestLog, series: Series
     ) -> None:
         self._shared = shared
         self._pools = pools
@@ -30,22 +29,22 @@ class Upkeep:
         self.leaving_path: Path | None = None
         self.seen_path: Path | None = None
         self.series_path: Path | None = None
-        self.seen_before: dict[str, Any] = {}
+        self.seen_before: dict[str, dict[str, object]] = {}
 
     def swap(self, snapshot: Snapshot, broken_credentials: frozenset[str]) -> None:
-        """A new snapshot; running requests keep the one that they began with."""
+        """Use a new snapshot. Requests in flight keep the one that they began with."""
         shared = self._shared
         shared.snapshot = snapshot
-        self._series.known((place.deployment.model, place.name) for place in snapshot.places)
-        for place in snapshot.places:
-            if place.name in self.seen_before:
-                place.learn_from(self.seen_before.pop(place.name))
-        shared.placement.set_views(snapshot.places, shared.loop.time())
+        self._series.known((view.deployment.model, view.name) for view in snapshot.views)
+        for view in snapshot.views:
+            if view.name in self.seen_before:
+                view.learn_from(self.seen_before.pop(view.name))
+        shared.placement.set_views(snapshot.views, shared.loop.time())
         shared.broken_credentials = broken_credentials
-        self._pools.keep(snapshot.places)
+        self._pools.keep(snapshot.views)
 
     def tick(self, connections_open: int) -> None:
-        """Once a second: time-outs, health, heartbeat."""
+        """Run once a second: time-outs, health checks, counters, heartbeat."""
         shared = self._shared
         now_s = shared.loop.time()
         shared.wheel.tick(int(now_s))
@@ -60,7 +59,7 @@ class Upkeep:
         shared.stats.c["request_lines_left_out"] = self._request_log.left_out
         if self.series_path is not None:
             self._series.keep(self.series_path)
-        if self.seen_path is not None and shared.snapshot.places:
+        if self.seen_path is not None and shared.snapshot.views:
             write_seen(self.seen_path, shared.placement, now_s, shared.broken_credentials)
 
     def _check_health(self, now_s: float) -> None:
@@ -69,9 +68,9 @@ class Upkeep:
         if now_s - self._checked_s < every_s:
             return
         self._checked_s = now_s
-        for place in shared.snapshot.places:
-            if place.check_due(now_s, 6.0 * every_s):
-                HealthCheck(shared, self._pools, place).run()
+        for view in shared.snapshot.views:
+            if view.check_due(now_s, 6.0 * every_s):
+                HealthCheck(shared, self._pools, view).run()
 
     def _count(self, now_s: float, connections_open: int) -> None:
         shared = self._shared
@@ -82,12 +81,12 @@ class Upkeep:
         counters["memory_refused"] = memory.refused
         counters["upstream_open"], counters["upstream_idle"] = self._pools.count()
         counters["unacknowledged"] = shared.client.open_messages
-        counters["deployments"] = len(shared.snapshot.places)
+        counters["deployments"] = len(shared.snapshot.views)
         counters["recorder_ready"] = int(shared.client.is_available)
         counters["snapshot_age_ms"] = int((now_s - shared.database_ok_s) * 1000)
 
     def not_ready(self) -> list[str]:
-        """Why this worker can't serve, if so."""
+        """The reasons why this worker can't serve; empty if it can."""
         shared = self._shared
         reasons = []
         self._look_whether_leaving()
@@ -108,17 +107,17 @@ class Upkeep:
         return reasons
 
     def _look_whether_leaving(self) -> None:
-        """A host that leaves still takes requests, and asks its clients with each answer to connect anew: elsewhere."""
+        """Drain if the host drains: requests are still served, and each response asks its client to connect anew, to another host."""
         if not self._shared.draining and self.leaving_path is not None and self.leaving_path.exists():
             self._shared.draining = True
 
     @property
     def idle(self) -> bool:
-        """True where no request is in flight and each record is on disk."""
+        """True if no request is in flight and every record is on disk."""
         return not self._running.open and not self._shared.client.open_messages
 
     def close(self) -> None:
-        """Keep what was logged and counted until now."""
+        """Write what was logged and counted to disk."""
         self._request_log.close(self._shared.loop.time())
         if self.series_path is not None:
             self._series.keep(self.series_path)

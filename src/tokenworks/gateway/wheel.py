@@ -1,10 +1,10 @@
-"""Time-outs for tens of thousands of connections at almost no cost: one tick a second, deadlines moved lazily."""
+"""Time-outs of tens of thousands of connections at almost no cost: one tick a second, and deadlines that move lazily."""
 
 from typing import Protocol
 
 
-class Timed(Protocol):
-    """Something with a deadline in whole seconds (0: none). `wheel_s` is the wheel's own."""
+class TimedConnection(Protocol):
+    """A connection with a deadline in whole seconds (0: none). `wheel_s` belongs to the wheel."""
 
     deadline_s: int
     wheel_s: int
@@ -13,23 +13,23 @@ class Timed(Protocol):
 
 
 class Wheel:
-    """A deadline that moves later costs one attribute write; it is looked at again when its old second comes."""
+    """To move a deadline later costs one attribute write: the wheel checks the deadline when its old second comes."""
 
     __slots__ = ("_slots", "now_s")
 
     def __init__(self, now_s: int) -> None:
         self.now_s = now_s
-        self._slots: dict[int, set[Timed]] = {}
+        self._slots: dict[int, set[TimedConnection]] = {}
 
-    def set(self, timed: Timed, seconds: int) -> None:
+    def set(self, timed: TimedConnection, seconds: int) -> None:
         """Call `timed_out` after `seconds` to `seconds` + 1."""
         at = self.now_s + seconds + 1
         timed.deadline_s = at
         if timed.wheel_s == 0 or at < timed.wheel_s:
             self.put(timed, at)
 
-    def put(self, timed: Timed, at: int) -> None:
-        """Look at it in second `at`. Who moves a deadline often writes it there itself, and calls this only where
+    def put(self, timed: TimedConnection, at: int) -> None:
+        """Check the connection in second `at`. A caller that often moves a deadline writes `deadline_s` itself, and calls this only if
         `wheel_s` is 0 or later than the deadline.
         """
         if timed.wheel_s:
@@ -39,11 +39,11 @@ class Wheel:
         timed.wheel_s = at
         self._slots.setdefault(at, set()).add(timed)
 
-    def clear(self, timed: Timed) -> None:
+    def clear(self, timed: TimedConnection) -> None:
         timed.deadline_s = 0
 
-    def remove(self, timed: Timed) -> None:
-        """It is gone: nothing keeps it alive any longer."""
+    def remove(self, timed: TimedConnection) -> None:
+        """Forget a closed connection, so that the wheel does not keep it alive."""
         timed.deadline_s = 0
         if timed.wheel_s:
             slot = self._slots.get(timed.wheel_s)

@@ -19,7 +19,7 @@ from tokenworks.app.process import tokenizer
 from tokenworks.app.process.forked import Forked
 from tokenworks.app.process.listeners import bind_unix
 from tokenworks.app.settings import Settings
-from tokenworks.gateway import COUNTERS, Counted, Job, TokenizerClient, last_beat
+from tokenworks.gateway import COUNTERS, TokenizerClient, TokenizerCounts, TokenizerJob, last_beat
 from tokenworks.gateway.counting import COUNT, JOB, JOB_BYTES_MAX, NS_PER_S, JobFrame
 from tokenworks.gateway.tokenizer import PIECE_CHARS
 
@@ -98,20 +98,20 @@ class Worker:
         return asyncio.wait_for(future, 30)
 
     def words(self, **more):
-        return self.ask(Job("words", "chat", CHAT, **more))
+        return self.ask(TokenizerJob("words", "chat", CHAT, **more))
 
 
 def test_requests_answers_and_texts_are_counted(host):
     async def scenario():
         async with Worker(host) as worker:
             answer = json.dumps({"choices": [{"message": {"content": "one two"}}]}).encode()
-            assert await worker.words() == Counted(3, 0)
-            assert await worker.words(chunks=[answer[:9], answer[9:]]) == Counted(3, 2)
-            assert await worker.words(texts=["one t", "wo go"]) == Counted(3, 3)
+            assert await worker.words() == TokenizerCounts(3, 0)
+            assert await worker.words(chunks=[answer[:9], answer[9:]]) == TokenizerCounts(3, 2)
+            assert await worker.words(texts=["one t", "wo go"]) == TokenizerCounts(3, 3)
             event = b'data: {"choices": [{"delta": {"content": "go"}}]}\n\n'
-            assert await worker.words(chunks=[event], streamed=True) == Counted(3, 1)
+            assert await worker.words(chunks=[event], streamed=True) == TokenizerCounts(3, 1)
             many = [worker.words() for _ in range(50)]
-            assert await asyncio.gather(*many) == [Counted(3, 0)] * 50
+            assert await asyncio.gather(*many) == [TokenizerCounts(3, 0)] * 50
             assert worker.counters["tokenizer_jobs"] == 54
             assert worker.counters["tokenizer_waiting"] == worker.counters["tokenizer_timeouts"] == 0
 
@@ -125,8 +125,8 @@ def test_it_is_for_this_host_s_processes_alone(host):
 def test_a_tokenizer_that_can_t_be_read_counts_nothing(host):
     async def scenario():
         async with Worker(host) as worker:
-            assert await worker.ask(Job("none", "chat", CHAT)) is None
-            assert await worker.words() == Counted(3, 0), "the next job is another's"
+            assert await worker.ask(TokenizerJob("none", "chat", CHAT)) is None
+            assert await worker.words() == TokenizerCounts(3, 0), "the next job is another's"
 
     uvloop.run(scenario())
 
@@ -134,10 +134,10 @@ def test_a_tokenizer_that_can_t_be_read_counts_nothing(host):
 def test_a_slow_count_ends_with_its_time_and_holds_nobody_up(host):
     async def scenario():
         async with Worker(host, timeout_s=0.5) as worker, Worker(host) as other:
-            slow = worker.ask(Job("slow", "chat", CHAT))
-            assert await worker.ask(Job("slow", "chat", CHAT)) is None
+            slow = worker.ask(TokenizerJob("slow", "chat", CHAT))
+            assert await worker.ask(TokenizerJob("slow", "chat", CHAT)) is None
             assert await slow is None
-            assert await other.words() == Counted(3, 0)
+            assert await other.words() == TokenizerCounts(3, 0)
             assert worker.counters["tokenizer_timeouts"] == 2
 
     uvloop.run(scenario())
@@ -148,8 +148,10 @@ def test_a_text_of_megabytes_is_counted_in_pieces_until_its_time_is_over(host):
     async def scenario():
         async with Worker(host, timeout_s=1) as worker:
             few = "one two " * PIECE_CHARS
-            assert await worker.ask(Job("words", "chat", texts=[few])) == Counted(0, 2 * PIECE_CHARS)
-            many = [worker.ask(Job("words", "chat", texts=["one " * 3_000_000])) for _ in range(3)]
+            assert await worker.ask(TokenizerJob("words", "chat", texts=[few])) == TokenizerCounts(
+                0, 2 * PIECE_CHARS
+            )
+            many = [worker.ask(TokenizerJob("words", "chat", texts=["one " * 3_000_000])) for _ in range(3)]
             assert (await asyncio.gather(*many))[2] is None
 
     uvloop.run(scenario())
@@ -160,8 +162,8 @@ def test_what_hangs_shows_no_heartbeat_and_the_next_one_counts_again(host):
 
     async def scenario():
         async with Worker(host, timeout_s=0.5) as worker:
-            assert await worker.words() == Counted(3, 0)
-            assert await worker.ask(Job("hangs", "chat", CHAT)) is None
+            assert await worker.words() == TokenizerCounts(3, 0)
+            assert await worker.ask(TokenizerJob("hangs", "chat", CHAT)) is None
             beat_ms = host.beat_ms()
             assert await worker.words() is None, "behind what hangs"
             assert host.beat_ms() == beat_ms
@@ -187,7 +189,7 @@ def test_kill_9_under_jobs_ends_every_job_once(host):
                 await asyncio.sleep(0)
                 host.process.send_signal(signal.SIGKILL)
                 found = await asyncio.gather(*jobs)
-                assert set(found) <= {None, Counted(3, 100_000)}
+                assert set(found) <= {None, TokenizerCounts(3, 100_000)}
                 assert None in found
                 host.process.wait()
                 host.start()
@@ -200,12 +202,12 @@ def test_kill_9_under_jobs_ends_every_job_once(host):
 def test_a_stopped_process_holds_nobody_longer_than_the_bound(host):
     async def scenario():
         async with Worker(host, timeout_s=0.3) as worker:
-            assert await worker.words() == Counted(3, 0)
+            assert await worker.words() == TokenizerCounts(3, 0)
             host.process.send_signal(signal.SIGSTOP)
             assert await asyncio.gather(*[worker.words() for _ in range(10)]) == [None] * 10
             assert worker.counters["tokenizer_timeouts"] == 10
             host.process.send_signal(signal.SIGCONT)
-            assert await worker.words() == Counted(3, 0), (
+            assert await worker.words() == TokenizerCounts(3, 0), (
                 "what is late is passed over, and answered to nobody"
             )
 
@@ -220,8 +222,8 @@ def test_a_worker_s_queue_is_bounded(host):
             assert await worker.words() is None
             assert worker.counters["tokenizer_refused"] == 1
             host.process.send_signal(signal.SIGCONT)
-            assert await asyncio.gather(*jobs) == [Counted(3, 0)] * 3
-            assert await worker.ask(Job("words", "chat", b" " * (JOB_BYTES_MAX + 1))) is None
+            assert await asyncio.gather(*jobs) == [TokenizerCounts(3, 0)] * 3
+            assert await worker.ask(TokenizerJob("words", "chat", b" " * (JOB_BYTES_MAX + 1))) is None
 
     uvloop.run(scenario())
 
@@ -236,7 +238,7 @@ def test_the_host_s_queue_is_bounded(tmp_path):
             await asyncio.sleep(0)
             host.process.send_signal(signal.SIGCONT)
             found = await asyncio.gather(*jobs)
-            assert set(found) == {None, Counted(3, 0)}
+            assert set(found) == {None, TokenizerCounts(3, 0)}
             assert worker.counters["tokenizer_timeouts"] == 0, "those were told at once"
 
     uvloop.run(scenario())

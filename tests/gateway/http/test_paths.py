@@ -54,7 +54,7 @@ def head_of(path):
 @pytest.mark.parametrize("path", MEANS)
 def test_a_path_means_its_route(path):
     head = head_of(path)
-    assert (head.path, head.meant, head.model) == (MEANS[path], None, None)
+    assert (head.path, head.similar_route, head.model) == (MEANS[path], None, None)
 
 
 @pytest.mark.parametrize("path", AZURE)
@@ -68,9 +68,9 @@ def test_another_path_is_told_the_right_one(path):
     found = target_of(path)
     assert found.path == path
     assert (
-        found.meant == "/v1/" + path.split("/", 3)[3]
+        found.similar_route == "/v1/" + path.split("/", 3)[3]
         if path.startswith("/foo")
-        else found.meant.startswith("/v1/")
+        else found.similar_route.startswith("/v1/")
     )
 
 
@@ -96,4 +96,4 @@ def test_what_two_readers_could_read_differently_is_refused(path):
 def test_a_long_path_of_prefixes_is_read_at_once():
     path = "/v1" * 600 + "/chat/completions"
     assert target_of(path).path == CHAT
-    assert target_of("/v1" * 600 + "/x/chat/completions").meant == CHAT
+    assert target_of("/v1" * 600 + "/x/chat/completions").similar_route == CHAT

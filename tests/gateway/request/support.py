@@ -12,11 +12,11 @@ from tokenworks.charging import Slices
 from tokenworks.charging.messages import BucketTerms
 from tokenworks.factory import Deployment
 from tokenworks.gateway.http.head import parse_head
-from tokenworks.gateway.http.names import names_of
+from tokenworks.gateway.http.names import header_names
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.request.exchange import Exchange
 from tokenworks.gateway.request.parts import Parts
-from tokenworks.gateway.request.state import Answering, Held
+from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Snapshot
 from tokenworks.gateway.stats import Stats
@@ -169,7 +169,7 @@ class Upstream:
 
     @property
     def names(self):
-        return names_of(tuple(self.headers))
+        return header_names(tuple(self.headers))
 
     def begin(self, user, head, body, patience_s, idle_s):
         self.user, self.head, self.body, self.patience_s = user, head, json.loads(body), patience_s
@@ -229,7 +229,7 @@ class Worker:
         shared.counter = self
         shared.links = self
         shared.snapshot = snapshot
-        shared.placement.set_views(snapshot.places, self.loop.now_s)
+        shared.placement.set_views(snapshot.views, self.loop.now_s)
         self.jobs, self.ended, self.pools, self.checks = [], [], {}, []
         self.parts = Parts(shared, SimpleNamespace(of=self.pool))
         self.user = KeyEntry("k", b"k")
@@ -254,7 +254,7 @@ class Worker:
     def held(self):
         return self.slices.account("acc").held
 
-    def place(self, name):
+    def view(self, name):
         return self.shared.snapshot.by_name[name]
 
     def pool(self, place):
@@ -308,8 +308,8 @@ class Worker:
 
 def answering(worker, request, name="d1"):
     """The state of an attempt at a deployment."""
-    assert isinstance(request, Held)
-    return Answering(request, worker.place(name).unscored, None, worker.settings.progress_tokens)
+    assert isinstance(request, HeldRequest)
+    return AnsweredAttempt(request, worker.view(name).unscored, None, worker.settings.progress_tokens)
 
 
 def rate(version, model):

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.gateway.request.support import Upstream, Worker, answering, deployment, events, piece
-from tokenworks.gateway.counting import Counted
+from tokenworks.gateway.counting import TokenizerCounts
 from tokenworks.gateway.memory import UNCOUNTED_BYTES
 from tokenworks.gateway.request.answer import REFUSAL_BYTES_MAX
 
@@ -64,13 +64,13 @@ def test_what_a_refusal_says_is_read_up_to_a_size():
 @pytest.mark.parametrize(("data", "well"), [(b'{"id": 1', True), (b'{"error": {', False)])
 def test_good_bytes_are_a_success_of_the_deployment_and_an_error_is_none(data, well):
     worker = Worker()
-    place, now_s = worker.place("d1"), worker.loop.now_s
+    view, now_s = worker.view("d1"), worker.loop.now_s
     for _ in range(20):
-        place.failed(now_s)
-    assert place.open(now_s)
+        view.failed(now_s)
+    assert view.open(now_s)
     _, attempt = made(worker)
     assert worker.parts.answers.keep(attempt, data) == "kept"
-    assert bool(place.open(now_s)) != well
+    assert bool(view.open(now_s)) != well
 
 
 def test_a_text_that_is_too_long_by_its_bytes_is_measured_once_at_a_time():
@@ -83,7 +83,7 @@ def test_a_text_that_is_too_long_by_its_bytes_is_measured_once_at_a_time():
     assert answers.is_below_maximum(attempt, attempt.meter)
     ((job, done),) = worker.jobs
     assert job.tokenizer == "own"
-    done(Counted(0, 8))
+    done(TokenizerCounts(0, 8))
     assert not attempt.meter.over_maximum
     assert answers.is_below_maximum(attempt, attempt.meter) and len(worker.jobs) == 2
     worker.jobs[1][1](None)

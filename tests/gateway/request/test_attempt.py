@@ -29,8 +29,8 @@ class Case:
         pool = self.worker.pool("d1")
         pool.cold, pool.reused = cold, reused
         self.owner = Owner()
-        chosen = self.worker.place("d1").unscored
-        self.worker.parts.places.choose(self.request)
+        chosen = self.worker.view("d1").unscored
+        self.worker.parts.placements.choose(self.request)
         self.request.tried.append("d1")
         self.request.attempt_no = 1
         self.attempt = Attempt(self.worker.parts, self.request, self.owner, chosen, None)

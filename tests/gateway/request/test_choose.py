@@ -21,7 +21,7 @@ def two(**named):
 def test_a_name_stands_for_a_model_and_its_places():
     request, refusal = asked(two(aliases={"mine": "small"}), model="mine")
     assert refusal is None and request.model == "small"
-    assert [place.name for place in request.places] == ["d2"] and request.intent is None
+    assert [place.name for place in request.views] == ["d2"] and request.intent is None
 
 
 def test_what_a_key_may_not_use_and_what_nobody_serves():
@@ -31,19 +31,19 @@ def test_what_a_key_may_not_use_and_what_nobody_serves():
     assert asked(worker, model="small")[1] is None
     worker.user.models = None
     request, refusal = asked(worker, model="other")
-    assert refusal.status == 404 and not request.places
+    assert refusal.status == 404 and not request.views
     assert asked(worker, model="big", protocol="messages")[1].status in {400, 404}
 
 
 def test_an_intent_gets_the_models_that_it_names_one_after_the_other():
     worker = two(intents=[Intent(name="best", models=("big", "small"))])
     request, refusal = asked(worker, model="best")
-    assert refusal is None and (request.intent, request.model) == ("best", request.places[0].deployment.model)
+    assert refusal is None and (request.intent, request.model) == ("best", request.views[0].deployment.model)
     first = request.model
-    request.ask, request.cuttable = object(), True
+    request.placement_request, request.cuttable = object(), True
     assert worker.parts.models.next_choice(request)
     assert {first, request.model} == {"big", "small"}
-    assert (request.ask, request.cuttable) == (None, False)
+    assert (request.placement_request, request.cuttable) == (None, False)
     assert not worker.parts.models.next_choice(request)
 
 
@@ -58,8 +58,8 @@ def test_a_plan_goes_on_with_its_cheaper_model_once_where_that_is_served():
     worker.user.policy = ChargingPolicy(final_unit="restrict", restrict_to="small")
     request, _ = asked(worker, model="big")
     assert worker.parts.models.restrict(request)
-    assert (request.model, request.restricted, request.places[0].name) == ("small", True, "d2")
+    assert (request.model, request.restricted, request.views[0].name) == ("small", True, "d2")
     assert not worker.parts.models.restrict(request)
     request, _ = asked(worker, model="big")
-    request.object_place = "d1"  # it goes on with what was made there
+    request.object_deployment = "d1"  # it goes on with what was made there
     assert not worker.parts.models.restrict(request) and request.model == "big"

@@ -31,17 +31,17 @@ def test_a_whole_answer_leaves_after_its_record_is_on_disk():
     worker = Worker()
     exchange = worker.begins()
     client, upstream = worker.client, worker.upstream()
-    assert worker.held and worker.place("d1").outstanding == 1
+    assert worker.held and worker.view("d1").outstanding == 1
     upstream.answers(whole(5, 2))
     upstream.ends()
     (record, risk_tokens) = worker.recorder.records[0]
     assert (record.state, record.c.fresh_input, record.c.output, risk_tokens) == ("complete", 5, 2, 0)
     assert record.usage_id == record.request_id == exchange.request_id and record.tried is None
-    assert not worker.held and worker.free_tokens == 100_000 - 7 and worker.place("d1").outstanding == 0
+    assert not worker.held and worker.free_tokens == 100_000 - 7 and worker.view("d1").outstanding == 0
     assert client.written == b"" and not worker.ended
     durable(worker)
     assert b'"hello"' in client.written and client.done_times == 1
-    assert worker.ended == [exchange] and worker.user.in_flight == 1  # which `Running` counts down
+    assert worker.ended == [exchange] and worker.user.in_flight == 1  # which `RunningRequests` counts down
 
 
 def test_a_stream_passes_as_it_comes_and_its_end_waits_for_the_record():
@@ -70,7 +70,7 @@ def test_what_fails_before_content_is_tried_elsewhere_under_an_id_of_its_own_and
     (record, _) = worker.recorder.records[0]
     assert record.attempt_no == 2 and record.usage_id != record.request_id
     assert record.tried == [(first, "upstream_error")] and record.deployment == second
-    assert [worker.place(name).outstanding for name in ("d1", "d2")] == [0, 0]
+    assert [worker.view(name).outstanding for name in ("d1", "d2")] == [0, 0]
 
 
 def test_a_refusal_gives_everything_back_and_is_said_once():
@@ -154,7 +154,7 @@ def test_room_is_waited_for_and_its_admission_ends_with_the_attempt(again):
     worker.loop.now_s += 0.5
     admission = Admission((limit,), 10, 1)
     if again:  # it went bad meanwhile
-        worker.place("d1").draining = True
+        worker.view("d1").draining = True
         asked.answered(admission, 0, limit, 0)
         assert worker.recorder.admissions.ended == [(admission, 0, False)] and not worker.pools
         return
@@ -180,7 +180,7 @@ def test_a_client_that_leaves_before_anything_is_sent_costs_nothing():
     exchange = worker.begins()
     ((connected, _),) = worker.pool("d1").connecting
     exchange.client_gone()
-    assert worker.ended == [exchange] and not worker.held and worker.place("d1").outstanding == 0
+    assert worker.ended == [exchange] and not worker.held and worker.view("d1").outstanding == 0
     upstream = worker.pool("d1").take() or object()
     late = type("Late", (), {"pool": worker.pool("d1")})()
     connected(late, "")
@@ -191,9 +191,9 @@ def test_a_free_request_whose_client_leaves_while_it_connects_frees_its_place():
     worker = Worker(deployment("d1", protocols=("chat", "messages")))
     worker.pool("d1").cold = True
     exchange = worker.begins(free=True, protocol="messages", max_tokens=None)
-    assert worker.place("d1").outstanding == 1
+    assert worker.view("d1").outstanding == 1
     exchange.client_gone()
-    assert worker.place("d1").outstanding == 0 and worker.ended == [exchange]
+    assert worker.view("d1").outstanding == 0 and worker.ended == [exchange]
 
 
 def test_a_client_that_leaves_a_long_stream_pays_what_was_made_when_its_tail_is_read():

@@ -5,7 +5,7 @@ import pytest
 from tests.gateway.request.support import Worker, deployment
 from tokenworks.charging import COUNT_NEED, Verdict
 from tokenworks.charging.worker.admission import Admission
-from tokenworks.gateway.counting import Counted
+from tokenworks.gateway.counting import TokenizerCounts
 
 
 def test_a_stream_holds_a_little_and_what_can_not_be_cut_holds_all():
@@ -54,7 +54,7 @@ def test_while_others_of_the_account_ask_this_one_asks_too():
     request = worker.held_state()
     worker.slices.account("acc").requests_pending = 1
     assert not worker.parts.holds.take(request)
-    worker.parts.holds.ask(request, print)
+    worker.parts.holds.request_hold(request, print)
     (asked,) = worker.recorder.asked
     assert request.pending_hold is asked and asked.need.output_tokens == 100
 
@@ -64,7 +64,7 @@ def test_a_counted_input_is_held_and_an_estimate_costs_the_loss_budget():
     holds, request = worker.parts.holds, worker.held_state(content="word " * 200)
     bound = request.need.input_tokens
     assert holds.may_hold_less(request)
-    assert holds.hold_less(request, Counted(210, 0))
+    assert holds.hold_less(request, TokenizerCounts(210, 0))
     assert request.need.input_tokens == 210 + request.beside_text < bound and not request.at_risk
     other = worker.held_state(content="word " * 200)
     assert holds.hold_less(other, None) and other.at_risk == bound - other.need.input_tokens

@@ -87,7 +87,7 @@ def test_where_nothing_is_free_here_the_account_is_asked_before_the_record():
     # A count of our own tokenizer is not doubted: it is charged as far as the account has it.
     worker.parts.records.complete(case.attempt, None, None, NO_COUNTS, case.charges.append)
     assert case.charges.pop().counted_by == "estimate"
-    case.attempt.place = worker.place("d1")
+    case.attempt.view = worker.view("d1")
     worker.parts.records._completed(case.attempt, beyond, None, [], "tokenizer", None, case.charges.append)
     (asked,) = worker.recorder.asked
     assert asked.need.input_tokens == 3 and not case.charges and case.request.counting

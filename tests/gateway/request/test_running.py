@@ -4,7 +4,7 @@ import pytest
 
 from tests.gateway.request.support import Client, Worker, body_of
 from tokenworks.gateway.http.head import parse_head
-from tokenworks.gateway.request.running import Running
+from tokenworks.gateway.request.running import RunningRequests
 from tokenworks.gateway.request_log import RequestLog
 from tokenworks.gateway.series import Series
 
@@ -15,7 +15,7 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n\r\n"
 def worker():
     worker = Worker("d1", "d2")
     pools = type("Pools", (), {"of": staticmethod(worker.pool)})()
-    worker.running = Running(worker.shared, pools, RequestLog(0, None, lambda: 0), Series())
+    worker.running = RunningRequests(worker.shared, pools, RequestLog(0, None, lambda: 0), Series())
     return worker
 
 
@@ -57,7 +57,7 @@ def test_a_defect_in_one_costs_its_own_client_the_connection(worker):
 def test_what_was_put_off_looks_again_in_the_order_in_which_it_came(worker):
     exchanges = [begin(worker, service_tier="flex") for _ in range(2)]
     for name in ("d1", "d2"):
-        worker.place(name).cool_down(worker.loop.now_s, 50.0)
+        worker.view(name).cool_down(worker.loop.now_s, 50.0)
     for at, exchange in enumerate(exchanges):
         exchange.began_s += 0.001 * (2 - at)
         exchange.identified(worker.user)

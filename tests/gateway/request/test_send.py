@@ -7,25 +7,25 @@ def test_a_head_is_remembered_with_the_clients_until_the_snapshot_changes():
     worker = Worker(deployment("d1", credential="env:TOKENWORKS_UPSTREAM_C"))
     request = worker.held_state()
     worker.shared.snapshot.credentials["env:TOKENWORKS_UPSTREAM_C"] = "secret"
-    head = worker.parts.sending.head(request, worker.place("d1"))
+    head = worker.parts.renderer.head(request, worker.view("d1"))
     assert head.endswith(b"authorization: Bearer secret\r\naccept-encoding: identity\r\ncontent-length: ")
     worker.shared.snapshot.credentials["env:TOKENWORKS_UPSTREAM_C"] = "other"
-    assert worker.parts.sending.head(request, worker.place("d1")) is head
+    assert worker.parts.renderer.head(request, worker.view("d1")) is head
     worker.shared.snapshot.number += 1
-    assert b"Bearer other" in worker.parts.sending.head(request, worker.place("d1"))
+    assert b"Bearer other" in worker.parts.renderer.head(request, worker.view("d1"))
 
 
 def test_a_count_of_tokens_has_a_path_of_its_own_and_no_maximum():
     worker = Worker(deployment("d1", protocols=("messages",)))
     request = worker.held_state(free=True, protocol="messages", max_tokens=None)
-    assert worker.parts.sending.head(request, worker.place("d1")).startswith(b"POST /v1/messages/count_tokens ")  # fmt: skip
-    assert b"max_tokens" not in worker.parts.sending.body(answering(worker, request))
+    assert worker.parts.renderer.head(request, worker.view("d1")).startswith(b"POST /v1/messages/count_tokens ")  # fmt: skip
+    assert b"max_tokens" not in worker.parts.renderer.body(answering(worker, request))
 
 
 def test_what_is_left_out_is_named():
     worker = Worker()
     attempt = answering(worker, worker.held_state(unheard_of=1))
-    assert b"unheard_of" not in worker.parts.sending.body(attempt)
+    assert b"unheard_of" not in worker.parts.renderer.body(attempt)
     assert "unheard_of" in attempt.dropped
 
 
@@ -34,11 +34,11 @@ def test_an_answer_that_is_not_streamed_may_take_as_long_as_the_request_has_left
     attempt = answering(worker, worker.held_state())
     attempt.request.tried = ["d1"]
     worker.loop.now_s += 100
-    assert worker.parts.sending.patience_s(attempt) == 500
+    assert worker.parts.renderer.patience_s(attempt) == 500
     worker = Worker("d1", "d2")
     attempt = answering(worker, worker.held_state(max_tokens=100))
     attempt.request.tried = ["d1"]
-    assert worker.parts.sending.patience_s(attempt) == 60
+    assert worker.parts.renderer.patience_s(attempt) == 60
 
 
 def test_a_stream_that_is_much_later_than_foreseen_is_not_waited_for_where_another_could_be_tried():
@@ -46,14 +46,14 @@ def test_a_stream_that_is_much_later_than_foreseen_is_not_waited_for_where_anoth
     attempt = answering(worker, worker.held_state(stream=True))
     attempt.request.tried = ["d1"]
     attempt.foreseen_ms = 100.0
-    assert worker.parts.sending.patience_s(attempt) == 5
+    assert worker.parts.renderer.patience_s(attempt) == 5
     attempt.foreseen_ms = 2500.0
-    assert worker.parts.sending.patience_s(attempt) == 10
+    assert worker.parts.renderer.patience_s(attempt) == 10
     attempt.request.tried = ["d1", "d2"]
-    assert worker.parts.sending.patience_s(attempt) == 60
+    assert worker.parts.renderer.patience_s(attempt) == 60
 
 
 def test_a_deployment_may_say_how_long_it_is_silent():
     worker = Worker("d1", deployment("d2", idle_timeout_s=7))
-    sending = worker.parts.sending
-    assert [sending.idle_timeout_s(worker.place(name)) for name in ("d1", "d2")] == [30, 7]
+    renderer = worker.parts.renderer
+    assert [renderer.idle_timeout_s(worker.view(name)) for name in ("d1", "d2")] == [30, 7]

@@ -9,7 +9,7 @@ from tests.gateway.http.test_upstream import HEAD, Wire
 from tests.gateway.protocol.streams import chunk, sse
 from tests.gateway.protocol.test_meter import meter_of
 from tokenworks.gateway.request import tail
-from tokenworks.gateway.request.tail import Tail
+from tokenworks.gateway.request.tail import StreamTail
 
 EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -47,7 +47,7 @@ class Cut:
 
     def cut(self):
         assert self.connection.end_request()
-        Tail(self.connection, self.meter, 10, asyncio.get_running_loop(), self.over)
+        StreamTail(self.connection, self.meter, 10, asyncio.get_running_loop(), self.over)
 
     def over(self):
         self.overs += 1

@@ -11,7 +11,7 @@ import msgspec
 from tokenworks.app.database.embedded import START_TIMEOUT_S
 from tokenworks.app.process.forked import Forked
 from tokenworks.app.settings import Settings
-from tokenworks.gateway import Reading, last_beat
+from tokenworks.gateway import WorkerStats, last_beat
 
 Kind = Literal["control", "recorder", "tokenizer", "worker"]
 
@@ -116,7 +116,7 @@ class Child:
         if not self.beats() or self.kind != "worker":
             return self.beats()
         with contextlib.suppress(OSError, ValueError):
-            return bool(Reading(self.stats).counters["recorder_ready"])
+            return bool(WorkerStats(self.stats).counters["recorder_ready"])
         return False
 
     def silent_s(self, now_s: float, awake_s: float) -> float:

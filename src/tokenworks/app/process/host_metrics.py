@@ -20,7 +20,7 @@ from tokenworks.app.database.schema import SCHEMA
 from tokenworks.app.process.renewing import certificate_words
 from tokenworks.app.process.served import read_reload
 from tokenworks.app.settings import Settings
-from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Reading
+from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, WorkerStats
 from tokenworks.kernel import SystemClock
 
 STALE_S: Final = 5.0
@@ -34,12 +34,12 @@ class HostMetrics:
         self._settings = settings
         self._may_change_history = may_change_history
 
-    def readings(self) -> list[tuple[str, Reading]]:
+    def readings(self) -> list[tuple[str, WorkerStats]]:
         found = []
         for path in sorted(self._settings.run_dir.glob("worker-*.stats")):
             # One of another release may have another form.
             with contextlib.suppress(OSError, ValueError, struct.error):
-                found.append((path.stem.removeprefix("worker-"), Reading(path)))
+                found.append((path.stem.removeprefix("worker-"), WorkerStats(path)))
         return found
 
     def recorder(self) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class Credentials:
         """Put what the snapshot's deployments name into it. Returns the names of deployments whose credential is missing."""
         references = {
             place.name: place.deployment.credential
-            for place in snapshot.places
+            for place in snapshot.views
             if place.deployment.credential is not None
         }
         self._watched = Watched(

@@ -27,8 +27,8 @@ from tokenworks.gateway.counting import (
     JOB,
     JOB_BYTES_MAX,
     LOAD,
-    Counted,
     JobFrame,
+    TokenizerCounts,
     count_frame,
     job_decoder,
     names_decoder,
@@ -184,7 +184,7 @@ class TokenizerServer:
         peer.sock.close()
         self._queue = deque(waiting for waiting in self._queue if waiting[0].open)
 
-    def _answer(self, peer: _Peer, number: int, counted: Counted | None, why: str = "") -> None:
+    def _answer(self, peer: _Peer, number: int, counted: TokenizerCounts | None, why: str = "") -> None:
         if not peer.open:
             return
         data = count_frame(number, counted, why)
@@ -235,10 +235,10 @@ class TokenizerServer:
         return found[1]
 
 
-def _count(tokenizer: ModelTokenizer, job: JobFrame, pause: Pause) -> Counted:
+def _count(tokenizer: ModelTokenizer, job: JobFrame, pause: Pause) -> TokenizerCounts:
     inputs = tokenizer.count_request(job.protocol, job.request, pause) if job.request else 0
     output = tokenizer.count_answer(job.protocol, job.chunks, streamed=job.streamed, pause=pause)
-    return Counted(inputs, output + tokenizer.count_texts(job.texts, pause))
+    return TokenizerCounts(inputs, output + tokenizer.count_texts(job.texts, pause))
 
 
 def run(settings: Settings, listener: socket.socket, supervisor: int) -> None:

@@ -145,7 +145,7 @@ class Worker:
             self.clock.follow(told.offset_ns, told.error_ns)
             shared.clock_off_s = told.off_s
         elif name == PAUSED_DEPLOYMENTS.name:
-            shared.rested(PAUSED_DEPLOYMENTS.decode(content).until_s)
+            shared.apply_pauses(PAUSED_DEPLOYMENTS.decode(content).until_s)
         elif name == JOURNAL_SPACE.name:
             shared.journal_full = JOURNAL_SPACE.decode(content).full
         elif name == LOSSY_ACCOUNTS.name:
@@ -153,7 +153,7 @@ class Worker:
         elif name == SNAPSHOT.name:
             snapshot = snapshot_from_wire(SNAPSHOT.decode(content), {}, shared.snapshot)
             self.plane.upkeep.swap(snapshot, self.credentials.read(snapshot))
-            named = {place.deployment.tokenizer for place in snapshot.places}
+            named = {place.deployment.tokenizer for place in snapshot.views}
             shared.counter.load(frozenset(name for name in named if name is not None))
             gc.collect()
             gc.freeze()

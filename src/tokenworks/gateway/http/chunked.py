@@ -1,20 +1,20 @@
-"""A chunked body, read by a parser of its own: nothing that the request's head says (an offer to upgrade, a `Connection`
-option) changes how it is read, trailers are read past and never kept, and one-byte chunks cost what their bytes do.
+"""A parser of chunked bodies that is apart from the head's, so no header (an upgrade, a `Connection` option) changes how a body is
+read. Trailers are skipped, and one-byte chunks cost no more than their bytes.
 """
 
 from typing import Final
 
 import httptools
 
-# What a body's framing and trailers may take beside it: one-byte chunks take five bytes each.
+# Framing and trailers may take this many times the bytes of the body: one-byte chunks take five bytes each.
 FRAMING_TIMES: Final = 2
-# So many bytes may come one after the other that are no body: chunk extensions, trailers.
+# Limit of consecutive bytes that are no body: chunk extensions, trailers.
 SILENT_BYTES_MAX: Final = 32_768
 _HEAD: Final = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class ChunkedError(Exception):
-    """`status` is 413 where the body is too large, 431 for trailers, 400 for what is no chunked body."""
+    """`status`: 413 if the body is too large, 431 if trailers or extensions are, 400 if the framing is malformed."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -22,8 +22,8 @@ class ChunkedError(Exception):
 
 
 class ChunkedBody:
-    """`feed` what comes; `complete` once its last chunk and the trailers after it were read. `overrun`: bytes came after it,
-    and where they begin is not known, so that the connection can't go on.
+    """Call `feed` with data until `complete`, that is until the last chunk and its trailers were read. `overrun`: bytes came after
+    the body; their begin is not known, so the connection can't be used any more.
     """
 
     __slots__ = ("_bytes_max", "_fed", "_parser", "_silent", "complete", "data", "on_body", "overrun")

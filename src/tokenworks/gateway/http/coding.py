@@ -1,5 +1,5 @@
-"""Content codings (RFC 9110, 8.4.1): decoded in pieces whose size the caller sets, so that a small input can't become
-a large output at once.
+"""Decoders of content codings (RFC 9110, 8.4.1). The caller sets the size of a piece, so a small input can't become a large output
+at once.
 """
 
 import sys
@@ -15,12 +15,12 @@ else:
 
 # RFC 9659: a decoder of HTTP content need not take a larger window.
 _ZSTD_WINDOW_LOG: Final = 23
-# One stream may be several gzip members or zstd frames; each costs a decoder of its own.
+# A body may consist of several gzip members or zstd frames; each needs a decoder of its own.
 MEMBERS_MAX: Final = 64
 PIECE_BYTES: Final = 262_144
-# How a coding's data begins, for an answer that does not say that it is coded.
+# The first bytes of coded data, by which an answer without `Content-Encoding` is recognised as coded.
 _MAGIC: Final = {b"\x1f\x8b\x08": b"gzip", b"\x28\xb5\x2f": b"zstd"}
-# Values that stand for "not coded": `utf-8` is what some engines write for a charset.
+# Values that mean "not coded". Some engines write the charset `utf-8` here.
 PLAIN: Final = frozenset({b"", b"identity", b"none", b"utf-8", b"utf8"})
 _WINDOW_BYTES: Final = {b"gzip": 65_536, b"deflate": 65_536, b"br": 16_777_216, b"zstd": 8_388_608}
 CODINGS: Final = tuple(_WINDOW_BYTES)
@@ -28,26 +28,26 @@ CODINGS_AT_ONCE_MAX: Final = 2
 
 
 class CodingError(Exception):
-    """The data is not what its coding says."""
+    """The data is malformed for its coding."""
 
 
 class Decoder(Protocol):
-    """`push` what came, then `pull` until it gives nothing."""
+    """Call `push` with data, then `pull` until it returns nothing."""
 
     def push(self, data: bytes) -> None: ...
-    def pull(self, most: int) -> bytes:
-        """Up to about `most` bytes; none where more input is needed or the data is over. Raises `CodingError`."""
+    def pull(self, bytes_max: int) -> bytes:
+        """Decode up to about `bytes_max` bytes; b"" if more input is needed or the data has ended. Raises `CodingError`."""
         ...
 
     @property
     def whole(self) -> bool:
-        """Whether the data came to its proper end."""
+        """True if the data came to its proper end."""
         ...
 
 
 def coding_of(value: bytes | None) -> bytes | None:
-    """A `Content-Encoding` as one or two of `CODINGS` in the order in which they were applied, b"" where nothing is coded, None
-    where it is another or more of them.
+    """One or two of `CODINGS` from a `Content-Encoding`, in the order in which they were applied; b"" if nothing is coded; None if
+    a coding is unknown or there are more than two.
     """
     if value is None:
         return b""
@@ -59,22 +59,22 @@ def coding_of(value: bytes | None) -> bytes | None:
 
 
 def window_bytes(coding: bytes) -> int:
-    """What a decoder keeps by itself, about."""
+    """About how many bytes a decoder keeps in its window."""
     return sum(_WINDOW_BYTES[name] for name in coding.split(b","))
 
 
 def sniffed(data: bytes) -> bytes:
-    """The coding that data is in though nobody says so; JSON and events never begin as these do."""
+    """The coding of data without `Content-Encoding`, by its first bytes; JSON and events never begin so. b"" if not coded."""
     return _MAGIC.get(data[:3], b"")
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether data that is said to be coded is JSON or events as they are: a proxy decoded it and kept the header."""
+    """True if data with a `Content-Encoding` is plain JSON or events: a proxy decoded it and kept the header."""
     return data[:1] in {b"{", b"["} or data[:5] in {b"data:", b"event"}
 
 
 def make_decoder(coding: bytes) -> Decoder:
-    """For what `coding_of` gives."""
+    """A decoder for a result of `coding_of`."""
     first, _, second = coding.partition(b",")
     if second:
         return _Chain(make_decoder(second), make_decoder(first))
@@ -84,7 +84,7 @@ def make_decoder(coding: bytes) -> Decoder:
 
 
 class _Chain:
-    """Two codings, one over the other: the last that was applied is taken off first."""
+    """A decoder of two codings: the one that was applied last is removed first."""
 
     __slots__ = ("_inner", "_outer")
 
@@ -99,12 +99,12 @@ class _Chain:
     def push(self, data: bytes) -> None:
         self._outer.push(data)
 
-    def pull(self, most: int) -> bytes:
+    def pull(self, bytes_max: int) -> bytes:
         while True:
-            piece = self._inner.pull(most)
+            piece = self._inner.pull(bytes_max)
             if piece:
                 return piece
-            between = self._outer.pull(most)
+            between = self._outer.pull(bytes_max)
             if not between:
                 return b""
             self._inner.push(between)
@@ -115,7 +115,7 @@ class _Zlib:
 
     def __init__(self, *, gzip: bool) -> None:
         self._gzip = gzip
-        # "deflate" is zlib's format, but some send bare deflate: the first two bytes tell.
+        # "deflate" is zlib's format, but some servers send bare deflate: the first two bytes show which it is.
         self._inner = zlib.decompressobj(31) if gzip else None
         self._waiting = b""
         self._members = 1
@@ -124,7 +124,7 @@ class _Zlib:
     def push(self, data: bytes) -> None:
         self._waiting += data
 
-    def pull(self, most: int) -> bytes:
+    def pull(self, bytes_max: int) -> bytes:
         if self._inner is None:
             if len(self._waiting) < 2:
                 return b""
@@ -135,7 +135,7 @@ class _Zlib:
                 return b""
             data, self._waiting = self._waiting, b""
             try:
-                out = self._inner.decompress(data, most)
+                out = self._inner.decompress(data, bytes_max)
             except zlib.error as error:
                 raise CodingError(str(error)) from None
             self._waiting = self._inner.unused_data if self._inner.eof else self._inner.unconsumed_tail
@@ -144,7 +144,7 @@ class _Zlib:
                 return out
 
     def _next_member(self) -> bool:
-        """What follows the end of a gzip member is another one, or padding."""
+        """Begin the next gzip member. False if only padding follows."""
         if not self._gzip or not self._waiting.startswith(b"\x1f\x8b"):
             self._waiting = b""
             return False
@@ -169,7 +169,7 @@ class _Brotli:
     def push(self, data: bytes) -> None:
         self._waiting += data
 
-    def pull(self, most: int) -> bytes:
+    def pull(self, bytes_max: int) -> bytes:
         if self._inner.is_finished():
             self._waiting = b""
             return b""
@@ -177,7 +177,7 @@ class _Brotli:
         if self._inner.can_accept_more_data():
             data, self._waiting = self._waiting, b""
         try:
-            out: bytes = self._inner.process(data, output_buffer_limit=most)
+            out: bytes = self._inner.process(data, output_buffer_limit=bytes_max)
         except brotli.error as error:
             raise CodingError(str(error)) from None
         return out
@@ -199,7 +199,7 @@ class _Zstd:
     def push(self, data: bytes) -> None:
         self._waiting += data
 
-    def pull(self, most: int) -> bytes:
+    def pull(self, bytes_max: int) -> bytes:
         while True:
             if self._inner.eof:
                 if not self._waiting:
@@ -212,7 +212,7 @@ class _Zstd:
             if not data and self._inner.needs_input:
                 return b""
             try:
-                out = self._inner.decompress(data, most)
+                out = self._inner.decompress(data, bytes_max)
             except zstd.ZstdError as error:
                 raise CodingError(str(error)) from None
             self.whole = self._inner.eof

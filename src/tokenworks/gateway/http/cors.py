@@ -1,7 +1,7 @@
-"""Cross-origin requests (the Fetch standard, 3.2): which browsers' pages may read what the data plane answers.
+"""Cross-origin requests (the Fetch standard, 3.2): the pages that may read answers of the data plane.
 
-Keys are sent in a header by the page itself and never by the browser, so that a preflight may be answered before a key
-is known. `Access-Control-Allow-Credentials` is never said: cookies are the control plane's, which no other origin may ask.
+A page sends its key in a header by itself, never the browser, so a preflight is answered before a key is known.
+`Access-Control-Allow-Credentials` is never sent: cookies belong to the control plane, which no other origin may call.
 """
 
 import re
@@ -19,7 +19,7 @@ _EXPOSED: Final = (
 
 
 class Origins:
-    """The setting `cors_origins`: `*`, or origins apart by spaces or commas, or nothing."""
+    """The setting `cors_origins`: `*`, or origins separated by spaces or commas, or nothing."""
 
     __slots__ = ("_named", "any")
 
@@ -29,7 +29,7 @@ class Origins:
         self._named = frozenset(origin.rstrip("/").lower().encode() for origin in named)
 
     def lines(self, origin: bytes) -> bytes:
-        """The lines of an answer to a page of this origin; none where it may not read it."""
+        """Header lines of an answer to a page of this origin; b"" if the page may not read it."""
         if self.any:
             return b"access-control-allow-origin: *\r\n" + _EXPOSED
         if origin.lower() in self._named:
@@ -46,7 +46,7 @@ def is_preflight(head: Head) -> bool:
 
 
 def preflight_response(head: Head, request_id: bytes, *, close: bool) -> bytes:
-    """Whatever headers the page would send may be sent: what is read of them is an allow-list of its own."""
+    """Allow the page any header: the gateway reads only the headers of its own allow-list."""
     wanted = head.headers.get(b"access-control-request-headers", b"")
     lines = head.lines
     if lines:
@@ -64,7 +64,7 @@ def preflight_response(head: Head, request_id: bytes, *, close: bool) -> bytes:
 
 
 def refusal_of_key(origin: bytes | None, allowed: frozenset[str] | None) -> Refusal | None:
-    """Why a key may not be used by a page of this origin. What is no page sends no origin."""
+    """The refusal if a page of this origin may not use a key; else None. A client that is no page sends no origin."""
     if origin is None or allowed is None or origin.decode("latin-1").lower() in allowed:
         return None
     return Refusal(

@@ -1,4 +1,4 @@
-"""Where a request's API key may be: the places that SDKs and tools put it, and more than one of them at once."""
+"""The API keys of a request. SDKs and tools send a key in different headers, sometimes in several at once."""
 
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -11,12 +11,12 @@ _QUOTES: Final = "\"'"
 
 
 def keys_of(headers: dict[bytes, bytes], query: bytes) -> tuple[str, ...]:
-    """All that may be a key, those of our form first. The query's counts only where no header has one."""
+    """All candidates for a key, those in the form of our keys first. The query's `key` counts only if no header has one."""
     found: list[str] = []
     authorization = headers.get(b"authorization")
     if authorization is not None:
         words = authorization.split()
-        # "Bearer Bearer twk_…" is a key that was pasted with its scheme; alone it came without one.
+        # "Bearer Bearer twk_…" is a key that was pasted with its scheme; a single word is a key without a scheme.
         if words and (len(words) > 1 or words[0].lower() != b"bearer"):
             scheme = words[0].lower() if len(words) > 1 else b"bearer"
             if scheme == b"bearer":

@@ -1,4 +1,4 @@
-"""An answer that does not begin as JSON or events do: coded though it was asked for as it is, or with a byte order mark."""
+"""A response body that begins neither as JSON nor as events: coded, though no coding was requested, or with a byte order mark."""
 
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -7,44 +7,44 @@ from tokenworks.gateway.http.coding import PIECE_BYTES, CodingError, Decoder, is
 
 BOM: Final = b"\xef\xbb\xbf"
 # The first byte of a byte order mark, of gzip, of zstd.
-SIGNS: Final = frozenset({b"\xef", b"\x1f", b"\x28"})
-SIGN_BYTES: Final = 3
-# What is decoded of one answer in a turn of the loop: about 5 ms, and at once.
+CODED_FIRST_BYTES: Final = frozenset({b"\xef", b"\x1f", b"\x28"})
+MAGIC_BYTES: Final = 3
+# Decoded bytes of one answer in a turn of the loop (about 5 ms), and at once when data arrives.
 TURN_BYTES: Final = 1_048_576
 AT_ONCE_BYTES: Final = 262_144
-# Of a body's begin: what it is shows in them, however few of them come at a time.
+# The first bytes of a body, which show what it is, however few of them come at a time.
 SNIFFED_BYTES: Final = 64
 _EVENT_BEGINS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
 def looks_like_events(data: bytes) -> bool:
-    """Whether a body that begins so is a stream of events (the HTML standard, 9.2.6), whatever its content type says."""
+    """True if a body that begins so is a stream of events (the HTML standard, 9.2.6), whatever its content type says."""
     return data[:SNIFFED_BYTES].removeprefix(BOM).lstrip().startswith(_EVENT_BEGINS)
 
 
-class Source(Protocol):
+class CodedBodySource(Protocol):
     """The connection that a coded body comes over."""
 
     @property
     def user(self) -> object | None:
-        """Who is told of the response; None: nobody any more."""
+        """The part that receives the response; None once it does not want it."""
 
-    def decodes_with(self, coded: "Coded") -> bool: ...
+    def decodes_with(self, coded: "CodedBody") -> bool: ...
     def hand_over(self, data: bytes) -> None:
-        """To its user."""
+        """Give decoded data to the user."""
 
     def decode_later(self, turn: Callable[[], None]) -> None:
-        """Read nothing until `turn` was called."""
+        """Call `turn` in a turn of the loop, and read nothing until then."""
 
     def read_on(self) -> None: ...
     def end(self) -> None:
-        """All of the body is decoded."""
+        """The body is decoded to its end."""
 
     def fail(self, reason: str) -> None: ...
 
 
-class Coded:
-    """A response's body on its way through a decoder, in turns of the loop, and no faster than its user takes it."""
+class CodedBody:
+    """A response body that is decoded in turns of the loop, and no faster than its user takes it."""
 
     __slots__ = (
         "_coding",
@@ -60,24 +60,24 @@ class Coded:
         "pending",
     )
 
-    def __init__(self, connection: Source, coding: bytes, decoded_max: int) -> None:
+    def __init__(self, connection: CodedBodySource, coding: bytes, decoded_max: int) -> None:
         self._connection = connection
         self._coding = coding
         self._decoded_max = decoded_max
         self._decoder: Decoder | None = None
-        self._first: bytes | None = b""  # until there is enough of it to know what it is
+        self._first: bytes | None = b""  # the first bytes, until they are enough to recognise the coding
         self._decoded = 0
         self._marked = True  # a byte order mark may come
         self._over = False
-        self._waits = False  # for the loop's next turn
+        self._waits = False  # a turn of the loop is requested
         self.paused = False
         self.pending = False  # there is more to decode
 
     def data(self, user: object, data: bytes) -> None:
-        """More of the body, as it came."""
+        """Take more of the body as it came."""
         if self._first is not None:
             data = self._first + data
-            if len(data) < SIGN_BYTES:
+            if len(data) < MAGIC_BYTES:
                 self._first = data
                 return
             self._begin(data)
@@ -101,10 +101,10 @@ class Coded:
         if data:
             self._connection.hand_over(data)
 
-    def _decode(self, user: object, most: int) -> None:
+    def _decode(self, user: object, bytes_max: int) -> None:
         decoder, connection = self._decoder, self._connection
         assert decoder is not None
-        left = most
+        left = bytes_max
         self.pending = True
         while not self.paused:
             if left <= 0:
@@ -147,14 +147,14 @@ class Coded:
             connection.read_on()
 
     def resume(self) -> None:
-        """The user takes more."""
+        """Go on: the user takes more."""
         self.paused = False
         user = self._connection.user
         if self.pending and user is not None:
             self._later(user)
 
     def over(self, user: object) -> bool:
-        """The response is read to its end. Whether all of it has been handed over; else its end follows."""
+        """The response is read to its end. True if all of it has been handed over; else `end` is called later."""
         self._over = True
         if self._first:
             first, self._first = self._first, None

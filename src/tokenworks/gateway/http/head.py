@@ -1,25 +1,30 @@
 """A request's head: read by llhttp, checked beyond it, normalised once."""
 
 import re
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import httptools
 
 from tokenworks.gateway.http.credentials import keys_of
 from tokenworks.gateway.http.own_ids import own_id
-from tokenworks.gateway.http.paths import ENDPOINTS, Target, speaks_messages, target_of, without_separators
+from tokenworks.gateway.http.paths import (
+    ENDPOINTS,
+    RequestTarget,
+    speaks_messages,
+    target_of,
+    without_separators,
+)
+from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 
 PATH_BYTES_MAX: Final = 2048
 TARGET_BYTES_MAX: Final = 8192
-# Heads that are larger are not remembered between the requests of a connection.
-MEMO_BYTES_MAX: Final = 4096
 _PLAIN_PATH: Final = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@/%-]*")
 _PLAIN_QUERY: Final = re.compile(rb"[!-~]*")
 _AMBIGUOUS: Final = re.compile(rb"//|/\.{1,2}(?:/|$)|%(?:2[ef]|5c|00|25)|%(?![0-9a-fA-F]{2})", re.IGNORECASE)
-_LENGTH: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,12})(?=\r\n)", re.IGNORECASE)
-# A second one of these is an attack or a bug; others are joined with a comma, as RFC 9110, 5.3 has it.
-_ONCE: Final = frozenset(
+# A second header of these names is an attack or a bug. Other repeated headers are joined with a comma (RFC 9110, 5.3).
+_SINGLE_HEADERS: Final = frozenset(
     {
         b"host",
         b"content-length",
@@ -33,8 +38,8 @@ _ONCE: Final = frozenset(
 )
 PLAIN_SEGMENTS: Final = "a path is /plain/segments: no dot segments, no encoded separators but in a model's id, and // only before a route"
 _SLASHES: Final = re.compile(rb"/{2,}")
-# What needs no look: by far the most requests.
-_AS_THEY_ARE: Final = frozenset({b"/", *(b"/v1" + endpoint.encode() for endpoint in ENDPOINTS)})
+# Paths of by far the most requests, which need no further check.
+_PLAIN_PATHS: Final = frozenset({b"/", *(b"/v1" + endpoint.encode() for endpoint in ENDPOINTS)})
 
 
 class HeadError(Exception):
@@ -46,11 +51,33 @@ class HeadError(Exception):
 
 
 class Head:
-    """What a request's head says. Heads of a connection that differ in nothing but the content length share one."""
+    """A request's head. Requests of a connection whose heads differ in nothing but the content length share one object."""
 
     __slots__ = (
-        "body_length", "body_max", "chunked", "client_request_id", "coding", "copies", "expect", "forward", "headers", "http10", "keep_alive", "key", "lines", "meant",
-        "messages", "method", "model", "origin", "other_keys", "path", "plain", "query", "raw_key", "upgrade",
+        "body_length",
+        "body_max",
+        "chunked",
+        "client_request_id",
+        "coding",
+        "copies",
+        "expect",
+        "forward",
+        "headers",
+        "http10",
+        "keep_alive",
+        "key",
+        "lines",
+        "messages",
+        "method",
+        "model",
+        "origin",
+        "other_keys",
+        "path",
+        "plain",
+        "query",
+        "raw_key",
+        "similar_route",
+        "upgrade",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -63,26 +90,29 @@ class Head:
         self.expect = False
         self.keep_alive = True
         self.http10 = False
-        self.plain = True  # nothing of what follows needs a look
+        self.plain = True  # an uncoded POST of a metered route, so the fields below need no check
         self.body_max = 0
-        self.copies = 1  # of the body that are kept: of what goes on, one as it came and one as it goes
-        self.coding: bytes | None = b""  # of the body; None: one that is not known
+        self.copies = 1  # of the body in memory; 2 for a metered request: as it came and as it is sent on
+        self.coding: bytes | None = b""  # of the body; None: unknown
         self.upgrade = False  # an offer to speak WebSocket
         self.messages = False  # refusals are in Anthropic's protocol
         self.raw_key: str | None = None
         self.other_keys: tuple[str, ...] = ()
         self.model: str | None = None  # named by the path
-        self.meant: str | None = None  # the route that a path of none looks like
+        self.similar_route: str | None = None  # the route that the path resembles, if it is of no route
         self.origin: bytes | None = None
-        self.lines = b""  # of every answer to it: what a page of another origin may read, the client's own id
+        self.lines = b""  # header lines of every response: CORS, and the client's own id
         self.client_request_id: str | None = None
-        # The gateway's memos: the head for each deployment, with the snapshot's number, and who this is.
+        # Memos: the head for each deployment with the number of its snapshot, and the key's entry.
         self.forward: dict[str, tuple[int, bytes]] = {}
-        self.key: Any = None
+        self.key: KeyEntry | None = None
 
 
-class Sink:
-    """What llhttp calls back of a head: it only collects."""
+_AddPair = Callable[[tuple[bytes, bytes]], None]
+
+
+class HeadCollector:
+    """Collects the headers and the URL from llhttp's callbacks."""
 
     __slots__ = ("headers", "on_header", "on_url", "url")
 
@@ -91,20 +121,20 @@ class Sink:
         self.url: list[bytes] = []
         self.on_url = self.url.append
 
-        def on_header(name: bytes, value: bytes, add: Any = self.headers.append) -> None:
+        def on_header(name: bytes, value: bytes, add: _AddPair = self.headers.append) -> None:
             add((name, value))
 
         self.on_header = on_header
 
 
 def parse_head(data: bytes, header_count_max: int) -> Head:
-    """A head that ends with its empty line. Raises `HeadError`."""
-    sink = Sink()
+    """Parse a head that ends with its empty line. Raises `HeadError`."""
+    sink = HeadCollector()
     parser = httptools.HttpRequestParser(sink)
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade:
-        pass  # only an offer: the body is read by what frames it
+        pass  # an upgrade is an offer only: the body is read by its framing
     except httptools.HttpParserError as error:
         raise HeadError(400, "bad_request", f"this is not a request that we take: {error}") from None
     if len(sink.headers) > header_count_max:
@@ -118,8 +148,8 @@ def parse_head(data: bytes, header_count_max: int) -> Head:
     if head.method == b"CONNECT":
         raise HeadError(405, "method_not_allowed", "CONNECT is not for us")
     _read_headers(head, sink.headers)
-    # An offer to upgrade is declined by answering in HTTP/1.1 (RFC 9110, 7.8); it must not swallow the body.
-    # llhttp says whether to keep alive only until a message is over, and one without a body is over at once.
+    # A server declines an upgrade by answering in HTTP/1.1 (RFC 9110, 7.8); the offer must not swallow the body.
+    # llhttp's own keep-alive flag is valid only until the message ends, and a message without a body ends at once.
     options = {option.strip().lower() for option in head.headers.get(b"connection", b"").split(b",")}
     head.keep_alive = b"keep-alive" in options if head.http10 else b"close" not in options
     head.upgrade = b"websocket" in head.headers.get(b"upgrade", b"").lower()
@@ -133,18 +163,12 @@ def parse_head(data: bytes, header_count_max: int) -> Head:
     return head
 
 
-def around_length(raw: bytes) -> tuple[bytes, bytes] | None:
-    """A head before and after its content length's digits; None where it has none that is written plainly."""
-    found = _LENGTH.search(raw)
-    return None if found is None else (raw[: found.start(1)], raw[found.end(1) :])
-
-
 def _read_headers(head: Head, pairs: list[tuple[bytes, bytes]]) -> None:
     headers = head.headers
     for name_as_sent, value in pairs:
         name = name_as_sent.lower()
         if name in headers:
-            if name in _ONCE:
+            if name in _SINGLE_HEADERS:
                 raise HeadError(400, "bad_request", f"two {name.decode('latin-1')} headers")
             headers[name] += b", " + value
         else:
@@ -174,8 +198,8 @@ def _read_target(head: Head, target: bytes) -> None:
     path, _, query = target.partition(b"?")
     if len(target) > TARGET_BYTES_MAX or len(path) > PATH_BYTES_MAX:
         raise HeadError(400, "bad_request", "the path is too long")
-    found: Target | None = None
-    if path not in _AS_THEY_ARE:
+    found: RequestTarget | None = None
+    if path not in _PLAIN_PATHS:
         if not _PLAIN_PATH.fullmatch(path):
             raise HeadError(400, "ambiguous_path", PLAIN_SEGMENTS)
         found = target_of(path.decode("ascii"))
@@ -186,12 +210,12 @@ def _read_target(head: Head, target: bytes) -> None:
     if found is None:
         head.path = path.decode("ascii")
     else:
-        head.path, head.model, head.meant = found
+        head.path, head.model, head.similar_route = found
     head.query = query
 
 
 def _only_slashes(path: bytes) -> bool:
-    """Whether all that is ambiguous in a route's path is doubled slashes, which a joined base URL makes, and encoded ones in
-    a model's id.
+    """True if a route's path is ambiguous only by doubled slashes, which a joined base URL makes, or by encoded slashes in a
+    model's id.
     """
     return not _AMBIGUOUS.search(without_separators(_SLASHES.sub(b"/", path)))

@@ -1,16 +1,16 @@
-"""Which headers pass: allow-lists from the client to an upstream and from an upstream to the client, each with what a
-vendor's profile adds. The control plane, which is ours, gets all but what is hop by hop or written here.
+"""The headers that pass: an allow-list for requests to an upstream and one for its responses, each with the additions of the
+vendor's profile. The control plane gets all headers except hop-by-hop ones and those that the gateway writes.
 """
 
 from collections.abc import Collection, Mapping
 from typing import Final, Protocol
 
 from tokenworks.gateway.http.head import Head
-from tokenworks.gateway.http.names import PASSING, Names, names_of
+from tokenworks.gateway.http.names import PASSING, HeaderNames, header_names
 
 
 class HeaderRules(Protocol):
-    """What a vendor's profile says of headers; names in small letters."""
+    """The headers of a vendor's profile; names in small letters."""
 
     @property
     def request_headers(self) -> Collection[str]: ...
@@ -20,10 +20,10 @@ class HeaderRules(Protocol):
     def betas(self) -> Collection[str]: ...
 
 
-# A client's own headers that say nothing of who it is: what it takes, which version it speaks, and its trace.
+# Headers of a client that do not identify it: accepted types, protocol version, trace.
 _REQUEST: Final = frozenset({b"accept", b"anthropic-version", b"traceparent", b"tracestate"})
 _CONTENT_TYPE: Final = b"content-type: application/json\r\n"
-# To the control plane: never what is hop by hop, a credential of the data plane, or what is written here.
+# Never relayed to the control plane: hop-by-hop headers, credentials of the data plane, headers that the gateway writes.
 _DROPPED: Final = frozenset(
     b"""host connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding
     upgrade content-length content-encoding expect accept-encoding authorization x-api-key api-key x-goog-api-key cookie set-cookie
@@ -33,7 +33,7 @@ _DROPPED_PREFIXES: Final = (b"x-forwarded-", b"x-tokenworks-", b"proxy-", b"cf-"
 
 
 def forwarded(head: Head, profile: HeaderRules | None = None) -> bytes:
-    """The lines of a client's headers that pass to a deployment, and the content type of what is sent."""
+    """The header lines for a deployment: the client's that pass, and the content type."""
     lines = [_CONTENT_TYPE]
     more = () if profile is None else profile.request_headers
     for name, value in head.headers.items():
@@ -53,13 +53,13 @@ def _betas(value: bytes, allowed: Collection[str]) -> bytes:
 
 
 def response_lines(
-    headers: Mapping[bytes, bytes], profile: HeaderRules | None = None, names: Names | None = None
+    headers: Mapping[bytes, bytes], profile: HeaderRules | None = None, names: HeaderNames | None = None
 ) -> list[bytes]:
-    """The pieces of an upstream's header lines that pass to the client; the content type is not among them. `names`: what
-    `names_of` found of them, where that is known.
+    """Pieces of the upstream's header lines that pass to the client, without the content type. `names`: the result of `header_names`
+    if it is known.
     """
     pieces: list[bytes] = []
-    for name, line in (names or names_of(headers)).passing:
+    for name, line in (names or header_names(headers)).passing:
         pieces += (line, headers[name], b"\r\n")
     if profile is not None and profile.response_headers:
         for name, value in headers.items():
@@ -70,7 +70,7 @@ def response_lines(
 
 
 def relayed(head: Head) -> bytes:
-    """The lines of a client's headers that pass to the control plane, credentials and cookies apart."""
+    """The client's header lines that pass to the control plane. The caller adds credentials and cookies."""
     lines = []
     for name, value in head.headers.items():
         if name in _DROPPED or name.startswith(_DROPPED_PREFIXES):

@@ -1,4 +1,4 @@
-"""Active checks of deployments that failed or idle, so that traffic need not find out."""
+"""Active health checks of deployments that failed or are idle, so that no client's request has to find a failure."""
 
 from tokenworks.factory import DeploymentView
 from tokenworks.gateway.http.pools import Pools
@@ -7,17 +7,17 @@ from tokenworks.gateway.shared import Shared
 
 
 class HealthCheck:
-    """`GET …/models`: any answer below 500 is a sign of life."""
+    """One check by `GET …/models`: any status below 500 is a success."""
 
-    __slots__ = ("_place", "_pools", "_shared")
+    __slots__ = ("_pools", "_shared", "_view")
 
-    def __init__(self, shared: Shared, pools: Pools, place: DeploymentView) -> None:
+    def __init__(self, shared: Shared, pools: Pools, view: DeploymentView) -> None:
         self._shared = shared
         self._pools = pools
-        self._place = place
+        self._view = view
 
     def run(self) -> None:
-        pool = self._pools.of(self._place)
+        pool = self._pools.of(self._view)
         connection = pool.take()
         if connection is not None:
             self._send(connection, "")
@@ -28,7 +28,7 @@ class HealthCheck:
         if connection is None:
             self._failed()
             return
-        deployment = self._place.deployment
+        deployment = self._view.deployment
         credential = self._shared.snapshot.credentials.get(deployment.credential or "")
         secret = f"authorization: Bearer {credential}\r\nx-api-key: {credential}\r\n" if credential else ""
         text = f"GET {deployment.path('/v1/models')} HTTP/1.1\r\nhost: {deployment.host}\r\n{secret}accept-encoding: identity\r\n\r\n"
@@ -39,17 +39,17 @@ class HealthCheck:
         if connection.status >= 500:
             self._failed()
         else:
-            self._place.succeeded(self._shared.loop.time())
+            self._view.succeeded(self._shared.loop.time())
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
-        """What it lists is not looked at."""
+        """The list of models is ignored."""
 
     def upstream_end(self, connection: UpstreamConnection) -> None:
-        """The head said it all."""
+        """Nothing to do: the status is enough."""
 
     def upstream_failed(self, connection: UpstreamConnection, reason: str) -> None:
         if not connection.reused:
             self._failed()
 
     def _failed(self) -> None:
-        self._place.failed(self._shared.loop.time())
+        self._view.failed(self._shared.loop.time())

@@ -1,6 +1,4 @@
-"""A request's body that is coded (gzip, br, zstd, deflate): decoded in turns of the loop, within the body's limit and the
-worker's memory.
-"""
+"""Decodes a request body (gzip, br, zstd, deflate) in turns of the loop, within the limit of a body and the worker's memory budget."""
 
 import time
 from collections.abc import Callable
@@ -28,8 +26,8 @@ UNKNOWN_CODING: Final = Refusal(
 )
 
 
-class Inflation:
-    """One body on its way to `done(body)` or `refuse(refusal)`; the connection's exchange as long as it lasts."""
+class RequestDecoding:
+    """The decoding of one body, which ends with `done(body)` or `refuse(refusal)`. Until then it is the connection's exchange."""
 
     __slots__ = (
         "_at",
@@ -98,9 +96,9 @@ class Inflation:
                 continue
             budget -= len(piece)
             self._size += len(piece)
-            most = self._shared.settings.body_bytes_max
-            if self._size > most:
-                self._fail(Refusal(413, "body_too_large", f"a body is at most {most} bytes, decoded"))
+            bytes_max = self._shared.settings.body_bytes_max
+            if self._size > bytes_max:
+                self._fail(Refusal(413, "body_too_large", f"a body is at most {bytes_max} bytes, decoded"))
                 return
             if not self._take(len(piece)):
                 return
@@ -132,7 +130,7 @@ class Inflation:
         assert conn is not None
         self._release()
         if self._taken:
-            # What it became is counted as what it came as is: until the connection's next request.
+            # The decoded body is counted until the connection's next request, as an uncoded one is.
             conn.count(2 * len(body))
         self._done(body)
 
@@ -151,7 +149,7 @@ class Inflation:
         self._release()
 
     def pause(self) -> None:
-        """Nothing is written yet."""
+        """Nothing to do: nothing is written yet."""
 
     def resume(self) -> None:
-        """As above."""
+        """Nothing to do."""

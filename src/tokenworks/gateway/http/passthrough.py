@@ -1,4 +1,4 @@
-"""Everything that is not /v1 goes to the control plane over its Unix socket, by the same relay."""
+"""The relay of requests that are not of the data plane to the control plane, over its Unix socket."""
 
 from collections.abc import Callable
 from typing import Final
@@ -23,7 +23,7 @@ class ControlExchange:
     __slots__ = (
         "_body",
         "_head",
-        "_over",
+        "_on_end",
         "_pool",
         "_proxies",
         "_request_body",
@@ -41,16 +41,16 @@ class ControlExchange:
         shared: Shared,
         pool: Pool,
         proxies: Proxies,
-        over: Callable[[], None],
+        on_end: Callable[[], None],
         conn: ClientConnection,
         head: Head,
         body: bytes,
     ) -> None:
-        """`over` is called once, when the request has ended."""
+        """`on_end` is called once, when the request has ended."""
         self._shared = shared
         self._pool = pool
         self._proxies = proxies
-        self._over = over
+        self._on_end = on_end
         self.conn: ClientConnection | None = conn
         self._head = head
         self._request_body = body
@@ -166,7 +166,7 @@ class ControlExchange:
         self.conn = None
         if not self.ended:
             self.ended = True
-            self._over()
+            self._on_end()
 
     def client_gone(self) -> None:
         upstream, self.upstream = self.upstream, None
@@ -175,7 +175,7 @@ class ControlExchange:
         self._end()
 
     def pause(self) -> None:
-        """Answers are whole before they are written."""
+        """Nothing to do: an answer is complete before it is written."""
 
     def resume(self) -> None:
-        """As above."""
+        """Nothing to do."""

@@ -1,14 +1,13 @@
-"""Which route a path means, as clients build paths from a base URL with or without `/v1`, a slash or a vendor's prefix.
+"""The route of a path. Clients build paths from a base URL with or without `/v1`, a slash or a vendor's prefix.
 
-Whatever stands before an endpoint is taken off as long as it is something that clients put there; what is left over
-makes the path unknown, and the refusal says the right one.
+Known prefixes before an endpoint are removed. If anything else is left the path is unknown, and the refusal names the right one.
 """
 
 import re
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-# Longer ones first: `/messages/count_tokens` ends in no other, but `/chat/completions` ends in `/completions`.
+# Longer endpoints first: `/chat/completions` also ends in `/completions`.
 ENDPOINTS: Final = (
     "/messages/count_tokens",
     "/chat/completions",
@@ -18,7 +17,7 @@ ENDPOINTS: Final = (
     "/messages",
     "/models",
 )
-# What base URLs end in at vendors whose clients are pointed here.
+# The ends of vendors' base URLs, which their clients keep when they are configured for this gateway.
 _PREFIXES: Final = (
     "/v1beta/openai",
     "/compatible-mode",
@@ -37,41 +36,39 @@ _SEPARATORS: Final = re.compile("%2f", re.IGNORECASE)
 MODEL_ID_CHARS_MAX: Final = 600
 
 
-class Target(NamedTuple):
-    """`path` is the route's; `model` the one that the path names (Azure's). `meant`: what the path looks like, where it is
-    none of ours.
-    """
+class RequestTarget(NamedTuple):
+    """`path`: of the route. `model`: named by the path (as Azure's do). `similar_route`: the route that an unknown path resembles."""
 
     path: str
     model: str | None = None
-    meant: str | None = None
+    similar_route: str | None = None
 
 
-def target_of(path: str) -> Target | None:
-    """The route that a path means; None where it is no route of the data plane and nothing like one."""
+def target_of(path: str) -> RequestTarget | None:
+    """The route of a path; None if it is no route of the data plane and resembles none."""
     path = _SLASHES.sub("/", path)
     if len(path) > 1:
         path = path.rstrip("/") or "/"
     azure = _AZURE.fullmatch(path)
     if azure is not None:
-        return Target("/v1" + azure[2], unquoted(azure[1]))
+        return RequestTarget("/v1" + azure[2], unquoted(azure[1]))
     found = _endpoint(path)
     if found is not None:
         base = path[: -len(found)]
         if _is_base(base):
-            return Target("/v1" + found)
+            return RequestTarget("/v1" + found)
         if not base.startswith(("/api/", "/tmf-api/")):
-            return Target(path, None, "/v1" + found)
+            return RequestTarget(path, None, "/v1" + found)
         return None
     model = _MODEL.fullmatch(path)
     if model is not None and _is_base(model[1]):
         name = unquoted(model[2])
-        return None if name is None else Target("/v1/models/" + name)
+        return None if name is None else RequestTarget("/v1/models/" + name)
     return None
 
 
 def unquoted(text: str) -> str | None:
-    """A model's id from a path: what is percent-encoded is meant as it is. None where that is no text."""
+    """A model's id from a percent-encoded path segment; None if it is no printable text."""
     if len(text) > MODEL_ID_CHARS_MAX:
         return None
     try:
@@ -82,7 +79,7 @@ def unquoted(text: str) -> str | None:
 
 
 def without_separators(path: bytes) -> bytes:
-    """A path whose encoded slashes are in the id of a model, which may have them; else as it is."""
+    """The path without the encoded slashes of a model's id, which may have them; any other path is returned unchanged."""
     text = path.decode("ascii")
     at = text.find("/models/")
     if at < 0:
@@ -98,7 +95,7 @@ def _endpoint(path: str) -> str | None:
 
 
 def _is_base(base: str) -> bool:
-    """Whether a base URL's path is made of what clients write there: versions, vendors' prefixes, whole endpoints."""
+    """True if a base URL's path consists of versions, vendors' prefixes and whole endpoints."""
     while base:
         for end in (*_PREFIXES, *ENDPOINTS):
             if base.endswith(end):
@@ -110,5 +107,5 @@ def _is_base(base: str) -> bool:
 
 
 def speaks_messages(path: str) -> bool:
-    """Whether a path is of Anthropic's protocol, so that its refusals are."""
+    """True if a path is of Anthropic's protocol, in which its refusals are written then."""
     return path.endswith(("/messages", "/messages/count_tokens")) or path.startswith("/anthropic")

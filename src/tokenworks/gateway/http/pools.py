@@ -1,4 +1,4 @@
-"""The connections to upstreams: a pool for each place, and one for the control plane."""
+"""Connection pools: one for each deployment, and one for the control plane."""
 
 from collections.abc import Collection
 
@@ -25,12 +25,12 @@ class Pools:
             decoded_max=settings.response_bytes_max,
         )
 
-    def of(self, place: DeploymentView) -> Pool:
-        pool = self._of.get(place)
+    def of(self, view: DeploymentView) -> Pool:
+        pool = self._of.get(view)
         if pool is None:
             shared = self._shared
-            pool = self._of[place] = Pool(
-                place.deployment,
+            pool = self._of[view] = Pool(
+                view.deployment,
                 shared.wheel,
                 idle_max=shared.settings.upstream_idle_max,
                 connect_timeout_s=shared.settings.upstream_connect_timeout_s,
@@ -40,13 +40,13 @@ class Pools:
             )
         return pool
 
-    def keep(self, places: Collection[DeploymentView]) -> None:
-        """Places of a new snapshot: the connections to all others are closed as they fall idle."""
-        live = set(places)
-        for place in [place for place in self._of if place not in live]:
-            self._of.pop(place).close_idle()
+    def keep(self, views: Collection[DeploymentView]) -> None:
+        """Keep the pools of these deployments; connections to all others are closed when they are idle."""
+        live = set(views)
+        for view in [view for view in self._of if view not in live]:
+            self._of.pop(view).close_idle()
 
     def count(self) -> tuple[int, int]:
-        """(connections that are open, of them idle) to the places."""
+        """(open connections to deployments, of them idle)"""
         pools = self._of.values()
         return sum([len(pool.open) for pool in pools]), sum([len(pool.idle) for pool in pools])

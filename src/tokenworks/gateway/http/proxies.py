@@ -1,4 +1,4 @@
-"""Whether a peer is one of the proxies in front, and what a trusted one says of the client."""
+"""Trusted proxies in front of the gateway, and the client's address as they report it."""
 
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
@@ -14,7 +14,7 @@ def _is_address(text: str) -> bool:
 
 
 class Proxies:
-    """`networks`: of the trusted proxies; none where clients connect by themselves. `tls`: whether this worker speaks TLS."""
+    """`networks`: of the trusted proxies; empty if clients connect directly. `tls`: True if this worker speaks TLS."""
 
     __slots__ = ("_tls", "networks")
 
@@ -23,7 +23,7 @@ class Proxies:
         self._tls = tls
 
     def trusts(self, address: str) -> bool:
-        """Whether a peer is one of the proxies in front."""
+        """True if a peer is one of the proxies."""
         try:
             parsed = ip_address(address)
         except ValueError:
@@ -31,8 +31,8 @@ class Proxies:
         return any(parsed in network for network in self.networks)
 
     def client_address(self, peer: str, head: Head) -> str:
-        """The peer, or behind trusted proxies the last address that is not one of them. What a client wrote before that
-        is its own word, and is not taken.
+        """The peer's address or, behind trusted proxies, the last forwarded address that is no proxy's. A client could have written
+        the addresses before that one, so they are ignored.
         """
         if self.networks:
             for named in reversed(head.headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")):
@@ -42,7 +42,7 @@ class Proxies:
         return peer
 
     def reached(self, head: Head) -> tuple[bytes, bytes]:
-        """(scheme, host) by which the client came: our own, or, of a trusted proxy that ends TLS, what that one says."""
+        """(scheme, host) that the client used: this worker's own, or those that a trusted proxy reports."""
         scheme = b"https" if self._tls else b"http"
         host = head.headers.get(b"host", b"localhost")
         if self.networks:

@@ -1,58 +1,40 @@
 """A client's connection: heads and bodies in, responses out, with limits, time-outs and back-pressure.
 
-llhttp reads heads and chunked bodies; a body with a length is taken by its length, so nothing that a header says can
-swallow it. A request that comes while one is served waits in a bounded buffer and is answered in order. What is kept of
-heads and bodies is counted in the worker's memory budget under the client's address.
+llhttp parses heads and chunked bodies. A body with a content length is taken by its length, so no other header can swallow it.
+A request that comes while another one is served waits in a bounded buffer; requests are answered in order. The memory of heads and
+bodies is counted in the worker's budget under the client's address.
 """
 
 import asyncio
-import fcntl
-import struct
-import termios
-import time
 from typing import Final, Protocol, cast
 
 import structlog
 
-from tokenworks.gateway.http.chunked import ChunkedBody, ChunkedError
-from tokenworks.gateway.http.head import MEMO_BYTES_MAX, Head, HeadError, around_length, parse_head
+from tokenworks.gateway.http import refusals
+from tokenworks.gateway.http.chunked_reader import ChunkedReader
+from tokenworks.gateway.http.connection_memory import ConnectionMemory
+from tokenworks.gateway.http.head import Head, HeadError, parse_head
+from tokenworks.gateway.http.head_memo import MEMO_TIMES, HeadMemo
 from tokenworks.gateway.http.proxies import Proxies
+from tokenworks.gateway.http.sockets import unacknowledged_bytes
 from tokenworks.gateway.http.upstream import WRITE_APART_BYTES
 from tokenworks.gateway.memory import UNCOUNTED_BYTES
-from tokenworks.gateway.protocol.errors import Refusal, error_response, in_language
+from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.shared import Shared
 
 log = structlog.get_logger()
 
 _HEAD, _BODY, _CHUNKED, _BUSY, _CLOSED = range(5)
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-# Pieces of a body that are smaller are put together as they come: each object of its own takes 40 bytes beside its data.
+# Smaller pieces of a body are joined as they come: each object takes 40 bytes beside its data.
 SMALL_PIECE_BYTES: Final = 4096
-# A remembered head is there three times: before and after its length, and as headers.
-MEMO_TIMES: Final = 3
 DISCARDED_BYTES_MAX: Final = 4_194_304
-# An answer that was handed over to the system may take so long to arrive before the connection is closed.
+# The connection is closed this long after the answer was handed over to the operating system.
 END_TIMEOUT_S: Final = 5
-# A chunked body is read in pieces, in case its chunks are of a few bytes; what takes long is put off.
-CHUNKED_PIECE_BYTES: Final = 8192
 
 
-def _untaken(transport: asyncio.Transport) -> int:
-    """Bytes that were written and that the client has not acknowledged. The system's send buffer counts, too: it takes more only
-    when a third of it is free, which at its four megabytes is longer than a time-out for somebody who reads slowly.
-    """
-    size = transport.get_write_buffer_size()
-    if not size:
-        return 0
-    number: int = transport.get_extra_info("socket").fileno()
-    if number < 0:
-        return size
-    (queued,) = struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, b"\0" * 4))
-    return size + int(queued)
-
-
-class Served(Protocol):
-    """What a connection is busy with, from its request to the end of the response."""
+class ServedRequest(Protocol):
+    """The request that a connection serves, from its arrival to the end of the response."""
 
     def client_gone(self) -> None: ...
     def pause(self) -> None: ...
@@ -60,31 +42,31 @@ class Served(Protocol):
 
 
 class Routes(Protocol):
-    """Where a connection's requests go."""
+    """The routes of a worker's requests."""
 
     @property
     def connections(self) -> "set[ClientConnection]":
-        """Those that are open."""
+        """The open connections."""
 
     @property
     def proxies(self) -> Proxies: ...
 
     def after_head(self, conn: "ClientConnection", head: Head) -> None:
-        """Notes of a head what does not change while a connection sends the same again."""
+        """Set the fields of a head that stay the same while the connection repeats it."""
 
     def refuse_early(self, head: Head) -> Refusal | None:
-        """What can be said before a body is read."""
+        """The refusal of a request before its body is read; None if it may go on."""
 
     def dispatch(self, conn: "ClientConnection", head: Head, body: bytes) -> None: ...
 
     def refused(self, refusal: Refusal, request_id: str, head: Head | None) -> None:
-        """A connection refused what never became an exchange."""
+        """The connection refused a request before it was dispatched."""
 
 
 class ClientConnection(asyncio.Protocol):
     __slots__ = (
-        "_after", "_before", "_body", "_body_left", "_buffer", "_buffer_taken", "_chunked", "_head", "_memo", "_memo_taken", "_partial", "_routes", "_shared", "_state",
-        "_taken", "_unread", "_unsent", "_whole", "address", "deadline_s", "exchange", "peer", "streamed", "transport", "wheel_s", "write_paused",
+        "_body", "_body_left", "_buffer", "_chunked", "_head", "_memo", "_memory", "_partial", "_routes", "_shared", "_state", "_unacknowledged_bytes", "_writes_whole",
+        "address", "deadline_s", "exchange", "peer", "streamed", "transport", "wheel_s", "write_paused",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, routes: Routes) -> None:
@@ -92,25 +74,22 @@ class ClientConnection(asyncio.Protocol):
         self._routes = routes
         self.transport: asyncio.Transport | None = None
         self.peer = ""
-        self.address = ""  # the client's, behind a trusted proxy: under it memory is counted
-        self.exchange: Served | None = None
+        self.address = ""  # of the client, also behind a trusted proxy: memory is counted under it
+        self.exchange: ServedRequest | None = None
         self.streamed = False  # the last answer was a stream
         self.write_paused = False
         self._buffer = b""
-        self._partial: bytearray | None = None  # a head that is not whole
+        self._partial: bytearray | None = None  # an incomplete head
         self._state = _HEAD
         self._head: Head | None = None
-        self._memo: Head | None = None
-        self._before = b""
-        self._after = b""
-        self._chunked: ChunkedBody | None = None
+        self._memo = HeadMemo()
+        self._chunked: ChunkedReader | None = None
         self._body: list[bytes | bytearray | memoryview] = []
         self._body_left = 0
-        self._whole = False  # a whole answer is being written
-        # What the client had not taken when that was last looked at, with what was written since.
-        self._unsent = 0
-        # Bytes that the budget counts: of the request, of what waits behind it, of the memo, of what is not read.
-        self._taken = self._buffer_taken = self._memo_taken = self._unread = 0
+        self._writes_whole = False  # a whole answer is being written
+        # Bytes that the client had not acknowledged at the last check, and bytes written since then.
+        self._unacknowledged_bytes = 0
+        self._memory = ConnectionMemory(shared.memory)
         self.deadline_s = 0
         self.wheel_s = 0
 
@@ -118,7 +97,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
         shared, routes = self._shared, self._routes
         peer = self.transport.get_extra_info("peername")
-        self.peer = self.address = peer[0] if isinstance(peer, tuple) else ""
+        self.peer = self.address = self._memory.address = peer[0] if isinstance(peer, tuple) else ""
         shared.stats.c["connections"] += 1
         proxies = routes.proxies
         refused = bool(proxies.networks) and not proxies.trusts(self.peer)
@@ -141,11 +120,12 @@ class ClientConnection(asyncio.Protocol):
         elif self.streamed and isinstance(exc, ConnectionResetError):
             # A client that stops at the finish reason leaves the rest of the stream unread.
             self._shared.stats.c["free_rider_left_at_finish"] += 1
-        self._give_all()
+        self._memory.give_unread()
+        self._forget_all()
 
     def eof_received(self) -> bool:
-        # Gone. Somebody could still read who only closed his sending side, but nobody does: a request that nobody
-        # waits for must not go on costing.
+        # The client is taken for gone. It could have closed its sending side alone and still read, but no client does so, and
+        # a request whose client has gone must not go on and cost tokens.
         return False
 
     # In.
@@ -155,72 +135,60 @@ class ClientConnection(asyncio.Protocol):
         if state == _BODY:
             self._take_body(data)
         elif state == _CHUNKED:
-            self._take_chunked(data)
+            assert self._chunked is not None
+            self._chunked.feed(data)
         elif state == _HEAD:
             if self._partial is not None:
                 self._take_more_head(self._partial, data)
                 return
             if self._buffer:
-                data = self._waiting() + data
-            if self._memo is not None and data.startswith(self._before):
-                self._take_known_head(self._memo, data)
-            else:
+                data = self._take_buffer() + data
+            memo = self._memo
+            head = memo.head
+            at = memo.body_start(head, data) if head is not None and data.startswith(memo.before) else -1
+            if head is None or at < 0:
                 self._take_head(data)
+            else:
+                self._buffer = b""
+                self._head = head
+                self._take_sized_body(head, data, at)
         elif state == _BUSY:
-            self._wait_behind(data)
+            self._keep_next_request(data)
         else:
             self._discard(len(data))
 
     def _discard(self, count: int) -> None:
-        """Bytes after the last answer: read so that it arrives, but not without end."""
+        """Drop bytes that come after the last answer. They are read, up to a limit, so that the answer arrives."""
         self._body_left += count
         if self._body_left > DISCARDED_BYTES_MAX and self.transport is not None:
             self.transport.abort()
 
-    def _wait_behind(self, data: bytes) -> None:
-        """Bytes of a next request while one is served."""
-        if not self._shared.memory.take(self.address, len(data)):
-            # They are not kept: the connection ends with the answer that is on its way.
+    def _keep_next_request(self, data: bytes) -> None:
+        """Keep bytes of the next request while one is served."""
+        if not self._memory.take_waiting(len(data)):
+            # There is no memory for them: the connection ends with the present answer.
             if self._head is not None:
                 self._head.keep_alive = False
             if self.transport is not None:
                 self.transport.pause_reading()
             return
-        self._buffer_taken += len(data)
         self._buffer += data
         if len(self._buffer) > self._shared.settings.header_bytes_max and self.transport is not None:
             self.transport.pause_reading()
 
-    def _take_known_head(self, head: Head, data: bytes) -> None:
-        """A head like the last one, but for its content length."""
-        at = len(self._before)
-        end = data.find(b"\r", at, at + 13)
-        digits = data[at:end]
-        if end < 0 or not digits.isdigit() or not data.startswith(self._after, end):
-            self._take_head(data)
-            return
-        self._buffer = b""
-        head.body_length = int(digits)
-        self._head = head
-        self._take_length(head, data, end + len(self._after))
-
     def _take_more_head(self, partial: bytearray, data: bytes) -> None:
-        """More of a head that came in pieces: only what is new is looked at."""
+        """Add data to an incomplete head. Only the new bytes are searched for its end."""
         before = len(partial)
         partial += data
         if partial.find(b"\r\n\r\n", max(0, before - 3)) >= 0:
             self._partial = None
-            self._give()
+            self._memory.give_request()
             self._take_head(bytes(partial))
         elif len(partial) > self._shared.settings.header_bytes_max:
             self._partial = None
-            self.refuse(self._head_too_large())
+            self.refuse(refusals.head_too_large(self._shared.settings.header_bytes_max))
         elif len(partial) > UNCOUNTED_BYTES:
-            self.keep(len(partial) - self._taken)
-
-    def _head_too_large(self) -> Refusal:
-        most = self._shared.settings.header_bytes_max
-        return Refusal(431, "headers_too_large", f"the headers are over {most} bytes")
+            self.keep(len(partial) - self._memory.request_bytes)
 
     def _take_head(self, data: bytes) -> None:
         shared = self._shared
@@ -230,11 +198,15 @@ class ClientConnection(asyncio.Protocol):
             return
         end += 4
         if end > shared.settings.header_bytes_max:
-            self.refuse(self._head_too_large())
+            self.refuse(refusals.head_too_large(self._shared.settings.header_bytes_max))
             return
         raw = data if end == len(data) else data[:end]
         self._buffer = b""
-        self._forget_memo()
+        memo, memory = self._memo, self._memory
+        if memo.head is not None:
+            memo.head = None
+            shared.memory.give(self.address, memory.memo_bytes)
+            memory.memo_bytes = 0
         try:
             head = parse_head(raw, shared.settings.header_count_max)
         except HeadError as error:
@@ -244,29 +216,27 @@ class ClientConnection(asyncio.Protocol):
         self._routes.after_head(self, head)
         if head.chunked:
             self._state = _CHUNKED
-            self._chunked = ChunkedBody(head.body_max)
+            self._chunked = reader = ChunkedReader(self, head, shared.turns)
             rest = data[end:]
             self._expect_body(head, sent=bool(rest))
             if rest:
-                self._take_chunked(rest)
+                reader.feed(rest)
             return
-        if len(raw) <= MEMO_BYTES_MAX:
-            around = around_length(raw)
-            if around is not None and shared.memory.take_memo(self.address, MEMO_TIMES * len(raw)):
-                self._memo = head
-                self._memo_taken = MEMO_TIMES * len(raw)
-                self._before, self._after = around
-        self._take_length(head, data, end)
+        size = MEMO_TIMES * len(raw)
+        if memo.prepare(raw) and shared.memory.take_memo(self.address, size):
+            memo.head = head
+            memory.memo_bytes = size
+        self._take_sized_body(head, data, end)
 
     def _begin_head(self, data: bytes) -> None:
-        """The first piece of a head that is not whole."""
+        """Keep the first piece of an incomplete head."""
         shared = self._shared
         if data[:2] == b"\r\n":
             data = data[2:]
         if len(data) > shared.settings.header_bytes_max:
-            self.refuse(self._head_too_large())
+            self.refuse(refusals.head_too_large(self._shared.settings.header_bytes_max))
         elif data and not 0x41 <= data[0] <= 0x5A:
-            self.refuse(Refusal(400, "bad_request", "this is not HTTP/1.1"))
+            self.refuse(refusals.NOT_HTTP)
         elif data:
             shared.wheel.set(self, shared.settings.header_timeout_s)
             self._buffer = b""
@@ -274,30 +244,27 @@ class ClientConnection(asyncio.Protocol):
             if len(data) > UNCOUNTED_BYTES:
                 self.keep(len(data))
 
-    def _take_length(self, head: Head, data: bytes, at: int) -> None:
-        """The body begins at `at`; its length is known."""
+    def _take_sized_body(self, head: Head, data: bytes, at: int) -> None:
+        """Take a body of known length that begins at `at`."""
         have = len(data) - at
         length = head.body_length
         if length > head.body_max:
-            self.refuse(self._body_too_large(head))
+            self.refuse(refusals.body_too_large(head.body_max))
             return
         if have >= length:
             if length > UNCOUNTED_BYTES and not self.keep(length * head.copies):
                 return
             if have > length:
                 self._buffer = data[at + length :]
-                self._ready(head, data[at : at + length])
+                self._body_complete(head, data[at : at + length])
             else:
-                self._ready(head, data[at:])
+                self._body_complete(head, data[at:])
             return
         self._state = _BODY
         self._body_left = length - have
         self._expect_body(head, sent=have > 0)
         if have and self._state == _BODY and self.keep(have * head.copies):
             self._body = [data[at:]]
-
-    def _body_too_large(self, head: Head) -> Refusal:
-        return Refusal(413, "body_too_large", f"a body is at most {head.body_max} bytes here")
 
     def _expect_body(self, head: Head, *, sent: bool) -> None:
         refusal = self._routes.refuse_early(head)
@@ -330,123 +297,57 @@ class ClientConnection(asyncio.Protocol):
             return
         body = b"".join(pieces)
         self._body = []
-        self._ready(self._head, body)
+        self._body_complete(self._head, body)
 
-    def _take_chunked(self, data: bytes) -> None:
-        """A piece at once, and more while the loop has time; the rest waits for turns of its own, and reading with it."""
-        turns = self._shared.turns
-        at = 0
-        while at < len(data) and self._state == _CHUNKED and turns.free():
-            begun_s = time.perf_counter()
-            self._feed_chunked(data[at : at + CHUNKED_PIECE_BYTES])
-            at += CHUNKED_PIECE_BYTES
-            turns.spent(begun_s)
-        if at >= len(data):
-            return
-        rest = data[at:]
-        if self._state != _CHUNKED:
-            self.data_received(rest)
-            return
-        if self.transport is not None:
-            self.transport.pause_reading()
-        turns.later(lambda: self._chunked_turn(rest))
+    @property
+    def reads_chunks(self) -> bool:
+        """True until the chunked body is complete or refused."""
+        return self._state == _CHUNKED
 
-    def _chunked_turn(self, data: bytes) -> None:
-        if self._state == _CHUNKED:
-            self._feed_chunked(data[:CHUNKED_PIECE_BYTES])
-            data = data[CHUNKED_PIECE_BYTES:]
-        if self._state == _CHUNKED and data:
-            self._shared.turns.later(lambda: self._chunked_turn(data))
-            return
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
-            if data:
-                self.data_received(data)
+    def chunks_complete(self, head: Head, body: bytes) -> None:
+        self._chunked = None
+        self._body_complete(head, body)
 
-    def _feed_chunked(self, data: bytes) -> None:
-        chunked, head = self._chunked, self._head
-        assert chunked is not None
-        assert head is not None
-        before = len(chunked.data)
-        try:
-            chunked.feed(data)
-        except ChunkedError as error:
-            self._chunked = None
-            if error.status == 413:
-                self.refuse(self._body_too_large(head))
-            elif error.status == 431:
-                self.refuse(
-                    Refusal(431, "headers_too_large", "trailers, or a chunk's extensions, are too long")
-                )
-            else:
-                self.refuse(Refusal(400, "bad_request", "the chunked body is malformed"))
-            return
-        if not self.keep((len(chunked.data) - before) * head.copies):
-            self._chunked = None
-        elif chunked.complete:
-            self._chunked = None
-            if chunked.overrun:
-                head.keep_alive = False
-            self._ready(head, bytes(chunked.data))
-
-    def _ready(self, head: Head, body: bytes) -> None:
+    def _body_complete(self, head: Head, body: bytes) -> None:
+        """Hand the complete request to its route."""
         self._state = _BUSY
         self.streamed = False
         self.deadline_s = 0
         if self._buffer:
             waiting, self._buffer = self._buffer, b""
-            self._wait_behind(waiting)
+            self._keep_next_request(waiting)
         try:
             self._routes.dispatch(self, head, body)
-        except Exception:  # a defect of ours costs this client its connection, and nobody else anything
+        except Exception:  # a defect of ours ends this connection and affects no other
             log.exception("server.dispatch_failed", path=head.path)
             self.abort()
 
-    # What is kept, and counted.
+    # Memory.
 
     def count(self, count: int) -> bool:
-        """Whether the budget has room for `count` bytes more of this request. They are given back with the request's end."""
-        if self._shared.memory.take(self.address, count):
-            self._taken += count
-            return True
-        return False
+        """Count `count` bytes more of this request in the memory budget. False if the budget has no room for them."""
+        return self._memory.take_request(count)
 
     def keep(self, count: int) -> bool:
-        """The same; where there is no room, the request is refused."""
-        if self.count(count):
+        """The same; if the budget has no room, the request is refused."""
+        if self._memory.take_request(count):
             return True
-        self.refuse(self._shared.memory.refusal(self.address, count))
+        self.refuse(self._memory.refusal(count))
         return False
 
-    def _give(self) -> None:
-        if self._taken:
-            self._shared.memory.give(self.address, self._taken)
-            self._taken = 0
-
-    def _give_all(self) -> None:
-        self._shared.memory.give(
-            self.address, self._taken + self._buffer_taken + self._memo_taken + self._unread
-        )
-        self._taken = self._buffer_taken = self._memo_taken = self._unread = 0
+    def _forget_all(self) -> None:
+        """Give back all memory but that of unread answers, which the transport still holds."""
+        self._memory.give_all_but_unread()
         self._body = []
         self._buffer = b""
-        self._partial = self._chunked = self._memo = None
-
-    def _forget_memo(self) -> None:
-        if self._memo is not None:
-            self._memo = None
-            self._shared.memory.give(self.address, self._memo_taken)
-            self._memo_taken = 0
+        self._partial = self._chunked = None
+        self._memo.head = None
 
     def set_address(self, address: str) -> None:
-        """Whom the next request is counted under. What waits behind this one moves along."""
+        """Count this connection under another client address, from this request on."""
         if address != self.address:
-            memory = self._shared.memory
-            kept = self._taken + self._buffer_taken + self._memo_taken + self._unread
-            memory.give(self.address, kept)
             self.address = address
-            if kept:
-                memory.force(address, kept)
+            self._memory.move_to(address)
 
     # Out.
 
@@ -461,52 +362,38 @@ class ClientConnection(asyncio.Protocol):
         transport = self.transport
         if transport is not None and not transport.is_closing():
             if self.write_paused:
-                self._unsent += len(data)
+                self._unacknowledged_bytes += len(data)
             transport.write(data)
 
     def write_whole(self, head: bytes, body: bytes) -> None:
-        """A response in two pieces: joining a large body to its head would cost more than the second piece."""
+        """Write a whole response. To join a large body to its head would cost more than a second write."""
         transport = self.transport
         if transport is not None and not transport.is_closing():
             if self.write_paused:
-                self._unsent += len(head) + len(body)
+                self._unacknowledged_bytes += len(head) + len(body)
             if len(body) < WRITE_APART_BYTES:
                 transport.write(head + body)
             else:
-                self._whole = True
+                self._writes_whole = True
                 transport.writelines((head, body))
-                self._whole = False
+                self._writes_whole = False
 
     def refuse(self, refusal: Refusal, protocol: str | None = None, request_id: str | None = None) -> None:
-        """Answer with an error. Where the request was not read to its end, the connection ends, too."""
+        """Answer with an error. If the request was not read to its end, the connection is closed, too."""
         shared = self._shared
         shared.count_refusal(refusal)
         close = self._state != _BUSY or not self.keep_alive
-        asked = self._head
-        if asked is not None:
-            refusal = in_language(refusal, asked.headers.get(b"accept-language"))
-        if protocol is None:
-            protocol = "messages" if asked is not None and asked.messages else "chat"
         if request_id is None:
             request_id = shared.ids.next()
-            self._routes.refused(refusal, request_id, asked)
-        self.write(
-            error_response(
-                refusal,
-                protocol,
-                request_id,
-                close=close,
-                head=asked is not None and asked.method == b"HEAD",
-                lines=b"" if asked is None else asked.lines,
-            )
-        )
+            self._routes.refused(refusal, request_id, self._head)
+        self.write(refusals.refusal_response(refusal, self._head, protocol, request_id, close=close))
         if close:
             self._end()
         else:
             self.done()
 
     def done(self) -> None:
-        """The response is written: the next request, or the end."""
+        """The response is written: serve the next request, or end the connection."""
         self.exchange = None
         if self._state == _CLOSED:
             return
@@ -516,9 +403,9 @@ class ClientConnection(asyncio.Protocol):
         self._state = _HEAD
         self._head = None
         if self.transport is not None:
-            self._unsent = _untaken(self.transport)
-        if self._taken:
-            self._give()
+            self._unacknowledged_bytes = unacknowledged_bytes(self.transport)
+        if self._memory.request_bytes:
+            self._memory.give_request()
         shared = self._shared
         wheel = shared.wheel
         settings = shared.settings
@@ -533,24 +420,21 @@ class ClientConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         if self._state == _HEAD and self._buffer:
-            self._take_head(self._waiting())
+            self._take_head(self._take_buffer())
 
-    def _waiting(self) -> bytes:
-        """What came behind the last request."""
+    def _take_buffer(self) -> bytes:
+        """Take the bytes that came behind the last request out of the buffer."""
         data, self._buffer = self._buffer, b""
-        self._shared.memory.give(self.address, self._buffer_taken)
-        self._buffer_taken = 0
+        self._memory.give_waiting()
         return data
 
     def _end(self) -> None:
         self._state = _CLOSED
         self._body_left = 0
-        unread, self._unread = self._unread, 0  # what is written is still there
-        self._give_all()
-        self._unread = unread
+        self._forget_all()
         if self.transport is not None:
-            self._unsent = _untaken(self.transport)
-        wait_s = self._shared.settings.write_timeout_s if self._unsent else END_TIMEOUT_S
+            self._unacknowledged_bytes = unacknowledged_bytes(self.transport)
+        wait_s = self._shared.settings.write_timeout_s if self._unacknowledged_bytes else END_TIMEOUT_S
         self._shared.wheel.set(self, wait_s)
         if self.transport is not None:
             if self.transport.get_write_buffer_size():
@@ -566,7 +450,7 @@ class ClientConnection(asyncio.Protocol):
             self.transport.close()
 
     def abort(self) -> None:
-        """The response can't be finished: the client must not take it for whole."""
+        """Break the connection off, so that the client does not take an unfinished response for a complete one."""
         self._state = _CLOSED
         if self.transport is not None:
             self.transport.abort()
@@ -575,33 +459,28 @@ class ClientConnection(asyncio.Protocol):
         if self.transport is None:
             return
         if self._state in {_BODY, _CHUNKED} or (self._state == _HEAD and (self._buffer or self._partial)):
-            self.refuse(Refusal(408, "request_timeout", "the request did not arrive in time"))
+            self.refuse(refusals.NOT_IN_TIME)
             return
-        before, self._unsent = self._unsent, _untaken(self.transport)
-        if 0 < self._unsent < before:
-            # It reads, however slowly.
+        before, self._unacknowledged_bytes = self._unacknowledged_bytes, unacknowledged_bytes(self.transport)
+        if 0 < self._unacknowledged_bytes < before:
+            # The client reads, however slowly.
             self._shared.wheel.set(self, self._shared.settings.write_timeout_s)
         else:
             self.transport.abort()
 
     def close_if_idle(self) -> None:
-        """Draining: who waits for nothing is let go."""
+        """Close the connection for a drain unless a request or a part of one is here."""
         if self._state == _HEAD and not self._buffer and not self._partial and self.transport is not None:
             self.transport.close()
 
     def pause_writing(self) -> None:
         self.write_paused = True
         if self.transport is not None:
-            # What a slow reader leaves here is counted, too.
+            # The bytes that a slow reader leaves in the buffer are counted, too.
             unread = self.transport.get_write_buffer_size()
-            self._unsent = _untaken(self.transport)
-            if self._shared.memory.take(self.address, unread):
-                self._unread += unread
-            elif self._whole:
-                # The answer was counted as it came.
-                self._shared.memory.force(self.address, unread)
-                self._unread += unread
-            else:
+            self._unacknowledged_bytes = unacknowledged_bytes(self.transport)
+            # A whole answer was counted when it came from upstream, so it is not refused here.
+            if not self._memory.take_unread(unread, force=self._writes_whole):
                 self._shared.stats.c["slow_readers_cut"] += 1
                 self.abort()
                 return
@@ -611,9 +490,7 @@ class ClientConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        if self._unread:
-            self._shared.memory.give(self.address, self._unread)
-            self._unread = 0
+        self._memory.give_unread()
         if self._state == _BUSY:
             self._shared.wheel.clear(self)
         elif self._state == _HEAD and not self._buffer and self._partial is None:

@@ -1,54 +1,36 @@
 """Connections to deployments: pooled per deployment, addresses checked at connect, TLS with certificate checks."""
 
 import asyncio
-import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from ipaddress import ip_address
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
 import httptools
 
-from tokenworks.factory import Deployment, address_refusal, parse_address
+from tokenworks.factory import Deployment
 from tokenworks.gateway.http.coding import coding_of
-from tokenworks.gateway.http.decoding import SIGNS, Coded
-from tokenworks.gateway.http.names import Names, names_of
+from tokenworks.gateway.http.connect import Connector
+from tokenworks.gateway.http.decoding import CODED_FIRST_BYTES, CodedBody
+from tokenworks.gateway.http.fine_chunks import FINE_BYTES_MAX, LARGE_READ_BYTES, PIECE_BYTES, has_fine_chunks
+from tokenworks.gateway.http.names import MEDIA_TYPES, HeaderNames, header_names, media_type
 from tokenworks.gateway.memory import Budget
 from tokenworks.gateway.turns import Turns
 from tokenworks.gateway.wheel import Wheel
 
-RESOLVE_FOR_S: Final = 30.0
 HEADERS_MAX: Final = 200
-# A response's line and headers; and what may come one after the other without being its body: chunk extensions, trailers.
+# Limits of a response's head, and of consecutive bytes that are no body: chunk extensions and trailers.
 HEAD_BYTES_MAX: Final = 65_536
 SILENT_BYTES_MAX: Final = 65_536
 INTERIM_MAX: Final = 16
-# Reads that are larger and begin with so many line ends in their first bytes are chunks of a few bytes: they are read in
-# pieces of their own, and an answer has only so many bytes of them.
-LARGE_READ_BYTES: Final = 16_384
-SAMPLE_BYTES: Final = 4096
-LINES_IN_SAMPLE_MAX: Final = 512
-PIECE_BYTES: Final = 8192
-FINE_BYTES_MAX: Final = 4_194_304
-# From here on a body is written apart from its head: joining them would cost more than a second piece.
+# A body of this size is written apart from its head: to join them would cost more than a second write.
 WRITE_APART_BYTES: Final = 65_536
 _ONE: Final = (None,)
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
-# Media types by the value that an upstream sends; a bounded memo.
-_KINDS: Final[dict[bytes, bytes]] = {}
-KINDS_MAX: Final = 10_000
-
-
-def _media_type(value: bytes) -> bytes:
-    kind = value.partition(b";")[0].strip().lower()
-    if len(_KINDS) < KINDS_MAX:
-        _KINDS[value] = kind
-    return kind
 
 
 class UpstreamUser(Protocol):
-    """Who uses a connection: told of the response as it comes."""
+    """The part that sent a request on a connection: the connection calls it as the response comes."""
 
     def upstream_head(self, connection: "UpstreamConnection") -> None: ...
     def upstream_data(self, connection: "UpstreamConnection", data: bytes) -> None: ...
@@ -57,48 +39,17 @@ class UpstreamUser(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection. A response at a time; after each it goes back to its pool, or closes.
+    """A connection to a deployment: one response at a time, after which the connection goes back to its pool or closes.
 
-    The parser lives as long as the connection, and calls only C: each list has one item to pop, so a second message
-    where one was asked for is an error of the parser, not the answer to the next request.
+    The parser lives as long as the connection, and its callbacks are methods of C objects. Each `_once` list has one item to
+    pop, so a second message to one request is a parser error and never the answer to the next request.
     """
 
     __slots__ = (
-        "_begin_once",
-        "_body",
-        "_coded",
-        "_complete_once",
-        "_fed",
-        "_fine",
-        "_fine_fed",
-        "_head_once",
-        "_held",
-        "_interims",
-        "_last",
-        "_plain",
-        "_reported",
-        "_tail",
-        "_taken",
-        "content_type",
-        "deadline_s",
-        "headers",
-        "idle_s",
-        "large",
-        "names",
-        "no_body",
-        "on_body",
-        "on_header",
-        "on_headers_complete",
-        "on_message_begin",
-        "on_message_complete",
-        "parser",
-        "pool",
-        "reused",
-        "status",
-        "transport",
-        "user",
-        "wheel",
-        "wheel_s",
+        "_begin_once", "_body", "_bodyless_bytes", "_closes", "_coded", "_complete_once", "_fine_bytes", "_fine_data",
+        "_head_memory_bytes", "_head_once", "_head_tail", "_interims", "_paused", "_plain", "_reported", "content_type", "deadline_s",
+        "headers", "idle_s", "large", "names", "no_body", "on_body", "on_header", "on_headers_complete", "on_message_begin",
+        "on_message_complete", "parser", "pool", "reused", "status", "transport", "user", "wheel", "wheel_s",
     )  # fmt: skip
 
     def __init__(self, pool: "Pool") -> None:
@@ -116,22 +67,22 @@ class UpstreamConnection(asyncio.Protocol):
         self.on_message_begin = self._begin_once.pop
         self.on_headers_complete = self._head_once.pop
         self.on_message_complete = self._complete_once.pop
-        self.parser: Any = httptools.HttpResponseParser(self)
+        self.parser = httptools.HttpResponseParser(self)
         self.status = 0
         self._reported = False
-        self._last = False
-        self._plain = False  # what comes of the body is as it is
-        self._coded: Coded | None = None
-        self._tail = b""  # of the head's last piece
-        self._fed = 0  # bytes that brought no body
-        self._fine = b""  # what is read in pieces
-        self._fine_fed = 0
-        self.large = False  # its user keeps so much that to read more may take long: what comes is taken in a turn of its own
-        self._held = False  # its user takes nothing now
-        self._taken = 0  # of the budget, for a head that is not whole
+        self._closes = False
+        self._plain = False  # the body is not coded
+        self._coded: CodedBody | None = None
+        self._head_tail = b""  # the last bytes of the head's last piece
+        self._bodyless_bytes = 0  # consecutive bytes that brought no body
+        self._fine_data = b""  # data that is to be parsed in pieces
+        self._fine_bytes = 0
+        self.large = False  # the user buffers so much that the next data is parsed in a turn of its own
+        self._paused = False  # the user has paused the connection
+        self._head_memory_bytes = 0  # bytes of the memory budget for an incomplete head
         self._interims = 0
-        self.names: Names | None = None  # of its last answer's headers
-        self.content_type = b""  # the media type alone, in small letters
+        self.names: HeaderNames | None = None  # of the last answer's headers
+        self.content_type = b""  # the media type, without parameters and in small letters
         self.no_body = False
         self.reused = False
         self.deadline_s = 0
@@ -151,20 +102,20 @@ class UpstreamConnection(asyncio.Protocol):
         *,
         no_body: bool = False,
     ) -> None:
-        """Send a request; `timeout_s` to the first byte, `idle_s` between bytes."""
+        """Send a request. `timeout_s`: the limit to the first byte of the body; `idle_s`: between bytes."""
         transport = self.transport
         assert transport is not None
         self.user = user
         self._expect_message()
         self._reported = False
         self._coded = None
-        self._held = False
-        if self._fine_fed:
-            self._fine_fed = 0
+        self._paused = False
+        if self._fine_bytes:
+            self._fine_bytes = 0
         self.large = False
-        if self._interims or self._tail:
+        if self._interims or self._head_tail:
             self._interims = 0
-            self._tail = b""
+            self._head_tail = b""
         self.no_body = no_body
         self.idle_s = idle_s
         self.wheel.set(self, timeout_s)
@@ -177,46 +128,42 @@ class UpstreamConnection(asyncio.Protocol):
         self.headers.clear()
         self._body.clear()
         self._plain = False
-        # One of each; what the last response left over must not count.
+        # One item in each list: what the last response left over must not count.
         self._begin_once[:] = self._head_once[:] = self._complete_once[:] = _ONE
 
     def data_received(self, data: bytes) -> None:
-        if (
-            self._fine
-            or self.large
-            or (len(data) > LARGE_READ_BYTES and data.count(b"\n", 0, SAMPLE_BYTES) > LINES_IN_SAMPLE_MAX)
-        ):
+        if self._fine_data or self.large or (len(data) > LARGE_READ_BYTES and has_fine_chunks(data)):
             self._take_fine(data)
         else:
             self._take(data)
 
     def _take_fine(self, data: bytes) -> None:
-        """Much of what would take long: a piece now, the others in turns of their own."""
-        if not self.large or data.count(b"\n", 0, SAMPLE_BYTES) > LINES_IN_SAMPLE_MAX:
-            self._fine_fed += len(data)
-        if self._fine_fed > FINE_BYTES_MAX:
-            self._fail("more framing than answer")
+        """Parse large data with fine framing in pieces, one in each turn of the loop."""
+        if not self.large or has_fine_chunks(data):
+            self._fine_bytes += len(data)
+        if self._fine_bytes > FINE_BYTES_MAX:
+            self.fail("more framing than answer")
             return
-        self._fine += data
-        if len(self._fine) == len(data):
+        self._fine_data += data
+        if len(self._fine_data) == len(data):
             if self.transport is not None:
                 self.transport.pause_reading()
             self.pool.turns.later(self._take_piece)
 
     def _take_piece(self) -> None:
-        size = len(self._fine) if self.large and not self._fine_fed else PIECE_BYTES
+        size = len(self._fine_data) if self.large and not self._fine_bytes else PIECE_BYTES
         self.large = False
-        piece, self._fine = self._fine[:size], self._fine[size:]
+        piece, self._fine_data = self._fine_data[:size], self._fine_data[size:]
         if not piece:
             return
         self._take(piece)
-        if self._fine:
+        if self._fine_data:
             self.pool.turns.later(self._take_piece)
-        elif not self._held:
+        elif not self._paused:
             self.read_on()
 
     def read_on(self) -> None:
-        """Reading goes on, where the connection is still there."""
+        """Resume reading if the connection is open."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
 
@@ -238,14 +185,14 @@ class UpstreamConnection(asyncio.Protocol):
             ended = ended or self.no_body
         body = self._body
         if body:
-            # A head alone is no sign of an answer yet: the first byte of it is waited for as it was.
+            # A head alone is no answer yet: the limit to the first byte stays as it was.
             if not ended:
                 wheel = self.wheel
                 self.deadline_s = at = wheel.now_s + self.idle_s + 1
                 if not self.wheel_s or at < self.wheel_s:
                     wheel.put(self, at)
-            if self._fed:
-                self._fed = 0
+            if self._bodyless_bytes:
+                self._bodyless_bytes = 0
             whole = body[0] if len(body) == 1 else b"".join(body)
             body.clear()
             if self._plain:
@@ -255,10 +202,10 @@ class UpstreamConnection(asyncio.Protocol):
             if self.user is not user:
                 return
         elif not ended:
-            # A head's, a chunk's extension, trailers: read, never kept, and not without end.
-            self._fed += len(data)
-            if self._fed > SILENT_BYTES_MAX:
-                self._fail("too much that is no body")
+            # Chunk extensions and trailers are read, never kept, and bounded.
+            self._bodyless_bytes += len(data)
+            if self._bodyless_bytes > SILENT_BYTES_MAX:
+                self.fail("too much that is no body")
                 return
         if ended:
             coded = self._coded
@@ -266,97 +213,97 @@ class UpstreamConnection(asyncio.Protocol):
                 self._end(user)
 
     def _head_received(self, user: UpstreamUser, data: bytes) -> bool:
-        """Whether the response's head is whole, and its user told."""
+        """True if the response's head is complete and the user still wants the body."""
         headers = self.headers
         if self._head_once:
-            self._fed += len(data)
-            self._tail = (self._tail + data)[-3:]
-            if len(headers) > HEADERS_MAX or self._fed > HEAD_BYTES_MAX:
-                self._fail("the head of the answer is too large")
+            self._bodyless_bytes += len(data)
+            self._head_tail = (self._head_tail + data)[-3:]
+            if len(headers) > HEADERS_MAX or self._bodyless_bytes > HEAD_BYTES_MAX:
+                self.fail("the head of the answer is too large")
             elif not self.pool.take_bytes(len(data)):
-                self._fail("no memory for the answer's head")
+                self.fail("no memory for the answer's head")
             else:
-                self._taken += len(data)
+                self._head_memory_bytes += len(data)
             return False
-        if self._fed:
-            self._give()
+        if self._bodyless_bytes:
+            self._give_head_memory()
         if len(headers) > HEADERS_MAX:
-            self._fail("too many headers")
+            self.fail("too many headers")
             return False
         self.status = self.parser.get_status_code()
         if self.status < 200:
             self._interim(data)
             return False
-        self._last = not data.startswith(b"HTTP/1.1") and self.parser.get_http_version() != "1.1"
-        names = self.names = names_of(headers)
-        if names.coding is not None:
-            coding = coding_of(headers[names.coding])
+        self._closes = not data.startswith(b"HTTP/1.1") and self.parser.get_http_version() != "1.1"
+        names = self.names = header_names(headers)
+        if names.content_encoding is not None:
+            coding = coding_of(headers[names.content_encoding])
             if coding is None:
-                self._fail("the answer is in a coding that is not known here")
+                self.fail("the answer is in a coding that is not known here")
                 return False
             if coding:
-                self._coded = Coded(self, coding, self.pool.decoded_max)
-        kind = b"" if names.kind is None else headers[names.kind]
-        self.content_type = _KINDS.get(kind) or _media_type(kind)
+                self._coded = CodedBody(self, coding, self.pool.decoded_max)
+        value = b"" if names.content_type is None else headers[names.content_type]
+        self.content_type = MEDIA_TYPES.get(value) or media_type(value)
         self._reported = True
         user.upstream_head(self)
         return self.user is user
 
-    def _give(self) -> None:
-        self._fed = 0
-        if self._taken:
-            self.pool.give_bytes(self._taken)
-            self._taken = 0
+    def _give_head_memory(self) -> None:
+        self._bodyless_bytes = 0
+        if self._head_memory_bytes:
+            self.pool.give_bytes(self._head_memory_bytes)
+            self._head_memory_bytes = 0
 
     def _body_begins(self, user: UpstreamUser, data: bytes) -> None:
-        """The first bytes of a body say whether it is what its head says; coded ones are decoded."""
+        """Decide by a body's first bytes whether it has to be decoded, and hand them on."""
         coded = self._coded
         if coded is None:
-            if data[:1] not in SIGNS:
+            if data[:1] not in CODED_FIRST_BYTES:
                 self._plain = True
                 user.upstream_data(self, data)
                 return
-            coded = self._coded = Coded(self, b"", self.pool.decoded_max)
+            coded = self._coded = CodedBody(self, b"", self.pool.decoded_max)
         coded.data(user, data)
 
     def _broken(self, data: bytes, error: Exception) -> None:
-        """An interim response looks like a whole one, so what follows it looks like one too many."""
+        """The parser failed. It takes an interim response for a whole one, and the response after it for one too many."""
         if not self._reported and not self._head_once and 100 <= self.parser.get_status_code() < 200:
             self.status = self.parser.get_status_code()
             self._interim(data)
         else:
-            self._fail(f"not HTTP: {type(error).__name__}")
+            self.fail(f"not HTTP: {type(error).__name__}")
 
     def _interim(self, data: bytes) -> None:
-        """Read on with a fresh parser after an interim response."""
-        _, found, rest = (self._tail + data).partition(b"\r\n\r\n")
-        self._tail = b""
+        """Read on with a new parser after an interim response."""
+        _, found, rest = (self._head_tail + data).partition(b"\r\n\r\n")
+        self._head_tail = b""
         self._interims += 1
         if self.status == 101 or not found or self._interims > INTERIM_MAX:
-            self._fail("an interim response that we did not ask for")
+            self.fail("an interim response that we did not ask for")
             return
         self._expect_message()
-        self._give()
+        self._give_head_memory()
         self.parser = httptools.HttpResponseParser(self)
         if rest:
             self._take(rest)
 
-    def decodes_with(self, coded: Coded) -> bool:
+    def decodes_with(self, coded: CodedBody) -> bool:
         return self._coded is coded
 
     def hand_over(self, data: bytes) -> None:
-        """More of a coded body is decoded."""
+        """Give the user the next piece of a decoded body."""
         if self.user is not None:
             self.user.upstream_data(self, data)
 
     def decode_later(self, turn: Callable[[], None]) -> None:
-        """A coded body is decoded in turns of the loop, and nothing more of it is read meanwhile."""
+        """Decode in a turn of the loop, and read nothing more until then."""
         if self.transport is not None:
             self.transport.pause_reading()
         self.pool.turns.later(turn)
 
     def end(self) -> None:
-        """All of a coded body is decoded."""
+        """The coded body is decoded to its end."""
         if self.user is not None:
             self._end(self.user)
 
@@ -364,10 +311,15 @@ class UpstreamConnection(asyncio.Protocol):
         self.user = None
         self.deadline_s = 0
         self._coded = None
-        # llhttp knows whether to keep alive only until the next bytes: the headers say it, and the parser refuses
-        # bytes after a message that was the last.
-        said = self.headers.get(b"connection") or self.headers.get(b"Connection")
-        if self.no_body or self._last or self._fine or (said is not None and said.lower() != b"keep-alive"):
+        # llhttp's keep-alive flag is valid only until the next bytes, so the header is read; the parser refuses bytes after
+        # a last message.
+        option = self.headers.get(b"connection") or self.headers.get(b"Connection")
+        if (
+            self.no_body
+            or self._closes
+            or self._fine_data
+            or (option is not None and option.lower() != b"keep-alive")
+        ):
             self.abort()
         else:
             self.pool.give_back(self)
@@ -377,17 +329,17 @@ class UpstreamConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        while self._fine and self.user is not None:
+        while self._fine_data and self.user is not None:
             self._take_piece()
-        self._fine = b""
+        self._fine_data = b""
         self.transport = None
         self.pool.lost(self)
-        self._give()
+        self._give_head_memory()
         user = self.user
         if user is None:
             return
         coded = self._coded
-        # It is whole by its framing, or by the connection's end where it has none.
+        # The response is complete by its framing or, without framing, by the connection's end.
         whole = self._reported and (not self._complete_once or not self._framed())
         if whole and (coded is None or coded.over(user)):
             self.user = None
@@ -402,29 +354,26 @@ class UpstreamConnection(asyncio.Protocol):
         return any(name.lower() in _FRAMING for name in self.headers)
 
     def timed_out(self) -> None:
-        self._fail("timeout")
+        self.fail("timeout")
 
     def fail(self, reason: str) -> None:
-        """Its body is not what it should be."""
-        self._fail(reason)
-
-    def _fail(self, reason: str) -> None:
+        """Abort the connection; `user` is told why."""
         user, self.user = self.user, None
         self.abort()
         if user is not None:
             user.upstream_failed(self, reason)
 
     def abort(self) -> None:
-        """Let go of it: the request it carries is cancelled upstream."""
+        """Close the connection at once, which cancels its request upstream."""
         self.user = None
         self._coded = None
-        self._fine = b""
+        self._fine_data = b""
         if self.transport is not None:
             self.transport.abort()
 
     def end_request(self) -> bool:
-        """Close the request's side alone: the upstream stops, and what it has sent can still be read. Whether that is possible:
-        TLS closes both sides at once, and a decoder hands on what it has in turns of its own.
+        """Close the sending side alone, so that the upstream stops and what it has sent can still be read. False if that is not
+        possible: TLS closes both sides at once, and a decoder hands on its data in later turns of the loop.
         """
         transport = self.transport
         if (
@@ -434,12 +383,12 @@ class UpstreamConnection(asyncio.Protocol):
             or not transport.can_write_eof()
         ):
             return False
-        self._last = True
+        self._closes = True
         transport.write_eof()
         return True
 
     def pause(self) -> None:
-        self._held = True
+        self._paused = True
         if self._coded is not None:
             self._coded.paused = True
         if self.transport is not None and not self.transport.is_closing():
@@ -447,7 +396,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.wheel.clear(self)
 
     def resume(self, timeout_s: int) -> None:
-        self._held = False
+        self._paused = False
         if self._coded is not None:
             self._coded.resume()
         if self.transport is not None and not self.transport.is_closing():
@@ -455,11 +404,11 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.wheel.set(self, timeout_s)
 
 
-Connected = Callable[[UpstreamConnection | None, str], None]
+ConnectCallback = Callable[[UpstreamConnection | None, str], None]
 
 
 class Pool:
-    """Idle connections to one deployment, newest first, and making new ones."""
+    """The connections to one deployment: the idle ones, used newest first, and new ones as needed."""
 
     def __init__(
         self,
@@ -475,15 +424,12 @@ class Pool:
     ) -> None:
         self.deployment = deployment
         self.wheel = wheel
-        self._unix_path = unix_path
+        self._connector = Connector(deployment, unix_path)
         self._idle_max = idle_max
         self._connect_timeout_s = connect_timeout_s
         self.idle: deque[UpstreamConnection] = deque()
         self.open: set[UpstreamConnection] = set()
-        self._addresses: list[tuple[int, Any]] = []
-        self._resolved_s = -1e9
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tls: ssl.SSLContext | None = None
         self.closed = False
         self._memory = memory
         self.decoded_max = decoded_max
@@ -494,7 +440,7 @@ class Pool:
         return "" if self.deployment is None else f"deployment {self.deployment.name}"
 
     def take_bytes(self, count: int) -> bool:
-        """Whether the worker's budget has room for what an upstream sent and nobody has yet."""
+        """Count `count` bytes of an incomplete head. False if the worker's memory budget has no room for them."""
         return self._memory is None or self._memory.take(self._name, count)
 
     def give_bytes(self, count: int) -> None:
@@ -502,7 +448,7 @@ class Pool:
             self._memory.give(self._name, count)
 
     def take(self) -> UpstreamConnection | None:
-        """An idle connection, or None."""
+        """Take an idle connection out of the pool; None if there is none."""
         while self.idle:
             connection = self.idle.pop()
             if connection.transport is not None and not connection.transport.is_closing():
@@ -522,91 +468,27 @@ class Pool:
         if connection in self.idle:
             self.idle.remove(connection)
 
-    def connect(self, connected: Connected, timeout_s: float | None = None) -> None:
-        """Make a connection; `connected(connection, "")` or `connected(None, reason)`."""
+    def connect(self, connected: ConnectCallback, timeout_s: float | None = None) -> None:
+        """Make a connection, then call `connected(connection, "")` or `connected(None, reason)`."""
         task = asyncio.get_running_loop().create_task(
             self._connect(connected, timeout_s or self._connect_timeout_s)
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self, connected: Connected, timeout_s: float) -> None:
+    async def _connect(self, connected: ConnectCallback, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
-                connection = await self._open()
+                connection = await self._connector.connect(lambda: UpstreamConnection(self))
+                self.open.add(connection)
         except TimeoutError:
             connected(None, "timeout")
             return
         except (OSError, ssl.SSLError, ValueError) as error:
-            self._resolved_s = -1e9
+            self._connector.forget_addresses()
             connected(None, f"can't connect: {error}")
             return
         connected(connection, "")
-
-    async def _open(self) -> UpstreamConnection:
-        loop = asyncio.get_running_loop()
-        connection: UpstreamConnection
-        if self._unix_path is not None:
-            _, connection = await loop.create_unix_connection(
-                lambda: UpstreamConnection(self), self._unix_path
-            )
-            self.open.add(connection)
-            return connection
-        deployment = self.deployment
-        assert deployment is not None
-        error: OSError | None = None
-        for family, address in await self._resolve(deployment):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sock.setblocking(False)
-            try:
-                await loop.sock_connect(sock, address)
-                # Checked once more on what we are really connected to.
-                peer = sock.getpeername()[0]
-                reason = address_refusal(parse_address(peer), allow_private=deployment.allow_private)
-                if reason:
-                    raise OSError(reason)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self),
-                    sock=sock,
-                    ssl=self._tls_context() if deployment.tls else None,
-                    server_hostname=deployment.host if deployment.tls else None,
-                )
-            except OSError as failed:
-                sock.close()
-                error = failed
-                continue
-            self.open.add(connection)
-            return connection
-        raise error or OSError("no address")
-
-    async def _resolve(self, deployment: Deployment) -> list[tuple[int, Any]]:
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._resolved_s < RESOLVE_FOR_S:
-            return self._addresses
-        try:
-            literal = ip_address(deployment.host)
-            family: int = socket.AF_INET if literal.version == 4 else socket.AF_INET6
-            found: list[tuple[int, Any]] = [(family, (deployment.host, deployment.port))]
-        except ValueError:
-            infos = await loop.getaddrinfo(deployment.host, deployment.port, type=socket.SOCK_STREAM)
-            found = [(info[0], info[4]) for info in infos]
-        allowed: list[tuple[int, Any]] = []
-        reason: str | None = None
-        for kind, address in found:
-            reason = address_refusal(parse_address(address[0]), allow_private=deployment.allow_private)
-            if reason is None:
-                allowed.append((kind, address))
-        if not allowed:
-            raise OSError(reason or f"{deployment.host} has no address")
-        self._addresses, self._resolved_s = allowed, loop.time()
-        return allowed
-
-    def _tls_context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-            self._tls.set_alpn_protocols(["http/1.1"])
-        return self._tls
 
     def close_idle(self) -> None:
         self.closed = True

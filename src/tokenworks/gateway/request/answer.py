@@ -1,8 +1,8 @@
-"""What an answer is read by: the head that its client gets, the meter of a stream, the memory that it takes, its progress."""
+"""The answer of an attempt: the response's head, the meter of a stream, the memory that it takes, its progress."""
 
 from typing import Final, Literal
 
-from tokenworks.gateway.counting import Counted, Job
+from tokenworks.gateway.counting import TokenizerCounts, TokenizerJob
 from tokenworks.gateway.http.headers import response_lines
 from tokenworks.gateway.http.upstream import UpstreamConnection
 from tokenworks.gateway.memory import UNCOUNTED_BYTES
@@ -10,43 +10,43 @@ from tokenworks.gateway.protocol.fields import dropped_header
 from tokenworks.gateway.protocol.meter import StreamMeter, UsageOptions
 from tokenworks.gateway.protocol.stream import make_meter
 from tokenworks.gateway.request.hold import INPUT_BYTES_PER_TOKEN_MAX
-from tokenworks.gateway.request.place import Places
-from tokenworks.gateway.request.state import Answering, Arrived
+from tokenworks.gateway.request.place import Placements
+from tokenworks.gateway.request.state import AnsweredAttempt, ArrivedRequest
 from tokenworks.gateway.shared import Shared
 
-# Of an answer that is no success so much is read: what is wrong stands at its beginning.
+# The most that is read of an error's body: the error is at its beginning.
 REFUSAL_BYTES_MAX: Final = 65_536
-# A stream that lets nothing pass is counted in the memory budget from here on.
+# What a stream keeps back is counted in the memory budget from this size on.
 UNCOUNTED_STREAM_BYTES: Final = 65_536
-# An answer that begins so is not taken for a good one before it is whole.
+# An answer with this in its first bytes is not counted as a success before it is complete.
 ERROR_SIGN: Final = b'"error"'
 ERROR_SIGN_WITHIN: Final = 512
-# Of a stream's text so much is kept for a tokenizer.
+# The most of a stream's text that is kept for a tokenizer.
 KEPT_TEXT_BYTES_MAX: Final = 4 * 1024 * 1024
 
-Kept = Literal["kept", "no_memory", "too_large"]
+KeepResult = Literal["kept", "no_memory", "too_large"]
 
 
 class Answers:
-    __slots__ = ("_places", "_shared")
+    __slots__ = ("_placements", "_shared")
 
-    def __init__(self, shared: Shared, places: Places) -> None:
+    def __init__(self, shared: Shared, placements: Placements) -> None:
         self._shared = shared
-        self._places = places
+        self._placements = placements
 
-    def head(self, attempt: Answering, connection: UpstreamConnection) -> None:
-        """The upstream succeeds: prepare the head of the response, and the meter where it is a stream."""
+    def head(self, attempt: AnsweredAttempt, connection: UpstreamConnection) -> None:
+        """The upstream answered with success: prepare the response's head and, for a stream, the meter."""
         request = attempt.request
         kind = connection.content_type
         streams = request.parsed.stream and not request.free
         events = streams and kind == b"text/event-stream"
-        attempt.undecided = streams and not events  # what its first bytes look like decides
+        attempt.undecided = streams and not events  # the first bytes show whether it is a stream
         ids = request.request_id.encode()
         lines = [
             b"HTTP/1.1 200 OK\r\ncontent-type: ",
             b"text/event-stream" if streams else kind or b"application/json",
             b"\r\n",
-            *response_lines(connection.headers, attempt.place.profile, connection.names),
+            *response_lines(connection.headers, attempt.view.profile, connection.names),
             b"x-request-id: ", ids, b"\r\nrequest-id: ", ids, b"\r\n", request.head.lines,
         ]  # fmt: skip
         if request.intent is not None:
@@ -62,8 +62,8 @@ class Answers:
         if events:
             self.begin_stream(attempt)
 
-    def begin_stream(self, attempt: Answering) -> None:
-        """What comes is a stream of events."""
+    def begin_stream(self, attempt: AnsweredAttempt) -> None:
+        """The answer is a stream of events: make its meter."""
         request = attempt.request
         parsed, maximum = request.parsed, request.maximum
         attempt.undecided = False
@@ -73,17 +73,17 @@ class Answers:
             usage_options=UsageOptions(final=parsed.client_usage, each=parsed.client_usage_each),
             event_bytes_max=self._shared.settings.event_bytes_max,
             text_max=None if maximum is None else maximum * parsed.choices,
-            keep_bytes_max=0 if attempt.place.deployment.tokenizer is None else KEPT_TEXT_BYTES_MAX,
+            keep_bytes_max=0 if attempt.view.deployment.tokenizer is None else KEPT_TEXT_BYTES_MAX,
             choices=parsed.choices,
         )
 
-    def keep(self, attempt: Answering, data: bytes) -> Kept:
-        """Keep a piece of an answer that is not streamed, or of what a refusal says, if there is room for it."""
-        most = REFUSAL_BYTES_MAX if attempt.refused_status else self._shared.settings.response_bytes_max
+    def keep(self, attempt: AnsweredAttempt, data: bytes) -> KeepResult:
+        """Keep a piece of an answer that is not streamed, or of an error's body, if there is memory for it."""
+        bytes_max = REFUSAL_BYTES_MAX if attempt.refused_status else self._shared.settings.response_bytes_max
         attempt.size += len(data)
-        if attempt.size > most:
+        if attempt.size > bytes_max:
             return "too_large"
-        # What is small is bounded by the number of requests, as a small body is.
+        # Small answers are not counted: the number of requests bounds them.
         more = len(data)
         if attempt.size <= UNCOUNTED_BYTES:
             more = 0
@@ -93,28 +93,28 @@ class Answers:
             return "no_memory"
         begins = not attempt.chunks and not attempt.refused_status
         if begins and not attempt.over and ERROR_SIGN not in data[:ERROR_SIGN_WITHIN]:
-            self._places.succeeded(attempt)  # its first good bytes
+            self._placements.succeeded(attempt)  # its first good bytes
         attempt.chunks.append(data)
         return "kept"
 
-    def count_buffered(self, attempt: Answering, meter: StreamMeter) -> bool:
-        """Whether the worker's budget has room for what a stream keeps back."""
+    def count_buffered(self, attempt: AnsweredAttempt, meter: StreamMeter) -> bool:
+        """Count what a stream keeps back. False if the worker's memory budget has no room for it."""
         more = meter.buffered_bytes - attempt.request.kept_bytes
         return more <= UNCOUNTED_STREAM_BYTES or self._take(attempt.request, more)
 
-    def _take(self, request: Arrived, count: int) -> bool:
+    def _take(self, request: ArrivedRequest, count: int) -> bool:
         if not self._shared.memory.take(request.address, count):
             return False
         request.kept_bytes += count
         return True
 
-    def give_memory(self, request: Arrived) -> None:
+    def give_memory(self, request: ArrivedRequest) -> None:
         if request.kept_bytes:
             self._shared.memory.give(request.address, request.kept_bytes)
             request.kept_bytes = 0
 
-    def report_progress(self, attempt: Answering, meter: StreamMeter) -> None:
-        """For the journal: what is charged of this stream if this worker dies."""
+    def report_progress(self, attempt: AnsweredAttempt, meter: StreamMeter) -> None:
+        """Report to the journal what is charged for this stream if this worker dies."""
         request, shared = attempt.request, self._shared
         if request.hold is None:
             return
@@ -126,22 +126,22 @@ class Answers:
         now_ms = shared.clock.civil_ms()
         shared.client.progress(request.usage_id, counts, request.first_byte_ms, now_ms, request.hold)
 
-    def is_below_maximum(self, attempt: Answering, meter: StreamMeter) -> bool:
-        """Whether the model's tokenizer says that a text which is too long by its bytes is not; it is asked, and until it has answered
-        the stream goes on.
+    def is_below_maximum(self, attempt: AnsweredAttempt, meter: StreamMeter) -> bool:
+        """True while the model's tokenizer has not confirmed that a text is over its maximum, which its bytes suggest. Asks the
+        tokenizer if no answer is pending.
         """
-        tokenizer = attempt.place.deployment.tokenizer
+        tokenizer = attempt.view.deployment.tokenizer
         if tokenizer is None or meter.usage_over_maximum or attempt.measuring is None:
             return False
         if not attempt.measuring:
             attempt.measuring = True
             size, texts = meter.shown_bytes, tuple(meter.kept)
 
-            def done(found: Counted | None) -> None:
-                # Not counted: from now on its bytes say how long it is.
+            def done(found: TokenizerCounts | None) -> None:
+                # Without a count the bytes decide from now on.
                 attempt.measuring = None if found is None else False
                 if found is not None:
                     meter.measured(size, found.output)
 
-            self._shared.counter.count(Job(tokenizer, attempt.request.protocol, texts=texts), done)
+            self._shared.counter.count(TokenizerJob(tokenizer, attempt.request.protocol, texts=texts), done)
         return True

@@ -1,7 +1,7 @@
-"""One attempt at a deployment: its connection, what comes from upstream, and what that makes of the attempt.
+"""One attempt at a deployment: the upstream connection, the response, and the attempt's outcome.
 
-An answer is one by what it holds, whatever its status says. Until content has left another deployment may be tried. An
-attempt ends when its upstream ended or was cut: then its owner is told, once, what became of it.
+A response is recognised by its content, whatever its status is. Until content was sent to the client another deployment may be
+tried. An attempt ends when its upstream ended or was cut; then the attempt calls its owner once, with the outcome.
 """
 
 from collections.abc import Callable
@@ -22,77 +22,82 @@ from tokenworks.gateway.protocol.vendor_errors import Fault, retry_after_s
 from tokenworks.gateway.request.losses import NO_COUNTS
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.reply import send_piece
-from tokenworks.gateway.request.state import Answering, Held
-from tokenworks.gateway.request.tail import Tail
+from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
+from tokenworks.gateway.request.tail import StreamTail
 
-# An event of which so much is there is read in a turn of the loop of its own: 10 ms for a megabyte of small objects.
+# A partial event of this size is parsed in a turn of the loop of its own: a megabyte of small objects takes 10 ms.
 LARGE_EVENT_BYTES: Final = 262_144
-# Where another deployment could be tried, a connection is waited for no longer than this.
+# Time limit of a connection if another deployment could be tried.
 FAILOVER_CONNECT_S: Final = 0.8
-# Why an upstream is not read: its client can't take more, or a hold is waited for.
+# Reasons to pause the upstream, as bits: the client can't take more, or an extension of the hold is pending.
 FOR_CLIENT: Final = 1
 FOR_HOLD: Final = 2
 
 
-class Owner(Protocol):
-    """Whoever made the attempt. One of these is called, once, when the upstream is done with it."""
+class AttemptOwner(Protocol):
+    """The part that made the attempt. Exactly one of these methods is called, once, when the attempt has ended."""
 
     def attempt_completed(
         self, attempt: "Attempt", usage: Usage | None, upstream_id: str | None, progress: Counts
     ) -> None:
-        """It gave a whole answer."""
+        """The attempt gave a whole answer."""
 
     def attempt_interrupted(self, attempt: "Attempt", reason: str, charge: str | None) -> None:
-        """It stopped half-way; `charge`: what of it is charged, where the plan's policy does not say."""
+        """The attempt ended half-way. `charge`: how it is charged, in place of the plan's policy."""
 
     def attempt_failed(self, attempt: "Attempt", reason: str, *, count: bool, cause: str) -> None:
-        """It gave nothing that reached the client. `count`: as a failure of the deployment; `cause`: what is kept of it, where that
-        is no `reason`.
+        """The attempt gave nothing that reached the client. `count`: count it as a failure of the deployment; `cause`: the cause in
+        the usage record; "": `reason`.
         """
 
     def attempt_faulted(self, attempt: "Attempt", fault: Fault) -> None:
-        """The upstream answered, and not with what was asked for."""
+        """The upstream answered with an error."""
 
     def attempt_not_begun(self, attempt: "Attempt", refusal: Refusal) -> None:
-        """It can't be recorded, so nothing is sent."""
+        """The attempt can't be recorded, so nothing was sent."""
 
     def attempt_empty(self, attempt: "Attempt") -> None:
-        """A stream that says it is done and gave nothing."""
+        """The stream ended properly without content."""
 
     def attempt_counted(self, attempt: "Attempt") -> None:
-        """An answer that costs nothing is whole."""
+        """The answer of a request that costs nothing is complete."""
 
 
-class Attempt(Answering):
+class Attempt(AnsweredAttempt):
     __slots__ = ("_owner", "_parts")
 
     def __init__(
-        self, parts: Parts, request: Held, owner: Owner, chosen: Candidate, admission: Admission | None
+        self,
+        parts: Parts,
+        request: HeldRequest,
+        owner: AttemptOwner,
+        chosen: Candidate,
+        admission: Admission | None,
     ) -> None:
-        """`admission`: under the deployment's limits, where it has any."""
+        """`admission`: under the deployment's limits; None if it has none."""
         super().__init__(request, chosen, admission, parts.shared.settings.progress_tokens)
         self._parts = parts
         self._owner = owner
 
-    # There.
+    # The request.
 
     def begin(self, chosen: Candidate) -> None:
         parts, request = self._parts, self.request
-        parts.places.began(request, self, chosen)
-        pool = parts.pools.of(self.place)
+        parts.placements.began(request, self, chosen)
+        pool = parts.pools.of(self.view)
         connection = pool.take()
         if connection is not None:
             self._send(connection)
-        elif parts.places.has_others(request):
+        elif parts.placements.has_others(request):
             pool.connect(self._connected, FAILOVER_CONNECT_S)
         else:
             pool.connect(self._connected)
 
     def _connected(self, connection: UpstreamConnection | None, reason: str) -> None:
-        """A connection was made, or not."""
+        """A connection was made, or `reason` says why not."""
         request = self.request
         if request.conn is None or request.ended:
-            # The client left meanwhile: the connection is good for another request.
+            # The client has gone: another request can use the connection.
             if connection is not None:
                 connection.pool.give_back(connection)
         elif connection is None:
@@ -101,7 +106,7 @@ class Attempt(Answering):
             self._send(connection)
 
     def _send(self, connection: UpstreamConnection) -> None:
-        parts, request, place = self._parts, self.request, self.place
+        parts, request, view = self._parts, self.request, self.view
         if not request.free:
             shared = parts.shared
             if request.attempt_no == 1:
@@ -111,36 +116,36 @@ class Attempt(Answering):
             else:
                 request.usage_id = shared.ids.next()
                 request.started_ms = shared.ids.ms
-            request.deployment = place.name
+            request.deployment = view.name
             try:
                 shared.client.begin(request.usage_id, self)
             except RecorderAway as error:
                 connection.pool.give_back(connection)
                 self._owner.attempt_not_begun(self, Refusal(503, "recorder_away", str(error), 1))
                 return
-        sending = parts.sending
-        body = sending.body(self)
+        renderer = parts.renderer
+        body = renderer.body(self)
         self.upstream = connection
         connection.begin(
             self,
-            b"%b%d\r\n\r\n" % (sending.head(request, place), len(body)),
+            b"%b%d\r\n\r\n" % (renderer.head(request, view), len(body)),
             body,
-            sending.patience_s(self),
-            sending.idle_timeout_s(place),
+            renderer.patience_s(self),
+            renderer.idle_timeout_s(view),
         )
 
     def start_op(self) -> Start:
-        """For the journal: the attempt in flight and what it holds."""
+        """The attempt and its hold, for the journal."""
         return self._parts.records.start_op(self.request)
 
-    # What comes.
+    # The response.
 
     def upstream_head(self, connection: UpstreamConnection) -> None:
         status = connection.status
         if 200 <= status < 300:
             self._parts.answers.head(self, connection)
         else:
-            # Its body says what is wrong: it is read, bounded, before it is judged.
+            # The body says what is wrong, so it is read, up to a limit, before the attempt ends.
             self.refused_status = status
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
@@ -174,7 +179,7 @@ class Attempt(Answering):
             if request.sent:
                 self.interrupt_or_fail("upstream_error")
             else:
-                # The first thing it said is an error: another place may do better.
+                # The first event is an error: another deployment may do better.
                 self._owner.attempt_faulted(self, meter.fault)
             return
         if not out or meter.kept:
@@ -200,7 +205,7 @@ class Attempt(Answering):
             self.stopping = True
         if request.conn is None:
             if not self.drain_until_s:
-                # A stream without a client went on, and it may not be read to its end.
+                # The client has gone, and this stream is not to be read to its end.
                 self.leave()
         elif meter.progress >= self.progress_at:
             parts.answers.report_progress(self, meter)
@@ -210,7 +215,7 @@ class Attempt(Answering):
         request, parts = self.request, self._parts
         conn = request.conn
         if not request.sent:
-            parts.places.succeeded(self, first_token=True)
+            parts.placements.succeeded(self, first_token=True)
             request.sent = True
         if conn is None:
             return
@@ -222,32 +227,32 @@ class Attempt(Answering):
             self.pause(FOR_CLIENT)
 
     def _keep_whole(self, connection: UpstreamConnection, data: bytes) -> None:
-        """An answer that is not streamed is kept until it is whole; so is what a refusal says."""
+        """Keep a piece of an answer that is not streamed, or of an error's body, until it is complete."""
         kept = self._parts.answers.keep(self, data)
         if kept == "kept":
             return
         if self.refused_status:
             self.abort()
-            self._answered_badly(connection, b"")
+            self._refused_by_upstream(connection, b"")
         elif kept == "no_memory":
             self._no_memory(len(data))
         elif self.abort():
-            said = "the answer is larger than this gateway relays"
-            self.request.last_refusal = Refusal(502, "upstream_error", said)
+            message = "the answer is larger than this gateway relays"
+            self.request.last_refusal = Refusal(502, "upstream_error", message)
             self._owner.attempt_interrupted(self, "response_too_large", "nothing")
 
     def _no_memory(self, size: int) -> None:
-        """The worker has no room for the answer: no fault of its deployment, and the operator bears what was made."""
+        """The worker has no memory for the answer. The deployment is not at fault, and the operator pays for the tokens."""
         if self.abort():
             request = self.request
             request.last_refusal = self._parts.shared.memory.refusal(request.address, size)
             self._owner.attempt_interrupted(self, "no_memory", "nothing")
 
-    # Its end.
+    # The end.
 
     def upstream_end(self, connection: UpstreamConnection) -> None:
         self.upstream = None
-        request, places = self.request, self._parts.places
+        request, placements = self.request, self._parts.placements
         if request.arrived_s:
             request.over_s = perf_counter()
         if self.meter is not None:
@@ -257,28 +262,28 @@ class Attempt(Answering):
             self.chunks = [b"".join(self.chunks)]
         body = self.chunks[0].removeprefix(BOM)
         if self.refused_status:
-            self._answered_badly(connection, body)
+            self._refused_by_upstream(connection, body)
             return
         if request.free:
-            places.succeeded(self)
+            placements.succeeded(self)
             self._owner.attempt_counted(self)
             return
         fault, usage, upstream_id, model = read_body(connection.status, body, request.protocol)
         if self.undecided and fault is None:
-            # A stream was asked for, and this is none: it goes on as what it is, if its head can still say so.
+            # A stream was requested, and this is none: the answer is relayed as it is, unless its head has left.
             kind = connection.content_type or b"application/json"
             request.response_head = request.response_head.replace(b"text/event-stream", kind, 1)
             if request.headed:
                 fault = Fault("server", 502, "", "", None)
         if fault is not None:
             if usage is not None and usage.total:
-                # It failed, and reports tokens all the same: they are the operator's loss.
+                # The failed attempt reports tokens: they are the operator's loss.
                 self._parts.records.write_loss(self, "failed_attempt", usage, upstream_id)
             self._owner.attempt_faulted(self, fault)
             return
-        places.succeeded(self)
-        asked = request.parsed.model
-        self.chunks[0] = body if model == asked else body_with_model(body, asked)
+        placements.succeeded(self)
+        requested = request.parsed.model
+        self.chunks[0] = body if model == requested else body_with_model(body, requested)
         self._owner.attempt_completed(self, usage, upstream_id, NO_COUNTS)
 
     def stream_ended(self, meter: StreamMeter) -> None:
@@ -290,7 +295,7 @@ class Attempt(Answering):
         elif meter.begun or meter.usage is not None:
             self._owner.attempt_completed(self, meter.usage, meter.upstream_id or None, meter.counts())
         elif meter.upstream_id is None:
-            # An end, and nothing before it.
+            # The stream has an end and nothing before it.
             self._owner.attempt_failed(self, "upstream_error", count=True, cause="")
         else:
             self._owner.attempt_empty(self)
@@ -307,27 +312,27 @@ class Attempt(Answering):
             and self.meter is None
             and not self.refused_status
         ):
-            # A kept-alive connection that the other side was closing: the same deployment, a new connection.
+            # The deployment was closing a kept-alive connection: try the same deployment on a new one.
             parts.records.drop(request)
             request.attempt_no += 1
-            parts.pools.of(self.place).connect(self._connected)
+            parts.pools.of(self.view).connect(self._connected)
             return
         if self.meter is not None:
             self.meter.finish()
             if self.meter.complete and self.meter.usage is not None:
-                # It said everything but its goodbye.
+                # Only the stream's terminal event is missing.
                 self.stream_ended(self.meter)
                 return
         if reason == "timeout":
-            if not request.sent and not self.over and parts.places.has_others(request):
-                # Silent for much longer than it should be: it rests, but for one trial now and then.
-                self.place.cool_down(parts.shared.loop.time(), COOL_DOWN_S)
-            said = f"the deployment of {request.model} did not answer in time"
-            request.last_refusal = Refusal(504, "upstream_timeout", said, 1)
+            if not request.sent and not self.over and parts.placements.has_others(request):
+                # The deployment was silent for much longer than predicted: it rests, apart from a trial now and then.
+                self.view.cool_down(parts.shared.loop.time(), COOL_DOWN_S)
+            message = f"the deployment of {request.model} did not answer in time"
+            request.last_refusal = Refusal(504, "upstream_timeout", message, 1)
         self.interrupt_or_fail("upstream_timeout" if reason == "timeout" else "upstream_error")
 
-    def _answered_badly(self, connection: UpstreamConnection, body: bytes) -> None:
-        """An answer with a status that is no success."""
+    def _refused_by_upstream(self, connection: UpstreamConnection, body: bytes) -> None:
+        """The upstream answered with a status that is no success."""
         status = self.refused_status
         fault = fault_of_body(status, body, self.request.protocol) or Fault("server", status, "", "", None)
         seconds = retry_after_s(connection.headers, self._parts.shared.clock.civil_ms() / 1000)
@@ -338,23 +343,23 @@ class Attempt(Answering):
         self._owner.attempt_faulted(self, fault)
 
     def interrupt_or_fail(self, reason: str) -> None:
-        """It ended before it was whole."""
+        """End the attempt before its answer is complete: as interrupted if content was sent, else as failed."""
         request = self.request
         if request.sent:
             if not self.over and reason in {"upstream_error", "upstream_timeout"}:
-                # It began well, and broke off: a place that does that often is no better than one that never begins.
-                self._parts.places.failed(request, self)
+                # A deployment that often breaks off is as bad as one that never begins an answer.
+                self._parts.placements.failed(request, self)
             self._owner.attempt_interrupted(self, reason, None)
         elif request.conn is None and reason in {"upstream_timeout", "shutdown"}:
-            # Nobody waits for it, and it was never finished: it worked all the same.
+            # The client has gone. The tokens up to here were produced all the same.
             self._owner.attempt_interrupted(self, "client_gone", None)
         else:
             self._owner.attempt_failed(self, reason, count=True, cause="")
 
-    # Holding more.
+    # Extensions of the hold.
 
     def _extend(self, meter: StreamMeter) -> None:
-        """Hold more before what was shown reaches what is held; wait for it where it has."""
+        """Extend the hold before the shown bytes reach it. If they have reached it, pause the upstream until it is extended."""
         request = self.request
         if (
             request.hold is None
@@ -364,27 +369,26 @@ class Attempt(Answering):
         ):
             return
         request.denied = False
-        asks = request.pending_hold is None
-        if asks:
+        if request.pending_hold is None:
             before = request.held_output
-            self._parts.holds.extend(request, meter.shown_bytes, self._extended)
+            self._parts.holds.extend(request, meter.shown_bytes, self._extension_answered)
             if request.held_output > before:
                 return
         if meter.shown_bytes > request.held_output:
             self.pause(FOR_HOLD)
 
-    def _extended(self, got: Hold | None, verdict: Verdict, _back_s: int) -> None:
+    def _extension_answered(self, extension: Hold | None, verdict: Verdict, _back_s: int) -> None:
         request, holds, meter = self.request, self._parts.holds, self.meter
         request.pending_hold = None
         hold = request.hold
-        if hold is None or meter is None:  # it ended meanwhile
-            if got is not None:
-                holds.give(got)
+        if hold is None or meter is None:  # the attempt has ended
+            if extension is not None:
+                holds.give(extension)
             return
-        if got is not None:
-            holds.add(request, hold, got)
+        if extension is not None:
+            holds.add(request, hold, extension)
         elif meter.shown_bytes <= request.held_output:
-            # Asked again when what is held is spent, and not with every chunk until then.
+            # The next request for an extension follows when the hold is spent, not with each chunk until then.
             request.denied = True
         elif not holds.extend_rest(request, hold):
             self._cut(verdict)
@@ -394,26 +398,26 @@ class Attempt(Answering):
         if request.pending_hold is None:
             self.resume(FOR_HOLD)
 
-    # Upstream is not read while the client can't take more, or while a hold is waited for.
+    # The upstream is paused while the client can't take more or an extension of the hold is pending.
 
-    def pause(self, why: int) -> None:
+    def pause(self, reason: int) -> None:
         request = self.request
         before = request.paused
-        request.paused |= why
+        request.paused |= reason
         if not before and self.upstream is not None:
             self.upstream.pause()
 
-    def resume(self, why: int) -> None:
+    def resume(self, reason: int) -> None:
         request = self.request
         before = request.paused
-        request.paused &= ~why
+        request.paused &= ~reason
         if before and not request.paused and self.upstream is not None:
-            self.upstream.resume(self._parts.sending.idle_timeout_s(self.place))
+            self.upstream.resume(self._parts.renderer.idle_timeout_s(self.view))
 
     # Cutting.
 
     def abort(self) -> bool:
-        """Break the upstream off. False where there is none (any more)."""
+        """Break the upstream connection off. False if there is none."""
         upstream, self.upstream = self.upstream, None
         if upstream is None or self.request.ended:
             return False
@@ -421,39 +425,39 @@ class Attempt(Answering):
         return True
 
     def _cut(self, verdict: Verdict) -> None:
-        """Nothing is left (or nobody can say): the plan's final unit action, in the stream."""
+        """Nothing is left, or the balance is not known: take the plan's final unit action, in the stream."""
         reason = "nothing_left" if verdict == Verdict.NOTHING_LEFT else "hold_unavailable"
         if self._cut_upstream(lambda: self.interrupt_or_fail(reason)):
             over = verdict == Verdict.NOTHING_LEFT
             self._parts.shared.stats.c["free_rider_over_balance"] += over
 
     def _cut_at_maximum(self) -> None:
-        """It made more than the maximum that was sent: the client gets the end that a maximum has."""
+        """The upstream made more than the maximum that it was sent: end the stream as one that reached its maximum."""
         if self.abort():
             self._parts.shared.stats.c["cut_at_maximum"] += 1
             self._owner.attempt_interrupted(self, "beyond_maximum", None)
 
     def leave(self) -> None:
-        """Its client has gone, and nobody reads it to its end."""
+        """The client has gone, and the stream is not read to its end."""
         self.request.user.abandon(self._parts.shared.loop.time())
         self._cut_upstream(lambda: self._owner.attempt_interrupted(self, "client_gone", None))
 
-    def _cut_upstream(self, over: Callable[[], None]) -> bool:
-        """Stop the upstream of a stream that is paid for, count what it had made until then, and call `over`."""
+    def _cut_upstream(self, on_end: Callable[[], None]) -> bool:
+        """Stop the upstream of a stream, count the tokens that it had made by then, and call `on_end`."""
         upstream, meter, request = self.upstream, self.meter, self.request
         if upstream is None or request.ended:
             return False
         if meter is None or not upstream.end_request():
             self.abort()
-            over()
+            on_end()
             return True
 
         def counted() -> None:
             request.counting = False
-            over()
+            on_end()
 
         self.upstream = None
         request.counting = True
         parts = self._parts
-        Tail(upstream, meter, parts.sending.idle_timeout_s(self.place), parts.shared.loop, counted)
+        StreamTail(upstream, meter, parts.renderer.idle_timeout_s(self.view), parts.shared.loop, counted)
         return True

@@ -1,7 +1,7 @@
-"""Which model a request gets: the one that it names, the best for the intent that it names, or the one that its plan goes on with.
+"""The model of a request: the one that it names, the best for the intent that it names, or the cheaper one of its plan.
 
-A request that names an intent has a list of models, the best first: where one is paid for by no bucket or has no room,
-the next one's turn comes.
+A request that names an intent has a list of models, the best first. If no bucket pays for a model, or no deployment can take the
+request, the next model is tried.
 """
 
 from typing import Final
@@ -21,19 +21,24 @@ from tokenworks.factory import (
     unfit,
 )
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.protocol.fields import Parsed, count_tools, last_user_text, requested_effort
-from tokenworks.gateway.request.place import BYTES_PER_TOKEN, ask_of
+from tokenworks.gateway.protocol.fields import (
+    Parsed,
+    count_tools,
+    last_user_text,
+    requested_effort,
+)
+from tokenworks.gateway.request.place import BYTES_PER_TOKEN, placement_request_of
 from tokenworks.gateway.request.refusals import no_route
-from tokenworks.gateway.request.state import Known
+from tokenworks.gateway.request.state import KnownRequest
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Route, allows
 
-# As many modalities as there are: nothing is excluded.
-SAYS_NOTHING: Final = MODALITIES
-# An answer is thought to have so many tokens where nothing is said.
+# A model with this many modalities excludes none.
+ALL_MODALITIES: Final = MODALITIES
+# The assumed length of an answer without a maximum.
 OUTPUT_TOKENS_GUESSED: Final = 500
-# What a part of a message is called in a body, by what it brings. Inside a text the quotes would be escaped.
-_SIGNS: Final = {
+# Names of a message's parts in a body, by modality. Inside a text the quotes would be escaped.
+_MODALITY_MARKS: Final = {
     "image": (b'"image_url"', b'"input_image"', b'"type":"image"', b'"type": "image"'),
     "audio": (b'"input_audio"', b'"audio_url"'),
     "video": (b'"video_url"', b'"input_video"'),
@@ -47,8 +52,8 @@ class Models:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
 
-    def find(self, request: Known) -> Refusal | None:
-        """Give the request its model, the model's route and places; or say why it gets none."""
+    def find(self, request: KnownRequest) -> Refusal | None:
+        """Set the request's model, its route and its deployments, or return why it gets none."""
         snapshot, parsed, user = self._shared.snapshot, request.parsed, request.user
         request.model = model = snapshot.model_for(
             parsed.model, request.protocol, user.models, user.service.default_model
@@ -59,19 +64,21 @@ class Models:
             if intent is not None:
                 return self._choose(request, intent)
         if user.models is not None and not allows(user.models, parsed.model, model):
-            said = f"this key may not use {parsed.model}"
-            return Refusal(403, "model_not_allowed", said, param="model")
+            message = f"this key may not use {parsed.model}"
+            return Refusal(403, "model_not_allowed", message, param="model")
         if route is None:
             return no_route(snapshot, parsed.model, model, request.protocol)
-        request.route, request.places = route, route.places
+        request.route, request.views = route, route.views
         return self._check(request)
 
-    def _choose(self, request: Known, intent: Intent) -> Refusal | None:
-        """Give the request the best model for an intent."""
+    def _choose(self, request: KnownRequest, intent: Intent) -> Refusal | None:
+        """Set the request's model to the best for an intent, or return why there is none."""
         request.intent = intent.name
         wanted = wanted_of(request.parsed, request.protocol, len(request.body) // BYTES_PER_TOKEN)
-        ask = ask_of(request, max(1, wanted.input_tokens), max(1, wanted.output_tokens), (), intent.objective)
-        request.choices = rank(intent, wanted, self._options(request, intent, wanted, ask))
+        placement_request = placement_request_of(
+            request, max(1, wanted.input_tokens), max(1, wanted.output_tokens), (), intent.objective
+        )
+        request.choices = rank(intent, wanted, self._options(request, intent, wanted, placement_request))
         if self.next_choice(request):
             return None
         return Refusal(
@@ -81,68 +88,68 @@ class Models:
             param="model",
         )
 
-    def next_choice(self, request: Known) -> bool:
-        """The next best model of an intent becomes the request's. False where there is none."""
+    def next_choice(self, request: KnownRequest) -> bool:
+        """Set the request's model to the intent's next best. False if there is none."""
         if not request.choices:
             return False
         choice = request.choices.pop(0)
         request.model, request.choice = choice.model, choice.reason
         request.route = route = self._shared.snapshot.routes[choice.model, request.protocol]
-        _take_places(request, route)
-        request.ask = None
+        _take_views(request, route)
+        request.placement_request = None
         request.cuttable = False
         return True
 
-    def restrict(self, request: Known) -> bool:
-        """The plan goes on with a cheaper model where nothing is left for the one that was asked for. False where it does not."""
+    def restrict(self, request: KnownRequest) -> bool:
+        """Set the request's model to the plan's cheaper one, since nothing is left for the named one. False if the plan has none."""
         other = request.user.policy.restrict_to
         if other is None or request.restricted or other == request.model:
             return False
         route = self._shared.snapshot.routes.get((other, request.protocol))
         if route is None:
             return False
-        before = request.model, request.route, request.places
+        before = request.model, request.route, request.views
         request.model, request.route = other, route
-        _take_places(request, route)
-        if not request.places or self._check(request) is not None:
-            request.model, request.route, request.places = before
+        _take_views(request, route)
+        if not request.views or self._check(request) is not None:
+            request.model, request.route, request.views = before
             return False
         request.restricted = True
         return True
 
-    def _check(self, request: Known) -> Refusal | None:
-        """What is declared of the model against what the request brings."""
+    def _check(self, request: KnownRequest) -> Refusal | None:
+        """The refusal if the model, by its declaration, can't take the request; else None."""
         shared = self._shared
         snapshot, required = shared.snapshot, shared.settings.filing_required
         if not snapshot.cards_of_models and not required:
             return None
         card = snapshot.card_of(request.model)
-        if len(card.modalities) == len(SAYS_NOTHING) and card.tools and not required:
+        if len(card.modalities) == len(ALL_MODALITIES) and card.tools and not required:
             return None
-        why = unfit(card, wanted_of(request.parsed, request.protocol, 0), filing_required=required)
-        if why is None:
+        reason = unfit(card, wanted_of(request.parsed, request.protocol, 0), filing_required=required)
+        if reason is None:
             return None
-        said = f"{request.model} can't have this request: {why}"
-        if why.startswith("filing"):
-            return Refusal(403, "model_not_filed", said, param="model")
-        return Refusal(400, "unsupported_input", said, param="model")
+        message = f"{request.model} can't have this request: {reason}"
+        if reason.startswith("filing"):
+            return Refusal(403, "model_not_filed", message, param="model")
+        return Refusal(400, "unsupported_input", message, param="model")
 
     def _options(
-        self, request: Known, intent: Intent, wanted: Requirements, ask: PlacementRequest
+        self, request: KnownRequest, intent: Intent, wanted: Requirements, placement_request: PlacementRequest
     ) -> list[Option]:
-        """The models that this subscriber may use, that can do it, and that a place serves now."""
+        """The models that this subscriber may use, that can take the request, and that a deployment serves now."""
         shared, allowed = self._shared, request.user.models
         found, _ = options(
-            shared.snapshot, request.protocol, intent, wanted, ask, shared.placement, shared.loop.time(),
+            shared.snapshot, request.protocol, intent, wanted, placement_request, shared.placement, shared.loop.time(),
             lambda model: self._cost(request, model, wanted),
             may_use=lambda model: allows(allowed, intent.name, model), filing_required=shared.settings.filing_required,
         )  # fmt: skip
         return found
 
-    def _cost(self, request: Known, model: str, wanted: Requirements) -> tuple[int, str, bool]:
-        """What the subscriber pays by the first of his buckets that pays for the model: (thousandths, of which unit, whether one does).
+    def _cost(self, request: KnownRequest, model: str, wanted: Requirements) -> tuple[int, str, bool]:
+        """(price in thousandths, unit, whether a bucket pays): what the subscriber pays from the first bucket that pays for the model.
 
-        Of his buckets this worker knows those that it has a part of: none, before his first request here.
+        This worker knows only buckets of which it has a slice: none before the subscriber's first request here.
         """
         slices = self._shared.slices
         counts = Counts(fresh_input=wanted.input_tokens, output=wanted.output_tokens)
@@ -153,23 +160,25 @@ class Models:
         return 0, "", False
 
 
-def _take_places(request: Known, route: Route) -> None:
-    """The places of a route; of a request that goes on with an upstream's object the one where that was made."""
-    made_at = request.object_place
-    request.places = [p for p in route.places if p.name == made_at] if made_at else route.places
+def _take_views(request: KnownRequest, route: Route) -> None:
+    """Set the request's deployments to the route's or, if the request continues an upstream object, to the one that made it."""
+    made_at = request.object_deployment
+    request.views = [p for p in route.views if p.name == made_at] if made_at else route.views
 
 
 def modalities_of(parsed: Parsed) -> frozenset[str]:
-    """What a request brings beside text."""
+    """The modalities of a request's input beside text."""
     raw = parsed.fields.get("messages") or parsed.fields.get("input")
     if raw is None:
         return frozenset()
     content = bytes(raw)
-    return frozenset([name for name, signs in _SIGNS.items() if any(sign in content for sign in signs)])
+    return frozenset(
+        [name for name, signs in _MODALITY_MARKS.items() if any(sign in content for sign in signs)]
+    )
 
 
 def wanted_of(parsed: Parsed, protocol: str, input_tokens: int) -> Requirements:
-    """`input_tokens`: about; 0 where nobody asks how hard it is."""
+    """The request's demands on a model. `input_tokens`: an estimate; with 0 the difficulty is not worked out."""
     tools = count_tools(parsed)
     hard = 0.0
     if input_tokens:

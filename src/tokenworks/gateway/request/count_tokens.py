@@ -1,7 +1,7 @@
-"""`count_tokens`: free, and yet a request: under the key's limits, for a plan that has something left or pays as it goes.
+"""`count_tokens`: a request that costs nothing. The key's limits apply, and the plan must have something left or pay as you go.
 
-Where a deployment of the model names its tokenizer the host's tokenizer process answers, template included; where none does, or
-it is away or too slow, the request is relayed as any other.
+If a deployment of the model names a tokenizer, the host's tokenizer process answers, with the chat template. If none does, or the
+process is away or too slow, the request is relayed like any other.
 """
 
 from typing import Final
@@ -9,35 +9,35 @@ from typing import Final
 import msgspec
 
 from tokenworks.factory import MediaRules
-from tokenworks.gateway.counting import Counted
+from tokenworks.gateway.counting import TokenizerCounts
 from tokenworks.gateway.protocol.media_items import items_cost
-from tokenworks.gateway.request.state import Held
+from tokenworks.gateway.request.state import HeldRequest
 
 _MEDIA: Final = b'"source"'
 
 
-def tokenizer_of(request: Held) -> str | None:
-    """The model's own tokenizer. None where no place names one, and after it was asked once: the request is relayed then."""
+def tokenizer_of(request: HeldRequest) -> str | None:
+    """The model's tokenizer; None if no deployment names one or it was asked before: the request is relayed then."""
     if request.counted_here is not None:
         return None
-    for place in request.places:
-        if place.deployment.tokenizer is not None:
-            return place.deployment.tokenizer
+    for view in request.views:
+        if view.deployment.tokenizer is not None:
+            return view.deployment.tokenizer
     return None
 
 
-def answer(request: Held, found: Counted) -> bytes:
-    """The body of the answer; its head is prepared. Media are counted as the hold counts them."""
+def answer(request: HeldRequest, counts: TokenizerCounts) -> bytes:
+    """The body of the answer; sets the response's head. Media are counted as the hold counts them."""
     request.counted_here = True
     ids = request.request_id.encode()
     request.response_head = (
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: %b\r\nrequest-id: %b\r\n%b"
         % (ids, ids, request.head.lines)
     )
-    return b'{"input_tokens":%d}' % (found.input + _media_tokens(request, request.route.rules[0].media))
+    return b'{"input_tokens":%d}' % (counts.input + _media_tokens(request, request.route.rules[0].media))
 
 
-def _media_tokens(request: Held, rules: MediaRules) -> int:
+def _media_tokens(request: HeldRequest, rules: MediaRules) -> int:
     if _MEDIA not in request.body:
         return 0
     try:

@@ -1,6 +1,6 @@
-"""A sample of placement's decisions in the log, and every one that found no place, so many a second.
+"""The log of placement decisions: a sample of all, and those that found no deployment, up to a number a second.
 
-What became of a request is in its usage record, under the same id.
+The outcome of a request is in its usage record, under the same id.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from tokenworks.gateway.shared import Shared
 
 log = structlog.get_logger()
 
-# Of decisions that found no place, in a second; and of a decision's candidates.
+# Limits of logged decisions without a deployment, in a second, and of a decision's candidates.
 FAILURES_LOGGED_PER_S: Final = 10
 CANDIDATES_LOGGED_MAX: Final = 20
 
 
-class Decisions:
+class DecisionLog:
     __slots__ = ("_count", "_failures", "_second", "_shared")
 
     def __init__(self, shared: Shared) -> None:
@@ -31,12 +31,12 @@ class Decisions:
         self,
         request_id: str,
         model: str,
-        places: Sequence[DeploymentView],
+        views: Sequence[DeploymentView],
         tried: Sequence[str],
-        ask: PlacementRequest,
+        placement_request: PlacementRequest,
         chosen: Candidate | None,
     ) -> None:
-        """`places`: all that serve the model; `tried`: the names of those that were tried before; `chosen`: None where none was."""
+        """`views`: of all deployments of the model; `tried`: names of those that were tried before; `chosen`: None if none was found."""
         shared = self._shared
         every = shared.settings.decision_log_every
         self._count += 1
@@ -50,14 +50,14 @@ class Decisions:
                 return
         elif not every or self._count % every:
             return
-        found = shared.placement.explain(places, tried, ask, shared.loop.time())
+        found = shared.placement.explain(views, tried, placement_request, shared.loop.time())
         log.info(
             "placement.decision",
             request_id=request_id,
             model=model,
             chosen=None if chosen is None else chosen.view.name,
-            objective=ask.objective,
-            regions=ask.regions,
+            objective=placement_request.objective,
+            regions=placement_request.regions,
             tried=tried,
             candidates=[_shown(candidate) for candidate in found[:CANDIDATES_LOGGED_MAX]],
         )

@@ -1,9 +1,9 @@
-"""One metered request from its key to its record, in the order in which it is handled.
+"""One metered request from its key to its usage record, in the order of its steps.
 
-Nothing here waits: every step that needs somebody else goes on in a callback. The parts (`parts`) do the steps; what
-comes from upstream is an `Attempt`'s. Until the first byte went to the client another deployment may be tried; after it
-an attempt ends as complete or interrupted, and either way as a record. The end of the response is withheld until the
-record is on disk. A refusal is a status as long as no head has left, and an event of the stream afterwards.
+No step blocks: a step that needs an answer of another process goes on in a callback. The parts (`parts`) do the steps, and an
+`Attempt` reads the response of the upstream. Until content was sent to the client another deployment may be tried; after that an
+attempt ends as complete or interrupted, with a usage record in both cases. The end of the response is withheld until the record
+is on disk. A refusal is a status if the response's head has not left, else an event of the stream.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tokenworks.catalog import Counts
 from tokenworks.charging import OBJECT_OWNER, Admission, Hold, Limit, ObjectOwner, UpstreamObject, Verdict
 from tokenworks.factory import FLEX, Candidate
-from tokenworks.gateway.counting import Counted, Job
+from tokenworks.gateway.counting import TokenizerCounts, TokenizerJob
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.keys import KeyEntry
@@ -21,17 +21,17 @@ from tokenworks.gateway.protocol.usage import Usage
 from tokenworks.gateway.protocol.vendor_errors import Fault
 from tokenworks.gateway.request import count_tokens, opening
 from tokenworks.gateway.request.attempt import FOR_CLIENT, Attempt
-from tokenworks.gateway.request.faults import refusal_for, said_on
+from tokenworks.gateway.request.faults import client_refusal, refusal_for
 from tokenworks.gateway.request.leaving import drain_of, drain_until_s, name_leaving
 from tokenworks.gateway.request.parts import Parts
-from tokenworks.gateway.request.record import Charge
+from tokenworks.gateway.request.record import AttemptCharge
 from tokenworks.gateway.request.refusals import CUT, over_limit
 from tokenworks.gateway.request.reply import broke_off, end_stream, interrupted_end, write_whole
-from tokenworks.gateway.request.state import Held
+from tokenworks.gateway.request.state import HeldRequest
 
 
-class Exchange(Held):
-    __slots__ = ("_ended", "attempt", "parts", "shared")
+class Exchange(HeldRequest):
+    __slots__ = ("_on_ended", "attempt", "parts", "shared")
 
     def __init__(
         self,
@@ -49,15 +49,13 @@ class Exchange(Held):
         super().__init__(parts.shared, conn, head, body, protocol, began_s, free=free)
         self.shared = parts.shared
         self.parts = parts
-        self._ended = ended
-        self.attempt: Attempt | None = (
-            None  # at a deployment, the latest; None: there was none, or it gave nothing
-        )
+        self._on_ended = ended
+        self.attempt: Attempt | None = None  # the latest, unless it gave nothing
 
-    # Who, and what.
+    # The key and the body.
 
     def identified(self, user: KeyEntry | None) -> None:
-        """The key is known (or nobody could say)."""
+        """The key was looked up. `user` None: the database can't be reached."""
         if self.conn is None:
             return
         if user is None:
@@ -84,9 +82,9 @@ class Exchange(Held):
         else:
             self._find_model()
 
-    def _links_checked(self, why: str | None) -> None:
-        """Whether an upstream may fetch what the request links to."""
-        refusal = opening.refusal_of_links(why)
+    def _links_checked(self, reason: str | None) -> None:
+        """The links in the request were checked. `reason`: why an upstream may not fetch one of them; None if it may."""
+        refusal = opening.refusal_of_links(reason)
         if self.conn is None:
             self._finish()
         elif refusal is not None:
@@ -100,18 +98,18 @@ class Exchange(Held):
         if refusal is not None:
             self.refuse(refusal)
         elif len(objects) > opening.OBJECTS_MAX:
-            said = f"a request names at most {opening.OBJECTS_MAX} objects of an upstream"
-            self.refuse(Refusal(400, "invalid_body", said))
+            message = f"a request names at most {opening.OBJECTS_MAX} objects of an upstream"
+            self.refuse(Refusal(400, "invalid_body", message))
         elif objects:
             self._check_object(0)
         else:
-            self._hold()
+            self._begin_hold()
 
     def _check_object(self, at: int) -> None:
         """Look up the upstream objects that the request names, one after the other."""
         objects = self.parsed.objects
         if at == len(objects):
-            self._hold()
+            self._begin_hold()
             return
         param, name = objects[at]
 
@@ -129,16 +127,16 @@ class Exchange(Held):
 
     # The hold.
 
-    def _hold(self) -> None:
+    def _begin_hold(self) -> None:
         """Reserve what the request can cost, under the limits of its key."""
         holds, limits = self.parts.holds, self.user.limits
         holds.size(self)
         if limits and self.admission is None:
-            self.shared.client.admissions.request(limits, holds.estimate_tokens(self), self._admitted)
+            self.shared.client.admissions.request(limits, holds.estimate_tokens(self), self._limits_answered)
         else:
             self._reserve()
 
-    def _admitted(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
+    def _limits_answered(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
         user = self.user
         self.admission = admission
         if self.conn is None:
@@ -152,11 +150,11 @@ class Exchange(Held):
     def _reserve(self) -> None:
         holds = self.parts.holds
         if holds.take(self):
-            self._try()
+            self._try_deployment()
         else:
-            holds.ask(self, self._held)
+            holds.request_hold(self, self._hold_answered)
 
-    def _held(self, hold: Hold | None, verdict: Verdict, back_s: int) -> None:
+    def _hold_answered(self, hold: Hold | None, verdict: Verdict, back_s: int) -> None:
         self.pending_hold = None
         holds = self.parts.holds
         if self.conn is None:
@@ -164,87 +162,87 @@ class Exchange(Held):
                 holds.give(hold)
         elif hold is not None or (self.free and verdict == Verdict.PAYS_AS_IT_GOES):
             self.hold = hold
-            self._try()
+            self._try_deployment()
         elif verdict == Verdict.NOTHING_LEFT and holds.may_hold_less(self):
-            # The bound of the input does not fit what is left: count it, or hold the estimate where the operator's risk allows.
+            # The bound of the input is more than what is left: count the input or, if the loss budget allows it, hold an estimate.
             self.estimated = True
             self.parts.records.count(self, None, self._input_counted)
         else:
-            self._not_held(verdict, back_s)
+            self._hold_refused(verdict, back_s)
 
-    def _input_counted(self, found: Counted | None) -> None:
-        """The tokenizer counted the input; None where there is none, or it did not answer in time."""
+    def _input_counted(self, counts: TokenizerCounts | None) -> None:
+        """The tokenizer counted the input; None if there is no tokenizer, or it did not answer in time."""
         if self.conn is None:
             self._finish()
         elif self.shared.cutting:
             self.refuse(CUT)
-        elif self.parts.holds.hold_less(self, found):
+        elif self.parts.holds.hold_less(self, counts):
             self._reserve()
         else:
-            self._not_held(Verdict.NOTHING_LEFT)
+            self._hold_refused(Verdict.NOTHING_LEFT)
 
-    def _not_held(self, verdict: Verdict, back_s: int = 0) -> None:
+    def _hold_refused(self, verdict: Verdict, back_s: int = 0) -> None:
         """The account does not cover the request as it is."""
         models, holds = self.parts.models, self.parts.holds
         if verdict == Verdict.NOTHING_LEFT:
             if holds.hold_rest(self):
-                self._try()
+                self._try_deployment()
                 return
-            # The plan does not pay for this model: for the next best it may, or for the one that it goes on with.
+            # The plan does not pay for this model. It may pay for the intent's next choice or for the plan's cheaper model.
             if models.next_choice(self) or models.restrict(self):
-                self._hold()
+                self._begin_hold()
                 return
         self.refuse(holds.refusal(self, verdict, back_s))
 
     # The deployment.
 
-    def _try(self) -> None:
-        """Send it to a deployment that was not tried yet."""
+    def _try_deployment(self) -> None:
+        """Send the request to a deployment that was not tried yet."""
         if self.free and self._count_tokens():
             return
-        found = self.parts.places.choose(self)
-        if isinstance(found, Candidate):
-            self._begin_at(found, None)
-        elif found is not None:
-            self.parts.places.ask_room(self, found, self._room_answered)
+        placement = self.parts.placements.choose(self)
+        if isinstance(placement, Candidate):
+            self._begin_at(placement, None)
+        elif placement is not None:
+            self.parts.placements.request_capacity(self, placement, self._capacity_answered)
         elif not self.deferred:
-            self._nowhere(self.parts.places.refusal(self))
+            self._no_deployment(self.parts.placements.refusal(self))
 
     def again(self) -> None:
-        """It was put off: look again."""
+        """The request was deferred: look for a deployment again."""
         self.deferred = False
         if self.conn is not None and not self.ended:
-            self._try()
+            self._try_deployment()
 
-    def _nowhere(self, refusal: Refusal) -> None:
-        """No deployment takes it: the next model of its intent, or a refusal."""
+    def _no_deployment(self, refusal: Refusal) -> None:
+        """No deployment takes the request: go on with the intent's next model, or refuse."""
         self.parts.holds.release(self)
         if self.parts.models.next_choice(self):
-            self._hold()
+            self._begin_hold()
         else:
             self.refuse(refusal)
 
-    def _room_answered(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
-        """A deployment has room, or none had it in time."""
-        places, room = self.parts.places, self.room
+    def _capacity_answered(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
+        """A deployment has capacity, or none had it in time."""
+        placements, capacity_request = self.parts.placements, self.capacity_request
         self.queue_number = 0
         if self.conn is None or self.ended:
             if admission is not None:
-                places.give_back(admission)
+                placements.give_back(admission)
             return
-        places.room_answered(self)
+        placements.capacity_answered(self)
         if admission is not None:
-            chosen = places.admitted(self, admission)
+            chosen = placements.admitted(self, admission)
             if chosen is None:
-                self._try()
+                self._try_deployment()
             else:
                 self._begin_at(chosen, admission)
-        elif room.otherwise is not None:
-            self._begin_at(room.otherwise, None)
-        elif room.service == FLEX:
-            self._try()
+        elif capacity_request.otherwise is not None:
+            self._begin_at(capacity_request.otherwise, None)
+        elif capacity_request.service == FLEX:
+            self._try_deployment()
         else:
-            self._nowhere(places.full(self, limit, what, wait_ms))
+            self._no_deployment(placements.no_capacity(self, limit, what, wait_ms))
 
     def _begin_at(self, chosen: Candidate, admission: Admission | None) -> None:
         self.tried.append(chosen.view.name)
@@ -253,31 +251,31 @@ class Exchange(Held):
         attempt.begin(chosen)
 
     def _count_tokens(self) -> bool:
-        """Have the model's own tokenizer answer, where it has one that was not asked."""
+        """Have the model's own tokenizer count. False if there is none, or it was asked before."""
         tokenizer = count_tokens.tokenizer_of(self)
         if tokenizer is None:
             return False
         self.counted_here = False
         self.counting = True
-        self.shared.counter.count(Job(tokenizer, self.protocol, self.body), self._tokens_counted)
+        self.shared.counter.count(TokenizerJob(tokenizer, self.protocol, self.body), self._tokens_counted)
         return True
 
-    def _tokens_counted(self, found: Counted | None) -> None:
+    def _tokens_counted(self, counts: TokenizerCounts | None) -> None:
         self.counting = False
         if self.shared.cutting:
             self.refuse(CUT)
-        elif found is None and self.conn is not None:
-            self._try()
+        elif counts is None and self.conn is not None:
+            self._try_deployment()
         else:
-            self._answer_free(b"" if found is None else count_tokens.answer(self, found))
+            self._answer_free(b"" if counts is None else count_tokens.answer(self, counts))
 
-    # How an attempt ends.
+    # The outcome of an attempt.
 
     def attempt_counted(self, attempt: Attempt) -> None:
         self._answer_free(attempt.chunks[0])
 
     def _answer_free(self, body: bytes) -> None:
-        """A count of tokens, which costs nothing."""
+        """Answer `count_tokens`, which costs nothing."""
         self.answered = "free"
         self._end_attempt()
         self.parts.holds.release(self)
@@ -288,22 +286,22 @@ class Exchange(Held):
     def attempt_completed(
         self, attempt: Attempt, usage: Usage | None, upstream_id: str | None, progress: Counts
     ) -> None:
-        self.parts.records.complete(attempt, usage, upstream_id, progress, self._charged)
+        self.parts.records.complete(attempt, usage, upstream_id, progress, self._charge_covered)
 
     def attempt_interrupted(self, attempt: Attempt, reason: str, charge: str | None) -> None:
-        self.parts.records.interrupted(attempt, reason, charge, self._charged)
+        self.parts.records.interrupted(attempt, reason, charge, self._charge_covered)
 
-    def _charged(self, charge: Charge) -> None:
-        """What the attempt costs is covered as far as it can be: the record is written."""
+    def _charge_covered(self, charge: AttemptCharge) -> None:
+        """The charge is covered as far as the account allows: write the record."""
         self.spent_tokens = sum(charge.counts)
-        self.parts.places.end(charge.attempt)
-        self.parts.records.write(charge, self._durable)
+        self.parts.placements.end(charge.attempt)
+        self.parts.records.write(charge, self._record_on_disk)
 
     def attempt_empty(self, attempt: Attempt) -> None:
-        """A stream that says it is done and gave nothing: it costs nothing."""
+        """The stream ended properly without content: the request costs nothing."""
         self.answered = "empty_stream"
         self.give_up()
-        self._durable("")
+        self._record_on_disk("")
 
     def attempt_not_begun(self, attempt: Attempt, refusal: Refusal) -> None:
         self._end_attempt()
@@ -311,65 +309,65 @@ class Exchange(Held):
         self.refuse(refusal)
 
     def attempt_faulted(self, attempt: Attempt, fault: Fault) -> None:
-        """The upstream answered, and not with what was asked for: say it on, or try another place."""
+        """The upstream answered with an error: pass it on if it is the client's own, else try another deployment."""
         self._note_failed_usage(attempt)
-        said = said_on(fault, attempt.place, self.parsed.model)
-        if said is not None:
-            self.parts.places.succeeded(attempt)
+        refusal = client_refusal(fault, attempt.view, self.parsed.model)
+        if refusal is not None:
+            self.parts.placements.succeeded(attempt)
             self.give_up()
-            self._refuse_or_say(said)
+            self._refuse_or_say(refusal)
             return
         wait_s = fault.retry_after_s
         if wait_s is not None:
-            self.shared.rest(attempt.place, wait_s)
+            self.shared.pause_deployment(attempt.view, wait_s)
         self.last_refusal = refusal_for(fault, self.model)
-        # What says itself when it has room is not ill.
+        # A deployment that names the time when it has capacity again is healthy.
         count = wait_s is None and fault.status not in {404, 409, 425}
         self.attempt_failed(attempt, "", count=count, cause=f"{fault.kind} {fault.status}")
 
     def attempt_failed(self, attempt: Attempt, reason: str, *, count: bool, cause: str) -> None:
-        """The attempt gave nothing that reached the client: it costs nothing, and another deployment may be tried."""
+        """The attempt gave nothing that reached the client: it costs nothing, and another deployment is tried."""
         parts = self.parts
         self._note_failed_usage(attempt)
         cause = cause or ("no_connection" if reason.startswith("can't connect") else reason)
-        self.failures = [*(self.failures or ()), (attempt.place.name, cause)]
+        self.failures = [*(self.failures or ()), (attempt.view.name, cause)]
         self.shared.stats.c["attempts_failed"] += 1
         if count:
-            parts.places.failed(self, attempt)
+            parts.placements.failed(self, attempt)
         self._end_attempt()
         parts.records.drop(self)
         self.attempt = None
         parts.answers.give_memory(self)
         if reason and (self.last_refusal is None or self.last_refusal.status != 504):
-            said = f"the deployment of {self.model} failed"
-            self.last_refusal = Refusal(502, "upstream_error", said, 1)
+            message = f"the deployment of {self.model} failed"
+            self.last_refusal = Refusal(502, "upstream_error", message, 1)
         if self.conn is not None:
-            self._try()
+            self._try_deployment()
         else:
             parts.holds.release(self)
             self._finish()
 
     def _note_failed_usage(self, attempt: Attempt) -> None:
-        """A stream that failed before its content, and reported tokens all the same: they are the operator's loss."""
+        """Record the tokens that a stream reported before it failed without content: they are the operator's loss."""
         meter = attempt.meter
         if self.usage_id and meter is not None and meter.usage is not None and meter.usage.total:
             self.parts.records.write_loss(attempt, "failed_attempt", meter.usage, meter.upstream_id or None)
 
     def _end_attempt(self) -> None:
-        """The deployment is done with the attempt in flight."""
+        """Free the deployment's slot of the attempt in flight."""
         if self.attempt is not None:
-            self.parts.places.end(self.attempt)
+            self.parts.placements.end(self.attempt)
 
     def give_up(self) -> None:
-        """Nothing of the attempt in flight is charged or recorded, and there is no other."""
+        """End the attempt in flight without a charge or a record, and release the hold."""
         self._end_attempt()
         self.parts.records.drop(self)
         self.parts.holds.release(self)
 
-    # How the request ends.
+    # The end of the request.
 
-    def _durable(self, interrupted: str) -> None:
-        """The record is on disk (or there is none): the client may have the end. `interrupted`: why it is not whole."""
+    def _record_on_disk(self, interrupted: str) -> None:
+        """The record is on disk, or there is none: send the end of the response. `interrupted`: why it is not complete, or ""."""
         attempt, conn = self.attempt, self.conn
         if self.ended:
             return
@@ -388,7 +386,7 @@ class Exchange(Held):
         self._finish()
 
     def _finish(self) -> None:
-        """It is over, and says nothing."""
+        """End the request; its response is already written."""
         if self.ended:
             return
         conn = self._end()
@@ -396,12 +394,12 @@ class Exchange(Held):
             conn.done()
 
     def refuse(self, refusal: Refusal) -> None:
-        """Nothing changed, nothing is charged."""
+        """Refuse the request, unless it has ended. Nothing is charged."""
         if not self.ended:
             self._refuse_or_say(refusal)
 
     def _refuse_or_say(self, refusal: Refusal) -> None:
-        """With a status where the head is still to come, else as an event of the stream that has begun with pings."""
+        """Send the refusal as a status if the head has not left, else as an event of the stream, which has begun with pings."""
         conn = self.conn
         self.refusal = refusal
         if conn is not None and self.headed:
@@ -415,20 +413,19 @@ class Exchange(Held):
             conn.refuse(refusal, self.protocol, self.request_id)
 
     def _end(self) -> ClientConnection | None:
-        """Nothing is left to do but to say it to the client, whose connection this is."""
+        """Mark the request as ended and return the client's connection, on which the caller may still write."""
         self.ended = True
         self.parts.answers.give_memory(self)
-        self._ended(self)
-        self.attempt = (
-            None  # which knows its request: what refers to itself would stay until the next collection
-        )
+        self._on_ended(self)
+        # The attempt refers to this request. A cycle would stay in memory until the next garbage collection.
+        self.attempt = None
         conn, self.conn = self.conn, None
         return conn
 
     # The client.
 
     def pause(self) -> None:
-        """The client can't take more."""
+        """The client can't take more: pause the upstream."""
         if self.attempt is not None:
             self.attempt.pause(FOR_CLIENT)
         else:
@@ -441,7 +438,7 @@ class Exchange(Held):
             self.paused &= ~FOR_CLIENT
 
     def client_gone(self) -> None:
-        """The client went away: read what ends soon to its end, cut the rest, and charge what was produced."""
+        """The client has gone: read a response that ends soon to its end, cut any other, and charge what was produced."""
         self.conn = None
         if self.ended or self.counting:
             return
@@ -452,17 +449,17 @@ class Exchange(Held):
         if self.queue_number:
             self.shared.client.admissions.cancel(self.queue_number)
         if self.free or self.hold is None:
-            # Nothing is held yet, or the record is on its way and ends this exchange.
+            # Nothing is held yet, or the acknowledgement of the record will end this exchange.
             self._leave_free()
         elif attempt is None or not at_upstream:
-            # Held and not sent: it waits for a place or a connection.
+            # The request is held and not sent: it waits for a deployment or a connection.
             self.give_up()
             self._finish()
         else:
             self._leave(attempt)
 
-    def forget_what_is_asked(self) -> None:
-        """Nobody waits any more for a hold, or for room."""
+    def cancel_pending(self) -> None:
+        """Cancel the pending requests for a hold and for capacity."""
         if self.pending_hold is not None:
             self.shared.client.cancel(self.pending_hold)
         if self.queue_number:
@@ -477,15 +474,15 @@ class Exchange(Held):
             self._finish()
 
     def _leave(self, attempt: Attempt) -> None:
-        """The client has gone, and an upstream is at work for it."""
+        """The client has gone while an upstream works for it."""
         shared = self.shared
         drain, counters = drain_of(shared, attempt), shared.stats.c
         counters["abandoned"] += 1
         counters[f"free_rider_{name_leaving(attempt, drain)}"] += 1
-        self.resume()  # no client's pace holds it back any longer
+        self.resume()  # the client's pace does not matter any more
         if drain == "whole":
             counters["drained"] += 1
-            # Its connection does not count the body any more, and a tokenizer may have to.
+            # The client's connection has given the body's memory back, and a tokenizer may still need the body.
             shared.memory.force(self.address, len(self.body))
             self.kept_bytes += len(self.body)
             attempt.drain_until_s = drain_until_s(shared, attempt)

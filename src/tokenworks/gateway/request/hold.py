@@ -1,15 +1,16 @@
-"""What a request holds: at first, more as its stream goes, the rest where not all is covered.
+"""The hold of a request: its size, its extension in mid-stream, and the rest of a balance that does not cover all of it.
 
-A visible stream holds `stream_hold_tokens` of output and grows. A token shows as at least one byte, so the bytes shown
-bound the tokens from above: what is over the hold is at most one upstream chunk, and the error of the input estimate.
-What can't be cut (not streamed, or hidden reasoning) holds its whole output maximum, or the upstream is asked for less.
+A visible stream holds `stream_hold_tokens` of output at first and extends the hold as it goes. A token shows as at least one byte, so
+the shown bytes bound the output tokens from above: a stream exceeds its hold by at most one upstream chunk and the error of the input
+estimate. An answer that can't be cut (not streamed, or with hidden reasoning) holds its whole output maximum, or the upstream is
+asked for less.
 """
 
 from typing import Final
 
 from tokenworks.charging import COUNT_NEED, FOLLOW_UP, Hold, Need, Shortage, Verdict
 from tokenworks.charging.worker.pending import HoldWaiter
-from tokenworks.gateway.counting import Counted
+from tokenworks.gateway.counting import TokenizerCounts
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.estimate import (
     TEMPLATE_TOKENS,
@@ -19,14 +20,14 @@ from tokenworks.gateway.protocol.estimate import (
 )
 from tokenworks.gateway.protocol.fields import is_prompt
 from tokenworks.gateway.request.refusals import no_hold
-from tokenworks.gateway.request.state import Arrived, Held
+from tokenworks.gateway.request.state import ArrivedRequest, HeldRequest
 from tokenworks.gateway.shared import Shared
 
-# No output maximum is written where the context leaves less than this beside the input's bound.
+# No output maximum is sent if the context has fewer tokens than this beside the input's bound.
 OUTPUT_ROOM_TOKENS_MIN: Final = 256
-# A text has at least a token for so many bytes: what the input surely takes of the context.
+# A text has at least one token for this many bytes, which gives the input's least share of the context.
 INPUT_BYTES_PER_TOKEN_MAX: Final = 16
-# What is left is not worth a request where it covers fewer output tokens than this.
+# A request is refused if what is left covers fewer output tokens than this.
 REST_TOKENS_MIN: Final = 16
 
 
@@ -36,10 +37,10 @@ class Holds:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
 
-    # What it can cost.
+    # The size.
 
-    def size(self, request: Held) -> None:
-        """Work out what the request can cost: its input by the bound from its bytes, its output by its maximum."""
+    def size(self, request: HeldRequest) -> None:
+        """Work out what the request can cost: the input by the bound from its bytes, the output by its maximum."""
         parsed, user, route = request.parsed, request.user, request.route
         request.rated = request.model
         request.denied = request.estimated = False
@@ -51,14 +52,16 @@ class Holds:
         if user.counts_prompts and not is_prompt(parsed, request.protocol):
             request.rated = FOLLOW_UP + request.model
         context = route.context_tokens
-        # Which of the places will serve it is not known yet: the one where the input costs most bounds it.
+        # The deployment is not known yet, so the one at which the input has most tokens gives the bound.
         first, *others = route.rules
-        most, _, request.beside_text = bound_input(parsed, request.protocol, first, request.stored_tokens)
+        tokens_max, _, request.beside_text = bound_input(
+            parsed, request.protocol, first, request.stored_tokens
+        )
         for rules in others:
             bound = bound_input(parsed, request.protocol, rules, request.stored_tokens)
-            most = max(most, bound.tokens)
+            tokens_max = max(tokens_max, bound.tokens)
             request.beside_text = max(request.beside_text, bound.beside_text)
-        request.input_bound = inputs = min(most, context * parsed.inputs)
+        request.input_bound = inputs = min(tokens_max, context * parsed.inputs)
         request.maximum = _maximum_to_send(request, inputs)
         output = _output_bound(request, context)
         request.need = Need(1, inputs, output)
@@ -67,14 +70,14 @@ class Holds:
         request.cuttable = parsed.stream and not hidden and output > at_first
         request.held_output = at_first if request.cuttable else output
 
-    def estimate_tokens(self, request: Held) -> int:
-        """About how many tokens the request uses, for the limits of its key."""
+    def estimate_tokens(self, request: HeldRequest) -> int:
+        """An estimate of the tokens that the request uses, for the limits of its key."""
         return 0 if request.free else input_estimate(request) + request.held_output
 
     # The hold.
 
-    def take(self, request: Held) -> bool:
-        """Hold what is needed of what is free in this worker's slices. False where it has to be asked for."""
+    def take(self, request: HeldRequest) -> bool:
+        """Take the hold from this worker's slices. False if the recorder has to be asked for it."""
         shared, user = self._shared, request.user
         account = shared.slices.account(user.account_id)
         if account.requests_pending:
@@ -87,25 +90,24 @@ class Holds:
             shared.client.prefetch(account, user.cap_ids, request.rated, need)
         return True
 
-    def ask(self, request: Held, held: HoldWaiter) -> None:
-        """Ask the recorder for the hold; `held(hold, verdict, back_s)` comes later."""
+    def request_hold(self, request: HeldRequest, held: HoldWaiter) -> None:
+        """Ask the recorder for the hold; `held(hold, verdict, back_s)` is called later."""
         shared, user = self._shared, request.user
         account = shared.slices.account(user.account_id)
         request.pending_hold = shared.client.request_slices(
             account, user.cap_ids, request.rated, _needed(request), held
         )
 
-    def may_hold_less(self, request: Held) -> bool:
-        """Whether counting the input may bring it under what is left, where its bound is over it."""
+    def may_hold_less(self, request: HeldRequest) -> bool:
+        """True if the input may be smaller than its bound, so that counting it may let the request fit what is left."""
         return not (request.free or request.estimated or input_estimate(request) >= request.need.input_tokens)
 
-    def hold_less(self, request: Held, found: Counted | None) -> bool:
-        """Need no more than the tokenizer counted, or, where none did, than is likely and the account's loss budget allows.
-
-        False where that is not less.
+    def hold_less(self, request: HeldRequest, counts: TokenizerCounts | None) -> bool:
+        """Reduce the need to the tokens that the tokenizer counted or, without a count, to an estimate whose risk the account's loss
+        budget allows. False if that is no reduction.
         """
-        if found is not None:
-            tokens = min(request.input_bound, found.input + request.beside_text)
+        if counts is not None:
+            tokens = min(request.input_bound, counts.input + request.beside_text)
         else:
             tokens = input_estimate(request)
             risk = request.input_bound - tokens
@@ -119,14 +121,14 @@ class Holds:
         request.need = Need(1, tokens, request.need.output_tokens)
         return True
 
-    def hold_rest(self, request: Held) -> bool:
-        """The account does not cover all of it. Where it covers the input and some output, that much is made: a stream
-        ends there, and of what can't be cut the upstream is asked for no more.
+    def hold_rest(self, request: HeldRequest) -> bool:
+        """Hold the input and as much output as the account covers; False if that is too little. A stream ends when that output is
+        reached; for an answer that can't be cut the upstream is asked for no more.
         """
         shared, user, need, parsed = self._shared, request.user, request.need, request.parsed
         account = shared.slices.account(user.account_id)
         if parsed.output_tokens is not None and account.held:
-            return False  # others of this account run: what they don't use may cover all of this one soon
+            return False  # the account's other requests may soon release enough for all of this one
         least = min(need.output_tokens, REST_TOKENS_MIN * parsed.choices)
         hold, output = shared.slices.hold_most(
             account, user.cap_ids, request.rated, _needed(request), shared.clock.boot_ns()
@@ -138,12 +140,12 @@ class Holds:
             return False
         request.hold, request.held_output = hold, output
         if not request.cuttable:
-            # It can't be cut: the upstream makes no more than what is held.
+            # The answer can't be cut: the upstream is asked for no more than what is held.
             request.maximum = output // parsed.choices
         return True
 
-    def refusal(self, request: Held, verdict: Verdict, back_s: int) -> Refusal:
-        """Why nothing is held."""
+    def refusal(self, request: HeldRequest, verdict: Verdict, back_s: int) -> Refusal:
+        """The refusal of a request that got no hold."""
         shortage: Shortage | None = None
         if verdict == Verdict.NOTHING_LEFT:
             media = not request.free and request.parsed.has_media
@@ -152,9 +154,9 @@ class Holds:
             shortage = self._shortage(request)
         return no_hold(verdict, request.user, shortage, back_s)
 
-    def _shortage(self, request: Held) -> Shortage | None:
-        """What the request lacks: the least with which it would be made, or, where that much is there, all that it asks for. None
-        where all of that is there and others of this account hold it just now.
+    def _shortage(self, request: HeldRequest) -> Shortage | None:
+        """The shortage against the least that the request needs or, if the account has that much, against all that it asks for. None if
+        the account has all of it and other requests hold it.
         """
         shared, user, need = self._shared, request.user, request.need
         account = shared.slices.account(user.account_id)
@@ -163,15 +165,17 @@ class Holds:
             least = min(need.output_tokens, REST_TOKENS_MIN * request.parsed.choices)
         for output in (least, request.held_output):
             less = Need(need.requests, need.input_tokens, output)
-            found = shared.slices.shortage(account, user.cap_ids, request.rated, less, shared.clock.boot_ns())
-            if found.needed > found.left or found.cap_left is not None:
-                return found
+            shortage = shared.slices.shortage(
+                account, user.cap_ids, request.rated, less, shared.clock.boot_ns()
+            )
+            if shortage.needed > shortage.left or shortage.cap_left is not None:
+                return shortage
         return None
 
-    # In mid-stream.
+    # The extension.
 
-    def extend(self, request: Held, shown_bytes: int, extended: HoldWaiter) -> None:
-        """Hold more before what was shown reaches what is held. Where that has to be asked for, `extended(hold, verdict, back_s)` comes later."""
+    def extend(self, request: HeldRequest, shown_bytes: int, extended: HoldWaiter) -> None:
+        """Extend the hold of a stream. If the recorder has to be asked, `extended(hold, verdict, back_s)` is called later."""
         shared, hold, user = self._shared, request.hold, request.user
         if hold is None or request.pending_hold is not None:
             return
@@ -179,9 +183,9 @@ class Holds:
         step = shared.settings.stream_hold_tokens
         more = min(max(step, shown_bytes - held_output + step), request.need.output_tokens - held_output)
         need = Need(0, 0, more)
-        got: Hold | None = None
+        extension: Hold | None = None
         if not account.requests_pending:
-            got = shared.slices.hold(
+            extension = shared.slices.hold(
                 account,
                 user.cap_ids,
                 request.rated,
@@ -190,8 +194,8 @@ class Holds:
                 paid_whole=hold.paid_whole,
             )
         request.more_output = more
-        if got is not None:
-            self.add(request, hold, got)
+        if extension is not None:
+            self.add(request, hold, extension)
             if account.low:
                 shared.client.prefetch(account, user.cap_ids, request.rated, need)
             return
@@ -199,15 +203,15 @@ class Holds:
             account, user.cap_ids, request.rated, need, extended
         )
 
-    def add(self, request: Held, hold: Hold, got: Hold) -> None:
-        """An extension was granted."""
-        self._shared.slices.merge(hold, got)
+    def add(self, request: HeldRequest, hold: Hold, extension: Hold) -> None:
+        """Add a granted extension to the hold."""
+        self._shared.slices.merge(hold, extension)
         request.held_output += request.more_output
 
-    def extend_rest(self, request: Held, hold: Hold) -> bool:
-        """The last of it: as much as there is here."""
+    def extend_rest(self, request: HeldRequest, hold: Hold) -> bool:
+        """Extend the hold by what this worker's slices still have. False if that is nothing."""
         shared = self._shared
-        got, output = shared.slices.hold_most(
+        extension, output = shared.slices.hold_most(
             hold.account,
             request.user.cap_ids,
             request.rated,
@@ -215,16 +219,16 @@ class Holds:
             shared.clock.boot_ns(),
             paid_whole=hold.paid_whole,
         )
-        if got is None:
+        if extension is None:
             return False
-        shared.slices.merge(hold, got)
+        shared.slices.merge(hold, extension)
         request.held_output += output
         return True
 
-    # After.
+    # The end.
 
-    def release(self, request: Arrived) -> None:
-        """Give back what the request holds, if anything."""
+    def release(self, request: ArrivedRequest) -> None:
+        """Give back the request's hold, if it has one."""
         if request.hold is not None:
             hold, request.hold = request.hold, None
             self.give(hold)
@@ -233,8 +237,10 @@ class Holds:
         self._shared.slices.release(hold)
         self._shared.client.released(hold.account)
 
-    def end(self, request: Held) -> None:
-        """The request is over: its limits and its part of the loss budget. What was refused before anything was sent does not count."""
+    def end(self, request: HeldRequest) -> None:
+        """The request is over: free its share of the limits and of the loss budget. A request that was refused before an attempt does
+        not count against the limits.
+        """
         if request.at_risk:
             self._shared.risk.give(request.user.account_id, request.at_risk)
             request.at_risk = 0
@@ -244,16 +250,16 @@ class Holds:
             self._shared.client.admissions.end(admission, request.spent_tokens, begun=begun)
 
 
-def _needed(request: Held) -> Need:
-    """What is held before anything is sent."""
+def _needed(request: HeldRequest) -> Need:
+    """The first hold."""
     return COUNT_NEED if request.free else Need(1, request.need.input_tokens, request.held_output)
 
 
-def _maximum_to_send(request: Held, input_tokens: int) -> int | None:
-    """The output maximum of each choice that the upstream is told; None where none is written.
+def _maximum_to_send(request: HeldRequest, input_tokens: int) -> int | None:
+    """The output maximum of each choice that the upstream is sent; None if none is sent.
 
-    What the client gave is sent. Where it gave none, one is written only where neither the gateway can cut the
-    answer (it is not streamed, or reasons out of sight) nor the engine ends it by itself.
+    The client's maximum is sent. If it gave none, one is sent only if neither the gateway can cut the answer (not streamed, or with
+    hidden reasoning) nor the engine ends it at the end of the context.
     """
     parsed, route = request.parsed, request.route
     if parsed.output_tokens is not None or not parsed.output_field:
@@ -265,20 +271,22 @@ def _maximum_to_send(request: Held, input_tokens: int) -> int | None:
     return None if room < OUTPUT_ROOM_TOKENS_MIN else min(route.output_tokens, room)
 
 
-def _output_bound(request: Held, context: int) -> int:
-    """The most output tokens that the request can make, of all its choices."""
+def _output_bound(request: HeldRequest, context: int) -> int:
+    """The most output tokens that all choices of the request together can have."""
     parsed = request.parsed
     if not parsed.output_field:
         return 0
-    most = context - min(context - 1, parsed.text_bytes // INPUT_BYTES_PER_TOKEN_MAX)
+    tokens_max = context - min(context - 1, parsed.text_bytes // INPUT_BYTES_PER_TOKEN_MAX)
     if request.maximum is not None:
-        most = min(most, request.maximum)
-    return most * parsed.choices
+        tokens_max = min(tokens_max, request.maximum)
+    return tokens_max * parsed.choices
 
 
-def input_estimate(request: Held) -> int:
-    """About how many tokens the input has, where nobody counted it: its text by what it needs in any script, the rest (media,
-    tools, what is stored) by its bound. Never more than the whole bound.
+def input_estimate(request: HeldRequest) -> int:
+    """An estimate of the input's tokens without a tokenizer: the text by a rate that fits every script; media, tools and stored objects
+    by their bound. Never more than the input's bound.
     """
-    beside = max(0, request.beside_text - TEMPLATE_TOKENS)  # a template takes about what its JSON does
+    beside = max(
+        0, request.beside_text - TEMPLATE_TOKENS
+    )  # a template has about as many tokens as the JSON syntax
     return min(request.input_bound, estimated_text_tokens(model_readable_bytes(request.parsed)) + beside)

@@ -1,25 +1,25 @@
-"""What becomes of an attempt whose client has gone: read to its end in the background, up to its first event, or cut.
+"""The attempt of a client that has gone: it is read to its end in the background, or cut.
 
-Whoever hangs up before the usage event must not pay less than who waits for it. So what comes to its end soon is read
-to its end, and charged as complete: an answer that is not streamed (`drain_s` at most), a stream that has stopped or
-has at most `drain_tokens` of its maximum left. Anything longer is cut, for the operator does not want to pay for text
-that nobody reads; unless the account's loss budget of today is spent: then every answer is read to its end.
+A client that hangs up before the usage event must not pay less than one that waits for it. So an answer that ends soon is read to its
+end and charged as complete: one that is not streamed (for `drain_s` at most), a stream that has stopped, or one with at most
+`drain_tokens` of its maximum left. A longer stream is cut, since the operator would pay for text that no client reads. If the
+account's loss budget of today is spent, every answer is read to its end.
 """
 
 from typing import Final, Literal
 
-from tokenworks.gateway.request.state import Answering
+from tokenworks.gateway.request.state import AnsweredAttempt
 from tokenworks.gateway.shared import Shared
 
 Drain = Literal["whole", "cut"]
-# A stream that has stopped waits this long for its usage event.
+# Time limit of a stopped stream's usage event.
 USAGE_WAIT_S: Final = 10
-# A chunk with a finish reason and no content is kept back from the client for the usage event, so long at most.
+# A chunk with a finish reason and no content is kept back from the client for the usage event for up to this long.
 STOP_WAIT_S: Final = 2
 
 
-def drain_of(shared: Shared, attempt: Answering) -> Drain:
-    """How far the upstream of an attempt without a client is read."""
+def drain_of(shared: Shared, attempt: AnsweredAttempt) -> Drain:
+    """How far the upstream is read for a client that has gone."""
     meter = attempt.meter
     streams = attempt.request.parsed.stream
     if not streams or (meter is not None and meter.stopped) or _is_spent(shared, attempt):
@@ -27,29 +27,29 @@ def drain_of(shared: Shared, attempt: Answering) -> Drain:
     return "whole" if tokens_left(attempt) <= shared.settings.drain_tokens else "cut"
 
 
-def _is_spent(shared: Shared, attempt: Answering) -> bool:
-    """Whether the account may lose nothing more today."""
+def _is_spent(shared: Shared, attempt: AnsweredAttempt) -> bool:
+    """True if the account's loss budget of today is spent."""
     return shared.risk.spent(attempt.request.user.account_id)
 
 
-def tokens_left(attempt: Answering) -> int:
-    """What a stream can still make, as far as it is known: its maximum less what was shown."""
+def tokens_left(attempt: AnsweredAttempt) -> int:
+    """The most tokens that a stream can still make: its maximum less the shown ones."""
     request, meter = attempt.request, attempt.meter
-    most = request.need.output_tokens
+    tokens_max = request.need.output_tokens
     if request.maximum is not None:
-        most = min(most, request.maximum * request.parsed.choices)
-    return most if meter is None else max(0, most - meter.text_tokens())
+        tokens_max = min(tokens_max, request.maximum * request.parsed.choices)
+    return tokens_max if meter is None else max(0, tokens_max - meter.text_tokens())
 
 
-def drain_until_s(shared: Shared, attempt: Answering) -> float:
-    """The monotonic second at which a drain is given up."""
+def drain_until_s(shared: Shared, attempt: AnsweredAttempt) -> float:
+    """The monotonic second at which the drain ends."""
     if _is_spent(shared, attempt):
         return attempt.request.began_s + shared.settings.request_timeout_s
     return shared.loop.time() + shared.settings.drain_s
 
 
-def name_leaving(attempt: Answering, drain: Drain) -> str:
-    """The counter (`FREE_RIDERS`) of a client that left so."""
+def name_leaving(attempt: AnsweredAttempt, drain: Drain) -> str:
+    """The counter (of `FREE_RIDERS`) for the way in which the client left."""
     if not attempt.request.parsed.stream:
         return "left_unstreamed"
     if not attempt.request.sent:

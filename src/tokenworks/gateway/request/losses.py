@@ -1,4 +1,4 @@
-"""What of an attempt is loss, by the plan's policy and by what can be true; who bears it is the operator."""
+"""The losses of an attempt: tokens that the operator pays for, by the plan's policy or because their count is implausible."""
 
 from collections.abc import Sequence
 from operator import sub
@@ -11,11 +11,11 @@ from tokenworks.gateway.protocol.outcome import FILTERED
 from tokenworks.gateway.protocol.plausible import RequestShape, VisibleOutput, bound, is_plausible
 from tokenworks.gateway.protocol.shown import visible_output
 from tokenworks.gateway.protocol.stream import read_whole
-from tokenworks.gateway.request.state import Answering, Held
+from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
 from tokenworks.gateway.shared import Shared
 
 NO_COUNTS: Final = Counts()
-# Output classes in the order in which what is beyond a maximum is taken from them.
+# Output classes in the order in which tokens beyond a maximum are taken from them.
 _OUTPUT: Final = ("output", "reasoning", "audio_output")
 
 
@@ -25,14 +25,14 @@ class Losses:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
 
-    def waives(self, request: Held, policy: str) -> bool:
-        """Whether the plan has the operator bear it, and the account's loss budget of today is not spent."""
+    def waives(self, request: HeldRequest, policy: str) -> bool:
+        """True if the plan charges nothing and the account's loss budget of today is not spent."""
         return policy == "nothing" and not self._shared.risk.spent(request.user.account_id)
 
     def of_whole(
-        self, attempt: Answering, counts: Counts, counted_by: CountedBy, flags: list[str]
+        self, attempt: AnsweredAttempt, counts: Counts, counted_by: CountedBy, flags: list[str]
     ) -> tuple[str, list[Loss]]:
-        """(reason, losses) of a whole answer: by the plan's policy, beyond the maximum that was sent, beyond what can be. Adds to
+        """(reason, losses) of a whole answer: by the plan's policy, beyond the maximum that was sent, and implausible tokens. Adds to
         `flags`.
         """
         request = attempt.request
@@ -53,9 +53,14 @@ class Losses:
         return reason, losses
 
     def bound(
-        self, attempt: Answering, counts: Counts, counted_by: CountedBy, losses: list[Loss], flags: list[str]
+        self,
+        attempt: AnsweredAttempt,
+        counts: Counts,
+        counted_by: CountedBy,
+        losses: list[Loss],
+        flags: list[str],
     ) -> None:
-        """Add what is beyond the maximum that was sent, and beyond what can be true."""
+        """Add losses for tokens beyond the maximum that was sent and for implausible tokens."""
         request = attempt.request
         if request.maximum is not None and request.protocol != "embeddings":
             over = counts.output_tokens - request.maximum * request.parsed.choices
@@ -72,8 +77,8 @@ class Losses:
             losses.append(Loss("implausible", 0, beyond.counts))
         flags += beyond.flags
 
-    def charge_of(self, attempt: Answering, reason: str, *, said_all: bool) -> str:
-        """What the plan's policy charges of an attempt that ended for this reason; `said_all`: its usage was reported at its end."""
+    def charge_of(self, attempt: AnsweredAttempt, reason: str, *, said_all: bool) -> str:
+        """The charge of the plan's policy for an attempt that ended for this reason. `said_all`: the final usage was reported."""
         policy = attempt.request.user.policy
         if reason == "client_gone":
             if said_all:
@@ -87,8 +92,8 @@ class Losses:
         return "produced"
 
 
-def shown_bytes(attempt: Answering) -> int:
-    """Bytes of all text that the answer shows."""
+def shown_bytes(attempt: AnsweredAttempt) -> int:
+    """The bytes of text in the answer."""
     if attempt.meter is not None:
         return attempt.meter.shown_bytes
     if not attempt.chunks:
@@ -97,29 +102,29 @@ def shown_bytes(attempt: Answering) -> int:
 
 
 def less(counts: Counts, losses: Sequence[Loss]) -> Counts:
-    """The counts without what is lost of them."""
+    """The counts without the losses."""
     for loss in losses:
         counts = Counts(*map(sub, counts, loss.counts))
     return counts
 
 
-def _is_empty(attempt: Answering, counts: Counts) -> bool:
-    """Whether output was asked for and none came. A prompt that is scored or echoed, or a cache that is filled, is served."""
+def _is_empty(attempt: AnsweredAttempt, counts: Counts) -> bool:
+    """True if output was requested and none came. To score or echo a prompt, or to fill a cache, is no empty answer."""
     request = attempt.request
     if counts.output_tokens or request.protocol == "embeddings" or request.parsed.output_tokens == 0:
         return False
     return not shown_bytes(attempt)
 
 
-def _is_filtered(attempt: Answering) -> bool:
-    """Whether the provider's filter ended the answer. Inside a text the quotes would be escaped."""
+def _is_filtered(attempt: AnsweredAttempt) -> bool:
+    """True if the provider's filter ended the answer. Inside a text the quotes would be escaped."""
     if attempt.meter is not None:
         return attempt.meter.filtered
     return any(FILTERED.search(chunk) for chunk in attempt.chunks)
 
 
-def _needs_no_look(attempt: Answering, counts: Counts) -> bool:
-    """Whether the bounds of an answer that is not streamed need no closer look."""
+def _needs_no_look(attempt: AnsweredAttempt, counts: Counts) -> bool:
+    """True if the counts of an answer that is not streamed are plausible without a closer check."""
     request = attempt.request
     parsed = request.parsed
     if (
@@ -131,11 +136,11 @@ def _needs_no_look(attempt: Answering, counts: Counts) -> bool:
     ):
         return False
     body_bytes = len(attempt.chunks[0]) if attempt.chunks else 0
-    return is_plausible(counts, parsed.text_bytes, attempt.place.deployment.context_tokens, body_bytes)
+    return is_plausible(counts, parsed.text_bytes, attempt.view.deployment.context_tokens, body_bytes)
 
 
-def _what_was_asked(attempt: Answering) -> RequestShape:
-    request, deployment = attempt.request, attempt.place.deployment
+def _what_was_asked(attempt: AnsweredAttempt) -> RequestShape:
+    request, deployment = attempt.request, attempt.view.deployment
     parsed = request.parsed
     free_text = not parsed.has_media and not parsed.objects and not parsed.links
     return RequestShape(
@@ -148,7 +153,7 @@ def _what_was_asked(attempt: Answering) -> RequestShape:
     )
 
 
-def _what_was_shown(attempt: Answering, counts: Counts) -> VisibleOutput:
+def _what_was_shown(attempt: AnsweredAttempt, counts: Counts) -> VisibleOutput:
     meter = attempt.meter
     if meter is not None:
         hidden = attempt.iterated or meter.hidden or meter.filtered
@@ -159,7 +164,7 @@ def _what_was_shown(attempt: Answering, counts: Counts) -> VisibleOutput:
 
 
 def _output_part(counts: Counts, tokens: int) -> Counts:
-    """So many of the output tokens, from the classes in order."""
+    """`tokens` of the output tokens, taken from the classes in order."""
     taken: dict[str, int] = {}
     for name in _OUTPUT:
         taken[name] = min(tokens, getattr(counts, name))

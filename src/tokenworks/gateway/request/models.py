@@ -2,20 +2,20 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.snapshot import Snapshot, allows
 
-CREATED: Final = 1_767_225_600  # 2026-01-01, for want of a better one
+CREATED: Final = 1_767_225_600  # 2026-01-01: models have no date of their own
 
 
-def _entry(name: str, snapshot: Snapshot) -> dict[str, Any]:
+def _entry(name: str, snapshot: Snapshot) -> dict[str, object]:
     intent = snapshot.intents.get(name)
     models = {snapshot.resolve(name)} if intent is None else set(snapshot.models_of(intent))
-    deployments = [place.deployment for place in snapshot.places if place.deployment.model in models]
+    deployments = [view.deployment for view in snapshot.views if view.deployment.model in models]
     return {
         "id": name,
         "object": "model",
@@ -31,7 +31,7 @@ def _entry(name: str, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _names(snapshot: Snapshot, user: KeyEntry) -> list[str]:
-    """All names that may be sent. A wildcard alias is listed as it is written: sent so, it means its model, too."""
+    """All names that a client may send. A wildcard alias is listed as written; a client that sends it so gets its model, too."""
     names = sorted(
         {
             *snapshot.models,
@@ -64,7 +64,7 @@ def models_body(snapshot: Snapshot, user: KeyEntry) -> bytes:
 
 
 def model_body(snapshot: Snapshot, user: KeyEntry, name: str) -> bytes | None:
-    """One of them, or None. A name that a wildcard alias covers is one, though the list has the alias alone."""
+    """One model that this key may use, else None. A name that a wildcard alias covers is found, though the list has the alias alone."""
     model = snapshot.resolve(name)
     if (model not in snapshot.models and model not in snapshot.intents) or not _may_use(snapshot, user, name):
         return None
@@ -72,8 +72,8 @@ def model_body(snapshot: Snapshot, user: KeyEntry, name: str) -> bytes | None:
 
 
 def with_model(body: bytes, model: str) -> bytes:
-    """A body that asks for the model that its path names (Azure's), whatever it says itself. What is no object stays as it is:
-    it is refused where it is read.
+    """The body with the model that its path names (as Azure's do) in place of its own. A body that is no JSON object is returned
+    unchanged; `parse_body` refuses it.
     """
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])

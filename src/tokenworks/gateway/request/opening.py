@@ -1,4 +1,4 @@
-"""What is asked of a key and a body before anything is held: may it begin, may an upstream fetch its links, are its objects its own."""
+"""Checks before the hold: the key, the tools, the links that an upstream would fetch, and the upstream objects of the account."""
 
 from typing import Final
 
@@ -8,15 +8,15 @@ from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import Parsed, is_maximum, tools_refused
 from tokenworks.gateway.protocol.links import RETRY_LATER
 from tokenworks.gateway.request.refusals import consent_missing, suspended, unusable_key
-from tokenworks.gateway.request.state import Known
+from tokenworks.gateway.request.state import KnownRequest
 from tokenworks.gateway.shared import Shared
 
-# Ids of upstream objects in one request: each is looked up.
+# Limit of upstream objects in one request: each of them is looked up.
 OBJECTS_MAX: Final = 32
 
 
 def refusal_of_key(shared: Shared, user: KeyEntry) -> Refusal | None:
-    """Why a key begins no request now."""
+    """The refusal if this key may not begin a request now; else None."""
     unusable = unusable_key(user, shared.keys.lacking, shared.clock.civil_ms())
     if unusable is not None:
         return unusable
@@ -26,17 +26,17 @@ def refusal_of_key(shared: Shared, user: KeyEntry) -> Refusal | None:
         return consent_missing(user.refused_by)
     limit = shared.settings.key_requests_max
     if user.in_flight >= limit:
-        said = f"this key has {limit} requests in flight: wait for one to end"
-        return Refusal(429, "too_many_requests", said, 1)
+        message = f"this key has {limit} requests in flight: wait for one to end"
+        return Refusal(429, "too_many_requests", message, 1)
     abandons_max = shared.settings.key_abandons_per_min
     if abandons_max and user.abandoned(shared.loop.time()) >= abandons_max:
-        said = "this key leaves too many of its requests before their end: read them to the end"
-        return Refusal(429, "too_many_requests", said, 60)
+        message = "this key leaves too many of its requests before their end: read them to the end"
+        return Refusal(429, "too_many_requests", message, 60)
     return None
 
 
 def refusal_of_tools(shared: Shared, user: KeyEntry, parsed: Parsed) -> Refusal | None:
-    """Why a body's tools can't be had. What it asks for more often than most do is counted."""
+    """The refusal if the service does not allow the body's tools; else None. Unusual requests are counted."""
     if parsed.choices > 1 or parsed.dropped:
         counters = shared.stats.c
         counters["free_rider_many_choices"] += parsed.choices > 1
@@ -44,27 +44,28 @@ def refusal_of_tools(shared: Shared, user: KeyEntry, parsed: Parsed) -> Refusal 
     return tools_refused(parsed.hosted, user.service) if parsed.hosted else None
 
 
-def refusal_of_links(why: str | None) -> Refusal | None:
-    """Why an upstream may not fetch what the request links to; `why`: as the check says."""
-    if why is None:
+def refusal_of_links(reason: str | None) -> Refusal | None:
+    """The refusal for the result of the check of links; None if the upstream may fetch them."""
+    if reason is None:
         return None
-    if why is RETRY_LATER:
-        return Refusal(503, "overloaded", why, 1)
-    return Refusal(400, "forbidden_link", why)
+    if reason is RETRY_LATER:
+        return Refusal(503, "overloaded", reason, 1)
+    return Refusal(400, "forbidden_link", reason)
 
 
-def take_object(request: Known, param: str, name: str, owner: ObjectOwner | None) -> Refusal | None:
-    """An upstream object resolves only for the account that received it, and only where it was made; why it does not.
+def take_object(request: KnownRequest, param: str, name: str, owner: ObjectOwner | None) -> Refusal | None:
+    """Limit the request to the deployment that made an upstream object, or return why the object is refused. An object is valid only
+    for the account that received it.
 
-    `owner`: as the recorder answers; None where nobody could say.
+    `owner`: the recorder's answer; None if the database can't be reached.
     """
     if owner is None:
         return Refusal(503, "database_away", "the object can't be looked up now", 1)
     deployment = owner.deployment
-    request.places = [place for place in request.places if deployment and place.name == deployment]
-    if not request.places:
-        said = f"no such object as {param} names: an id works only for the account that received it"
-        return Refusal(400, "foreign_object", said, param=param)
-    request.object_place = deployment
+    request.views = [view for view in request.views if deployment and view.name == deployment]
+    if not request.views:
+        message = f"no such object as {param} names: an id works only for the account that received it"
+        return Refusal(400, "foreign_object", message, param=param)
+    request.object_deployment = deployment
     request.stored_tokens += owner.tokens
     return None

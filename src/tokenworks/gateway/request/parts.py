@@ -1,26 +1,26 @@
-"""The parts that handle a worker's requests: made once, handed to every exchange. A part keeps nothing of a request."""
+"""The parts that handle a worker's requests. They are made once and handed to every exchange; no part keeps a request's state."""
 
 from tokenworks.gateway.http.pools import Pools
 from tokenworks.gateway.request.answer import Answers
 from tokenworks.gateway.request.choose import Models
-from tokenworks.gateway.request.decisions import Decisions
+from tokenworks.gateway.request.decisions import DecisionLog
 from tokenworks.gateway.request.hold import Holds
 from tokenworks.gateway.request.losses import Losses
-from tokenworks.gateway.request.place import Places
+from tokenworks.gateway.request.place import Placements
 from tokenworks.gateway.request.record import Records
-from tokenworks.gateway.request.send import Sending
+from tokenworks.gateway.request.send import RequestRenderer
 from tokenworks.gateway.shared import Shared
 
 
 class Parts:
-    __slots__ = ("answers", "holds", "models", "places", "pools", "records", "sending", "shared")
+    __slots__ = ("answers", "holds", "models", "placements", "pools", "records", "renderer", "shared")
 
     def __init__(self, shared: Shared, pools: Pools) -> None:
         self.shared = shared
         self.pools = pools
         self.models = Models(shared)
         self.holds = Holds(shared)
-        self.places = Places(shared, Decisions(shared))
-        self.sending = Sending(shared, self.places)
-        self.answers = Answers(shared, self.places)
+        self.placements = Placements(shared, DecisionLog(shared))
+        self.renderer = RequestRenderer(shared, self.placements)
+        self.answers = Answers(shared, self.placements)
         self.records = Records(shared, Losses(shared))

@@ -1,7 +1,7 @@
-"""From what was metered to a usage record: who counted, what is loss and why, what each bucket pays.
+"""From the meter to a usage record: the source of the counts, the losses and their causes, what each bucket pays.
 
-What the upstream reports within what was held and sent is charged. What it reports beyond the hold is taken from what
-the account still has before it is loss. Nothing is waived without a cause in the record.
+What the upstream reports within the hold and the maximum is charged. What it reports beyond the hold is taken from the rest of the
+account before it is a loss. Nothing is waived without a cause in the record.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,17 +22,17 @@ from tokenworks.charging import (
     is_nothing,
     usage_record,
 )
-from tokenworks.gateway.counting import Counted, Job
+from tokenworks.gateway.counting import TokenizerCounts, TokenizerJob
 from tokenworks.gateway.protocol.estimate import least_input, least_output
 from tokenworks.gateway.protocol.usage import Usage
 from tokenworks.gateway.request.hold import input_estimate
 from tokenworks.gateway.request.losses import NO_COUNTS, Losses, less, shown_bytes
-from tokenworks.gateway.request.state import Answering, Held
+from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
 from tokenworks.gateway.shared import Shared
 
 
-class Charge:
-    """What an attempt is charged with: counted by whom, how it ended, and what of it is loss."""
+class AttemptCharge:
+    """The charge of an attempt: its counts and their source, how the attempt ended, and its losses."""
 
     __slots__ = (
         "attempt",
@@ -48,7 +48,7 @@ class Charge:
 
     def __init__(
         self,
-        attempt: Answering,
+        attempt: AnsweredAttempt,
         state: State,
         reason: str,
         counted_by: CountedBy,
@@ -58,7 +58,7 @@ class Charge:
         upstream_id: str | None,
         losses: Sequence[Loss],
     ) -> None:
-        """`total`: what the upstream says was used in all; `upstream_id`: the id that it gave its answer."""
+        """`total`: the upstream's own total of tokens; `upstream_id`: the upstream's id of the answer."""
         self.attempt = attempt
         self.state = state
         self.reason = reason
@@ -70,8 +70,8 @@ class Charge:
         self.losses = losses
 
 
-Charged = Callable[[Charge], None]
-"""Called once, at once or later: what is charged is covered as far as it can be, and the record may be written."""
+ChargeCallback = Callable[[AttemptCharge], None]
+"""Called once, at once or later: the charge is covered as far as the account allows, and the record may be written."""
 
 
 class Records:
@@ -85,13 +85,13 @@ class Records:
 
     def complete(
         self,
-        attempt: Answering,
+        attempt: AnsweredAttempt,
         usage: Usage | None,
         upstream_id: str | None,
         progress: Counts,
-        charged: Charged,
+        charged: ChargeCallback,
     ) -> None:
-        """`usage`: what the upstream reports, None where it reports nothing; `progress`: what its stream showed."""
+        """`usage`: the upstream's report, None if there is none; `progress`: the counts of the shown stream."""
         if usage is not None:
             attempt.iterated = usage.iterated
             self._completed(
@@ -100,7 +100,7 @@ class Records:
             return
         request = attempt.request
 
-        def counted(found: Counted | None) -> None:
+        def counted(found: TokenizerCounts | None) -> None:
             flags = ["no_usage"]
             if found is None:
                 estimate = self._estimate(attempt, progress)
@@ -113,17 +113,20 @@ class Records:
         self.count(request, attempt, counted)
 
     def count(
-        self, request: Held, attempt: Answering | None, counted: Callable[[Counted | None], None]
+        self,
+        request: HeldRequest,
+        attempt: AnsweredAttempt | None,
+        counted: Callable[[TokenizerCounts | None], None],
     ) -> None:
-        """Have the host's tokenizer process count the request, and the attempt's answer; None where it can't, or not in time."""
+        """Have the host's tokenizer process count the request and the attempt's answer. `counted(None)` if it can't, or not in time."""
         if attempt is None or attempt.over:
             tokenizer = request.route.tokenizer
         else:
-            tokenizer = attempt.place.deployment.tokenizer
+            tokenizer = attempt.view.deployment.tokenizer
         if tokenizer is None:
             counted(None)
             return
-        # What a stream showed is kept as its texts; any other answer is read by the tokenizer's process.
+        # The texts of a stream were kept by its meter. The tokenizer process itself reads any other answer.
         texts: tuple[str, ...] = ()
         chunks: tuple[bytes, ...] = ()
         if attempt is not None and attempt.meter is not None:
@@ -132,21 +135,23 @@ class Records:
             chunks = tuple(attempt.chunks)
         request.counting = True
 
-        def done(found: Counted | None) -> None:
+        def done(found: TokenizerCounts | None) -> None:
             request.counting = False
             counted(found)
 
-        self._shared.counter.count(Job(tokenizer, request.protocol, request.body, chunks, False, texts), done)
+        self._shared.counter.count(
+            TokenizerJob(tokenizer, request.protocol, request.body, chunks, False, texts), done
+        )
 
     def _completed(
         self,
-        attempt: Answering,
+        attempt: AnsweredAttempt,
         counts: Counts,
         total: int | None,
         flags: list[str],
         counted_by: CountedBy,
         upstream_id: str | None,
-        charged: Charged,
+        charged: ChargeCallback,
     ) -> None:
         reason, losses = self._losses.of_whole(attempt, counts, counted_by, flags)
         meter, parsed = attempt.meter, attempt.request.parsed
@@ -154,11 +159,13 @@ class Records:
             counters = self._shared.stats.c
             counters["free_rider_hidden_output"] += counts.output_tokens > meter.shown_bytes
             counters["free_rider_tool_calls"] += meter.calls > 1
-        charge = Charge(attempt, "complete", reason, counted_by, counts, total, flags, upstream_id, losses)
+        charge = AttemptCharge(
+            attempt, "complete", reason, counted_by, counts, total, flags, upstream_id, losses
+        )
         self._cover(charge, charged)
 
-    def _estimate(self, attempt: Answering, progress: Counts) -> Counts:
-        """A provider that reports nothing: counted from bytes, four to a token, marked as such."""
+    def _estimate(self, attempt: AnsweredAttempt, progress: Counts) -> Counts:
+        """Counts for a provider that reports none: from bytes, four to a token. The record says `estimate`."""
         request = attempt.request
         output = 0
         if request.protocol != "embeddings":
@@ -170,14 +177,16 @@ class Records:
 
     # An answer that stopped half-way.
 
-    def interrupted(self, attempt: Answering, reason: str, charge: str | None, charged: Charged) -> None:
-        """It stopped half-way: charged from what is known to have been produced, as the plan's policy says of the reason; `charge`:
-        or as this says.
+    def interrupted(
+        self, attempt: AnsweredAttempt, reason: str, charge: str | None, charged: ChargeCallback
+    ) -> None:
+        """The attempt stopped half-way: charge what is known to have been produced, by `charge` or, if that is None, by the plan's policy
+        for the reason.
         """
         request, meter = attempt.request, attempt.meter
         usage = None if meter is None else meter.usage
         if meter is not None and usage is not None and usage.counts.output_tokens >= meter.progress:
-            # What was reported covers what was shown: a start's report says nothing of the output yet.
+            # The report covers what was shown. A report at the start of a stream would have no output yet.
             charge = charge or self._losses.charge_of(attempt, reason, said_all=meter.stopped)
             flags = list(usage.flags)
             self._interrupted(attempt, reason, charge, usage.counts, usage.total, flags, "provider", charged)
@@ -185,7 +194,7 @@ class Records:
         charge_as = charge or self._losses.charge_of(attempt, reason, said_all=False)
         known = meter.counts() if meter is not None else NO_COUNTS
 
-        def counted(found: Counted | None) -> None:
+        def counted(found: TokenizerCounts | None) -> None:
             counted_by: CountedBy = "progress"
             counts = _least(attempt, known)
             if found is not None:
@@ -200,14 +209,14 @@ class Records:
 
     def _interrupted(
         self,
-        attempt: Answering,
+        attempt: AnsweredAttempt,
         reason: str,
         charge_as: str,
         counts: Counts,
         total: int | None,
         flags: list[str],
         counted_by: CountedBy,
-        charged: Charged,
+        charged: ChargeCallback,
     ) -> None:
         losses = list[Loss]()
         if self._losses.waives(attempt.request, charge_as):
@@ -215,12 +224,14 @@ class Records:
         else:
             self._losses.bound(attempt, counts, "progress", losses, flags)
         upstream_id = None if attempt.meter is None else attempt.meter.upstream_id or None
-        charge = Charge(attempt, "interrupted", reason, counted_by, counts, total, flags, upstream_id, losses)
+        charge = AttemptCharge(
+            attempt, "interrupted", reason, counted_by, counts, total, flags, upstream_id, losses
+        )
         self._cover(charge, charged)
 
     # The record.
 
-    def _cover(self, charge: Charge, charged: Charged) -> None:
+    def _cover(self, charge: AttemptCharge, charged: ChargeCallback) -> None:
         """Have the account cover what is charged beyond the hold."""
         request, counts = charge.attempt.request, charge.counts
         hold = request.hold
@@ -250,7 +261,7 @@ class Records:
             request.pending_hold = None
             if got is not None:
                 shared.slices.merge(hold, got)
-            # Else what is free in the slices here is drawn, and the rest by settlement.
+            # Without an extension, the commit draws on what is free in the slices here, and settlement on the rest.
             charged(charge)
 
         request.counting = True
@@ -258,7 +269,7 @@ class Records:
             hold.account, cap_ids, request.rated, more, answered
         )
 
-    def write(self, charge: Charge, durable: Callable[[str], None]) -> None:
+    def write(self, charge: AttemptCharge, durable: Callable[[str], None]) -> None:
         """Draw the charge from the hold and write the record. `durable` is called once it is on disk, with the reason of an
         interruption, or "".
         """
@@ -274,7 +285,7 @@ class Records:
         else:
             parts, unpaid = shared.slices.commit(hold, counts, shared.clock.boot_ns)
         request.hold = None
-        # Its tokens and times are counted by model and deployment when it is over (`series`).
+        # Tokens and times are counted by model and deployment when the request is over (`series`).
         shared.stats.c[charge.state] += 1
         risk_tokens = _risk_of(charge)
         if risk_tokens:
@@ -293,14 +304,14 @@ class Records:
         if hold.account.closing:
             shared.client.released(hold.account)
 
-    def write_loss(self, attempt: Answering, cause: str, usage: Usage, upstream_id: str | None) -> None:
-        """An attempt that failed and reports tokens all the same: they are loss, and the hold stays for the next attempt."""
+    def write_loss(self, attempt: AnsweredAttempt, cause: str, usage: Usage, upstream_id: str | None) -> None:
+        """Record the tokens that a failed attempt reports as loss. The hold stays for the next attempt."""
         shared, request = self._shared, attempt.request
         tokens = sum(usage.counts)
         shared.risk.lost(request.user.account_id, tokens)
         losses = [Loss(cause, 1, usage.counts)]
         flags = list(usage.flags)
-        charge = Charge(
+        charge = AttemptCharge(
             attempt, "interrupted", cause, "provider", usage.counts, usage.total, flags, upstream_id, losses
         )
         record = self._record(
@@ -316,7 +327,7 @@ class Records:
 
     def _record(
         self,
-        charge: Charge,
+        charge: AttemptCharge,
         *,
         ended_ms: int,
         first_byte_ms: int | None,
@@ -341,7 +352,7 @@ class Records:
             upstream_id=charge.upstream_id,
         )
         record.unpaid = unpaid
-        # What the client asked for, and how the request came to this attempt.
+        # The client's wishes, and the failed attempts before this one.
         record.prompt = request.rated == request.model
         record.asked, record.choice = request.intent, request.choice
         record.client_request_id, record.tried = request.head.client_request_id, request.failures
@@ -349,8 +360,8 @@ class Records:
 
     # The attempt, to the journal.
 
-    def start_op(self, request: Held) -> Start:
-        """The attempt in flight and what it holds."""
+    def start_op(self, request: HeldRequest) -> Start:
+        """The attempt in flight and its hold."""
         user, hold = request.user, request.hold
         assert hold is not None
         return Start(
@@ -367,15 +378,15 @@ class Records:
             held=hold.held(),
         )
 
-    def drop(self, request: Held) -> None:
-        """The attempt gave nothing: it leaves no record."""
+    def drop(self, request: HeldRequest) -> None:
+        """The attempt gave nothing and has no record: remove it from the journal's open attempts."""
         if request.usage_id:
             self._shared.client.drop(request.usage_id)
             request.usage_id = ""
 
 
-def _named(request: Held) -> Attempt:
-    """The attempt in flight, as its record names it."""
+def _named(request: HeldRequest) -> Attempt:
+    """The attempt in flight, as named in its record."""
     user = request.user
     return Attempt(
         usage_id=request.usage_id,
@@ -392,11 +403,11 @@ def _named(request: Held) -> Attempt:
 
 
 def _nothing(_: str) -> None:
-    """Nobody waits for this record."""
+    """No response waits for this record."""
 
 
-def _least(attempt: Answering, known: Counts) -> Counts:
-    """What was surely produced: the input where the upstream did not say it, the text that was shown."""
+def _least(attempt: AnsweredAttempt, known: Counts) -> Counts:
+    """Lower bounds of what was produced: the input, if the upstream did not report it, and the shown text."""
     request, meter = attempt.request, attempt.meter
     output = known.output
     if meter is not None:
@@ -405,8 +416,8 @@ def _least(attempt: Answering, known: Counts) -> Counts:
     return known._replace(fresh_input=fresh, output=output)
 
 
-def _risk_of(charge: Charge) -> int:
-    """Tokens that may have been produced and are not charged: loss by record, and what nobody counted."""
+def _risk_of(charge: AttemptCharge) -> int:
+    """Tokens that may have been produced and are not charged: the record's losses, and an estimate of uncounted ones."""
     attempt = charge.attempt
     lost = sum([sum(loss.counts) for loss in charge.losses]) if charge.losses else 0
     if charge.counted_by != "progress" or attempt.request.protocol == "embeddings":

@@ -1,4 +1,4 @@
-"""Why a request is refused where the reason is in the snapshot or in the account."""
+"""Refusals whose reason is in the snapshot or in the account."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -17,9 +17,9 @@ def no_route(snapshot: Snapshot, asked: str, model: str, protocol: str) -> Refus
         spoken = sorted(
             {
                 p
-                for place in snapshot.places
-                if place.deployment.model == model
-                for p in place.deployment.protocols
+                for view in snapshot.views
+                if view.deployment.model == model
+                for p in view.deployment.protocols
             }
         )
         return Refusal(
@@ -38,12 +38,12 @@ def no_route(snapshot: Snapshot, asked: str, model: str, protocol: str) -> Refus
     return Refusal(503, "no_deployment", "no deployment is declared yet: tokenworks deployment add", 5)
 
 
-def not_found(path: str, meant: str | None) -> Refusal:
-    """No route; where the path looks like one, which."""
-    if meant is not None:
-        base = "/v1" if not meant.startswith("/v1/messages") else ""
+def not_found(path: str, similar_route: str | None) -> Refusal:
+    """The refusal of an unknown path. `similar_route`: the route that it resembles."""
+    if similar_route is not None:
+        base = "/v1" if not similar_route.startswith("/v1/messages") else ""
         where = f"a base URL ends in {base or 'the host'} here"
-        return Refusal(404, "not_found", f"there is no {path} here: it is {meant}; {where}")
+        return Refusal(404, "not_found", f"there is no {path} here: it is {similar_route}; {where}")
     return Refusal(
         404,
         "not_found",
@@ -56,21 +56,21 @@ _LIMITED_ZH: Final = ("并发请求数", "每分钟请求数", "每分钟词元�
 
 
 def over_limit(scope: str, limit: Limit, what: int, wait_ms: int) -> Refusal:
-    """A protective limit is reached: which, and when there is room again. Or nobody says whether it is."""
+    """The refusal for a protective limit: which one, and when there is room again; or, by `what`, that the limits can't be asked for."""
     if what == NO_ANSWER:
         return Refusal(503, "recorder_away", "the limits can't be asked for now", 1)
-    most = (limit.streams_max, limit.requests_per_min, limit.tokens_per_min)[what]
+    maximum = (limit.streams_max, limit.requests_per_min, limit.tokens_per_min)[what]
     seconds = max(1, -(-wait_ms // 1000))
     return Refusal(
         429,
         "rate_limited",
-        f"over the limit of {most} {_LIMITED[what]} of this {scope}: try again in {seconds} s",
+        f"over the limit of {maximum} {_LIMITED[what]} of this {scope}: try again in {seconds} s",
         seconds,
-        zh=f"请求已达到限额（{_LIMITED_ZH[what]} {most:,}）：请在 {seconds} 秒后重试。",
+        zh=f"请求已达到限额（{_LIMITED_ZH[what]} {maximum:,}）：请在 {seconds} 秒后重试。",
     )
 
 
-# What has happened and what to do, in English and Chinese.
+# Why an account is suspended and what to do, in English and Chinese.
 _CAUSES: Final = {
     "payment": ("a bill is overdue, and service goes on once it is paid", "账单逾期未缴，缴清后自动恢复"),
     "operator": ("by the operator: ask its support", "由运营商暂停，请联系客服"),
@@ -81,28 +81,30 @@ _CAUSES: Final = {
 
 
 def suspended(user: KeyEntry) -> Refusal:
-    """The subscriber is not served at all, whatever it has left."""
+    """The refusal of a suspended subscriber, whatever its balance."""
     causes = [_CAUSES.get(cause, (cause, cause)) for cause in user.suspended_by]
-    said = (
+    message = (
         f"the account of this key is suspended ({'; '.join(en for en, _ in causes)}). The key itself is good"
     )
     return Refusal(
         403,
         "account_suspended",
-        said,
+        message,
         zh=f"账户已暂停服务（{'；'.join(zh for _, zh in causes)}）。密钥本身有效。",
     )
 
 
 def consent_missing(document: str) -> Refusal:
-    said = f"the account has not agreed to the {document}, or has withdrawn: agree again on its privacy page"
-    return Refusal(403, "consent_missing", said)
+    message = (
+        f"the account has not agreed to the {document}, or has withdrawn: agree again on its privacy page"
+    )
+    return Refusal(403, "consent_missing", message)
 
 
 UNKNOWN_KEY: Final = Refusal(
     401, "invalid_api_key", "this API key was never issued here: check that it is whole, and of this works"
 )
-# Of keys that were issued: why they are not good any more.
+# Refusals of issued keys that are no longer valid.
 _ENDED: Final = {
     "revoked": Refusal(401, "key_revoked", "this API key was revoked, or its member was removed from the account: use another one, or ask the account's owner for one"),
     "expired": Refusal(401, "key_expired", "this API key has expired: make a new one, or ask the account's owner for one"),
@@ -111,15 +113,15 @@ _ENDED: Final = {
 
 
 def unusable_key(user: KeyEntry, lacking: Sequence[int], now_ms: int) -> Refusal | None:
-    """Why a key that was asked for is not taken; None for a good one. `lacking`: peppers that this host has not."""
+    """The refusal of a key that was looked up; None for a valid key. `lacking`: peppers that this host does not have."""
     if user.known:
         has_expired = user.expires_s is not None and now_ms >= user.expires_s * 1000
         return _ENDED["expired"] if has_expired else None
     if user.ended is not None:
         return _ENDED[user.ended]
     if lacking:
-        said = "this host lacks a secret of the works, so it can't tell whether this key is good: try again, another host can"
-        return Refusal(503, "pepper_missing", said, 1)
+        message = "this host lacks a secret of the works, so it can't tell whether this key is good: try again, another host can"
+        return Refusal(503, "pepper_missing", message, 1)
     return UNKNOWN_KEY
 
 
@@ -128,7 +130,7 @@ def _units(count: int, unit: str) -> str:
 
 
 def _payg(user: KeyEntry) -> str:
-    """Why pay-as-you-go did not buy what lacks, where there is any."""
+    """The reason why pay-as-you-go did not cover the shortage; "" if the plan has none."""
     if user.payg is None:
         return ""
     state, cap_nano = user.payg
@@ -163,7 +165,9 @@ def _nothing_left_zh(
 
 
 def no_hold(verdict: Verdict, user: KeyEntry, shortage: Shortage | None = None, back_s: int = 0) -> Refusal:
-    """`shortage`: of a request that was not begun, with the verdict that nothing is left; `back_s`: of a window that is used up."""
+    """The refusal of a request without a hold. `shortage`: with the verdict that nothing is left; `back_s`: seconds until a used-up window
+    has something left again.
+    """
     if verdict == Verdict.NOTHING_LEFT and user.suspended_by:
         return suspended(user)
     if verdict == Verdict.NOTHING_LEFT:
@@ -180,17 +184,17 @@ def no_hold(verdict: Verdict, user: KeyEntry, shortage: Shortage | None = None, 
         unit, needed, left = shortage.unit, shortage.needed, shortage.left
         capped = shortage.cap_left is not None and (unit != "token" or shortage.cap_left < left)
         if capped and shortage.cap_left is not None:
-            # The cap is what lacks: whoever set it can raise it, and buying changes nothing.
+            # The cap is the shortage: to raise it helps, and an order does not.
             unit, left, todo = (
                 "token",
                 shortage.cap_left,
                 "raise the cap of this key or member, or ask for fewer tokens",
             )
-            said = f"the cap of this key or member leaves {_units(left, unit)}"
+            message = f"the cap of this key or member leaves {_units(left, unit)}"
         else:
-            said = f"{_units(left, unit)} {'is' if left == 1 else 'are'} left{_payg(user)}"
+            message = f"{_units(left, unit)} {'is' if left == 1 else 'are'} left{_payg(user)}"
         return Refusal(
-            402, "nothing_left", f"this request needs at least {_units(needed, unit)}, and {said}: {todo}",
+            402, "nothing_left", f"this request needs at least {_units(needed, unit)}, and {message}: {todo}",
             top_up_url=url, shortage=(unit, needed, left),
             zh=_nothing_left_zh(user, url, (unit, needed, left), capped=capped),
         )  # fmt: skip

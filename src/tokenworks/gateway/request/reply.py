@@ -1,6 +1,6 @@
-"""What a client is written of an answer: its head, pieces of a stream, pings, its end; and how a stream ends that was cut.
+"""Writes a response to the client: head, pieces of a stream, pings, end, and the end of a stream that was cut.
 
-A response is chunked, but to HTTP/1.0, which reads until the connection closes.
+A stream is chunked, except to an HTTP/1.0 client, which reads until the connection closes.
 """
 
 from typing import Final
@@ -10,14 +10,14 @@ from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.protocol.errors import Refusal, cut_events, error_event
 from tokenworks.gateway.protocol.meter import StreamMeter
 from tokenworks.gateway.request.refusals import CUT, no_hold
-from tokenworks.gateway.request.state import Arrived, Held
+from tokenworks.gateway.request.state import ArrivedRequest, HeldRequest
 
 PING_COMMENT: Final = b": ping\n\n"
 PINGS: Final = {"messages": b'event: ping\ndata: {"type": "ping"}\n\n'}
 
 
-def send_head(request: Arrived, conn: ClientConnection, first: bytes) -> None:
-    """The head of a stream, with its first bytes."""
+def send_head(request: ArrivedRequest, conn: ClientConnection, first: bytes) -> None:
+    """Write the head of a stream with its first bytes."""
     request.headed = True
     if request.head.http10:
         request.head.keep_alive = False
@@ -28,8 +28,8 @@ def send_head(request: Arrived, conn: ClientConnection, first: bytes) -> None:
     conn.write(request.response_head + close + b"transfer-encoding: chunked\r\n\r\n" + chunk)
 
 
-def send_piece(request: Arrived, conn: ClientConnection, piece: bytes) -> None:
-    """A piece of a stream, not empty."""
+def send_piece(request: ArrivedRequest, conn: ClientConnection, piece: bytes) -> None:
+    """Write a piece of a stream, which must not be empty."""
     if not request.headed:
         send_head(request, conn, piece)
     elif request.head.http10:
@@ -38,7 +38,7 @@ def send_piece(request: Arrived, conn: ClientConnection, piece: bytes) -> None:
         conn.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
 
-def end_stream(request: Arrived, conn: ClientConnection, last: bytes) -> None:
+def end_stream(request: ArrivedRequest, conn: ClientConnection, last: bytes) -> None:
     conn.streamed = True
     if not request.headed:
         send_head(request, conn, last)
@@ -49,20 +49,20 @@ def end_stream(request: Arrived, conn: ClientConnection, last: bytes) -> None:
         conn.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n")
 
 
-def write_whole(request: Arrived, conn: ClientConnection, body: bytes) -> None:
+def write_whole(request: ArrivedRequest, conn: ClientConnection, body: bytes) -> None:
     close = b"" if conn.keep_alive else b"connection: close\r\n"
     conn.write_whole(b"%b%bcontent-length: %d\r\n\r\n" % (request.response_head, close, len(body)), body)
 
 
-def ping(request: Arrived, conn: ClientConnection, now_s: int) -> None:
-    """Say that the request lives. The first one leaves with a head, after which no other status can be said."""
+def ping(request: ArrivedRequest, conn: ClientConnection, now_s: int) -> None:
+    """Write a ping. The first one takes the head along, after which the status can't change."""
     request.written_s = now_s
     if not request.headed and not request.response_head:
         request.response_head = _early_head(request)
     send_piece(request, conn, PINGS.get(request.protocol, PING_COMMENT))
 
 
-def _early_head(request: Arrived) -> bytes:
+def _early_head(request: ArrivedRequest) -> bytes:
     ids = request.request_id.encode()
     return (
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-request-id: %b\r\nrequest-id: %b\r\n"
@@ -71,10 +71,10 @@ def _early_head(request: Arrived) -> bytes:
 
 
 def broke_off(reason: str) -> Refusal:
-    """What a client is told whose stream ended half-way."""
+    """The refusal for a stream that ended half-way."""
     if reason == "upstream_timeout":
-        said = "the deployment went silent: what was produced until here was charged"
-        return Refusal(504, "upstream_timeout", said)
+        message = "the deployment went silent: what was produced until here was charged"
+        return Refusal(504, "upstream_timeout", message)
     if reason == "shutdown":
         return CUT._replace(message=f"{CUT.message}; what was produced until here was charged")
     return Refusal(
@@ -82,10 +82,12 @@ def broke_off(reason: str) -> Refusal:
     )
 
 
-def interrupted_end(request: Held, meter: StreamMeter, reason: str) -> bytes:
-    """The last events of a stream that was cut, which no client takes for a whole answer; at a maximum, the end that one has.
+def interrupted_end(request: HeldRequest, meter: StreamMeter, reason: str) -> bytes:
+    """The last events of a stream that was cut. A client does not take them for the end of a whole answer, except those of a stream that
+    reached its maximum.
 
-    Where nothing is left: the final unit action in protocol, a last chunk with a finish reason, then why, and what to do.
+    If nothing is left they are the final unit action in the client's protocol: a chunk with a finish reason, then the cause and what
+    to do.
     """
     refusal: Refusal | None = None
     if reason in {"nothing_left", "hold_unavailable"}:

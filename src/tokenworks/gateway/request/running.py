@@ -1,4 +1,4 @@
-"""The metered requests that a worker has in flight, what is done with them once a second, and what is noted when one is over."""
+"""The metered requests in flight in a worker, their timers, and the notes of those that are over."""
 
 from collections.abc import Callable, Iterable
 
@@ -10,7 +10,7 @@ from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.request.exchange import Exchange
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.ticking import cut, is_due, is_stopping, stop_waited, tick, time_out
-from tokenworks.gateway.request.watching import Watching
+from tokenworks.gateway.request.watching import RequestObserver
 from tokenworks.gateway.request_log import RequestLog
 from tokenworks.gateway.series import Series
 from tokenworks.gateway.shared import Shared
@@ -18,7 +18,7 @@ from tokenworks.gateway.shared import Shared
 log = structlog.get_logger()
 
 
-class Running:
+class RunningRequests:
     __slots__ = ("_ended_callback", "_parts", "_shared", "open", "watching")
 
     def __init__(self, shared: Shared, pools: Pools, request_log: RequestLog, series: Series) -> None:
@@ -26,12 +26,12 @@ class Running:
         self._parts = Parts(shared, pools)
         self._ended_callback = self._ended  # one object for all requests
         self.open: set[Exchange] = set()
-        self.watching = Watching(request_log, series)
+        self.watching = RequestObserver(request_log, series)
 
     def begin(
         self, conn: ClientConnection, head: Head, body: bytes, protocol: str, now_s: float, *, free: bool
     ) -> Exchange:
-        """`free`: it counts tokens, which produces nothing and costs nothing."""
+        """`free`: a `count_tokens` request, which produces no tokens and costs nothing."""
         exchange = Exchange(self._parts, self._ended_callback, conn, head, body, protocol, now_s, free=free)
         conn.exchange = exchange
         self._shared.stats.c["requests_open"] += 1
@@ -47,7 +47,7 @@ class Running:
             exchange.user.in_flight -= 1
 
     def tick(self, now_s: float) -> None:
-        """Once a second: what was put off looks again, what takes too long is cut, what is silent says that it lives."""
+        """Once a second: deferred requests look for a deployment again, overdue ones are cut, silent streams are pinged."""
         second = int(now_s)
         deferred = sorted([e for e in self.open if e.deferred], key=_began_s)
         _each(deferred, Exchange.again)
@@ -57,7 +57,7 @@ class Running:
         _each([e for e in self.open if is_stopping(e)], lambda exchange: stop_waited(exchange, second))
 
     def cut(self) -> int:
-        """The worker ends: end what is in flight. Returns how many requests that are."""
+        """The worker ends: end the requests in flight. Returns their number."""
         exchanges = list(self.open)
         for exchange in exchanges:
             cut(exchange)
@@ -69,7 +69,7 @@ def _began_s(exchange: Exchange) -> float:
 
 
 def _each(exchanges: Iterable[Exchange], call: Callable[[Exchange], None]) -> None:
-    """A defect of ours in one exchange costs its client the connection, and no other anything."""
+    """Call `call` with each exchange. An exception ends the connection of that exchange's client and affects no other."""
     for exchange in exchanges:
         try:
             call(exchange)

@@ -1,4 +1,4 @@
-"""What a deployment is sent: the head, the body as it takes it, and how long its answer is waited for."""
+"""The request to a deployment: its head, its body, and the time limits of its answer."""
 
 import math
 from typing import Final
@@ -6,48 +6,48 @@ from typing import Final
 from tokenworks.factory import PROTOCOL_PATHS, DeploymentView
 from tokenworks.gateway.http.headers import forwarded
 from tokenworks.gateway.protocol.fields import allowed_query, render
-from tokenworks.gateway.request.place import Places
-from tokenworks.gateway.request.state import Answering, Held
+from tokenworks.gateway.request.place import Placements
+from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
 from tokenworks.gateway.shared import Shared
 
-# An answer that is not streamed is thought to be written so fast, where another place could be tried.
+# The assumed speed of an answer that is not streamed, if another deployment could be tried.
 UNSTREAMED_TOKENS_PER_S: Final = 100
-# A first byte that is so many times later than foreseen is not waited for, where there is another deployment.
+# A first byte may be this many times later than predicted, if another deployment could be tried.
 LATE_TIMES: Final = 4.0
 FORWARD_MEMO_MAX: Final = 100
 
 
-class Sending:
-    __slots__ = ("_places", "_shared")
+class RequestRenderer:
+    __slots__ = ("_placements", "_shared")
 
-    def __init__(self, shared: Shared, places: Places) -> None:
+    def __init__(self, shared: Shared, placements: Placements) -> None:
         self._shared = shared
-        self._places = places
+        self._placements = placements
 
-    def body(self, attempt: Answering) -> bytes:
-        """The body for the attempt's deployment; what it leaves out is named in `dropped`."""
-        request, place = attempt.request, attempt.place
+    def body(self, attempt: AnsweredAttempt) -> bytes:
+        """The body for the attempt's deployment. Sets `dropped` to the fields that were removed."""
+        request, view = attempt.request, attempt.view
         parsed = request.parsed
         body, dropped = render(
             parsed,
             request.body,
-            place.deployment,
-            place.profile,
+            view.deployment,
+            view.profile,
             maximum=None if request.free else request.maximum,
             usage=not request.free,
         )
         attempt.dropped = (*parsed.dropped, *dropped) if dropped else parsed.dropped
         return body
 
-    def head(self, request: Held, place: DeploymentView) -> bytes:
-        """The head for one deployment up to the content length; remembered with the client's head."""
+    def head(self, request: HeldRequest, view: DeploymentView) -> bytes:
+        """The head for a deployment up to the content length, which is remembered with the client's head."""
         snapshot = self._shared.snapshot
         number, forward = snapshot.number, request.head.forward
-        memo = forward.get(place.name)
+        memo = forward.get(view.name)
         if memo is not None and memo[0] == number:
             known: bytes = memo[1]
             return known
-        deployment, protocol = place.deployment, request.protocol
+        deployment, protocol = view.deployment, request.protocol
         passing = allowed_query(protocol, request.head.query).decode()
         query = f"?{passing}" if passing else ""
         endpoint = PROTOCOL_PATHS[protocol] + ("/count_tokens" if request.free else "")  # type: ignore[index]
@@ -55,36 +55,36 @@ class Sending:
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
         credential = snapshot.credentials.get(deployment.credential or "")
         lines = (f"POST {deployment.path(endpoint)}{query} HTTP/1.1\r\nhost: {host}{port}\r\n").encode()
-        lines += forwarded(request.head, place.profile)
+        lines += forwarded(request.head, view.profile)
         if credential:
             if protocol == "messages":
                 lines += b"x-api-key: " + credential.encode() + b"\r\n"
             lines += b"authorization: Bearer " + credential.encode() + b"\r\n"
         lines += b"accept-encoding: identity\r\ncontent-length: "
-        if len(forward) < FORWARD_MEMO_MAX or place.name in forward:
-            forward[place.name] = (number, lines)
+        if len(forward) < FORWARD_MEMO_MAX or view.name in forward:
+            forward[view.name] = (number, lines)
         return lines
 
-    def patience_s(self, attempt: Answering) -> int:
-        """How long to wait for the first byte of the answer.
+    def patience_s(self, attempt: AnsweredAttempt) -> int:
+        """The time limit to the first byte of the answer.
 
-        A stream's first byte is foreseen: one that is much later does not come, or not soon. An answer that is not
-        streamed comes as a whole, so it may take as long as the request, unless another place could be tried.
+        A stream's first byte is predicted, and one that is much later will not come soon. An answer that is not streamed comes as a
+        whole, so it may take as long as the request, unless another deployment could be tried.
         """
         settings, request = self._shared.settings, attempt.request
         parsed = request.parsed
         if not parsed.stream:
             until_s = request.began_s + settings.request_timeout_s
             left_s = max(1, math.ceil(until_s - self._shared.loop.time()))
-            if not self._places.has_others(request):
+            if not self._placements.has_others(request):
                 return left_s
             writing_s = (parsed.output_tokens or 0) // UNSTREAMED_TOKENS_PER_S
             return min(left_s, max(settings.upstream_first_byte_timeout_s, writing_s))
-        if not self._places.has_others(request):
+        if not self._placements.has_others(request):
             return settings.upstream_first_byte_timeout_s
         late_s = math.ceil(LATE_TIMES * attempt.foreseen_ms / 1000.0)
         return min(settings.upstream_first_byte_timeout_s, max(settings.failover_patience_s, late_s))
 
-    def idle_timeout_s(self, place: DeploymentView) -> int:
-        """How long the upstream may be silent between two bytes."""
-        return place.deployment.idle_timeout_s or self._shared.settings.upstream_idle_timeout_s
+    def idle_timeout_s(self, view: DeploymentView) -> int:
+        """The time limit between two bytes."""
+        return view.deployment.idle_timeout_s or self._shared.settings.upstream_idle_timeout_s

@@ -1,17 +1,17 @@
-"""A metered request's state: which fields exist from which moment on.
+"""A metered request's state: the fields, and the stage from which on each of them exists.
 
-A request is one object from its arrival to its end; its type says how far it is. A function that takes a `Known` reads
-what is known once the key and the body are; it can't be handed a request that has merely `Arrived`. A field of a later
-stage is unset before its moment: reading it is an AttributeError, and no field is None to say "not yet".
+A request is one object from its arrival to its end; its type is its stage. A function that takes a `KnownRequest` may read the key and
+the body, and mypy refuses to hand it an `ArrivedRequest`. A field of a later stage is unset before it: to read the field raises an
+AttributeError, and no field is None to mean "not yet".
 
-    Arrived  its head and body are here
-    Known    the key is known, the body is read, and it has (or looks for) a model
-    Held     what it can cost is known and held; it looks for a deployment
+    ArrivedRequest  its head and body are here
+    KnownRequest    its key is known and its body parsed; it has, or looks for, a model
+    HeldRequest     its cost is bounded and held; it has, or looks for, a deployment
 
-Each attempt at a deployment is an object of its own, so that a new attempt knows nothing of the last one's answer:
+Each attempt at a deployment is an object of its own, so that a new attempt has nothing of the last one's answer:
 
-    Placed     it has a deployment, and is or will be on its way there
-    Answering  what came from there
+    PlacedAttempt    it has a deployment
+    AnsweredAttempt  it has, or waits for, an answer
 """
 
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ from tokenworks.gateway.protocol.meter import StreamMeter
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Route
 
-# What the gateway adds is measured of requests that came in one of so many milliseconds: a measurement costs what ten lines do.
+# The time that the gateway adds is measured for requests of one in this many milliseconds, since a measurement costs CPU.
 MEASURED_EVERY_MS: Final = 8
 
 
-class Arrived:
-    """A request's head and body are here. What can happen to any request, however early, is noted here, too."""
+class ArrivedRequest:
+    """A request whose head and body are here, with the fields that every request has, however early it ends."""
 
     __slots__ = (
         "address",
@@ -66,7 +66,6 @@ class Arrived:
         "over_s",
         "paused",
         "pending_hold",
-        "places",
         "protocol",
         "queue_number",
         "queued_ms",
@@ -81,6 +80,7 @@ class Arrived:
         "streams",
         "tried",
         "usage_id",
+        "views",
         "written_s",
     )
 
@@ -95,7 +95,7 @@ class Arrived:
         *,
         free: bool,
     ) -> None:
-        """`began_s`: monotonic seconds. `free`: it counts tokens, which produces nothing and costs nothing."""
+        """`began_s`: monotonic seconds. `free`: a `count_tokens` request, which produces no tokens and costs nothing."""
         self.conn: ClientConnection | None = conn  # None: the client has gone, or has its answer
         self.head = head
         self.body = body
@@ -105,63 +105,60 @@ class Arrived:
         self.started_ms = shared.ids.ms  # of the latest attempt, once there is one
         self.began_s = began_s
         self.address = conn.address
-        self.is_known = False  # by its key: from then on it has a user
+        self.is_known = False  # the key is known, and `user` is set
         self.ended = False
-        # What it got so far.
+        # What the request has got so far.
         self.model = ""
-        self.intent: str | None = None  # that was named in place of a model
-        self.choice: str | None = None  # why it got this model for its intent
-        self.places: Sequence[DeploymentView] = ()
+        self.intent: str | None = None  # named by the client in place of a model
+        self.choice: str | None = None  # why the intent chose this model
+        self.views: Sequence[DeploymentView] = ()
         self.tried: list[str] = []
         self.attempt_no = 0
         self.usage_id = ""  # of the attempt in flight
         self.deployment = ""  # of the latest attempt
         self.hold: Hold | None = None
-        # What it waits for.
+        # What the request waits for.
         self.pending_hold: SliceWait | None = None
-        self.queue_number = 0  # of what waits for room at the deployments
+        self.queue_number = 0  # of the request for capacity at deployments
         self.queued_ms = 0
-        self.deferred = False  # it looks for a deployment again with the next tick
-        self.counting = False  # a tokenizer, or an account, has to answer before it can end
-        self.counted_here: bool | None = (
-            None  # of count_tokens: whether our own tokenizer answered; None: not asked
-        )
-        # What its client got.
-        self.streams = False  # it asked for a stream
+        self.deferred = False  # the next tick looks for a deployment again
+        self.counting = False  # the request can't end before a tokenizer or the recorder has answered
+        self.counted_here: bool | None = None  # of count_tokens: our own tokenizer answered; None: not asked
+        # What the client has got.
+        self.streams = False  # the client asked for a stream
         self.headed = False  # the response's head has left, maybe with pings alone
         self.response_head = b""
-        self.sent = False  # content has left, so no other place may be tried
+        self.sent = False  # content has left, so no other deployment may be tried
         self.first_byte_ms: int | None = None
         self.written_s = shared.wheel.now_s  # when something was last written
-        self.paused = 0  # why the upstream is not read: bits of `attempt`
+        self.paused = 0  # why the upstream is paused: bits of `attempt`
         self.kept_bytes = 0  # of the worker's memory budget
-        # For whoever looks at it afterwards (`watching`). Of what this gateway added to its time: when it came (0.0: it is not
-        # measured), when it was first sent, when the upstream was done.
+        # For the log and the sums (`watching`). Times of the measurement of what this gateway adds: arrival (0.0: not measured),
+        # first attempt, end of the upstream's response.
         self.arrived_s = 0.0 if self.started_ms % MEASURED_EVERY_MS else perf_counter()
         self.sent_s: float
         self.over_s = 0.0
         self.admission: Admission | None = None  # under the limits of key, member, subscriber
-        self.at_risk = 0  # tokens that it may cost beyond its hold, in the account's loss budget
+        self.at_risk = 0  # tokens that the request may cost beyond its hold, in the account's loss budget
         self.spent_tokens = 0
         self.record: UsageRecord | None = None
-        self.answered = ""  # why it was answered whole and has no record
+        self.answered = ""  # why a complete answer has no record
         self.refusal: Refusal | None = None
-        self.failures: list[tuple[str, str]] | None = (
-            None  # (deployment, cause) of attempts that gave nothing
-        )
+        # (deployment, cause) of each attempt that gave nothing.
+        self.failures: list[tuple[str, str]] | None = None
 
 
-class Known(Arrived):
-    """Its key is known (`set_user`), and its body is read (`set_parsed`)."""
+class KnownRequest(ArrivedRequest):
+    """A request whose key is known (`set_user`) and whose body is parsed (`set_parsed`)."""
 
     __slots__ = (
-        "ask",
         "choices",
         "cuttable",
         "flex",
         "last_refusal",
-        "object_place",
+        "object_deployment",
         "parsed",
+        "placement_request",
         "queue_until_s",
         "restricted",
         "route",
@@ -171,15 +168,15 @@ class Known(Arrived):
 
     user: KeyEntry
     parsed: Parsed
-    route: Route  # from the moment on at which it has a model
-    flex: bool  # it may wait for the cheapest deployment
+    route: Route  # set with the model
+    flex: bool  # the request may wait for the cheapest deployment
     choices: list[Choice]  # the next best models for its intent
-    restricted: bool  # it got the cheaper model of its plan, for nothing was left for its own
-    object_place: str  # where the upstream objects that it names were made
-    stored_tokens: int  # of upstream objects that it goes on with
-    ask: PlacementRequest | None  # what placement is asked; None until that was worked out for the model
-    cuttable: bool  # a visible stream: its hold grows as it goes, and it ends where nothing is left
-    queue_until_s: float  # when it stops waiting for room; 0.0: it did not wait yet
+    restricted: bool  # it got the plan's cheaper model, since nothing was left for the model that it named
+    object_deployment: str  # the deployment that made the upstream objects that the request names
+    stored_tokens: int  # of upstream objects that the request continues
+    placement_request: PlacementRequest | None  # None until it is made for the model
+    cuttable: bool  # a visible stream, which extends its hold and ends when nothing is left
+    queue_until_s: float  # when it stops waiting for capacity; 0.0: it has not waited yet
     last_refusal: Refusal | None  # of the attempts so far
 
     def set_user(self, user: KeyEntry) -> None:
@@ -193,20 +190,21 @@ class Known(Arrived):
         self.flex = parsed.flex
         self.choices = []
         self.restricted = False
-        self.object_place = ""
+        self.object_deployment = ""
         self.stored_tokens = 0
-        self.ask = None
+        self.placement_request = None
         self.cuttable = False
         self.queue_until_s = 0.0
         self.last_refusal = None
 
 
-class Held(Known):
-    """What it can cost is known (`hold.Holds.size`), and held where `hold` is not None."""
+class HeldRequest(KnownRequest):
+    """A request whose cost is bounded (`hold.Holds.size`) and, if `hold` is not None, held."""
 
     __slots__ = (
         "asked_s",
         "beside_text",
+        "capacity_request",
         "denied",
         "estimated",
         "held_output",
@@ -215,26 +213,26 @@ class Held(Known):
         "more_output",
         "need",
         "rated",
-        "room",
     )
 
-    rated: str  # under which name charging rates it: the model's, marked where it is no prompt
-    need: Need  # what it costs at most
+    rated: str  # the name under which charging rates it: the model's, marked if it is no prompt
+    need: Need  # the most that it costs
     held_output: int  # output tokens that are held
-    maximum: int | None  # of each choice, as the upstream is told
-    input_bound: int  # tokens that the input has at most
-    beside_text: int  # of them, what is no text: media, tools, a template, what is stored
-    estimated: bool  # its input was counted or estimated, since the bound did not fit
-    denied: bool  # the last extension
-    more_output: int  # tokens that the extension in flight asks for
-    room: "Room"  # what it waits for at the deployments
-    asked_s: float  # since when
+    maximum: int | None  # output tokens of each choice, as sent to the upstream
+    input_bound: int  # the most tokens that the input has
+    beside_text: int  # of them those that are no text: media, tools, a template, stored objects
+    estimated: bool  # its input was counted or estimated, since the bound did not fit what is left
+    denied: bool  # the last extension of the hold was denied
+    more_output: int  # tokens of the pending extension
+    capacity_request: "CapacityRequest"  # the latest request for capacity
+    asked_s: float  # when capacity was requested
 
 
-class Room(NamedTuple):
-    """Deployments that are at limits of their own: any of them will do, in this order.
+class CapacityRequest(NamedTuple):
+    """A request for capacity at one of several deployments with limits of their own, the best first.
 
-    `service`: a class of the recorder's queues; `otherwise`: the deployment that takes it where none has room at once.
+    `service`: a class of the recorder's queues. `otherwise`: the deployment that takes the request if none of them has capacity at
+    once.
     """
 
     candidates: Sequence[Candidate]
@@ -244,22 +242,22 @@ class Room(NamedTuple):
     otherwise: Candidate | None
 
 
-class Placed:
-    """An attempt: it has a deployment, is on its way there, and holds a slot of it until it is `over`."""
+class PlacedAttempt:
+    """An attempt that has a deployment, and a slot there until it is `over`."""
 
-    __slots__ = ("admission", "dropped", "foreseen_ms", "over", "place", "request", "upstream")
+    __slots__ = ("admission", "dropped", "foreseen_ms", "over", "request", "upstream", "view")
 
-    request: Held
-    place: DeploymentView
-    foreseen_ms: float  # to its first token
+    request: HeldRequest
+    view: DeploymentView
+    foreseen_ms: float  # predicted time to its first token
     admission: Admission | None  # under the deployment's limits
     over: bool
     upstream: UpstreamConnection | None
     dropped: tuple[str, ...]  # fields that were not sent on
 
 
-class Answering(Placed):
-    """What came from the deployment. `meter` is there where it is a stream, `chunks` where it is not (yet)."""
+class AnsweredAttempt(PlacedAttempt):
+    """An attempt with its deployment's answer: a stream has a `meter`, any other answer is in `chunks`."""
 
     __slots__ = (
         "chunks",
@@ -277,25 +275,27 @@ class Answering(Placed):
     )
 
     def __init__(
-        self, request: Held, chosen: Candidate, admission: Admission | None, progress_tokens: int
+        self, request: HeldRequest, chosen: Candidate, admission: Admission | None, progress_tokens: int
     ) -> None:
-        """`progress_tokens`: what its stream makes until its progress is reported."""
+        """`progress_tokens`: a stream's progress is reported after this many."""
         self.request = request
-        self.place = chosen.view
+        self.view = chosen.view
         self.foreseen_ms = chosen.first_token_ms
         self.admission = admission
         self.over = False
         self.upstream = None
         self.dropped = ()
         self.meter: StreamMeter | None = None
-        self.undecided = False  # a stream was asked for, and what came does not say yet whether it is one
+        self.undecided = (
+            False  # a stream was requested, and the first bytes do not show yet whether this is one
+        )
         self.refused_status = 0  # of an upstream answer that is no success
         self.chunks: list[bytes] = []
-        self.size = 0  # of what is in them
-        self.iterated = False  # its usage is the sum of several samplings, of which not all is shown
-        self.measuring: bool | None = False  # its text, by the tokenizer; None: that can't be
-        self.reported = False  # its progress, to the journal
+        self.size = 0  # bytes in `chunks`
+        self.iterated = False  # the usage is the sum of several samplings, not all of which are shown
+        self.measuring: bool | None = False  # the tokenizer measures the text; None: it can't
+        self.reported = False  # progress was reported to the journal
         self.progress_at = progress_tokens
-        self.stopping = False  # its stream has stopped, and its usage is late
-        self.stopped_s = 0  # since when
-        self.drain_until_s = 0.0  # its client has gone, and it is read until then
+        self.stopping = False  # the stream has stopped, and its usage is late
+        self.stopped_s = 0  # when it stopped
+        self.drain_until_s = 0.0  # the client has gone, and the answer is read until then; 0.0: it has not

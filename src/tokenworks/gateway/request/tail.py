@@ -1,8 +1,8 @@
-"""The last of a stream that is cut: what its upstream made before it could know is read and counted, and shown to nobody.
+"""The tail of a stream that is cut: tokens that the upstream made before it noticed. They are counted and not sent to the client.
 
-Between the decision to cut and its arrival upstream an engine goes on, and what it sent meanwhile lies in the sockets' buffers.
-A connection that is reset loses those tokens: they were made for the account and would be paid by the operator. So the request's
-side of the connection is closed, the response is read until the upstream has closed its own, and then the record is made.
+An engine goes on between the decision to cut and its arrival, and what it has sent by then is in the sockets' buffers. To reset the
+connection would lose those tokens, which were made for the account, and the operator would pay for them. So the sending side of the
+connection is closed, the response is read until the upstream closes its side, and then the record is made.
 """
 
 import asyncio
@@ -11,15 +11,15 @@ from collections.abc import Callable
 from tokenworks.gateway.http.upstream import UpstreamConnection
 from tokenworks.gateway.protocol.meter import EventTooLarge, StreamMeter
 
-# An upstream that does not stop when its caller closes is reset after so long. Not Final, so that tests can set it: a compiled
+# The connection to an upstream that does not stop is reset after this time. It is not Final, so that tests can set it: a compiled
 # module has the value of a Final built in.
 TAIL_MAX_S = 1.0
 
 
-class Tail:
-    """Takes a connection's response over from its exchange; `over` is called once."""
+class StreamTail:
+    """Takes over the response of a connection from its attempt. `on_end` is called once."""
 
-    __slots__ = ("_connection", "_meter", "_over", "_timer")
+    __slots__ = ("_connection", "_meter", "_on_end", "_timer")
 
     def __init__(
         self,
@@ -27,17 +27,17 @@ class Tail:
         meter: StreamMeter,
         idle_s: int,
         loop: asyncio.AbstractEventLoop,
-        over: Callable[[], None],
+        on_end: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._meter = meter
-        self._over: Callable[[], None] | None = over
+        self._on_end: Callable[[], None] | None = on_end
         self._timer = loop.call_later(TAIL_MAX_S, self._end)
         connection.user = self
         connection.resume(idle_s)
 
     def upstream_head(self, connection: UpstreamConnection) -> None:
-        """It was read before the stream began."""
+        """Never called: the head was read before the stream began."""
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
         try:
@@ -55,9 +55,9 @@ class Tail:
         self._end()
 
     def _end(self) -> None:
-        over, self._over = self._over, None
-        if over is None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is None:
             return
         self._timer.cancel()
         self._connection.abort()
-        over()
+        on_end()

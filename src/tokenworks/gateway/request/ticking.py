@@ -1,4 +1,4 @@
-"""What time does to a request: it is told that it lives, cut when it takes too long, ended when the worker ends."""
+"""Timers of a request: pings, time limits, and its end when the worker ends."""
 
 from typing import Final
 
@@ -8,12 +8,12 @@ from tokenworks.gateway.request.leaving import STOP_WAIT_S, USAGE_WAIT_S
 from tokenworks.gateway.request.refusals import CUT
 from tokenworks.gateway.request.reply import ping
 
-# A stream that says nothing says this often that it lives.
+# Interval of pings in a silent stream.
 PING_EVERY_S: Final = 15
 
 
 def is_due(exchange: Exchange, now_s: int) -> bool:
-    """Whether `tick` has something to do: a client of a stream that hears nothing, or none at all."""
+    """True if `tick` has something to do: a ping, a first progress report, or the end of a drain."""
     attempt = exchange.attempt
     if exchange.conn is None:
         return attempt is not None and attempt.drain_until_s > 0
@@ -23,7 +23,7 @@ def is_due(exchange: Exchange, now_s: int) -> bool:
 
 
 def tick(exchange: Exchange, now_s: int) -> None:
-    """A stream that is silent says that it lives; an answer without a client is waited for no longer than it may."""
+    """Ping a silent stream, report progress, and end a drain whose time is over."""
     attempt, conn = exchange.attempt, exchange.conn
     if conn is None:
         if attempt is not None and 0 < attempt.drain_until_s <= now_s and attempt.abort():
@@ -34,18 +34,18 @@ def tick(exchange: Exchange, now_s: int) -> None:
         exchange.parts.answers.report_progress(attempt, meter)
     if now_s - exchange.written_s < PING_EVERY_S or exchange.paused or exchange.free or not exchange.streams:
         return
-    early = attempt is not None and not attempt.over and attempt.place.deployment.early_head
+    early = attempt is not None and not attempt.over and attempt.view.deployment.early_head
     if meter is not None or exchange.headed or early:
         ping(exchange, conn, now_s)
 
 
 def is_stopping(exchange: Exchange) -> bool:
-    """Whether its stream has stopped, and its usage is late."""
+    """True if the stream has stopped and its usage is late."""
     return exchange.attempt is not None and exchange.attempt.stopping
 
 
 def stop_waited(exchange: Exchange, now_s: int) -> None:
-    """The finish of a stream that has stopped waits `STOP_WAIT_S` for its usage, the record `USAGE_WAIT_S`."""
+    """After a stream has stopped, its finish reason is kept back for the usage for `STOP_WAIT_S`, and its record for `USAGE_WAIT_S`."""
     attempt = exchange.attempt
     meter = None if attempt is None else attempt.meter
     if attempt is None or meter is None:
@@ -54,7 +54,7 @@ def stop_waited(exchange: Exchange, now_s: int) -> None:
         attempt.stopping = False
         return
     if exchange.paused:
-        attempt.stopped_s = 0  # its client does not read: its usage lies behind what waits for that
+        attempt.stopped_s = 0  # the client does not read, and the usage comes after data that waits for it
         return
     if not attempt.stopped_s:
         attempt.stopped_s = now_s
@@ -70,23 +70,23 @@ def stop_waited(exchange: Exchange, now_s: int) -> None:
 
 
 def time_out(exchange: Exchange) -> None:
-    """`request_timeout_s` is over."""
+    """End a request after `request_timeout_s`."""
     attempt = exchange.attempt
     if attempt is not None and attempt.abort():
-        said = "the request took longer than this gateway waits"
-        exchange.last_refusal = Refusal(504, "upstream_timeout", said)
-        exchange.tried += [place.name for place in exchange.places]
+        message = "the request took longer than this gateway waits"
+        exchange.last_refusal = Refusal(504, "upstream_timeout", message)
+        exchange.tried += [view.name for view in exchange.views]
         attempt.interrupt_or_fail("upstream_timeout")
 
 
 def cut(exchange: Exchange) -> None:
-    """The worker ends and its time to drain is over: end in protocol, charge what was produced.
+    """End a request whose worker ends after its time to drain: in the client's protocol, with a charge for what was produced.
 
-    A record that is on its way to the recorder ends the exchange as usual.
+    An exchange whose record is on its way to the recorder ends as usual.
     """
     if exchange.ended or exchange.counting or (exchange.hold is None and exchange.usage_id):
         return
-    exchange.forget_what_is_asked()
+    exchange.cancel_pending()
     attempt = exchange.attempt
     if (
         attempt is not None

@@ -1,4 +1,4 @@
-"""What is seen of a request when it is over: its place in the sums by model and deployment, and its line in the log."""
+"""Observes requests that are over: adds them to the sums by model and deployment, and writes their lines to the log."""
 
 from time import perf_counter
 from typing import Final
@@ -6,25 +6,25 @@ from typing import Final
 from tokenworks.catalog import TOKEN_CLASSES
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.request.state import Held
-from tokenworks.gateway.request_log import Line, RequestLog
+from tokenworks.gateway.request.state import HeldRequest
+from tokenworks.gateway.request_log import RequestLine, RequestLog
 from tokenworks.gateway.series import COMPLETE, INTERRUPTED, LEFT, NONE, OUTCOMES, REFUSED, Series
 
 _US_PER_S: Final = 1_000_000
 
 
-class Watching:
+class RequestObserver:
     __slots__ = ("_log", "_series")
 
     def __init__(self, request_log: RequestLog, series: Series) -> None:
         self._log = request_log
         self._series = series
 
-    def ended(self, exchange: Held, now_s: float) -> None:
-        """A request is over, whatever became of it. `now_s`: the loop's time."""
+    def ended(self, exchange: HeldRequest, now_s: float) -> None:
+        """Note a request that is over, whatever its outcome. `now_s`: the loop's time."""
         record, series, failures = exchange.record, self._series, exchange.failures
         if record is not None and failures is None and record.state == "complete":
-            # As nearly all of them are.
+            # The usual case.
             series.of(record.model, record.deployment).recorded(record, COMPLETE)
             added_us = 0
             if exchange.over_s:
@@ -34,9 +34,9 @@ class Watching:
             if self._log.wants():
                 self._write(exchange, COMPLETE, record.deployment, record.model, None, now_s, added_us)
             return
-        # A name that a client wrote becomes no model's: where none was found there are no places.
-        model = exchange.model if exchange.places else NONE
-        # One that no connection was made to was tried, and sent nothing.
+        # A name that a client wrote must not become a model's: a request without a model has no deployments.
+        model = exchange.model if exchange.views else NONE
+        # A deployment to which no connection was made is in `tried` alone.
         deployment = exchange.deployment or (exchange.tried[-1] if exchange.tried else NONE)
         row = series.of(model, deployment)
         for name, _ in failures or ():
@@ -45,7 +45,7 @@ class Watching:
             outcome, cause = (COMPLETE if record.state == "complete" else INTERRUPTED), record.reason
             row.recorded(record, outcome)
             if outcome == COMPLETE:
-                # It was served all the same, and is no failure of the host's.
+                # The request was served after failed attempts, so it is no failure.
                 if self._log.wants():
                     self._write(exchange, COMPLETE, deployment, model, None, now_s, 0)
                 return
@@ -64,7 +64,7 @@ class Watching:
 
     def _write(
         self,
-        exchange: Held,
+        exchange: HeldRequest,
         outcome: int,
         deployment: str,
         model: str,
@@ -77,7 +77,7 @@ class Watching:
         if cause is None and record is not None and record.reason != "completed":
             cause = record.reason
         self._log.write(
-            Line(
+            RequestLine(
                 time=self._log.time(),
                 event="request",
                 request_id=exchange.request_id,
@@ -98,7 +98,7 @@ class Watching:
                 tried=exchange.failures,
                 upstream_id=None if record is None else record.upstream_id,
                 choice=exchange.choice,
-                places=len(exchange.places),
+                places=len(exchange.views),
                 tokens=None
                 if record is None
                 else {name: n for name, n in zip(TOKEN_CLASSES, record.c, strict=True) if n},
@@ -112,9 +112,9 @@ class Watching:
         )
 
     def refused(self, refusal: Refusal, request_id: str, head: Head | None, now_s: float) -> None:
-        """A request that never became an exchange: what it was refused for is all that is known of it."""
+        """Note a request that was refused before it became an exchange."""
         if self._log.wants_failure(refusal.code, NONE, now_s):
             own_id = None if head is None else head.client_request_id
             self._log.write(
-                Line(self._log.time(), "request", request_id, own_id, outcome=OUTCOMES[REFUSED], status=refusal.status, cause=refusal.code)
+                RequestLine(self._log.time(), "request", request_id, own_id, outcome=OUTCOMES[REFUSED], status=refusal.status, cause=refusal.code)
             )  # fmt: skip
