@@ -1,6 +1,6 @@
 from tokenworks.catalog.catalogue import Catalogue
 from tokenworks.catalog.counts import INPUT_CLASSES, TOKEN_CLASSES, Counts, Weights, weights_of
-from tokenworks.catalog.differences import OfferingChange, card_words, words_of
+from tokenworks.catalog.differences import OfferingChange, card_differences, offering_differences
 from tokenworks.catalog.drafts import Draft, Drafts
 from tokenworks.catalog.errors import (
     CatalogueFaulty,
@@ -51,11 +51,11 @@ __all__ = [
     "SoldOffering",
     "Weights",
     "amount",
-    "card_words",
+    "card_differences",
     "first_tokens",
+    "offering_differences",
     "read_catalogue",
     "seed_catalogue",
     "split",
     "weights_of",
-    "words_of",
 ]

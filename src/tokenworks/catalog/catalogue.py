@@ -8,11 +8,11 @@ from pydantic import (
     model_validator,
 )
 
-from tokenworks.catalog.model import Frozen, Inconsistent, Offering, RateCard, Slug
+from tokenworks.catalog.model import CatalogueModel, Inconsistent, Offering, RateCard, Slug
 from tokenworks.kernel import parse_money
 
 
-class Catalogue(Frozen):
+class Catalogue(CatalogueModel):
     """A catalogue file as a whole."""
 
     catalogue: Slug

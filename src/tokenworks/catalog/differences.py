@@ -21,7 +21,7 @@ class OfferingChange:
     words: tuple[str, ...]
 
 
-def words_of(before: Offering | None, after: Offering) -> list[str]:
+def offering_differences(before: Offering | None, after: Offering) -> list[str]:
     """A line for each field that is different, `price: 9.9 becomes 12`; of a new offering what it is."""
     if before is None:
         brings = ", ".join(f"{b.quantity:,} {b.unit}s" for b in after.buckets) or "no quantity"
@@ -29,7 +29,7 @@ def words_of(before: Offering | None, after: Offering) -> list[str]:
     return _changed(before.model_dump(mode="json"), after.model_dump(mode="json"), "")
 
 
-def card_words(before: RateCard, after: RateCard) -> list[str]:
+def card_differences(before: RateCard, after: RateCard) -> list[str]:
     """A line for each weight or pattern that is different."""
 
     def content(card: RateCard) -> dict[str, Any]:

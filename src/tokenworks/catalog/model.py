@@ -66,13 +66,13 @@ def _aware(value: datetime) -> datetime:
     return value
 
 
-class Frozen(BaseModel):
+class CatalogueModel(BaseModel):
     """What a catalogue consists of: never changed, with no field that is not known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
 
-class Rate(Frozen):
+class Rate(CatalogueModel):
     """The weights of one class of models. `models` are shell patterns of model names; the first match wins."""
 
     model_class: Slug
@@ -110,7 +110,7 @@ class Rate(Frozen):
         )
 
 
-class RateCard(Frozen):
+class RateCard(CatalogueModel):
     """Immutable; its version is the hash of its content."""
 
     id: Slug
@@ -142,7 +142,7 @@ class RateCard(Frozen):
         return None
 
 
-class BucketSpec(Frozen):
+class BucketSpec(CatalogueModel):
     """A bucket that an order creates. `quantity` is in whole tokens, calls, prompts or credits."""
 
     unit: Literal["token", "call", "prompt", "credit"]
@@ -161,7 +161,7 @@ class BucketSpec(Frozen):
 Charge = Literal["produced", "nothing"]
 
 
-class ChargingPolicy(Frozen):
+class ChargingPolicy(CatalogueModel):
     """What the subscriber pays where things do not go as usual, and what happens when nothing is left.
 
     `produced`: what was produced and could reach the client, input included as far as it is known; `nothing`: the
@@ -203,7 +203,7 @@ class ChargingPolicy(Frozen):
         return self
 
 
-class Service(Frozen):
+class Service(CatalogueModel):
     """What a plan promises beside its tokens: what its requests are placed for, and their part where more is asked than there is."""
 
     objective: Literal["latency", "cost", "balance", "quality"] = "latency"
@@ -220,7 +220,7 @@ class Service(Frozen):
     default_model: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$")
 
 
-class Rollover(Frozen):
+class Rollover(CatalogueModel):
     """What a plan's month leaves unused goes on for one more month, up to so many whole units (all, where not said)."""
 
     quantity_max: int | None = Field(default=None, strict=True, gt=0, le=QUANTITY_MAX)
@@ -234,7 +234,7 @@ Delivery = Literal["network", "local_hardware", "cloud_computer"]
 Proration = Literal["prorate", "full", "free_until_next_cycle"]
 
 
-class Offering(Frozen):
+class Offering(CatalogueModel):
     """A product offering (TMF620). `price` is a decimal in quotes, in yuan, VAT included.
 
     A plan renews by the month; pay-as-you-go sells its buckets in steps of `price` as they are needed; an add-on has no

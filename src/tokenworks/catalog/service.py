@@ -9,7 +9,7 @@ from psycopg import Connection
 
 from tokenworks.catalog import store
 from tokenworks.catalog.catalogue import Catalogue
-from tokenworks.catalog.differences import ChangeKind, OfferingChange, card_words, words_of
+from tokenworks.catalog.differences import ChangeKind, OfferingChange, card_differences, offering_differences
 from tokenworks.catalog.errors import OfferingChanged, OfferingNotActive, OfferingNotFound
 from tokenworks.catalog.model import Offering, RateCard
 from tokenworks.kernel import Clock, SystemClock, parse_money
@@ -81,7 +81,9 @@ class Offerings:
                 kind = "same"
             else:
                 kind = "changed"
-            words = words_of(was and was[0], offering) + (card_words(was[1], card) if was else [])
+            words = offering_differences(was and was[0], offering) + (
+                card_differences(was[1], card) if was else []
+            )
             if kind == "changed" and not words:
                 words = ["nothing but its form: it is a version of its own"]
             begins = offering.valid_from if offering.valid_from and offering.valid_from > now else None

@@ -34,7 +34,7 @@ from tokenworks.subscriptions.errors import (
     WorkOrderAnswered,
     WorkOrderNotFound,
 )
-from tokenworks.subscriptions.hub.notices import Notice, Notices, text_of
+from tokenworks.subscriptions.hub.notices import Notice, Notices, notice_text
 from tokenworks.subscriptions.hub.service import (
     EVENTS,
     Api,
@@ -44,10 +44,10 @@ from tokenworks.subscriptions.hub.service import (
     Hub,
     Listener,
     ListenerNotFound,
-    content_of,
+    event_content,
     signature,
 )
-from tokenworks.subscriptions.limited import limited
+from tokenworks.subscriptions.limit_scope import scope_of_limit
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
     SUSPENSIONS,
@@ -58,10 +58,10 @@ from tokenworks.subscriptions.model import (
     Order,
     PrivacyRules,
     Product,
-    Stops,
     Subscriber,
     Suspension,
     SuspensionCause,
+    SuspensionEffects,
     TopUp,
     WorkOrder,
     add_months,
@@ -71,10 +71,10 @@ from tokenworks.subscriptions.model import (
     next_month,
     parse_phone,
 )
-from tokenworks.subscriptions.orders.change import When
+from tokenworks.subscriptions.orders.change import ChangeTiming
 from tokenworks.subscriptions.orders.deliveries import Deliveries
-from tokenworks.subscriptions.orders.eligibility import LIVE, Eligibility, Offer, acts_with
-from tokenworks.subscriptions.orders.moves import Holder, Moved, Moves, SoldVersion
+from tokenworks.subscriptions.orders.eligibility import LIVE_STATES, Eligibility, Offer, actions_on
+from tokenworks.subscriptions.orders.moves import MoveResult, Moves, SoldProduct, SoldVersion
 from tokenworks.subscriptions.orders.proration import unearned
 from tokenworks.subscriptions.orders.quotes import Quote, QuoteLine, Quotes
 from tokenworks.subscriptions.orders.sales import Sales
@@ -95,9 +95,9 @@ from tokenworks.subscriptions.rights import (
     check_rank,
     may_manage,
 )
-from tokenworks.subscriptions.served import Served, ServedKeys, Versions
+from tokenworks.subscriptions.served import HolderTerms, OfferingVersions, ServedKeys
 from tokenworks.subscriptions.service import Subscriptions
-from tokenworks.subscriptions.sign_ins import Entered, SendCode, SignIns, normal_number
+from tokenworks.subscriptions.sign_ins import CodeSender, OpenedSession, SignIns, normal_number
 from tokenworks.texts import LANGUAGES
 from tokenworks.trust.identity.answers import KeyReused
 
@@ -105,7 +105,7 @@ __all__ = [
     "BILLING_ZONE",
     "EVENTS",
     "LANGUAGES",
-    "LIVE",
+    "LIVE_STATES",
     "PURPOSES",
     "START_DAYS_MAX",
     "SUSPENSIONS",
@@ -116,6 +116,8 @@ __all__ = [
     "CapBelowSpent",
     "CapPeriod",
     "ChangeNotAllowed",
+    "ChangeTiming",
+    "CodeSender",
     "ConsentNeeded",
     "ConsentState",
     "ConsentText",
@@ -128,11 +130,10 @@ __all__ = [
     "Delivery",
     "DeliveryNotFound",
     "Eligibility",
-    "Entered",
     "Erasure",
     "Event",
     "HadAlready",
-    "Holder",
+    "HolderTerms",
     "Hub",
     "IdentityKnown",
     "KeyReused",
@@ -143,7 +144,7 @@ __all__ = [
     "MemberNotFound",
     "MemberRights",
     "Members",
-    "Moved",
+    "MoveResult",
     "Moves",
     "NeedsFirst",
     "NotEligible",
@@ -151,6 +152,8 @@ __all__ = [
     "Notice",
     "Notices",
     "Offer",
+    "OfferingVersions",
+    "OpenedSession",
     "Order",
     "OrderNotFound",
     "Orders",
@@ -172,30 +175,27 @@ __all__ = [
     "RealNameRefused",
     "Sales",
     "SecondNotConfirmed",
-    "SendCode",
-    "Served",
     "ServedKeys",
     "SeveralFound",
     "SignIns",
+    "SoldProduct",
     "SoldVersion",
     "StepsThere",
-    "Stops",
     "Subscriber",
     "SubscriberNotActive",
     "SubscriberNotFound",
     "Subscriptions",
     "Suspension",
     "SuspensionCause",
+    "SuspensionEffects",
     "TooManyToCome",
     "TopUp",
     "TopUpNotAllowed",
     "TopUpNotFound",
-    "Versions",
-    "When",
     "WorkOrder",
     "WorkOrderAnswered",
     "WorkOrderNotFound",
-    "acts_with",
+    "actions_on",
     "add_months",
     "bill_period_end",
     "check_control",
@@ -205,21 +205,21 @@ __all__ = [
     "check_own_broadband",
     "check_own_lift",
     "check_rank",
-    "content_of",
     "day_of",
     "end_of_day",
+    "event_content",
     "last_day",
-    "limited",
     "lock_subscriber",
     "may_manage",
     "minute_of",
     "month_start",
     "next_month",
     "normal_number",
+    "notice_text",
     "parse_phone",
+    "scope_of_limit",
     "second_of",
     "signature",
     "subscriber_columns",
-    "text_of",
     "unearned",
 ]

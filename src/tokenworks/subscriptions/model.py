@@ -20,7 +20,7 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 SuspensionCause = Literal["payment", "operator", "fraud", "lost_phone", "own_wish"]
 
 
-class Stops(NamedTuple):
+class SuspensionEffects(NamedTuple):
     """What a suspension stops: requests and orders; the next cycle of what is had; anything that would be charged."""
 
     serving: bool
@@ -28,14 +28,14 @@ class Stops(NamedTuple):
     charging: bool
 
 
-SUSPENSIONS: Final[dict[SuspensionCause, Stops]] = {
+SUSPENSIONS: Final[dict[SuspensionCause, SuspensionEffects]] = {
     # A bill is overdue: lifted by what pays or credits it, and by nothing else.
-    "payment": Stops(serving=True, renewing=True, charging=True),
-    "operator": Stops(serving=True, renewing=True, charging=True),
-    "fraud": Stops(serving=True, renewing=True, charging=True),
+    "payment": SuspensionEffects(serving=True, renewing=True, charging=True),
+    "operator": SuspensionEffects(serving=True, renewing=True, charging=True),
+    "fraud": SuspensionEffects(serving=True, renewing=True, charging=True),
     # The contract goes on, as a SIM's does: plans renew, so that all is there when the phone is.
-    "lost_phone": Stops(serving=True, renewing=False, charging=False),
-    "own_wish": Stops(serving=True, renewing=True, charging=True),
+    "lost_phone": SuspensionEffects(serving=True, renewing=False, charging=False),
+    "own_wish": SuspensionEffects(serving=True, renewing=True, charging=True),
 }
 """What each cause stops. A subscriber is served, renewed and charged where none of its causes stops it (decision 36)."""
 # No new cycle begins where one of these holds: a cycle is charged when it begins.

@@ -27,7 +27,7 @@ from tokenworks.subscriptions.model import (
     month_start,
 )
 from tokenworks.subscriptions.orders import product_store
-from tokenworks.subscriptions.orders.eligibility import LIVE, check_may_buy
+from tokenworks.subscriptions.orders.eligibility import LIVE_STATES, check_may_buy
 from tokenworks.subscriptions.orders.sales import price_for
 from tokenworks.subscriptions.people import people_store, privacy_store
 from tokenworks.trust import PersonVault
@@ -163,7 +163,7 @@ class PayAsYouGo:
         live = [
             (product, self._offerings.sold(product.offering_version))
             for product in product_store.products(self._connection, subscriber.subscriber_id)
-            if product.state in LIVE
+            if product.state in LIVE_STATES
         ]
         if any(sold.offering.kind == "plan" for _, sold in live) and not subscriber.spill_over:
             return None
@@ -234,7 +234,7 @@ class PayAsYouGo:
         kinds = {
             self._offerings.sold(product.offering_version).offering.kind
             for product in product_store.products(self._connection, subscriber.subscriber_id)
-            if product.state in LIVE
+            if product.state in LIVE_STATES
         }
         locked = subscriber.spend_locked or subscriber.restricted
         return payg_standing(

@@ -13,14 +13,14 @@ from tokenworks.kernel import Clock
 from tokenworks.subscriptions import served_store
 from tokenworks.subscriptions.errors import MemberNotFound, SubscriberNotFound
 from tokenworks.subscriptions.model import SUSPENSIONS, PrivacyRules, period_of
-from tokenworks.subscriptions.orders.eligibility import LIVE
+from tokenworks.subscriptions.orders.eligibility import LIVE_STATES
 from tokenworks.subscriptions.payg import payg_standing
 from tokenworks.trust import ApiKey, Keys
 
 VERSIONS_MAX: Final = 10_000
 
 
-class Version(NamedTuple):
+class OfferingVersion(NamedTuple):
     """Of an offering that was sold, what serving it needs; policy and service as JSON, defaults left out."""
 
     kind: str
@@ -28,18 +28,18 @@ class Version(NamedTuple):
     service: str
 
 
-class Versions:
+class OfferingVersions:
     """Versions of offerings by name, read once in a process: a version never changes."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Version] = {}
+        self._known: dict[str, OfferingVersion] = {}
 
-    def get(self, offerings: Offerings, name: str) -> Version:
+    def get(self, offerings: Offerings, name: str) -> OfferingVersion:
         """Raises `OfferingNotFound`."""
         known = self._known.get(name)
         if known is None:
             offering = offerings.sold(name).offering
-            known = Version(
+            known = OfferingVersion(
                 offering.kind,
                 offering.policy.model_dump_json(exclude_defaults=True),
                 offering.service.model_dump_json(exclude_defaults=True),
@@ -50,7 +50,7 @@ class Versions:
         return known
 
 
-class Served(NamedTuple):
+class HolderTerms(NamedTuple):
     """As `Subscriptions` and `PayAsYouGo` say it of one key: its member's line and caps, its subscriber, its plan."""
 
     line: list[UUID]
@@ -69,7 +69,7 @@ class ServedKey(NamedTuple):
     """A live key and what is served with it: under which caps and protective limits, by which plan."""
 
     key: ApiKey
-    holder: Served
+    holder: HolderTerms
     # Of the member's line, and the key's own.
     cap_ids: list[UUID]
     counts_prompts: bool
@@ -96,7 +96,7 @@ class ServedKeys:
         self._clock = clock
         self._rules = rules
 
-    def by_mac(self, macs: Sequence[bytes], versions: Versions) -> dict[bytes, ServedKey]:
+    def by_mac(self, macs: Sequence[bytes], versions: OfferingVersions) -> dict[bytes, ServedKey]:
         """The live keys among these. Raises `SubscriberNotFound`, `MemberNotFound` where a holder is not there."""
         keys = self._keys.find(macs)
         holders = self.of([(key.account_id, key.member_id) for key in keys.values()], versions)
@@ -119,22 +119,27 @@ class ServedKeys:
             found[mac] = ServedKey(key, holder, [*holder.cap_ids, *own_cap], counts, under)
         return found
 
-    def of(self, keys: Sequence[tuple[UUID, UUID]], versions: Versions) -> list[Served]:
+    def of(self, keys: Sequence[tuple[UUID, UUID]], versions: OfferingVersions) -> list[HolderTerms]:
         """`keys`: (account, member) of each. Raises `SubscriberNotFound`, `MemberNotFound` where one is not there."""
-        holders = served_store.holders(self._connection, list({account for account, _ in keys}), sorted(LIVE))
+        holders = served_store.holders(
+            self._connection, list({account for account, _ in keys}), sorted(LIVE_STATES)
+        )
         lines = served_store.lines(self._connection, list({member for _, member in keys}))
         return [self._one(holders.get(account), lines.get(member), versions) for account, member in keys]
 
     def _one(
-        self, holder: served_store.Holder | None, line: list[served_store.Above] | None, versions: Versions
-    ) -> Served:
+        self,
+        holder: served_store.ServedSubscriber | None,
+        line: list[served_store.SpendingMember] | None,
+        versions: OfferingVersions,
+    ) -> HolderTerms:
         if holder is None:
             raise SubscriberNotFound("there is no such account")
         if line is None:
             raise MemberNotFound("there is no such member")
         cap_ids, caps_end = self._caps(line)
         newest = None if holder.newest is None else versions.get(self._offerings, holder.newest)
-        return Served(
+        return HolderTerms(
             line=[member.member_id for member in line],
             cap_ids=cap_ids,
             caps_end=caps_end,
@@ -152,7 +157,7 @@ class ServedKeys:
             refused_by=None if self._rules.terms_ok(holder.said.get("terms")) else "terms",
         )
 
-    def _caps(self, line: Sequence[served_store.Above]) -> tuple[list[UUID], datetime | None]:
+    def _caps(self, line: Sequence[served_store.SpendingMember]) -> tuple[list[UUID], datetime | None]:
         """The buckets of the caps of a line now, made where a period is new, and when the first of them ends."""
         now = self._clock.now()
         cap_ids, ends = [], []
@@ -167,4 +172,4 @@ class ServedKeys:
         return cap_ids, min(ends, default=None)
 
 
-__all__ = ["Served", "ServedKey", "ServedKeys", "Versions"]
+__all__ = ["HolderTerms", "OfferingVersions", "ServedKey", "ServedKeys"]

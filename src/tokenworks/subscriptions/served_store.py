@@ -12,7 +12,7 @@ from tokenworks.subscriptions.model import CapPeriod, SuspensionCause
 DEPARTMENT_LEVELS: Final = 4
 
 
-class Holder(NamedTuple):
+class ServedSubscriber(NamedTuple):
     """A subscriber as it is served. `newest`: the version of its newest active product, else of its newest one."""
 
     subscriber_id: UUID
@@ -29,7 +29,7 @@ class Holder(NamedTuple):
     live: tuple[str, ...]
 
 
-class Above(NamedTuple):
+class SpendingMember(NamedTuple):
     """A member, or a department above it."""
 
     member_id: UUID
@@ -39,7 +39,9 @@ class Above(NamedTuple):
     created_at: datetime
 
 
-def holders(connection: Connection, account_ids: Sequence[UUID], live: Sequence[str]) -> dict[UUID, Holder]:
+def holders(
+    connection: Connection, account_ids: Sequence[UUID], live: Sequence[str]
+) -> dict[UUID, ServedSubscriber]:
     """By account. `live`: the states of a product that is had."""
     rows = connection.execute(
         """SELECT s.subscriber_id, s.account_id, s.cap_nano, s.spend_locked, s.restricted, s.spill_over, s.regions, s.home_region,
@@ -55,7 +57,7 @@ def holders(connection: Connection, account_ids: Sequence[UUID], live: Sequence[
         (list(live), list(account_ids)),
     )
     return {
-        row[1]: Holder(
+        row[1]: ServedSubscriber(
             row[0],
             row[1],
             row[2],
@@ -73,7 +75,7 @@ def holders(connection: Connection, account_ids: Sequence[UUID], live: Sequence[
     }
 
 
-def lines(connection: Connection, member_ids: Sequence[UUID]) -> dict[UUID, list[Above]]:
+def lines(connection: Connection, member_ids: Sequence[UUID]) -> dict[UUID, list[SpendingMember]]:
     """By member: itself and the departments above it, upwards."""
     rows = connection.execute(
         """WITH RECURSIVE up AS (
@@ -85,7 +87,7 @@ def lines(connection: Connection, member_ids: Sequence[UUID]) -> dict[UUID, list
            SELECT first, member_id, account_id, cap_tokens, cap_period, created_at FROM up ORDER BY first, level""",
         (list(member_ids), DEPARTMENT_LEVELS),
     )
-    found: dict[UUID, list[Above]] = {}
+    found: dict[UUID, list[SpendingMember]] = {}
     for first, *row in rows:
-        found.setdefault(first, []).append(Above(*row))
+        found.setdefault(first, []).append(SpendingMember(*row))
     return found

@@ -38,7 +38,7 @@ from tokenworks.subscriptions.model import (
     parse_phone,
 )
 from tokenworks.subscriptions.orders import price_store, product_store
-from tokenworks.subscriptions.orders.eligibility import LIVE, checked_cause, checked_reason
+from tokenworks.subscriptions.orders.eligibility import LIVE_STATES, checked_cause, checked_reason
 from tokenworks.subscriptions.orders.service import Orders
 from tokenworks.subscriptions.people import people_store, privacy_store, suspension_store
 from tokenworks.subscriptions.people.consents import Consents
@@ -394,7 +394,7 @@ class Subscriptions:
                 raise SubscriberNotActive("the subscriber is closed already")
             for act in (self._orders.catch_up, self._orders.cancel):  # what ended with its cycle ends so
                 for product in self._orders.products(found):
-                    if product.state in LIVE and product.parent_id is None:
+                    if product.state in LIVE_STATES and product.parent_id is None:
                         act(product.product_id)
             self._orders.drop_to_come(found, "closed")
             suspension_store.end_suspensions(

@@ -15,7 +15,7 @@ from tokenworks.subscriptions.service import Subscriptions
 from tokenworks.trust import CodeWrong, Identity
 
 
-class SendCode(Protocol):
+class CodeSender(Protocol):
     """The message port: who sends a one-time code to a phone."""
 
     def __call__(self, phone: str, code: str) -> None:
@@ -23,7 +23,7 @@ class SendCode(Protocol):
         ...
 
 
-class Entered(NamedTuple):
+class OpenedSession(NamedTuple):
     """A session that was opened. `text` is what its holder shows with each request."""
 
     text: str
@@ -58,7 +58,7 @@ class SignIns:
         self._identity = identity
 
     def request_code(
-        self, identifier: str, address: str, send: SendCode
+        self, identifier: str, address: str, send: CodeSender
     ) -> tuple[str, tuple[str, str] | None]:
         """Have a code made and, for a phone number, sent; the text of its challenge. Whether somebody has the number plays no
         part in what the asker sees, nor in when: what goes to a broadband account's phone, if there is one, is (phone, code), for
@@ -88,7 +88,7 @@ class SignIns:
         address: str,
         client: str | None,
         language: Literal["zh", "en"] = "zh",
-    ) -> Entered:
+    ) -> OpenedSession:
         """A session for whoever has the code. A number that nobody has is registered; one that was invited elsewhere alone is a
         member there. Raises `CodeWrong`, `PhoneLost`.
         """
@@ -113,7 +113,7 @@ class SignIns:
             assert owner is not None
             return self._open(owner, address, client)
 
-    def switch(self, phone: str, member_id: UUID, address: str, client: str | None) -> Entered:
+    def switch(self, phone: str, member_id: UUID, address: str, client: str | None) -> OpenedSession:
         """A session as an active member of another account. Raises `NotFound`."""
         for member in self._members.memberships(phone):
             if member.member_id == member_id and member.state == "active":
@@ -121,13 +121,13 @@ class SignIns:
                     return self._open(member, address, client)
         raise NotFound("there is no such membership")
 
-    def _open(self, member: Member, address: str, client: str | None) -> Entered:
+    def _open(self, member: Member, address: str, client: str | None) -> OpenedSession:
         text, ends_at = self._identity.open_session(member.subscriber_id, member.member_id, address, client)
         self._identity.audit(
             f"member:{member.member_id}", member.role, "sign_in", str(member.subscriber_id),
             address=address, person_id=member.subscriber_id,
         )  # fmt: skip
-        return Entered(text, ends_at, self._subscriptions.find(str(member.subscriber_id)), member)
+        return OpenedSession(text, ends_at, self._subscriptions.find(str(member.subscriber_id)), member)
 
     def phone_of(self, subscriber: Subscriber, member_id: UUID | None) -> str:
         """The number of whoever is signed in: a member's own, or the subscriber's."""

@@ -17,7 +17,7 @@ def test_a_consent_is_kept_with_the_text_that_was_shown(services, subscriber, re
         services.consents.states(subscriber)[0],
         services.consents.states(subscriber, "en")[0],
     )
-    assert (zh.text.purpose, zh.given, zh.said_at) == ("terms", None, None)
+    assert (zh.text.purpose, zh.given, zh.answered_at) == ("terms", None, None)
     with pytest.raises(ConsentTextChanged):
         services.consents.keep(subscriber, "terms", given=True, text_sha256="0" * 64)
     services.consents.keep(subscriber, "terms", given=True, text_sha256=en.text.sha256)

@@ -18,7 +18,7 @@ from tokenworks.app.ports.outbound import NotDelivered, post
 from tokenworks.app.settings import Settings
 from tokenworks.app.webhook_secrets import webhook_secrets
 from tokenworks.kernel import Conflict, Invalid, NotFound, Unavailable, flaw
-from tokenworks.subscriptions import Delivery, Event, Notice, WorkOrder, content_of, signature
+from tokenworks.subscriptions import Delivery, Event, Notice, WorkOrder, event_content, signature
 
 log = structlog.get_logger()
 
@@ -132,7 +132,7 @@ class _Sending:
                 return event_body(self._works, event, self._settings.public_url)
         except Exception as error:
             log.error("webhooks.resource_not_shown", event_id=str(event.event_id), error=_first_line(error))
-            return msgspec.json.encode(content_of(event, None, "resource")).decode()
+            return msgspec.json.encode(event_content(event, None, "resource")).decode()
 
     def webhooks(self) -> None:
         """Send the deliveries that are due."""

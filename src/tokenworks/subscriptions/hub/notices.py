@@ -33,7 +33,7 @@ class Notice:
     attempts: int
 
 
-def text_of(kind: str, content: dict[str, Any], language: Language) -> str:
+def notice_text(kind: str, content: dict[str, Any], language: Language) -> str:
     """What a phone is told."""
     return (
         CATALOGUES[language]
@@ -78,7 +78,7 @@ class Notices:
             return None
         if not subscriber.phone or not self._subscriptions.has_number(subscriber):
             return None
-        return subscriber.phone, text_of(notice.kind, notice.content, subscriber.language)
+        return subscriber.phone, notice_text(notice.kind, notice.content, subscriber.language)
 
     def lease(self, limit: int) -> list[Notice]:
         """What is due, oldest first; nobody else sends it within a minute."""

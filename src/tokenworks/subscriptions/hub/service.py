@@ -416,7 +416,7 @@ def signature(secrets: list[bytes], at_s: int, body: bytes) -> str:
     return ",".join((f"t={at_s}", *(f"v1={mac}" for mac in macs)))
 
 
-def content_of(event: Event, resource: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+def event_content(event: Event, resource: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
     """An event as the standard says it (TMF630, notification)."""
     return {
         "eventId": str(event.event_id),

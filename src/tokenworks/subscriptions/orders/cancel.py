@@ -7,15 +7,15 @@ from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.errors import ChangeNotAllowed
 from tokenworks.subscriptions.model import Order, Product, Subscriber
 from tokenworks.subscriptions.orders import cycle, order_credits, order_store, product_store, products
-from tokenworks.subscriptions.orders.change import When
+from tokenworks.subscriptions.orders.change import ChangeTiming
 from tokenworks.subscriptions.orders.context import Context
-from tokenworks.subscriptions.orders.eligibility import LIVE, check_live, checked_reason
+from tokenworks.subscriptions.orders.eligibility import LIVE_STATES, check_live, checked_reason
 from tokenworks.subscriptions.orders.order_book import find_order
 from tokenworks.subscriptions.people import people_store
 
 
 def cancel(
-    context: Context, product_id: UUID, when: When = "now", idempotency_key: str | None = None
+    context: Context, product_id: UUID, when: ChangeTiming = "now", idempotency_key: str | None = None
 ) -> Order:
     """See `Orders.cancel`."""
     with context.connection.transaction():
@@ -74,7 +74,7 @@ def _live_parts(context: Context, subscriber: Subscriber, product: Product) -> l
     return [
         cycle.caught_up(context, subscriber, one[0]) if one[0].parent_id is not None else one[0]
         for one in found
-        if one is not None and one[0].state in LIVE
+        if one is not None and one[0].state in LIVE_STATES
     ]
 
 

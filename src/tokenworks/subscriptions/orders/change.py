@@ -13,14 +13,14 @@ from tokenworks.subscriptions.orders import cycle, order_credits, order_store, p
 from tokenworks.subscriptions.orders.context import Context
 from tokenworks.subscriptions.orders.eligibility import check_eligible, check_live, check_may_buy, why_not_to
 
-When = Literal["now", "cycle_end"]
+ChangeTiming = Literal["now", "cycle_end"]
 
 
 def plan(
     context: Context,
     product_id: UUID,
     offering_id: str,
-    when: When = "now",
+    when: ChangeTiming = "now",
     idempotency_key: str | None = None,
     *,
     confirm: bool = False,

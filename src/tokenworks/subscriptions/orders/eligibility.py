@@ -27,7 +27,7 @@ from tokenworks.subscriptions.people import privacy_store
 from tokenworks.subscriptions.people.lawful import check_lawful
 
 # Of a product that is had, or will be.
-LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
+LIVE_STATES: Final = frozenset({"active", "suspended", "pendingActive"})
 # The port whose deliveries are done to a broadband account.
 BROADBAND_PORT: Final = "broadband"
 
@@ -55,7 +55,8 @@ def check_eligible(
     beside = [
         product
         for product in product_store.products(connection, subscriber.subscriber_id)
-        if product.state in LIVE and (instead_of is None or product.product_id != instead_of.product_id)
+        if product.state in LIVE_STATES
+        and (instead_of is None or product.product_id != instead_of.product_id)
     ]
     live = {product.offering_id for product in beside}
     if offering.requires and not live & set(offering.requires):
@@ -96,8 +97,8 @@ class Offer(NamedTuple):
     """
 
     sold: SoldOffering
-    has: bool
-    can: bool
+    is_owned: bool
+    can_order: bool
 
 
 class Eligibility:
@@ -111,16 +112,20 @@ class Eligibility:
     def offers(self, subscriber: Subscriber) -> list[Offer]:
         """What is on sale to the subscriber. A first month's price is left out of what the person had before."""
         products = [
-            p for p in product_store.products(self._connection, subscriber.subscriber_id) if p.state in LIVE
+            p
+            for p in product_store.products(self._connection, subscriber.subscriber_id)
+            if p.state in LIVE_STATES
         ]
         live = {product.offering_id for product in products}
-        has = {product.offering_id for product in products if product.parent_id is None}
+        owned = {product.offering_id for product in products if product.parent_id is None}
         found = []
         for sold in self._offerings.for_sale(subscriber.audiences):
             offering = sold.offering
             may_be_refused = offering.per_subscriber_max is not None or offering.parts or offering.id in live
             refused = bool(may_be_refused) and self.refused_for_good(subscriber, offering)
-            found.append(Offer(self._as_priced(subscriber, sold), has=offering.id in has, can=not refused))
+            found.append(
+                Offer(self._as_priced(subscriber, sold), is_owned=offering.id in owned, can_order=not refused)
+            )
         return found
 
     def _as_priced(self, subscriber: Subscriber, sold: SoldOffering) -> SoldOffering:
@@ -131,7 +136,7 @@ class Eligibility:
             return sold
         return replace(sold, offering=sold.offering.model_copy(update={"first_price": None}))
 
-    def to_change(self, subscriber: Subscriber, product: Product) -> list[SoldOffering]:
+    def change_options(self, subscriber: Subscriber, product: Product) -> list[SoldOffering]:
         """What a product can be changed to: at once, or once the subscriber has done something about it."""
         old = self._offerings.sold(product.offering_version).offering
         return [
@@ -161,7 +166,7 @@ class Eligibility:
 _PAUSED: Final = frozenset({"plan", "pay_as_you_go", "trial"})
 
 
-class Acts(NamedTuple):
+class ProductActions(NamedTuple):
     """What a subscriber may do with a product as it is now."""
 
     change: bool
@@ -172,10 +177,10 @@ class Acts(NamedTuple):
     end_with_cycle: bool
 
 
-def acts_with(product: Product, offering: Offering) -> Acts:
+def actions_on(product: Product, offering: Offering) -> ProductActions:
     """`offering`: what the product is."""
     is_active = product.state == "active"
-    return Acts(
+    return ProductActions(
         change=offering.kind == "plan" and is_active,
         pause=offering.kind in _PAUSED and is_active,
         resume=product.state == "suspended",
@@ -232,7 +237,7 @@ def check_may_buy(subscriber: Subscriber, what: str) -> None:
 
 def check_live(product: Product) -> None:
     """Raises `ProductEnded`."""
-    if product.state not in LIVE:
+    if product.state not in LIVE_STATES:
         raise ProductEnded(f"product {product.product_id} is {product.state} already")
 
 

@@ -39,7 +39,7 @@ class SoldVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class SoldProduct:
     """A live product of a version, and whose it is."""
 
     product_id: UUID
@@ -50,7 +50,7 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class MoveResult:
     """What a move did. `too_soon`: their cycle ends before the notice would be over: they move the next time it is run.
     `left_alone`: they end with their cycle, don't renew, or change to something else.
     """
@@ -83,12 +83,12 @@ class Moves:
             )
         ]
 
-    def holders(self, offering_version: str, limit: int = HOLDERS_MAX) -> list[Holder]:
+    def holders(self, offering_version: str, limit: int = HOLDERS_MAX) -> list[SoldProduct]:
         """Who has a version, the oldest product first."""
         rows = product_store.holders(self._connection, offering_version, UUID(int=0), min(limit, HOLDERS_MAX))
-        return [Holder(*row) for row in rows]
+        return [SoldProduct(*row) for row in rows]
 
-    def move(self, offering_id: str, *, notice_days: int, from_version: str | None = None) -> Moved:
+    def move(self, offering_id: str, *, notice_days: int, from_version: str | None = None) -> MoveResult:
         """Every live product of an offering (of one version of it) goes on with the version on sale, with its next cycle that
         begins after the notice. Each is a transaction of its own, with the notice to its subscriber; what is moved already
         stays so. Raises `OfferingNotFound`, `OfferingNotActive`, `Invalid`.
@@ -116,7 +116,7 @@ class Moves:
                     else:
                         self._set(subscriber, product, target, now)
                         moved += 1
-        return Moved(offering_id, target.offering_version, moved, too_soon, left_alone)
+        return MoveResult(offering_id, target.offering_version, moved, too_soon, left_alone)
 
     def _check_alike(self, version: str, target: SoldOffering) -> None:
         before = self._offerings.sold(version).offering
@@ -126,15 +126,15 @@ class Moves:
                 f"{after.id} has another kind, cycle or parts at {version}: such products are ordered anew"
             )
 
-    def _all(self, version: str) -> Iterator[Holder]:
+    def _all(self, version: str) -> Iterator[SoldProduct]:
         after: UUID | None = UUID(int=0)
         while after is not None:
             rows = product_store.holders(self._connection, version, after, MOVE_BATCH)
             for row in rows:
-                yield Holder(*row)
+                yield SoldProduct(*row)
             after = rows[-1][0] if len(rows) == MOVE_BATCH else None
 
-    def _locked(self, holder: Holder) -> tuple[Product, Subscriber]:
+    def _locked(self, holder: SoldProduct) -> tuple[Product, Subscriber]:
         subscriber = people_store.lock_subscriber(self._vault, holder.subscriber_id)
         found = product_store.lock_product(self._connection, holder.product_id)
         assert subscriber is not None and found is not None

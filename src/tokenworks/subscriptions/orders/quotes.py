@@ -18,7 +18,7 @@ from tokenworks.kernel import Clock
 from tokenworks.subscriptions.errors import SecondNotConfirmed
 from tokenworks.subscriptions.model import Product, Subscriber
 from tokenworks.subscriptions.orders import product_store, work_store
-from tokenworks.subscriptions.orders.change import When
+from tokenworks.subscriptions.orders.change import ChangeTiming
 from tokenworks.subscriptions.orders.sales import Sales, price_for
 from tokenworks.subscriptions.orders.service import Orders
 from tokenworks.subscriptions.people import people_store
@@ -120,7 +120,7 @@ class Quotes:
         return self._rolled_back(act, confirm)
 
     def change(
-        self, product_id: UUID, offering_id: str, when: When = "now", *, confirm: bool | None = False
+        self, product_id: UUID, offering_id: str, when: ChangeTiming = "now", *, confirm: bool | None = False
     ) -> Quote:
         """Of another plan. Raises what `Orders.change` raises."""
 
@@ -142,7 +142,7 @@ class Quotes:
 
         return self._rolled_back(act, False)
 
-    def cancel(self, product_id: UUID, when: When = "now") -> Quote:
+    def cancel(self, product_id: UUID, when: ChangeTiming = "now") -> Quote:
         """Of an end, now or with the cycle. Raises what `Orders.cancel` raises."""
 
         def act(_confirm: bool) -> Quote:

@@ -25,7 +25,7 @@ from tokenworks.subscriptions.orders import (
     product_store,
     waiting,
 )
-from tokenworks.subscriptions.orders.change import When
+from tokenworks.subscriptions.orders.change import ChangeTiming
 from tokenworks.subscriptions.orders.context import Context
 from tokenworks.subscriptions.orders.order_book import OrderBook
 from tokenworks.subscriptions.orders.sales import Sales
@@ -134,7 +134,7 @@ class Orders(OrderBook):
         self,
         product_id: UUID,
         offering_id: str,
-        when: When = "now",
+        when: ChangeTiming = "now",
         idempotency_key: str | None = None,
         *,
         confirm: bool = False,
@@ -148,7 +148,9 @@ class Orders(OrderBook):
         """
         return change.plan(self._context, product_id, offering_id, when, idempotency_key, confirm=confirm)
 
-    def cancel(self, product_id: UUID, when: When = "now", idempotency_key: str | None = None) -> Order:
+    def cancel(
+        self, product_id: UUID, when: ChangeTiming = "now", idempotency_key: str | None = None
+    ) -> Order:
         """End a product now, or with its cycle. What is unused is withdrawn; buckets with open grants follow when these
         close. Now: what comes back says the offering's proration policy, and waits for open grants; until then the order is in
         progress. Raises `ProductNotFound`, `ProductEnded`, `ChangeNotAllowed`.

@@ -31,8 +31,8 @@ class ConsentState:
 
     text: ConsentText
     given: bool | None
-    said_at: datetime | None
-    said_sha256: str | None
+    answered_at: datetime | None
+    answered_sha256: str | None
     # What was agreed to is not what is shown now: it is to be asked again.
     text_changed: bool
 
@@ -113,7 +113,7 @@ class Consents:
             if purpose in _SERVED_BY:
                 self._ledger.tell_account(subscriber.account_id)
 
-    def said(self, subscriber: Subscriber) -> dict[str, bool]:
+    def latest_answers(self, subscriber: Subscriber) -> dict[str, bool]:
         """What was said last of each purpose."""
         return privacy_store.consents(self._connection, subscriber.subscriber_id)
 

@@ -8,7 +8,7 @@ from tokenworks.subscriptions.people.members import Members
 from tokenworks.trust import Keys
 
 
-def limited(
+def scope_of_limit(
     members: Members, keys: Keys, subscriber: Subscriber, member: str | None, key: UUID | None
 ) -> tuple[str, str]:
     """(scope, reference): one of its members, one of its keys, or all that it spends. Raises `NotFound`, `MemberNotFound`."""
