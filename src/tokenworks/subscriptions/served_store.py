@@ -1,4 +1,4 @@
-"""The SQL of what a worker has to know of the holders of keys: of many at once, and without a text that names a person."""
+"""The SQL of what a worker must know about the holders of keys: for many keys at once, without any text that names a person."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,7 +13,9 @@ DEPARTMENT_LEVELS: Final = 4
 
 
 class ServedSubscriber(NamedTuple):
-    """A subscriber as it is served. `newest`: the version of its newest active product, else of its newest one."""
+    """What serving needs of a subscriber. `newest_version`: the offering version of its newest active product, else of its newest
+    product. `live_versions`: those of its live products. `consents`: the last answer to each purpose.
+    """
 
     subscriber_id: UUID
     account_id: UUID
@@ -24,9 +26,9 @@ class ServedSubscriber(NamedTuple):
     regions: tuple[str, ...] | None
     home_region: str | None
     suspended_by: tuple[SuspensionCause, ...]
-    said: dict[str, bool]
-    newest: str | None
-    live: tuple[str, ...]
+    consents: dict[str, bool]
+    newest_version: str | None
+    live_versions: tuple[str, ...]
 
 
 class SpendingMember(NamedTuple):
@@ -42,7 +44,7 @@ class SpendingMember(NamedTuple):
 def holders(
     connection: Connection, account_ids: Sequence[UUID], live: Sequence[str]
 ) -> dict[UUID, ServedSubscriber]:
-    """By account. `live`: the states of a product that is had."""
+    """Subscribers by account. `live`: the states of live products."""
     rows = connection.execute(
         """SELECT s.subscriber_id, s.account_id, s.cap_nano, s.spend_locked, s.restricted, s.spill_over, s.regions, s.home_region,
                   s.suspended_by,
@@ -76,7 +78,7 @@ def holders(
 
 
 def lines(connection: Connection, member_ids: Sequence[UUID]) -> dict[UUID, list[SpendingMember]]:
-    """By member: itself and the departments above it, upwards."""
+    """By member id: the member and the departments above it, upwards."""
     rows = connection.execute(
         """WITH RECURSIVE up AS (
                SELECT member_id AS first, 1 AS level, member_id, account_id, cap_tokens, cap_period, created_at, parent_id

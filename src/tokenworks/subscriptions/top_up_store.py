@@ -1,4 +1,4 @@
-"""The SQL of what was bought by hand of pay-as-you-go."""
+"""The SQL of top-ups: steps of pay-as-you-go that subscribers bought by hand."""
 
 from uuid import UUID
 
@@ -28,7 +28,7 @@ def find_top_up(connection: Connection, top_up_id: UUID) -> TopUp | None:
 def top_ups(
     connection: Connection, subscriber_id: UUID | None, offset: int, limit: int
 ) -> tuple[list[TopUp], int]:
-    """Newest first."""
+    """A page of top-ups (None: of all subscribers), newest first, and the number of all of them."""
     rows, count = page_of_subscriber(
         connection, _TOP_UP, "top_up", "top_up_id DESC", subscriber_id, offset, limit
     )
