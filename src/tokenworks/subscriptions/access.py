@@ -63,10 +63,10 @@ class Access:
             member_keys, account_keys = self._keys.count_live(subscriber.account_id, member_id, now)
             if member_keys >= MEMBER_KEYS_LIVE_MAX:
                 raise Invalid(
-                    f"one has at most {MEMBER_KEYS_LIVE_MAX} keys: stop one that is not used any more"
+                    f"a member has at most {MEMBER_KEYS_LIVE_MAX} keys: stop a key that is not used any more"
                 )
             if account_keys >= ACCOUNT_KEYS_LIVE_MAX:
-                raise Invalid(f"an account has at most {ACCOUNT_KEYS_LIVE_MAX} keys: stop some that are not used any more")  # fmt: skip
+                raise Invalid(f"an account has at most {ACCOUNT_KEYS_LIVE_MAX} keys: stop keys that are not used any more")  # fmt: skip
             cap_id = None if cap_tokens is None else self._ledger.add_cap(subscriber.account_id, cap_tokens)
             return self._keys.issue(
                 account_id=subscriber.account_id,

@@ -26,15 +26,17 @@ def check_control(
     unlocks = locked is False and subscriber.spend_locked
     spills = spill_over is True and not subscriber.spill_over
     if raises or unlocks or spills:
-        raise NotAllowed("the owner alone raises what may be spent: an admin can lower it, and lock spending")
+        raise NotAllowed(
+            "only the owner may raise what may be spent: an admin may lower it, and lock spending"
+        )
     if consents or regions:
-        raise NotAllowed("the owner alone agrees to something, or says where data may go")
+        raise NotAllowed("only the owner may give a consent, or set the regions that data may go to")
 
 
 def check_rank(role: Role, member: Member) -> None:
     """An admin may manage members and departments. Only the owner may cap, move or remove the owner and admins. Raises `NotAllowed`."""
     if role == "admin" and member.role in {"owner", "admin"}:
-        raise NotAllowed("the owner alone changes what the owner or an admin may do")
+        raise NotAllowed("only the owner may change what the owner or an admin may do")
 
 
 def may_manage(role: Role, member: Member) -> bool:
@@ -45,22 +47,22 @@ def may_manage(role: Role, member: Member) -> bool:
 def check_invited_role(role: Role, invited: Literal["member", "admin"]) -> None:
     """Only the owner may invite an admin. Raises `Invalid`."""
     if invited == "admin" and role != "owner":
-        raise Invalid("role: the owner alone makes somebody an admin")
+        raise Invalid("role: only the owner may invite an admin")
 
 
 def check_own_lift(cause: str) -> None:
     """A subscriber may lift its suspensions except `lost_phone`. Raises `NotAllowed`."""
     if cause == "lost_phone":
-        raise NotAllowed("the operator lifts this, once it has seen who asks")
+        raise NotAllowed("the operator lifts this suspension, after a check of your identity")
 
 
 def check_own_broadband(subscriber: Subscriber, number: str | None) -> None:
     """A subscriber may set its broadband number once; only the operator changes it. Raises `NotAllowed`."""
     if number is not None and subscriber.broadband not in {None, number}:
-        raise NotAllowed("a broadband number that is known is changed by the operator")
+        raise NotAllowed("only the operator may change a broadband number that is known")
 
 
 def check_last_digits(phone: str | None, digits: str, whose: str = "the") -> None:
     """A request to erase a person must repeat the last four digits of the person's number. Raises `Invalid`."""
     if not phone or not is_digits(digits, 4) or len(digits) != 4 or not phone.endswith(digits):
-        raise Invalid(f"confirm: say the last four digits of {whose} phone number")
+        raise Invalid(f"confirm: give the last four digits of {whose} phone number")

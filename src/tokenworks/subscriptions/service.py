@@ -134,15 +134,17 @@ class Subscriptions:
         found = self.search(text, SEVERAL_SHOWN_MAX + 1)
         if not found:
             raise SubscriberNotFound(
-                "there is no such subscriber; one is named by id or phone number, by its last four digits, by broadband number, "
-                "or by name: `tokenworks subscriber list` shows them"
+                "there is no such subscriber: search by id or phone number, by its last four digits, by broadband number or by name; "
+                "`tokenworks subscriber list` shows all subscribers"
             )
         if len(found) > 1:
             several = ", ".join(
                 f"{match.subscriber_id} ({match.phone_masked})" for match in found[:SEVERAL_SHOWN_MAX]
             )
             more = " and more" if len(found) > SEVERAL_SHOWN_MAX else ""
-            raise SeveralFound(f"this names more than one subscriber: {several}{more}: say which by its id")
+            raise SeveralFound(
+                f"this names more than one subscriber: {several}{more}: use the id of one of them"
+            )
         return found[0]
 
     def find_by_number(self, number: str) -> Subscriber:
@@ -168,7 +170,7 @@ class Subscriptions:
     def search(self, text: str, limit: int = LIST_MAX) -> list[Subscriber]:
         """The subscribers that a text may name, as in `find`: those that are not closed, or else the closed ones. Raises `Invalid`."""
         limit = min(limit, LIST_MAX)
-        text = check_line(text, "whom to look for")
+        text = check_line(text, "the search text")
         exact = self._exact(text)
         if exact is not None:
             return [exact]
@@ -345,8 +347,8 @@ class Subscriptions:
         """
         cause = checked_cause(cause)
         if not self._set_cause(subscriber, cause, holds=False, reason=checked_reason(reason)):
-            held = ", ".join(self.find(str(subscriber.subscriber_id)).suspended_by) or "nothing"
-            raise NotSuspended(f"the subscriber is not suspended by {cause}: what suspends it is {held}")
+            causes = ", ".join(self.find(str(subscriber.subscriber_id)).suspended_by) or "nothing"
+            raise NotSuspended(f"the subscriber is not suspended by {cause}: what suspends it is {causes}")
         return self.find(str(subscriber.subscriber_id))
 
     def set_dunned(self, subscriber: Subscriber, *, restricted: bool, suspended: bool) -> None:

@@ -107,7 +107,7 @@ class SignIns:
                 self._consents.keep(subscriber, "terms", given=True)
             if "lost_phone" in subscriber.suspended_by:
                 raise PhoneLost(
-                    "this phone is reported lost: the operator lifts that, once it has seen who asks"
+                    "this phone is reported lost: the operator lifts the suspension, after a check of your identity"
                 )
             owner = self._members.by_id(self._subscriptions.owner_of(subscriber))
             assert owner is not None

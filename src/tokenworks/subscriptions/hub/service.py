@@ -161,11 +161,11 @@ class Hub:
         named = _event_types(query)
         unknown = {name for name, _ in parse_qsl(query, keep_blank_values=True)} - {"eventType"}
         if (query and not named) or unknown or not set(named) <= set(EVENTS[api]):
-            raise Invalid(f"query: eventType=… of {', '.join(EVENTS[api])}; left out, all of them")
+            raise Invalid(f"query: eventType=… of {', '.join(EVENTS[api])}; without it, all of them")
         with self._connection.transaction():
             store.lock_listeners(self._connection)
             if len(store.listeners(self._connection)) >= LISTENERS_MAX:
-                raise Invalid(f"at most {LISTENERS_MAX} listeners are told: remove one first")
+                raise Invalid(f"there are at most {LISTENERS_MAX} listeners: remove one first")
             made = Listener(
                 uuid7(),
                 api,
@@ -240,8 +240,8 @@ class Hub:
             until = found.overlap_until
             if until is not None and self._clock.now() < until and not force:
                 raise Conflict(
-                    f"its secret was rotated already, and the one of before signs until {until:%Y-%m-%d %H:%M} UTC: the receiver may "
-                    "have that one alone. Rotate again after that, or with --force, which ends it now"
+                    f"the secret was rotated before, and the former one signs until {until:%Y-%m-%d %H:%M} UTC: the receiver may have "
+                    "only that one. Rotate again after that time, or with --force, which ends the overlap now"
                 )
             version = issuing(self._peppers)
             store.rotate_listener(
@@ -266,8 +266,7 @@ class Hub:
     def _secret(self, listener_id: UUID, generation: int, version: int) -> str:
         if version not in self._peppers:
             raise Invalid(
-                f"pepper-{version} is not in secrets_dir of this host: copy it there, or, where it is retired, rotate the listener's "
-                "secret"
+                f"pepper-{version} is not in secrets_dir of this host: copy it there, or, if it is retired, rotate the listener's secret"
             )
         text = f"webhook:{listener_id}:{generation}".encode()
         mac = hmac.new(self._peppers[version], text, hashlib.sha256).digest()

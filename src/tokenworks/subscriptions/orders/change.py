@@ -43,7 +43,7 @@ def plan(
         product = cycle.renew_due(context, subscriber, product)
         if product.state != "active":
             raise CreditLimitReached(
-                "its next cycle is more than the credit limit allows: something has to be paid first"
+                "the next cycle costs more than the credit limit allows: a bill has to be paid first"
             )
         now = context.clock.now()
         old, sold = (

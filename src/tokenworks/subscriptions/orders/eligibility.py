@@ -61,7 +61,7 @@ def check_eligible(
     live = {product.offering_id for product in beside}
     if offering.requires and not live & set(offering.requires):
         raise NeedsFirst(
-            f"{offering.id} goes with {' or '.join(offering.requires)}: order that first", offering.requires
+            f"{offering.id} needs {' or '.join(offering.requires)}: order that first", offering.requires
         )
     whole = (offering, *(offerings.on_sale(part, ordered_at).offering for part in offering.parts))
     check_deliverable(subscriber, whole, live)
@@ -74,9 +74,9 @@ def check_eligible(
         is_same = instead_of is not None and instead_of.offering_id == ordered.id
         besides = instead_of.product_id if instead_of is not None and is_same else None
         if product_store.times_had(connection, people, ordered.id, besides=besides) >= times_max:
-            raise HadAlready(f"{ordered.id} can be had {times_max} time(s) in all, and was")
+            raise HadAlready(f"{ordered.id} can be ordered {times_max} time(s) in all, and was")
     if offering.kind == "pay_as_you_go" and offering.id in live:
-        raise StepsThere(f"{offering.id} is there already: its steps are bought as they are needed")
+        raise StepsThere(f"the subscriber has {offering.id} already: its steps are bought as they are needed")
     coming = {
         offerings.sold(product.next_version).offering.id
         for product in beside
@@ -84,7 +84,9 @@ def check_eligible(
     } | {order.offering_id for order in order_store.orders_to_come(connection, subscriber.subscriber_id)}
     twice = [id_ for id_ in (offering.id, *offering.parts) if id_ in live | coming]
     if twice and not confirm and ordered_at is None:
-        raise SecondNotConfirmed(f"{twice[0]} is there already: say that it is to be had a second time")
+        raise SecondNotConfirmed(
+            f"the subscriber has {twice[0]} already: confirm that it is ordered a second time"
+        )
 
 
 # Refusals that the subscriber cannot change: such an offering is not shown.
@@ -197,7 +199,7 @@ def change_refusal(old: Offering, product: Product, sold: SoldOffering) -> str |
     if old.kind != "plan" or sold.offering.kind != "plan" or product.parent_id is not None:
         return "only a plan of its own can be changed, and to a plan"
     if old.cycle != sold.offering.cycle:
-        return "the plans have different cycles: cancel the one, and order the other"
+        return "the plans have different cycles: cancel the old plan, and order the new one"
     if sold.offering_version == product.offering_version:
         return f"the product is {sold.offering.id} at this version already"
     return None
@@ -209,9 +211,9 @@ def check_deliverable(subscriber: Subscriber, offerings: Iterable[Offering], liv
     """
     for offering in offerings:
         if offering.fulfilment == BROADBAND_PORT and subscriber.broadband is None:
-            raise BroadbandMissing(f"{offering.id} goes with a broadband account: say its number first")
+            raise BroadbandMissing(f"{offering.id} needs a broadband account: set its number first")
         if offering.kind == "add_on" and offering.fulfilment is not None and offering.id in live:
-            raise DeliveredAlready(f"{offering.id} is there already: it is delivered once")
+            raise DeliveredAlready(f"the subscriber has {offering.id} already: it is delivered once")
 
 
 def has_first_price(
@@ -260,6 +262,6 @@ def checked_cause(cause: SuspensionCause) -> SuspensionCause:
     if cause == "payment" or cause not in SUSPENSIONS:
         others = ", ".join(name for name in SUSPENSIONS if name != "payment")
         raise Invalid(
-            f"a suspension's cause is {others}; by payment dunning alone suspends, and paying lifts it"
+            f"a suspension's cause is {others}; dunning alone suspends by payment, and a payment lifts that"
         )
     return cause

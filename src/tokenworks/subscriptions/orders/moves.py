@@ -96,11 +96,11 @@ class Moves:
         before stays as it is. Raises `OfferingNotFound`, `OfferingNotActive`, `Invalid`.
         """
         if not 0 <= notice_days <= NOTICE_DAYS_MAX:
-            raise Invalid(f"a notice is of 0 to {NOTICE_DAYS_MAX} days")
+            raise Invalid(f"a notice period is 0 to {NOTICE_DAYS_MAX} days")
         now = self._clock.now()
         target = self._offerings.on_sale(offering_id, now)
         if target.offering.kind in {"pay_as_you_go", "trial"} or target.offering.cycle == "once":
-            raise Invalid(f"{offering_id} does not renew: who has it keeps it")
+            raise Invalid(f"{offering_id} does not renew: its products keep their version")
         moved = too_soon = left_alone = 0
         for version in [s.offering_version for s in self.sold(offering_id)]:
             if version == target.offering_version or from_version not in {None, version}:
@@ -125,7 +125,7 @@ class Moves:
         after = target.offering
         if (before.kind, before.cycle, before.parts) != (after.kind, after.cycle, after.parts):
             raise Invalid(
-                f"{after.id} has another kind, cycle or parts at {version}: such products are ordered anew"
+                f"{after.id} has another kind, cycle or parts at {version}: such products have to be ordered again"
             )
 
     def _all(self, version: str) -> Iterator[SoldProduct]:

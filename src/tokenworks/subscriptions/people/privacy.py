@@ -102,13 +102,13 @@ class Privacy:
             known = privacy_store.identity_hash(self._connection, found.subscriber_id)
             if found.real_name == "verified" and known is not None and known != hashed:
                 raise RealNameRefused(
-                    "the number is verified for another identity: a change of owner is done by the operator"
+                    "the number is verified for another identity: only the operator may change the owner"
                 )
             checks = privacy_store.real_name_checks(
                 self._connection, found.subscriber_id, now - timedelta(days=1)
             )
             if checks >= CHECKS_A_DAY_MAX:
-                raise RealNameRefused("the real-name check was asked for too often: try again tomorrow")
+                raise RealNameRefused("there were too many real-name checks today: try again tomorrow")
             check_id = uuid7()
             privacy_store.add_real_name_check(self._connection, check_id, found.subscriber_id, now)
         # Outside of the transaction: the answer of the carrier's system may take seconds.
@@ -139,7 +139,7 @@ class Privacy:
 
     def export(self, subscriber: Subscriber) -> Iterator[bytes]:
         """All that is stored of the person, as JSON in pieces: its rows of every table, with its texts decrypted."""
-        # A closed subscriber's numbers may have a new holder, who the codes of these numbers belong to.
+        # A closed subscriber's numbers may have a new holder, to whom the codes of these numbers belong.
         numbers = (subscriber.phone, subscriber.broadband) if subscriber.state != "closed" else ()
         codes = [code for identifier in numbers if identifier for code in self._identity.codes_of(identifier)]
         more: dict[str, object] = {
