@@ -393,7 +393,7 @@ class Subscriptions:
                 self._ledger.set_frozen(found.account_id, frozen=state == "suspended")
             updated = replace(found, state=state, suspended_by=causes)
             if updated.begins_cycles and not found.begins_cycles:
-                self._orders.go_on(updated)
+                self._orders.resume_cycles(updated)
         return changed
 
     def notify(self, subscriber_id: UUID, kind: str, ref: str, content: Mapping[str, object]) -> bool:
@@ -420,7 +420,7 @@ class Subscriptions:
                 for product in self._orders.products(found):
                     if product.state in LIVE_STATES and product.parent_id is None:
                         end(product.product_id)
-            self._orders.drop_to_come(found, "closed")
+            self._orders.cancel_orders_to_come(found, "closed")
             suspension_store.end_suspensions(
                 self._connection, found.subscriber_id, None, self._clock.now(), "closed"
             )

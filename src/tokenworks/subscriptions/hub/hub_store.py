@@ -110,7 +110,7 @@ def end_delivery(
     )
 
 
-def put_off(connection: Connection, delivery_id: UUID, at: datetime) -> None:
+def postpone(connection: Connection, delivery_id: UUID, at: datetime) -> None:
     connection.execute(
         "UPDATE hub_delivery SET next_at = %s, attempts = attempts - 1 WHERE delivery_id = %s",
         (at, delivery_id),
@@ -137,7 +137,7 @@ def give_up(
     )
 
 
-def put_off_all(connection: Connection, listener_id: UUID | None, until: datetime) -> None:
+def postpone_all(connection: Connection, listener_id: UUID | None, until: datetime) -> None:
     connection.execute(
         """UPDATE hub_delivery SET next_at = %s
            WHERE listener_id IS NOT DISTINCT FROM %s AND next_at < %s AND delivered_at IS NULL AND given_up_at IS NULL""",

@@ -98,22 +98,23 @@ class Notices:
             for row in notice_store.lease_notifications(self._connection, now, now + LEASE, limit)
         ]
 
-    def delivered(self, notice: Notice) -> None:
+    def mark_delivered(self, notice: Notice) -> None:
+        """Mark a notice as sent."""
         notice_store.end_notification(
             self._connection, notice.notification_id, "delivered_at", self._clock.now()
         )
 
-    def dropped(self, notice: Notice) -> None:
+    def give_up(self, notice: Notice) -> None:
         """Give up a notice that must not be sent."""
         notice_store.end_notification(
             self._connection, notice.notification_id, "given_up_at", self._clock.now()
         )
 
-    def later(self, notice: Notice) -> None:
+    def postpone(self, notice: Notice) -> None:
         """Make a notice that was not tried due again at once."""
         notice_store.retry_notification(self._connection, notice.notification_id, self._clock.now())
 
-    def failed(self, notice: Notice) -> None:
+    def mark_failed(self, notice: Notice) -> None:
         """Make a failed notice due again after a growing wait, or give it up after a day."""
         now = self._clock.now()
         if now - notice.created_at >= GIVE_UP_AFTER:

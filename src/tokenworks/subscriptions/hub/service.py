@@ -328,26 +328,27 @@ class Hub:
         rows = store.lease_deliveries(self._connection, now, now + LEASE, limit, excluded, own=own)
         return sorted(self._decrypted(rows), key=lambda delivery: (delivery.attempts, delivery.delivery_id))
 
-    def delivered(self, delivery: Delivery, status: int) -> None:
+    def mark_delivered(self, delivery: Delivery, status: int) -> None:
+        """Mark a delivery that the listener has accepted, with the HTTP status of its answer."""
         store.end_delivery(
             self._connection, delivery.delivery_id, "delivered_at", self._clock.now(), status, None
         )
 
-    def later(self, delivery: Delivery) -> None:
+    def postpone(self, delivery: Delivery) -> None:
         """Make a delivery that was not tried due again at once."""
-        store.put_off(self._connection, delivery.delivery_id, self._clock.now())
+        store.postpone(self._connection, delivery.delivery_id, self._clock.now())
 
-    def behind(self, delivery: Delivery) -> None:
+    def postpone_after_failure(self, delivery: Delivery) -> None:
         """Make a delivery that was not tried, since another one to its listener failed, due after `FIRST_WAIT`."""
-        store.put_off(self._connection, delivery.delivery_id, self._clock.now() + FIRST_WAIT)
+        store.postpone(self._connection, delivery.delivery_id, self._clock.now() + FIRST_WAIT)
 
-    def gone(self, delivery: Delivery) -> None:
+    def give_up_removed(self, delivery: Delivery) -> None:
         """Give up a delivery whose listener was removed."""
         store.end_delivery(
             self._connection, delivery.delivery_id, "given_up_at", self._clock.now(), None, store.REMOVED
         )
 
-    def failed(self, delivery: Delivery, status: int | None, error: str) -> None:
+    def mark_failed(self, delivery: Delivery, status: int | None, error: str) -> None:
         """Make a failed delivery due again after a growing wait, or give it up a day after it was made or replayed. The other
         deliveries of the listener are due after `FIRST_WAIT`, so that a body that the listener never accepts does not block them.
         """
@@ -356,7 +357,7 @@ class Hub:
         with self._connection.transaction():
             store.retry_delivery(self._connection, delivery.delivery_id, now, now + wait, status, error)
             store.give_up(self._connection, delivery.listener_id, now - GIVE_UP_AFTER, now, status, error)
-            store.put_off_all(self._connection, delivery.listener_id, now + FIRST_WAIT)
+            store.postpone_all(self._connection, delivery.listener_id, now + FIRST_WAIT)
 
     # The log.
 

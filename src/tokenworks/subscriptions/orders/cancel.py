@@ -107,7 +107,7 @@ def withdraw(context: Context, order_id: UUID, reason: str | None = None) -> Non
         order_store.end_order(context.connection, order_id, "cancelled", now, 0, reason)
 
 
-def drop_to_come(context: Context, subscriber: Subscriber, reason: str) -> None:
-    """See `Orders.drop_to_come`."""
+def cancel_orders_to_come(context: Context, subscriber: Subscriber, reason: str) -> None:
+    """See `Orders.cancel_orders_to_come`."""
     for order in order_store.orders_to_come(context.connection, subscriber.subscriber_id):
         order_store.end_order(context.connection, order.order_id, "cancelled", context.clock.now(), 0, reason)

@@ -72,7 +72,7 @@ def deliver(context: Context, subscriber: Subscriber, work: WorkOrder) -> None:
     found = product_store.lock_product(context.connection, work.product_id)
     assert found is not None
     product = found[0]
-    # While a suspension stops charging, the product does not begin: `pause.go_on` begins it after the suspension.
+    # While a suspension stops charging, the product does not begin: `pause.resume_cycles` begins it after the suspension.
     if product.state != "pendingActive" or not subscriber.begins_cycles:
         return
     now, sold = context.clock.now(), context.offerings.sold(product.offering_version)

@@ -54,19 +54,19 @@ class Deliveries:
         now = self._clock.now()
         return work_store.lease_work_orders(self._vault, list(ports), now, now + LEASE, limit)
 
-    def pushed(self, work: WorkOrder) -> None:
+    def mark_pushed(self, work: WorkOrder) -> None:
         """Mark a work order as arrived; it is pushed again after `REPEAT_EVERY` if it has no answer then."""
         now = self._clock.now()
-        work_store.pushed(self._connection, work.work_order_id, now, now + REPEAT_EVERY)
+        work_store.mark_pushed(self._connection, work.work_order_id, now, now + REPEAT_EVERY)
 
-    def later(self, work: WorkOrder) -> None:
+    def postpone(self, work: WorkOrder) -> None:
         """Make a work order that was not tried due again at once."""
-        work_store.not_pushed(self._connection, work.work_order_id, self._clock.now(), None)
+        work_store.set_next_push(self._connection, work.work_order_id, self._clock.now(), None)
 
-    def not_pushed(self, work: WorkOrder, error: str) -> None:
+    def mark_push_failed(self, work: WorkOrder, error: str) -> None:
         """Mark a failed push; the next one follows after a growing wait, for as long as the work order is open."""
         wait = min(WAIT_MAX, FIRST_WAIT * 2 ** min(work.push_tries, 20))
-        work_store.not_pushed(self._connection, work.work_order_id, self._clock.now() + wait, error[:200])
+        work_store.set_next_push(self._connection, work.work_order_id, self._clock.now() + wait, error[:200])
 
     def time_out(self, after: timedelta) -> int:
         """Fail the deliveries that have had no answer for this long. Return how many. Runs on many hosts at once."""

@@ -40,8 +40,8 @@ def resume_product(context: Context, subscriber: Subscriber, product: Product) -
     _begin_now(context, subscriber, replace(product, state="active"))
 
 
-def go_on(context: Context, subscriber: Subscriber) -> None:
-    """See `Orders.go_on`."""
+def resume_cycles(context: Context, subscriber: Subscriber) -> None:
+    """See `Orders.resume_cycles`."""
     for unlocked in product_store.products(context.connection, subscriber.subscriber_id):
         found = product_store.lock_product(context.connection, unlocked.product_id)
         assert found is not None

@@ -95,9 +95,9 @@ class Orders(OrderBook):
         """
         cancel.withdraw(self._context, order_id, reason)
 
-    def drop_to_come(self, subscriber: Subscriber, reason: str) -> None:
+    def cancel_orders_to_come(self, subscriber: Subscriber, reason: str) -> None:
         """Cancel the orders that wait for their start. In the caller's transaction, with the subscriber locked."""
-        cancel.drop_to_come(self._context, subscriber, reason)
+        cancel.cancel_orders_to_come(self._context, subscriber, reason)
 
     # Delivery by another system.
 
@@ -183,12 +183,12 @@ class Orders(OrderBook):
         """
         pause.resume(self._context, product_id)
 
-    def go_on(self, subscriber: Subscriber) -> None:
+    def resume_cycles(self, subscriber: Subscriber) -> None:
         """After the last suspension that stops new cycles: begin the cycles that waited, and the products that were delivered
         meanwhile. A product whose cycle the credit limit does not allow is held. In the caller's transaction, with the subscriber
         locked.
         """
-        pause.go_on(self._context, subscriber)
+        pause.resume_cycles(self._context, subscriber)
 
     # The monthly cycle.
 

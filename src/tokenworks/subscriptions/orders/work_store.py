@@ -32,7 +32,7 @@ def _work_orders(vault: PersonVault, rows: Sequence[TupleRow]) -> list[WorkOrder
     return found
 
 
-def _one(vault: PersonVault, row: TupleRow | None) -> WorkOrder | None:
+def _work_order_of(vault: PersonVault, row: TupleRow | None) -> WorkOrder | None:
     return None if row is None else _work_orders(vault, [row])[0]
 
 
@@ -61,7 +61,7 @@ def _delivered_to(vault: PersonVault, product_id: UUID) -> str | None:
     row = vault.connection.execute(
         f"SELECT {_WORK} FROM work_order WHERE product_id = %s AND action = 'deliver'".encode(), (product_id,)
     ).fetchone()
-    found = _one(vault, row)
+    found = _work_order_of(vault, row)
     return None if found is None else found.broadband
 
 
@@ -113,7 +113,7 @@ def work_order(vault: PersonVault, work_order_id: UUID) -> WorkOrder | None:
     row = vault.connection.execute(
         f"SELECT {_WORK} FROM work_order WHERE work_order_id = %s".encode(), (work_order_id,)
     ).fetchone()
-    return _one(vault, row)
+    return _work_order_of(vault, row)
 
 
 def work_orders_page(
@@ -144,7 +144,7 @@ def lease_work_orders(
     return sorted(_work_orders(vault, rows), key=lambda work: work.work_order_id)
 
 
-def pushed(connection: Connection, work_order_id: UUID, at: datetime, due: datetime) -> None:
+def mark_pushed(connection: Connection, work_order_id: UUID, at: datetime, due: datetime) -> None:
     connection.execute(
         """UPDATE work_order SET pushed_at = %s, push_due = %s, push_tries = 0, push_error = NULL
            WHERE work_order_id = %s AND state = 'open'""",
@@ -152,7 +152,7 @@ def pushed(connection: Connection, work_order_id: UUID, at: datetime, due: datet
     )
 
 
-def not_pushed(connection: Connection, work_order_id: UUID, due: datetime, error: str | None) -> None:
+def set_next_push(connection: Connection, work_order_id: UUID, due: datetime, error: str | None) -> None:
     connection.execute(
         "UPDATE work_order SET push_due = %s, push_error = coalesce(%s, push_error) WHERE work_order_id = %s",
         (due, error, work_order_id),
@@ -198,7 +198,7 @@ def lock_work_order(vault: PersonVault, work_order_id: UUID) -> WorkOrder | None
         f"SELECT {_WORK} FROM work_order WHERE work_order_id = %s FOR NO KEY UPDATE".encode(),
         (work_order_id,),
     ).fetchone()
-    return _one(vault, row)
+    return _work_order_of(vault, row)
 
 
 def delivery_of(vault: PersonVault, product_id: UUID) -> WorkOrder | None:
@@ -207,7 +207,7 @@ def delivery_of(vault: PersonVault, product_id: UUID) -> WorkOrder | None:
         f"SELECT {_WORK} FROM work_order WHERE product_id = %s AND action = 'deliver' FOR NO KEY UPDATE".encode(),
         (product_id,),
     ).fetchone()
-    return _one(vault, row)
+    return _work_order_of(vault, row)
 
 
 def answer_work_order(

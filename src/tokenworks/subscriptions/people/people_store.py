@@ -42,7 +42,7 @@ def _subscribers(vault: PersonVault, rows: Sequence[TupleRow]) -> list[Subscribe
     return found
 
 
-def _one(vault: PersonVault, row: TupleRow | None) -> Subscriber | None:
+def _subscriber_of(vault: PersonVault, row: TupleRow | None) -> Subscriber | None:
     return None if row is None else _subscribers(vault, [row])[0]
 
 
@@ -114,7 +114,7 @@ def find_subscriber(
             None if broadband is None else vault.lookup.hash("broadband", broadband),
         ),
     ).fetchone()
-    return _one(vault, row)
+    return _subscriber_of(vault, row)
 
 
 def subscribers(vault: PersonVault, after: UUID | None, limit: int) -> list[Subscriber]:
@@ -290,7 +290,7 @@ def lock_subscriber(vault: PersonVault, subscriber_id: UUID) -> Subscriber | Non
         f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id = %s FOR NO KEY UPDATE".encode(),
         (subscriber_id,),
     ).fetchone()
-    return _one(vault, row)
+    return _subscriber_of(vault, row)
 
 
 def lock_subscriber_of(vault: PersonVault, account_id: UUID) -> Subscriber | None:
@@ -298,7 +298,7 @@ def lock_subscriber_of(vault: PersonVault, account_id: UUID) -> Subscriber | Non
         f"SELECT {_SUBSCRIBER} FROM subscriber WHERE account_id = %s FOR NO KEY UPDATE".encode(),
         (account_id,),
     ).fetchone()
-    return _one(vault, row)
+    return _subscriber_of(vault, row)
 
 
 def set_subscriber(connection: Connection, subscriber_id: UUID, **fields: object) -> None:
