@@ -35,8 +35,8 @@ def inconsistencies(
     known_cards: set[str],
     known_offerings: set[str],
 ) -> list[tuple[tuple[str | int, ...], str]]:
-    """(path in the file, reason) of all inconsistencies of a catalogue. `cards` and `offerings` are the valid ones, by their index in
-    the file; `known_cards` and `known_offerings` are the ids of all, the faulty ones included.
+    """(path in the file, reason) of all inconsistencies of a catalogue. `cards` and `offerings` are the valid ones, by their
+    index in the file; `known_cards` and `known_offerings` are the ids of all, the faulty ones included.
     """
     found: list[tuple[tuple[str | int, ...], str]] = []
     by_id: dict[str, RateCard] = {}
@@ -78,7 +78,9 @@ def inconsistencies(
 
 
 def _version_faults(offerings: dict[int, Offering]) -> list[tuple[tuple[str | int, ...], str]]:
-    """Faults of offerings with several entries: these are versions that are sold one after the other, without a gap or an overlap."""
+    """Faults of offerings with several entries: these are versions that are sold one after the other, without a gap or an
+    overlap.
+    """
     found: list[tuple[tuple[str | int, ...], str]] = []
     versions: dict[str, list[tuple[int, Offering]]] = {}
     for at, offering in offerings.items():

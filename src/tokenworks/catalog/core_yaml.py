@@ -1,7 +1,7 @@
 """The core schema of YAML 1.2 (chapter 10.3) for PyYAML, which reads YAML 1.1.
 
-So `010` is ten and not eight; `1:30`, `2026-01-01`, `1_000`, `yes`, `no`, `on` and `off` are texts. A price or a quantity does not
-depend on the version of YAML that a tool reads. Tags such as `!!int` and aliases are refused.
+So `010` is ten and not eight; `1:30`, `2026-01-01`, `1_000`, `yes`, `no`, `on` and `off` are texts. A price or a quantity does
+not depend on the version of YAML that a tool reads. Tags such as `!!int` and aliases are refused.
 """
 
 import re

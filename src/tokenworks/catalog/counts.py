@@ -74,5 +74,7 @@ class Weights(NamedTuple):
 
 
 def weights_of(row: Sequence[int]) -> Weights:
-    """The weights in a row of a journal. Earlier releases wrote eight values: `cache_write_1h` then has the weight of `cache_write`."""
+    """The weights in a row of a journal. Earlier releases wrote eight values: `cache_write_1h` then has the weight of
+    `cache_write`.
+    """
     return Weights._make(row if len(row) == len(Weights._fields) else [*row, row[3]])

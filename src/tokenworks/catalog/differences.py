@@ -12,8 +12,8 @@ ChangeKind = Literal["new", "changed", "same"]
 
 @dataclass(frozen=True, slots=True)
 class OfferingChange:
-    """What loading a file would change in an offering. `begins_at`: the version is sold from then on; None: from now on. `words`: a
-    line for each difference.
+    """What loading a file would change in an offering. `begins_at`: the version is sold from then on; None: from now on. `words`:
+    a line for each difference.
     """
 
     offering_id: str

@@ -1,7 +1,7 @@
 """Drafts of offerings: one person writes a draft, another one approves it, and then it is published as the version on sale.
 
-A draft is an entry of a catalogue file. When it is written, and again when it is published, it is checked as a file would be, together
-with all offerings on sale. A change of a draft removes its approval.
+A draft is an entry of a catalogue file. When it is written, and again when it is published, it is checked as a file would be,
+together with all offerings on sale. A change of a draft removes its approval.
 """
 
 from collections.abc import Mapping
@@ -65,8 +65,8 @@ class Drafts:
             return self.write(entry, by)
 
     def rewrite(self, offering_id: str, entry: Mapping[str, object], by: str) -> Draft:
-        """Replace the content of a draft, or draft a change of a known offering. Raises `DraftNotFound` if there is neither, `Invalid`,
-        and what `write` raises.
+        """Replace the content of a draft, or draft a change of a known offering. Raises `DraftNotFound` if there is neither,
+        `Invalid`, and what `write` raises.
         """
         if entry.get("id") != offering_id:
             raise Invalid("catalogueEntry: its id is the offering's")
@@ -124,7 +124,9 @@ class Drafts:
             raise DraftNotFound(f"no offering {offering_id[:60]} is being drafted")
 
     def _check(self, offering: Offering) -> RateCard:
-        """Check that the catalogue with this offering is consistent, and return the offering's rate card. Raises `CatalogueFaulty`."""
+        """Check that the catalogue with this offering is consistent, and return the offering's rate card. Raises
+        `CatalogueFaulty`.
+        """
         cards: dict[str, RateCard] = {}
         for card in sorted(self._offerings.rate_cards().values(), key=lambda card: card.effective_from):
             cards[card.id] = card

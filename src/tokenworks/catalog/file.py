@@ -119,8 +119,8 @@ def _line(lines: dict[_Path, int], path: _Path) -> int:
 
 
 class _Reader:
-    """Converts YAML nodes into plain values. It keeps the line of each path, and the faults of the text itself: repeated keys, tags,
-    control characters in texts. An alias is refused at once.
+    """Converts YAML nodes into plain values. It keeps the line of each path, and the faults of the text itself: repeated keys,
+    tags, control characters in texts. An alias is refused at once.
     """
 
     def __init__(self, name: str) -> None:

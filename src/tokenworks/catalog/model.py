@@ -1,7 +1,7 @@
 """Offerings and rate cards: frozen, validated, pure.
 
-A rate card has, for each class of models, the cost of one token of each class, in the unit of a bucket (thousandths of a token, call or
-credit; nano money). Weights are integers, so that rating a record never rounds.
+A rate card has, for each class of models, the cost of one token of each class, in the unit of a bucket (thousandths of a token,
+call or credit; nano money). Weights are integers, so that rating a record never rounds.
 """
 
 import hashlib
@@ -164,8 +164,8 @@ Charge = Literal["produced", "nothing"]
 class ChargingPolicy(CatalogueModel):
     """What the subscriber pays for attempts that do not end normally, and what happens when its buckets are empty.
 
-    `produced`: the subscriber pays what was produced and could reach the client, with the input as far as it is known. `nothing`: the
-    operator bears the cost. An attempt that produced nothing always costs nothing.
+    `produced`: the subscriber pays what was produced and could reach the client, with the input as far as it is known. `nothing`:
+    the operator bears the cost. An attempt that produced nothing always costs nothing.
     """
 
     # When nothing is left: end the request; end it and name the top-up page; or serve a cheaper model from then on.
@@ -263,8 +263,8 @@ class Offering(CatalogueModel):
     # Included in the price.
     vat_percent: int = Field(default=6, strict=True, ge=0, le=100)
     cycle: Literal["calendar_month", "anniversary_month", "once"]
-    # What a cycle costs that begins late, is changed or ends early: its share by time, the whole price, or nothing before the next
-    # cycle. A bundle's policy holds for its parts.
+    # What a cycle costs that begins late, is changed or ends early: its share by time, the whole price, or nothing before the
+    # next cycle. A bundle's policy holds for its parts.
     proration: Proration = "prorate"
     validity_days: int | None = Field(default=None, strict=True, gt=0, le=3660)
     rate_card: Slug
@@ -365,7 +365,9 @@ class Offering(CatalogueModel):
         return self
 
     def cycle_buckets(self) -> list[BucketSpec]:
-        """The buckets of each cycle. An offering with windows alone has one bucket, with the most that its windows allow in a month."""
+        """The buckets of each cycle. An offering with windows alone has one bucket, with the most that its windows allow in a
+        month.
+        """
         cycle_buckets = [bucket for bucket in self.buckets if bucket.window_s is None]
         if cycle_buckets or not self.buckets:
             return cycle_buckets

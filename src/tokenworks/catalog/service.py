@@ -32,8 +32,8 @@ def _by_seller(sold: SoldOffering) -> tuple[bool, str, int, int, str]:
 
 
 class Offerings:
-    """Loads and reads offerings and rate cards, on one connection. `is_dev`: samples are on sale, and a subscriber without audiences may
-    order everything.
+    """Loads and reads offerings and rate cards, on one connection. `is_dev`: samples are on sale, and a subscriber without
+    audiences may order everything.
     """
 
     def __init__(self, connection: Connection, clock: Clock | None = None, *, is_dev: bool = False) -> None:
@@ -42,7 +42,8 @@ class Offerings:
         self._is_dev = is_dev
 
     def load(self, catalogue: Catalogue) -> int:
-        """Put every offering of a catalogue on sale, from its `valid_from` on, in one transaction. Return the number of new versions.
+        """Put every offering of a catalogue on sale, from its `valid_from` on, in one transaction. Return the number of new
+        versions.
 
         Versions are immutable: products that were sold before keep theirs.
         """
@@ -121,8 +122,8 @@ class Offerings:
         return self._refusal(offering, self._clock.now()) is None
 
     def is_for(self, offering: Offering, audiences: Sequence[str] | None) -> bool:
-        """True if the offering is for a subscriber of these audiences. A subscriber without audiences (None) counts as a person; in a dev
-        environment it belongs to all audiences, so that everything can be tried.
+        """True if the offering is for a subscriber of these audiences. A subscriber without audiences (None) counts as a person;
+        in a dev environment it belongs to all audiences, so that everything can be tried.
         """
         if audiences is None:
             return self._is_dev or "person" in offering.audiences

@@ -20,8 +20,8 @@ def add_rate_card(connection: Connection, card: RateCard) -> str:
 
 
 def add_offering(connection: Connection, offering: Offering, rate_version: str, now: datetime) -> bool:
-    """Store an offering's version. Return True if it is new. It is sold from its `valid_from` on, or from now on if that has passed;
-    the version before it is on sale until then.
+    """Store an offering's version. Return True if it is new. It is sold from its `valid_from` on, or from now on if that has
+    passed; the version before it is on sale until then.
     """
     version = offering.version(rate_version)
     new = connection.execute(

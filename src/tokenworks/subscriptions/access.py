@@ -47,8 +47,8 @@ class Access:
         expires_in_days: int | None = None,
         origins: Sequence[str] | None = None,
     ) -> tuple[UUID, str]:
-        """Issue a key for a member (None: for the owner), with the bucket of its cap, in one transaction. Return the key's id and its
-        text, which is not kept and can't be shown again.
+        """Issue a key for a member (None: for the owner), with the bucket of its cap, in one transaction. Return the key's id and
+        its text, which is not kept and can't be shown again.
 
         Raises `Invalid`, also if the member or the account has the maximum of live keys.
         """
@@ -87,8 +87,8 @@ class Access:
         after: UUID | None = None,
         limit: int | None = None,
     ) -> list[ApiKeyInfo]:
-        """The account's keys with their caps, oldest first: all of them, or at most `limit` after the key `after`. With `member_id`:
-        only this member's keys that are not revoked.
+        """The account's keys with their caps, oldest first: all of them, or at most `limit` after the key `after`. With
+        `member_id`: only this member's keys that are not revoked.
         """
         account_id = subscriber.account_id
         caps = {b.bucket_id: b.total for b in self._ledger.buckets(account_id) if b.kind == "cap"}
@@ -99,8 +99,8 @@ class Access:
         return [key for key in found if key.key_id in member_key_ids]
 
     def revoke_key(self, subscriber: Subscriber, key_id: UUID, member_id: UUID | None = None) -> bool:
-        """Revoke a key of the account (with `member_id`: of this member) on all hosts. Return False if it was revoked before. Raises
-        `NotFound`.
+        """Revoke a key of the account (with `member_id`: of this member) on all hosts. Return False if it was revoked before.
+        Raises `NotFound`.
         """
         if key_id not in {key.key_id for key in self.keys(subscriber, member_id)}:
             raise NotFound("there is no such key")

@@ -1,7 +1,7 @@
 """Instants as texts for people: in the billing zone, a period by its first and its last day.
 
-In data, the end of a period is an exclusive instant: a month ends at the midnight in which the next month begins. A person reads the
-last day of the period. Pages, commands, the PDF and the charge file use only these functions.
+In data, the end of a period is an exclusive instant: a month ends at the midnight in which the next month begins. A person reads
+the last day of the period. Pages, commands, the PDF and the charge file use only these functions.
 """
 
 from datetime import datetime, timedelta

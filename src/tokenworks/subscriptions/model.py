@@ -22,7 +22,9 @@ SuspensionCause = Literal["payment", "operator", "fraud", "lost_phone", "own_wis
 
 
 class SuspensionEffects(NamedTuple):
-    """What a suspension stops: requests and orders (`serving`), the next cycle of a product (`renewing`), any charge (`charging`)."""
+    """What a suspension stops: requests and orders (`serving`), the next cycle of a product (`renewing`), any charge
+    (`charging`).
+    """
 
     serving: bool
     renewing: bool
@@ -201,7 +203,9 @@ class Member:
 
 
 def period_of(period: CapPeriod, created_at: datetime, now: datetime) -> tuple[datetime, datetime | None]:
-    """The begin and the exclusive end of the cap's period that contains `now`: a day or a month in the billing zone, or all of time."""
+    """The begin and the exclusive end of the cap's period that contains `now`: a day or a month in the billing zone, or all of
+    time.
+    """
     if period == "total":
         return created_at, None
     begin = now.astimezone(BILLING_ZONE).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -219,7 +223,9 @@ OrderState = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """An entry of the inventory that an order made (TMF637). `price_nano`: of a part of a bundle, its share of the bundle's price."""
+    """An entry of the inventory that an order made (TMF637). `price_nano`: of a part of a bundle, its share of the bundle's
+    price.
+    """
 
     product_id: UUID
     order_id: UUID
@@ -245,10 +251,11 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order (TMF622) to add, modify or delete a product. `new`: False if an earlier request with the same idempotency key made it.
+    """An order (TMF622) to add, modify or delete a product. `new`: False if an earlier request with the same idempotency key made
+    it.
 
-    `starts_at`: the start of an order for later, which is `acknowledged` until then, without a product (`has_product`) and a charge.
-    `delivery`: the way of delivery of an order for later.
+    `starts_at`: the start of an order for later, which is `acknowledged` until then, without a product (`has_product`) and a
+    charge. `delivery`: the way of delivery of an order for later.
     """
 
     order_id: UUID
@@ -370,7 +377,9 @@ def cycle_end(
 
 
 def cycle_begin(cycle: str, started_at: datetime, at: datetime) -> datetime:
-    """The begin of the whole cycle that contains an instant: the first instant of the month, or the last anniversary of the first start."""
+    """The begin of the whole cycle that contains an instant: the first instant of the month, or the last anniversary of the first
+    start.
+    """
     if cycle == "calendar_month":
         return month_start(at)
     begin, local = started_at.astimezone(BILLING_ZONE), at.astimezone(BILLING_ZONE)

@@ -17,8 +17,8 @@ def check_control(
     consents: bool = False,
     regions: bool = False,
 ) -> None:
-    """Check a change of the account's limits and consents. An admin may lower the money cap, lock spending and withdraw the consent to
-    pay-as-you-go. Only the owner may raise a limit, or give a consent. Raises `NotAllowed`.
+    """Check a change of the account's limits and consents. An admin may lower the money cap, lock spending and withdraw the
+    consent to pay-as-you-go. Only the owner may raise a limit, or give a consent. Raises `NotAllowed`.
     """
     if role != "admin":
         return
@@ -34,7 +34,9 @@ def check_control(
 
 
 def check_rank(role: Role, member: Member) -> None:
-    """An admin may manage members and departments. Only the owner may cap, move or remove the owner and admins. Raises `NotAllowed`."""
+    """An admin may manage members and departments. Only the owner may cap, move or remove the owner and admins. Raises
+    `NotAllowed`.
+    """
     if role == "admin" and member.role in {"owner", "admin"}:
         raise NotAllowed("only the owner may change what the owner or an admin may do")
 

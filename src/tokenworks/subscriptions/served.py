@@ -51,8 +51,8 @@ class OfferingVersions:
 
 
 class HolderTerms(NamedTuple):
-    """What limits the holder of one key: its member, the departments above and their caps, its subscriber and its plan. The values are
-    those that `Subscriptions`, `Members` and `PayAsYouGo` return.
+    """What limits the holder of one key: its member, the departments above and their caps, its subscriber and its plan. The
+    values are those that `Subscriptions`, `Members` and `PayAsYouGo` return.
     """
 
     # The member, and the departments above it, upwards.
@@ -162,7 +162,9 @@ class ServedKeys:
         )
 
     def _caps(self, line: Sequence[served_store.SpendingMember]) -> tuple[list[UUID], datetime | None]:
-        """The buckets of a line's caps in their present periods (made where a period is new), and when the first of these periods ends."""
+        """The buckets of a line's caps in their present periods (made where a period is new), and when the first of these periods
+        ends.
+        """
         now = self._clock.now()
         cap_ids, ends = [], []
         for member in line:

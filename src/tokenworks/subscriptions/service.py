@@ -148,8 +148,8 @@ class Subscriptions:
         return found[0]
 
     def find_by_number(self, number: str) -> Subscriber:
-        """The subscriber with this phone number (E.164) or broadband number. Sign-in uses this search, since both numbers have one
-        spelling each, by which its requests are counted. Raises `SubscriberNotFound`, `Invalid`.
+        """The subscriber with this phone number (E.164) or broadband number. Sign-in uses this search, since both numbers have
+        one spelling each, by which its requests are counted. Raises `SubscriberNotFound`, `Invalid`.
         """
         found = None
         if number.startswith("+"):
@@ -168,7 +168,9 @@ class Subscriptions:
         return found
 
     def search(self, text: str, limit: int = LIST_MAX) -> list[Subscriber]:
-        """The subscribers that a text may name, as in `find`: those that are not closed, or else the closed ones. Raises `Invalid`."""
+        """The subscribers that a text may name, as in `find`: those that are not closed, or else the closed ones. Raises
+        `Invalid`.
+        """
         limit = min(limit, LIST_MAX)
         text = check_line(text, "the search text")
         exact = self._exact(text)
@@ -249,8 +251,8 @@ class Subscriptions:
         return self.find(str(subscriber.subscriber_id))
 
     def identify(self, subscriber: Subscriber, document: Document, number: str) -> None:
-        """Store the keyed hash of a subscriber's identity document, and nothing else of it. With the hash, limits per person count
-        over all subscribers of the person, closed ones too. The same document again changes nothing.
+        """Store the keyed hash of a subscriber's identity document, and nothing else of it. With the hash, limits per person
+        count over all subscribers of the person, closed ones too. The same document again changes nothing.
 
         Raises `Invalid`, `SubscriberNotActive`, and `IdentityKnown` if another document is known.
         """
@@ -328,8 +330,8 @@ class Subscriptions:
     def suspend(
         self, subscriber: Subscriber, cause: SuspensionCause, reason: str | None = None
     ) -> Subscriber:
-        """Suspend for a cause; `SUSPENSIONS` says what that stops. A cause that suspends already changes nothing. For a lost phone and
-        for fraud, all sessions of the number end.
+        """Suspend for a cause; `SUSPENSIONS` says what that stops. A cause that suspends already changes nothing. For a lost
+        phone and for fraud, all sessions of the number end.
 
         Raises `SubscriberNotActive` if the subscriber is closed, and `Invalid` for `payment`, which dunning alone sets.
         """
@@ -342,8 +344,8 @@ class Subscriptions:
         return self.find(str(subscriber.subscriber_id))
 
     def lift(self, subscriber: Subscriber, cause: SuspensionCause, reason: str | None = None) -> Subscriber:
-        """End the suspension of one cause. If no other cause stops that, the subscriber is served again, and the cycles that waited
-        begin now. Raises `NotSuspended`, `SubscriberNotActive`, and `Invalid` for `payment`, which a payment alone lifts.
+        """End the suspension of one cause. If no other cause stops that, the subscriber is served again, and the cycles that
+        waited begin now. Raises `NotSuspended`, `SubscriberNotActive`, and `Invalid` for `payment`, which a payment alone lifts.
         """
         cause = checked_cause(cause)
         if not self._set_cause(subscriber, cause, holds=False, reason=checked_reason(reason)):
@@ -352,8 +354,8 @@ class Subscriptions:
         return self.find(str(subscriber.subscriber_id))
 
     def set_dunned(self, subscriber: Subscriber, *, restricted: bool, suspended: bool) -> None:
-        """Set what dunning decided: `restricted` (the subscriber can't buy), and suspended by `payment`. Billing alone calls this;
-        suspensions of other causes stay. Raises `SubscriberNotActive` if the subscriber is closed.
+        """Set what dunning decided: `restricted` (the subscriber can't buy), and suspended by `payment`. Billing alone calls
+        this; suspensions of other causes stay. Raises `SubscriberNotActive` if the subscriber is closed.
         """
         with self._connection.transaction():
             self._set_cause(subscriber, "payment", holds=suspended, reason=None)
@@ -397,8 +399,8 @@ class Subscriptions:
         return changed
 
     def notify(self, subscriber_id: UUID, kind: str, ref: str, content: Mapping[str, object]) -> bool:
-        """Add a notice for a subscriber, once per kind and ref. Return False if it was added before, or if it is marketing (its kind
-        begins with `marketing.`) that the subscriber has not agreed to.
+        """Add a notice for a subscriber, once per kind and ref. Return False if it was added before, or if it is marketing (its
+        kind begins with `marketing.`) that the subscriber has not agreed to.
         """
         if kind.startswith("marketing.") and not self._consents.agrees_to_marketing(subscriber_id):
             return False
@@ -407,8 +409,8 @@ class Subscriptions:
         )
 
     def close(self, subscriber: Subscriber) -> None:
-        """Close a subscriber: its products and its memberships in other accounts end, its account gives no grants, its keys stop, its
-        number is free. A debt stays and is on a last bill, which the carrier does not collect with the phone bill. Raises
+        """Close a subscriber: its products and its memberships in other accounts end, its account gives no grants, its keys stop,
+        its number is free. A debt stays and is on a last bill, which the carrier does not collect with the phone bill. Raises
         `SubscriberNotActive` if it is closed already.
         """
         with self._connection.transaction():
@@ -444,9 +446,9 @@ class Subscriptions:
     def change_owner(
         self, subscriber: Subscriber, name: str | None = None, **profile: Unpack[Profile]
     ) -> Subscriber:
-        """Give a number to a new holder, in one transaction: close its subscriber, with products, keys and memberships, and register
-        the number again. Debts and credits stay with the old subscriber. Return the new subscriber. Raises `SubscriberNotActive`,
-        `Invalid`.
+        """Give a number to a new holder, in one transaction: close its subscriber, with products, keys and memberships, and
+        register the number again. Debts and credits stay with the old subscriber. Return the new subscriber. Raises
+        `SubscriberNotActive`, `Invalid`.
         """
         with self._connection.transaction():
             found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
@@ -463,8 +465,8 @@ class Subscriptions:
         return price_store.contract_prices(self._connection, subscriber.subscriber_id)
 
     def policy(self, account_id: UUID) -> ChargingPolicy:
-        """The charging policy of the account's newest active product, else of its newest product, so that the policy holds after the
-        product is used up.
+        """The charging policy of the account's newest active product, else of its newest product, so that the policy holds after
+        the product is used up.
         """
         version = product_store.newest_offering_version(self._connection, account_id)
         return ChargingPolicy() if version is None else self._offerings.sold(version).offering.policy

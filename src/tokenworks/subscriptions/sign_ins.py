@@ -1,4 +1,6 @@
-"""Sign-in with a number and a one-time code: the challenge, the registration of new numbers, sessions as a member of another account."""
+"""Sign-in with a number and a one-time code: the challenge, the registration of new numbers, sessions as a member of another
+account.
+"""
 
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
@@ -60,9 +62,9 @@ class SignIns:
     def request_code(
         self, identifier: str, address: str, send: CodeSender
     ) -> tuple[str, tuple[str, str] | None]:
-        """Make a code, and send it if the identifier is a phone number. Return the text of the challenge, and, for a broadband number
-        that is known, the (phone, code) that the caller sends after its answer. So neither the answer nor its time shows whether the
-        number has a subscriber. Raises `Unavailable` if the code can't be sent.
+        """Make a code, and send it if the identifier is a phone number. Return the text of the challenge, and, for a broadband
+        number that is known, the (phone, code) that the caller sends after its answer. So neither the answer nor its time shows
+        whether the number has a subscriber. Raises `Unavailable` if the code can't be sent.
         """
         name = normal_number(identifier)
         challenge = self._identity.request_code(name, address)
@@ -135,8 +137,8 @@ class SignIns:
         return (member and member.phone) or subscriber.phone
 
     def is_invited(self, phone: str, member_id: UUID) -> bool:
-        """True if an invitation is not accepted yet. This locks the account in the caller's transaction, so that a repeated answer
-        has no second effect. Raises `MemberNotFound`.
+        """True if an invitation is not accepted yet. This locks the account in the caller's transaction, so that a repeated
+        answer has no second effect. Raises `MemberNotFound`.
         """
         member = self._members.by_id(member_id)
         if member is not None:

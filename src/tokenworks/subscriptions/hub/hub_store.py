@@ -189,8 +189,8 @@ def deliveries(
 
 
 def delete_old(connection: Connection, before: datetime) -> None:
-    """Delete old deliveries and events. A delivery that still waits is deleted, too: no process sends it, for instance because the
-    operator's own webhook was removed.
+    """Delete old deliveries and events. A delivery that still waits is deleted, too: no process sends it, for instance because
+    the operator's own webhook was removed.
     """
     connection.execute(
         """DELETE FROM hub_delivery WHERE created_at < %(b)s

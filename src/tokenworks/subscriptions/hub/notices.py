@@ -1,5 +1,5 @@
-"""The outbox of notices: which text goes to which phone. The sender (`app.ports.notify`) leases notices, sends them and marks them; a
-failed notice is tried again with growing waits, for a day.
+"""The outbox of notices: which text goes to which phone. The sender (`app.ports.notify`) leases notices, sends them and marks
+them; a failed notice is tried again with growing waits, for a day.
 """
 
 from collections.abc import Mapping

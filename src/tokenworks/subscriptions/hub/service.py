@@ -1,8 +1,8 @@
 """The hub (TMF630): listeners of other systems, the events that they get, the log of deliveries, and replays.
 
 The database writes an event in the transaction of the change that it reports, if there is any listener. Each event becomes one
-delivery for each listener. The body of a delivery is made once, so that a replay sends the same bytes; a delivery is sent at least
-once, under the event's id. A body names people, so that it is encrypted under the key of its subscriber.
+delivery for each listener. The body of a delivery is made once, so that a replay sends the same bytes; a delivery is sent at
+least once, under the event's id. A body names people, so that it is encrypted under the key of its subscriber.
 """
 
 import base64
@@ -131,8 +131,8 @@ def _event_types(query: str) -> tuple[str, ...]:
 
 
 class Hub:
-    """Listeners, deliveries and their log, on one connection. `peppers` by version: a listener's secret is derived from one of them and
-    not stored.
+    """Listeners, deliveries and their log, on one connection. `peppers` by version: a listener's secret is derived from one of
+    them and not stored.
     """
 
     def __init__(
@@ -227,8 +227,8 @@ class Hub:
         return found
 
     def rotate(self, listener_id: UUID, overlap: timedelta = OVERLAP_DEFAULT, *, force: bool = False) -> str:
-        """Make a new secret and return it; it can't be shown again. During the overlap, deliveries are signed with the former secret,
-        too.
+        """Make a new secret and return it; it can't be shown again. During the overlap, deliveries are signed with the former
+        secret, too.
 
         Raises `ListenerNotFound`, `Invalid`, and `Conflict` while an earlier overlap lasts, unless `force` ends that.
         """
@@ -320,8 +320,8 @@ class Hub:
             return None
 
     def lease(self, limit: int, *, own: bool, but: Collection[UUID | None] = ()) -> list[Delivery]:
-        """Lease the deliveries that are due: no other process sends them for a minute. Those with fewer attempts come first, then the
-        older ones. `own`: with those of the operator's own webhook. `but`: without those of these listeners.
+        """Lease the deliveries that are due: no other process sends them for a minute. Those with fewer attempts come first, then
+        the older ones. `own`: with those of the operator's own webhook. `but`: without those of these listeners.
         """
         now = self._clock.now()
         excluded = [_OWN_WEBHOOK if listener_id is None else listener_id for listener_id in but]
@@ -391,8 +391,8 @@ class Hub:
         return replayed
 
     def forget(self, subscriber: Subscriber) -> None:
-        """Forget a subscriber who is erased, in the erasure's transaction, before its key is destroyed. Deliveries that were sent are
-        deleted. Those that wait are encrypted again under the installation's own key, so that they can be sent within a day;
+        """Forget a subscriber who is erased, in the erasure's transaction, before its key is destroyed. Deliveries that were sent
+        are deleted. Those that wait are encrypted again under the installation's own key, so that they can be sent within a day;
         `forget_old` deletes them after that.
         """
         store.delete_of_erased(self._connection, subscriber.subscriber_id)
@@ -418,8 +418,8 @@ class Hub:
 
 
 def signature(secrets: list[bytes], at_s: int, body: bytes) -> str:
-    """`t=<seconds>,v1=<HMAC-SHA256 of "<seconds>.<body>", hex>`, with one `v1` for each valid secret. The receiver checks that one of
-    them is right, and that the time is near.
+    """`t=<seconds>,v1=<HMAC-SHA256 of "<seconds>.<body>", hex>`, with one `v1` for each valid secret. The receiver checks that
+    one of them is right, and that the time is near.
     """
     macs = (hmac.new(secret, f"{at_s}.".encode() + body, hashlib.sha256).hexdigest() for secret in secrets)
     return ",".join((f"t={at_s}", *(f"v1={mac}" for mac in macs)))

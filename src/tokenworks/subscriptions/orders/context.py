@@ -59,8 +59,8 @@ class Context:
         action: Literal["modify", "delete"],
         offering_id: str | None = None,
     ) -> Order | None:
-        """The order that an earlier request with this idempotency key made, in whichever state its product is. Raises `KeyReused` if
-        that was another order.
+        """The order that an earlier request with this idempotency key made, in whichever state its product is. Raises `KeyReused`
+        if that was another order.
         """
         check_idempotency_key(idempotency_key)
         if idempotency_key is None:

@@ -36,9 +36,9 @@ def catch_up(context: Context, product_id: UUID) -> None:
 
 
 def renew_due(context: Context, subscriber: Subscriber, product: Product) -> Product:
-    """Begin the cycles of a locked product that are due, and return the product as the monthly job leaves it. So an operation between
-    the end of a cycle and the job belongs to the next cycle, as if the job had run in time. Raises `ProductEnded` if the product ended
-    with its cycle.
+    """Begin the cycles of a locked product that are due, and return the product as the monthly job leaves it. So an operation
+    between the end of a cycle and the job belongs to the next cycle, as if the job had run in time. Raises `ProductEnded` if the
+    product ended with its cycle.
     """
     product = _begin_due_cycles(context, subscriber, product)
     check_live(product)
@@ -66,8 +66,8 @@ def next_cycle(
     begin: datetime | None,
     joined: bool = False,
 ) -> None:
-    """Begin the next cycle of a locked product at a time, or end the product if it does not renew. `joined`: the product is resumed
-    in this cycle. Raises `CreditLimitReached`.
+    """Begin the next cycle of a locked product at a time, or end the product if it does not renew. `joined`: the product is
+    resumed in this cycle. Raises `CreditLimitReached`.
     """
     assert begin is not None
     if product.parent_id is not None:

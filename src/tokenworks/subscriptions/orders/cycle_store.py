@@ -1,5 +1,5 @@
-"""The audit of cycles: the end of every product's cycle and every charge's time, and the part of a cycle that a charge costs, computed
-again by the rules of the offering.
+"""The audit of cycles: the end of every product's cycle and every charge's time, and the part of a cycle that a charge costs,
+computed again by the rules of the offering.
 """
 
 from collections.abc import Iterator
@@ -48,8 +48,8 @@ class _Charge(NamedTuple):
 
 
 def cycles(connection: Connection) -> Iterator[Finding]:
-    """Findings of products and charges whose times are not those of their offering's cycle, and of charges that cost another part of
-    it.
+    """Findings of products and charges whose times are not those of their offering's cycle, and of charges that cost another part
+    of it.
     """
     offerings = _offerings(connection)
     for name, statement in (("product", _PRODUCTS), ("charge", _CHARGES)):

@@ -1,7 +1,7 @@
 """Work orders on their way to the delivering system: pushed, repeated until the system answers, timed out.
 
-A work order can be pushed more than once: the push has its id, and a repeated answer changes nothing. A delivery without an answer
-fails at its time-out, as a refused one does, and is withdrawn, since the system may have delivered.
+A work order can be pushed more than once: the push has its id, and a repeated answer changes nothing. A delivery without an
+answer fails at its time-out, as a refused one does, and is withdrawn, since the system may have delivered.
 """
 
 import contextlib

@@ -43,14 +43,15 @@ def check_eligible(
     instead_of: Product | None = None,
     ordered_at: datetime | None = None,
 ) -> None:
-    """Check that a subscriber may order an offering. `instead_of`: the product that is changed to the offering. `ordered_at`: when an
-    order for later was placed; it was confirmed then, and has the parts of a bundle that were on sale then. Raises the subclass of
-    `NotEligible` that says why, `ConsentNeeded`, `RealNameNeeded`, `SecondNotConfirmed`.
+    """Check that a subscriber may order an offering. `instead_of`: the product that is changed to the offering. `ordered_at`:
+    when an order for later was placed; it was confirmed then, and has the parts of a bundle that were on sale then. Raises the
+    subclass of `NotEligible` that says why, `ConsentNeeded`, `RealNameNeeded`, `SecondNotConfirmed`.
     """
     check_lawful(connection, rules, subscriber, offering)
     if not offerings.is_for(offering, subscriber.audiences):
         raise OtherAudience(f"{offering.id} is for {', '.join(offering.audiences)}")
-    # Orders of one person run one after the other, also those of several subscribers, so that each counts the products of all before.
+    # Orders of one person run one after the other, also those of several subscribers, so that each counts the products of all
+    # before.
     product_store.lock_person(connection, subscriber.subscriber_id)
     beside = [
         product
@@ -94,8 +95,8 @@ _PERMANENT_REFUSALS: Final = (HadAlready, DeliveredAlready, StepsThere)
 
 
 class Offer(NamedTuple):
-    """An offering that is on sale to a subscriber. `is_owned`: the subscriber has a live product of it. `can_order`: the subscriber
-    can order it now, or after an act of its own, such as agreeing to the terms.
+    """An offering that is on sale to a subscriber. `is_owned`: the subscriber has a live product of it. `can_order`: the
+    subscriber can order it now, or after an act of its own, such as agreeing to the terms.
     """
 
     sold: SoldOffering
@@ -206,8 +207,8 @@ def change_refusal(old: Offering, product: Product, sold: SoldOffering) -> str |
 
 
 def check_deliverable(subscriber: Subscriber, offerings: Iterable[Offering], live: Collection[str]) -> None:
-    """An offering for a broadband account needs the account's number; an add-on of another system is delivered once, even if the order
-    is confirmed. `live`: ids of the offerings that the subscriber has. Raises `BroadbandMissing`, `DeliveredAlready`.
+    """An offering for a broadband account needs the account's number; an add-on of another system is delivered once, even if the
+    order is confirmed. `live`: ids of the offerings that the subscriber has. Raises `BroadbandMissing`, `DeliveredAlready`.
     """
     for offering in offerings:
         if offering.fulfilment == BROADBAND_PORT and subscriber.broadband is None:
@@ -227,8 +228,8 @@ def has_first_price(
 
 
 def check_may_buy(subscriber: Subscriber, what: str) -> None:
-    """Check that a subscriber may buy. `what`: the beginning of the message. Raises `SubscriberNotActive`, which says what must happen
-    first.
+    """Check that a subscriber may buy. `what`: the beginning of the message. Raises `SubscriberNotActive`, which says what must
+    happen first.
     """
     if subscriber.state == "closed":
         raise SubscriberNotActive(f"{what}: the subscriber is closed")

@@ -1,6 +1,7 @@
 """Moving live products from an older version of their offering to the version on sale: with their next cycle, after a notice.
 
-A product keeps the version that was sold until its subscriber, or such a move, changes it. A cycle that is paid for is not changed.
+A product keeps the version that was sold until its subscriber, or such a move, changes it. A cycle that is paid for is not
+changed.
 """
 
 from collections.abc import Iterator
@@ -53,8 +54,8 @@ class SoldProduct:
 
 @dataclass(frozen=True, slots=True)
 class MoveResult:
-    """Numbers of products. `too_soon`: the cycle ends before the notice would be over; the next run moves the product. `left_alone`:
-    the product ends with its cycle, does not renew, or has another change ahead.
+    """Numbers of products. `too_soon`: the cycle ends before the notice would be over; the next run moves the product.
+    `left_alone`: the product ends with its cycle, does not renew, or has another change ahead.
     """
 
     offering_id: str

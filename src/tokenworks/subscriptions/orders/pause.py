@@ -55,8 +55,8 @@ def resume_cycles(context: Context, subscriber: Subscriber) -> None:
 
 
 def _begin_now(context: Context, subscriber: Subscriber, product: Product) -> None:
-    """If a product's cycle ended while the product did not renew, begin the next cycle now, for the rest of the month. The offering's
-    proration policy says what that costs. Raises `CreditLimitReached`.
+    """If a product's cycle ended while the product did not renew, begin the next cycle now, for the rest of the month. The
+    offering's proration policy says what that costs. Raises `CreditLimitReached`.
     """
     if cycle.is_due(context, subscriber, product):
         cycle.next_cycle(context, subscriber, product, begin=context.clock.now(), joined=True)

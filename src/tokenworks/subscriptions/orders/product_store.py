@@ -98,8 +98,8 @@ def newest_offering_version(connection: Connection, account_id: UUID) -> str | N
 
 
 def due_products(connection: Connection, now: datetime, excluded: Sequence[UUID], limit: int) -> list[UUID]:
-    """Active products whose cycle has ended, without the excluded ones, and without those that would renew while a suspension of their
-    subscriber stops that. A bundle comes before its parts, since its id is older.
+    """Active products whose cycle has ended, without the excluded ones, and without those that would renew while a suspension of
+    their subscriber stops that. A bundle comes before its parts, since its id is older.
     """
     rows = connection.execute(
         """SELECT p.product_id FROM product p JOIN subscriber s USING (subscriber_id)
@@ -112,8 +112,8 @@ def due_products(connection: Connection, now: datetime, excluded: Sequence[UUID]
 
 
 def held_products(connection: Connection, after: UUID, excluded: Sequence[UUID], limit: int) -> list[UUID]:
-    """Products that the credit limit holds, by id, without the excluded ones and without those of subscribers whose suspension stops
-    new cycles.
+    """Products that the credit limit holds, by id, without the excluded ones and without those of subscribers whose suspension
+    stops new cycles.
     """
     rows = connection.execute(
         """SELECT p.product_id FROM product p JOIN subscriber s USING (subscriber_id)
@@ -126,7 +126,9 @@ def held_products(connection: Connection, after: UUID, excluded: Sequence[UUID],
 
 
 def versions_sold(connection: Connection, offering_id: str | None) -> list[TupleRow]:
-    """(offering id, version, live products, those with a next version, first start, last start) of the versions with live products."""
+    """(offering id, version, live products, those with a next version, first start, last start) of the versions with live
+    products.
+    """
     return connection.execute(
         """SELECT v.offering_id, p.offering_version, count(*), count(p.next_version), min(p.started_at), max(p.started_at)
            FROM product p JOIN offering v USING (offering_version)
@@ -157,8 +159,8 @@ def lock_person(connection: Connection, subscriber_id: UUID) -> None:
 def times_had(
     connection: Connection, people: Sequence[UUID], offering_id: str, besides: UUID | None = None
 ) -> int:
-    """The number of products of these subscribers (one person's) that are, were or will be of an offering. A product that failed, or
-    was withdrawn before its delivery, does not count.
+    """The number of products of these subscribers (one person's) that are, were or will be of an offering. A product that failed,
+    or was withdrawn before its delivery, does not count.
     """
     row = connection.execute(
         """SELECT count(*) FROM product p JOIN offering v USING (offering_version) JOIN product_order o ON o.order_id = p.order_id

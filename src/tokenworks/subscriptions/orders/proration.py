@@ -46,7 +46,9 @@ def rest(begin: datetime, end: datetime, at: datetime) -> Part:
 
 
 def joined(policy: Proration, begin: datetime, end: datetime | None, at: datetime) -> Part:
-    """The part that is charged of a cycle in which a product begins (a first order) or is resumed. A cycle without an end is whole."""
+    """The part that is charged of a cycle in which a product begins (a first order) or is resumed. A cycle without an end is
+    whole.
+    """
     if policy == "full" or end is None:
         return WHOLE
     return rest(begin, end, at)._replace(free=policy == "free_until_next_cycle" and at > begin)
@@ -64,5 +66,7 @@ def given_back(policy: Proration, begin: datetime, end: datetime | None, at: dat
 
 
 def unearned(begin: datetime, end: datetime | None, at: datetime) -> Part:
-    """The part of a charge from `begin` to `end` that is not earned by time at an instant. A charge without an end is earned at once."""
+    """The part of a charge from `begin` to `end` that is not earned by time at an instant. A charge without an end is earned at
+    once.
+    """
     return NOTHING if end is None else rest(begin, end, at)

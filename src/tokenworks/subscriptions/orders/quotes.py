@@ -25,7 +25,8 @@ from tokenworks.subscriptions.people import people_store
 from tokenworks.trust import PersonVault
 
 Action = Literal["add", "modify", "resume", "delete"]
-# A product that another system delivers is charged with its delivery; a credit waits until the grants that it takes back are closed.
+# A product that another system delivers is charged with its delivery; a credit waits until the grants that it takes back are
+# closed.
 WaitsFor = Literal["delivery", "grants"]
 
 
@@ -153,8 +154,8 @@ class Quotes:
         return self._rolled_back(act, False)
 
     def of_all(self, subscriber: Subscriber, act: Callable[[], object]) -> tuple[QuoteLine, ...]:
-        """The lines that an act on all products of a subscriber would charge at once, such as lifting a suspension. Raises what `act`
-        raises.
+        """The lines that an act on all products of a subscriber would charge at once, such as lifting a suspension. Raises what
+        `act` raises.
         """
         with self._connection.transaction(force_rollback=True):
             products = [p.product_id for p in self._orders.products(subscriber) if p.parent_id is None]

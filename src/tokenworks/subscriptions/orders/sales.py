@@ -1,7 +1,8 @@
-"""What a cycle or a change costs a subscriber, and what is credited of it. All operations on orders charge and credit through `Sales`.
+"""What a cycle or a change costs a subscriber, and what is credited of it. All operations on orders charge and credit through
+`Sales`.
 
-The price is the contract's, the first month's, or the offering's; in every cycle a bundle's price is divided among its parts anew.
-`proration` says which part of a price is charged or credited.
+The price is the contract's, the first month's, or the offering's; in every cycle a bundle's price is divided among its parts
+anew. `proration` says which part of a price is charged or credited.
 """
 
 from dataclasses import replace
@@ -42,8 +43,8 @@ def price_for(
     *,
     first: bool = False,
 ) -> int:
-    """What a cycle or a step costs a subscriber at a time, in nano: the price of the contract, else of the first month (where `first`),
-    else of the offering.
+    """What a cycle or a step costs a subscriber at a time, in nano: the price of the contract, else of the first month (where
+    `first`), else of the offering.
     """
     contract = price_store.contract_price(connection, subscriber.subscriber_id, offering.id, at)
     if contract is not None:
@@ -87,7 +88,8 @@ class Sales:
         joined: bool,
         price: int | None = None,
     ) -> int:
-        """Charge a cycle and open its buckets. `joined`: the product begins, or is resumed, in this cycle. Return the charge in nano.
+        """Charge a cycle and open its buckets. `joined`: the product begins, or is resumed, in this cycle. Return the charge in
+        nano.
 
         A bundle is charged by its parts and pay-as-you-go by its steps, so that both return 0.
         """
@@ -161,8 +163,8 @@ class Sales:
         return self._offerings.sold(parent[0].offering_version)
 
     def _share_of_bundle(self, subscriber: Subscriber, product: Product, at: datetime) -> int:
-        """The share of a part in what its bundle costs at a time: in the first month's price until the part was charged once, in a
-        contract's price while the contract lasts.
+        """The share of a part in what its bundle costs at a time: in the first month's price until the part was charged once, in
+        a contract's price while the contract lasts.
         """
         bundle = self._bundle(product)
         assert product.parent_id is not None
@@ -266,8 +268,8 @@ class Sales:
         """Credit what a change or a cancellation took away. Return the amount in nano, or None while a grant of it is open: what
         of a grant is used is known when it closes. `at_most`: count all that is granted as unused.
 
-        A charge that is earned with usage gives back the lesser of two parts: of its time and of its quantity that were left. So a
-        plan that is used up gives nothing back.
+        A charge that is earned with usage gives back the lesser of two parts: of its time and of its quantity that were left. So
+        a plan that is used up gives nothing back.
         """
         amounts = []
         for credit in request["credits"]:

@@ -72,11 +72,12 @@ class Orders(OrderBook):
     ) -> Order:
         """Order an offering: make its products, their buckets and charges, in one transaction.
 
-        A product that another system delivers becomes active, and is charged, when that system reports the delivery; until then the
-        order is in progress. A repeated idempotency key returns the first order and does nothing. An offering that the subscriber has
-        already needs `confirm`. `start`: a later day, or instant, at which the order begins; until then it has no charge and no
-        product (`waiting`). Raises `OfferingNotFound`, `OfferingNotActive`, `NotEligible`, `ConsentNeeded`, `RealNameNeeded`,
-        `SecondNotConfirmed`, `SubscriberNotActive`, `CreditLimitReached`, `TooManyToCome`, `KeyReused`, `Invalid`.
+        A product that another system delivers becomes active, and is charged, when that system reports the delivery; until then
+        the order is in progress. A repeated idempotency key returns the first order and does nothing. An offering that the
+        subscriber has already needs `confirm`. `start`: a later day, or instant, at which the order begins; until then it has no
+        charge and no product (`waiting`). Raises `OfferingNotFound`, `OfferingNotActive`, `NotEligible`, `ConsentNeeded`,
+        `RealNameNeeded`, `SecondNotConfirmed`, `SubscriberNotActive`, `CreditLimitReached`, `TooManyToCome`, `KeyReused`,
+        `Invalid`.
         """
         return place.order(
             self._context,
@@ -114,9 +115,9 @@ class Orders(OrderBook):
         """Take the answer of a delivering system: done, refused for now (`again`), or refused. A refused delivery fails the whole
         order: its charges are credited and its other deliveries withdrawn. Return the state of the work order.
 
-        A repeated answer, and an answer to an earlier `attempt`, change nothing. A delivery that is reported done after its time-out,
-        or after its order was cancelled, stays refused, and a work order to withdraw it is added. Raises `WorkOrderNotFound`,
-        `WorkOrderAnswered`, `Invalid`.
+        A repeated answer, and an answer to an earlier `attempt`, change nothing. A delivery that is reported done after its
+        time-out, or after its order was cancelled, stays refused, and a work order to withdraw it is added. Raises
+        `WorkOrderNotFound`, `WorkOrderAnswered`, `Invalid`.
         """
         return deliver.answer(
             self._context,
@@ -139,20 +140,20 @@ class Orders(OrderBook):
         *,
         confirm: bool = False,
     ) -> Order:
-        """Change a product to another plan. `cycle_end`: from the next cycle on. `now`: the proration policies of both plans say what
-        the new one costs and brings for the rest of the cycle, and what of the old one is credited; where either is free until its
-        next cycle, the change waits for that. The order is in progress until the grants of the old plan are closed.
+        """Change a product to another plan. `cycle_end`: from the next cycle on. `now`: the proration policies of both plans say
+        what the new one costs and brings for the rest of the cycle, and what of the old one is credited; where either is free
+        until its next cycle, the change waits for that. The order is in progress until the grants of the old plan are closed.
 
-        The checks of an order hold for a change, too. Raises `ChangeNotAllowed`, `NotEligible`, `OfferingNotActive`, `ProductEnded`
-        and what `place` raises.
+        The checks of an order hold for a change, too. Raises `ChangeNotAllowed`, `NotEligible`, `OfferingNotActive`,
+        `ProductEnded` and what `place` raises.
         """
         return change.plan(self._context, product_id, offering_id, when, idempotency_key, confirm=confirm)
 
     def cancel(
         self, product_id: UUID, when: ChangeTiming = "now", idempotency_key: str | None = None
     ) -> Order:
-        """End a product now, or with its cycle. What is unused is withdrawn, from a bucket with open grants when these close. `now`:
-        the offering's proration policy says what is credited; the order is in progress until the grants are closed. Raises
+        """End a product now, or with its cycle. What is unused is withdrawn, from a bucket with open grants when these close.
+        `now`: the offering's proration policy says what is credited; the order is in progress until the grants are closed. Raises
         `ProductNotFound`, `ProductEnded`, `ChangeNotAllowed`.
         """
         return cancel.cancel(self._context, product_id, when, idempotency_key)
@@ -162,8 +163,8 @@ class Orders(OrderBook):
         cancel.end(self._context, product_id)
 
     def give_back_at_most(self, order_id: UUID) -> bool:
-        """For a quote, which is rolled back: credit an order that waits for open grants as if nothing of them was used. Return False
-        if the order does not wait.
+        """For a quote, which is rolled back: credit an order that waits for open grants as if nothing of them was used. Return
+        False if the order does not wait.
         """
         return order_credits.give_back_at_most(self._context, order_id)
 
@@ -197,8 +198,8 @@ class Orders(OrderBook):
         cycle.catch_up(self._context, product_id)
 
     def run_cycles(self) -> int:
-        """Begin the orders whose start has come, and the next cycle of every product that is due, or expire the product. Return how
-        many. Runs on many hosts at once.
+        """Begin the orders whose start has come, and the next cycle of every product that is due, or expire the product. Return
+        how many. Runs on many hosts at once.
 
         A job that raises does not stop the others: it is tried again later, and quarantined in the end (`FailedJobs`).
         """

@@ -1,5 +1,5 @@
-"""The audit of buckets: every balance and every window is as its offering sells it, in unit, quantity, priority, model classes and
-rollover.
+"""The audit of buckets: every balance and every window is as its offering sells it, in unit, quantity, priority, model classes
+and rollover.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ from tokenworks.charging import PER_UNIT, Finding, share
 INVARIANT: Final = "bucket: it is what its offering sells, as much of it as was charged for"
 FETCH_ROWS: Final = 5000
 
-# A balance that cost nothing, and a window, have no charge that names the offering's version: the version is one of its product's.
+# A balance that cost nothing, and a window, have no charge that names the offering's version: the version is one of its
+# product's.
 _BUCKETS: Final = """
     SELECT b.bucket_id, b.account_id, b.kind, b.unit, b.priority, b.model_classes, b.rate_version, b.window_s, b.window_quantity,
         b.rollover_left, coalesce(i.amount, 0), coalesce(r.amount, 0), c.offering_version, c.share_num, c.share_den,
@@ -95,11 +96,12 @@ def _problem(offerings: dict[str, tuple[Offering, str]], bucket: _Bucket) -> str
     for offering, rate_version in known:
         if rate_version == bucket.rate_version and _sells(offering, bucket):
             return None
-    kind, unit = bucket.kind, bucket.unit
-    found = f"{bucket.issued} {unit}" if kind == "balance" else f"{bucket.window_quantity} {unit} in {bucket.window_s} s"  # fmt: skip
+    quantity = f"{bucket.issued} {bucket.unit}"
+    if bucket.kind != "balance":
+        quantity = f"{bucket.window_quantity} {bucket.unit} in {bucket.window_s} s"
     return (
-        f"{found}, priority {bucket.priority}, {bucket.rate_version}: {len(known)} version(s) of its offering "
-        f"sell no such {kind}"
+        f"{quantity}, priority {bucket.priority}, {bucket.rate_version}: {len(known)} version(s) of its offering "
+        f"sell no such {bucket.kind}"
     )
 
 

@@ -69,8 +69,8 @@ def _release(context: Context, product_id: UUID, resumed: list[UUID]) -> None:
 
 
 def _start(context: Context, order_id: UUID) -> None:
-    """Begin an order whose start has come, at the version that was ordered. The checks of any order hold: a refused order fails, is
-    charged nothing, and the subscriber gets a notice.
+    """Begin an order whose start has come, at the version that was ordered. The checks of any order hold: a refused order fails,
+    is charged nothing, and the subscriber gets a notice.
     """
     _, subscriber_id = _order(context, order_id)
     known = people_store.lock_subscriber(context.vault, subscriber_id)

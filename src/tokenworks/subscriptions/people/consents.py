@@ -92,8 +92,8 @@ class Consents:
         text_sha256: str | None = None,
         said_by: str = "subscriber",
     ) -> None:
-        """Store a consent, or its withdrawal, with the text that was shown: the one with the hash `text_sha256`, or the present text
-        in the subscriber's language. Hosts get the consents that they enforce.
+        """Store a consent, or its withdrawal, with the text that was shown: the one with the hash `text_sha256`, or the present
+        text in the subscriber's language. Hosts get the consents that they enforce.
 
         Raises `Invalid`, and `ConsentTextChanged` if no text with this hash is shown now.
         """
@@ -134,8 +134,8 @@ class Consents:
         return states
 
     def agrees_to_marketing(self, subscriber_id: UUID) -> bool:
-        """True if the subscriber agrees to marketing. Callers check this when a notice is made and again when it is sent, since the
-        consent may be withdrawn in between.
+        """True if the subscriber agrees to marketing. Callers check this when a notice is made and again when it is sent, since
+        the consent may be withdrawn in between.
         """
         return privacy_store.consents(self._connection, subscriber_id).get("marketing") is True
 

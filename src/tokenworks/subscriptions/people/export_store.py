@@ -1,7 +1,8 @@
 """The export of a person: all rows about it, as one JSON document, streamed.
 
-The tables are found in the database's own catalogue, by the columns that name the person of a row. So a table that another room adds
-is exported without an entry here. Left out are keyed hashes and MACs, which mean nothing without their key, and wrapped keys.
+The tables are found in the database's own catalogue, by the columns that name the person of a row. So a table that another room
+adds is exported without an entry here. Left out are keyed hashes and MACs, which mean nothing without their key, and wrapped
+keys.
 """
 
 import json

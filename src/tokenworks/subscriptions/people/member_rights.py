@@ -88,8 +88,8 @@ class MemberRights:
         return found
 
     def erase(self, member: Member) -> None:
-        """Erase a member: destroy the key of its name and number, revoke its API keys, end its sessions, and delete what these store
-        of the person. Its usage stays in the account's bills, under its id alone. A repeated call changes nothing.
+        """Erase a member: destroy the key of its name and number, revoke its API keys, end its sessions, and delete what these
+        store of the person. Its usage stays in the account's bills, under its id alone. A repeated call changes nothing.
 
         Raises `Invalid` for the owner, whose erasure is the account's, and for a department, and `MemberNotFound`.
         """

@@ -166,7 +166,9 @@ class Members:
             self._ledger.tell_account(member.account_id)
 
     def caps(self, member_id: UUID) -> tuple[list[UUID], datetime | None]:
-        """The buckets of the caps that limit a member now, its own and its departments', and when the first of their periods ends."""
+        """The buckets of the caps that limit a member now, its own and its departments', and when the first of their periods
+        ends.
+        """
         now = self._clock.now()
         found: list[UUID] = []
         ends: list[datetime] = []

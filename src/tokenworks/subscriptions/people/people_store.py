@@ -66,7 +66,9 @@ def subscriber_columns(
 
 
 def add_subscriber(vault: PersonVault, subscriber: Subscriber, owner_id: UUID) -> bool:
-    """Add a subscriber and its owner. Return False if another subscriber that is not closed has the number or the broadband number."""
+    """Add a subscriber and its owner. Return False if another subscriber that is not closed has the number or the broadband
+    number.
+    """
     key = vault.add(subscriber.subscriber_id)
     texts = {"phone": subscriber.phone, "name": subscriber.name, "broadband": subscriber.broadband}
     columns = subscriber_columns(vault, key, texts) | {
@@ -240,8 +242,8 @@ def memberships(vault: PersonVault, phone: str) -> list[Member]:
 
 
 def move_memberships(vault: PersonVault, phone: str, to: str) -> tuple[list[UUID], list[UUID]]:
-    """Move the memberships of a number in other accounts to a new number. Return (the members with the new number, the members that
-    have left, since the new number is a member of the account already).
+    """Move the memberships of a number in other accounts to a new number. Return (the members with the new number, the members
+    that have left, since the new number is a member of the account already).
     """
     old, new = vault.lookup.phone(phone), vault.lookup.phone(to)
     left = vault.connection.execute(
@@ -280,8 +282,8 @@ def set_member_state(connection: Connection, member_id: UUID, state: str) -> Non
         )
 
 
-# Locks are FOR NO KEY UPDATE: they exclude each other, but not inserts of rows in other tables that refer to the locked row. Those
-# inserts come after an account's lock, so that waiting for them would be a deadlock.
+# Locks are FOR NO KEY UPDATE: they exclude each other, but not inserts of rows in other tables that refer to the locked row.
+# Those inserts come after an account's lock, so that waiting for them would be a deadlock.
 
 
 def lock_subscriber(vault: PersonVault, subscriber_id: UUID) -> Subscriber | None:

@@ -130,8 +130,8 @@ class Privacy:
         return self._subscriptions.find_exact(str(found.subscriber_id))
 
     def same_person(self, subscriber: Subscriber) -> list[UUID]:
-        """The ids of all subscribers with the same identity, this one, closed and erased ones included; this one alone if it has no
-        identity.
+        """The ids of all subscribers with the same identity, this one, closed and erased ones included; this one alone if it has
+        no identity.
         """
         return privacy_store.same_identity(self._connection, subscriber.subscriber_id)
 
@@ -154,10 +154,10 @@ class Privacy:
     def erase(self, subscriber: Subscriber, *, even_if_owed: bool = False, dry_run: bool = False) -> Erasure:
         """Close the subscriber, end its sessions and API keys, and destroy the keys that encrypt its personal texts.
 
-        While there is a debt or a credit, the subscriber is closed at once, and a job erases it when that is settled. `even_if_owed`:
-        do not wait for that; the debt can't be collected then. The erasure always waits for open work orders, since the delivering
-        system needs the person's number to withdraw a delivery. Bills, charges and postings stay, without the person's texts. A
-        repeated call changes nothing.
+        While there is a debt or a credit, the subscriber is closed at once, and a job erases it when that is settled.
+        `even_if_owed`: do not wait for that; the debt can't be collected then. The erasure always waits for open work orders,
+        since the delivering system needs the person's number to withdraw a delivery. Bills, charges and postings stay, without
+        the person's texts. A repeated call changes nothing.
         """
         with self._connection.transaction(force_rollback=dry_run):
             found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
@@ -227,8 +227,8 @@ class Privacy:
         return self.erase(found, even_if_owed=True).state == "erased"
 
     def run_erasures(self) -> int:
-        """Erase the subscribers whose erasure waits for nothing any more, and delete identity hashes whose time is over. Return the
-        number of erased subscribers.
+        """Erase the subscribers whose erasure waits for nothing any more, and delete identity hashes whose time is over. Return
+        the number of erased subscribers.
         """
         privacy_store.forget_identities(self._connection, self._clock.now())
         done, after = 0, UUID(int=0)

@@ -140,8 +140,8 @@ def forget_person(
     at: datetime,
     identity_until: datetime | None,
 ) -> None:
-    """Delete the ciphertexts and hashes of a subscriber and its members; their keys are destroyed in the same transaction. Tables of
-    history (former numbers, the audit trail) keep ciphertexts that no key decrypts any more.
+    """Delete the ciphertexts and hashes of a subscriber and its members; their keys are destroyed in the same transaction. Tables
+    of history (former numbers, the audit trail) keep ciphertexts that no key decrypts any more.
     """
     connection.execute(
         """UPDATE subscriber SET phone_sealed = NULL, phone_hash = NULL, phone_tail_hash = NULL, name_sealed = NULL,
