@@ -263,8 +263,8 @@ class Offering(CatalogueModel):
     # Included in the price.
     vat_percent: int = Field(default=6, strict=True, ge=0, le=100)
     cycle: Literal["calendar_month", "anniversary_month", "once"]
-    # What a cycle costs that begins late, is changed or ends early: its share by time, the whole price, or nothing before the
-    # next cycle. A bundle's policy holds for its parts.
+    # What is charged for a cycle that begins late, is changed, or ends early: its share by time, the whole price, or nothing
+    # before the next cycle. A bundle's policy holds for its parts.
     proration: Proration = "prorate"
     validity_days: int | None = Field(default=None, strict=True, gt=0, le=3660)
     rate_card: Slug

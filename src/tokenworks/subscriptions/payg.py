@@ -137,11 +137,11 @@ class PayAsYouGo:
                 )
             if not self._buy(found, *product, steps):
                 raise TopUpNotAllowed("that is more than the monthly cap, or the credit limit, allows")
-            made = TopUp(
+            new_top_up = TopUp(
                 uuid7(), found.subscriber_id, product[0].product_id, steps, amount_nano, self._clock.now()
             )
-            top_up_store.add_top_up(self._connection, made, idempotency_key)
-        return made
+            top_up_store.add_top_up(self._connection, new_top_up, idempotency_key)
+        return new_top_up
 
     def top_ups(self, subscriber: Subscriber | None, offset: int, limit: int) -> tuple[list[TopUp], int]:
         """A page of top-ups (None: of all subscribers), newest first, and the number of all of them."""

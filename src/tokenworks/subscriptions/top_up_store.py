@@ -35,8 +35,8 @@ def top_ups(
     return [TopUp(*row) for row in rows], count
 
 
-def add_top_up(connection: Connection, made: TopUp, idempotency_key: str) -> None:
+def add_top_up(connection: Connection, new_top_up: TopUp, idempotency_key: str) -> None:
     connection.execute(
         f"INSERT INTO top_up ({_TOP_UP}, idempotency_key) VALUES (%s, %s, %s, %s, %s, %s, %s)".encode(),
-        (made.top_up_id, made.subscriber_id, made.product_id, made.steps, made.amount_nano, made.made_at, idempotency_key),
+        (new_top_up.top_up_id, new_top_up.subscriber_id, new_top_up.product_id, new_top_up.steps, new_top_up.amount_nano, new_top_up.made_at, idempotency_key),
     )  # fmt: skip

@@ -166,7 +166,7 @@ class Hub:
             store.lock_listeners(self._connection)
             if len(store.listeners(self._connection)) >= LISTENERS_MAX:
                 raise Invalid(f"there are at most {LISTENERS_MAX} listeners: remove one first")
-            made = Listener(
+            listener = Listener(
                 uuid7(),
                 api,
                 callback,
@@ -178,8 +178,8 @@ class Hub:
                 made_by,
                 self._clock.now(),
             )
-            store.add_listener(self._connection, made)
-        return made, self._secret(made.listener_id, 1, made.pepper_version)
+            store.add_listener(self._connection, listener)
+        return listener, self._secret(listener.listener_id, 1, listener.pepper_version)
 
     def _check_callback(self, callback: str) -> None:
         if len(callback) > URL_CHARS_MAX:

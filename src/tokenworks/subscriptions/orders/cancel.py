@@ -99,10 +99,10 @@ def withdraw(context: Context, order_id: UUID, reason: str | None = None) -> Non
         if order.state == "acknowledged":
             order_store.end_order(context.connection, order_id, "cancelled", now, 0, reason)
             return
-        made = product_store.products_of_order(context.connection, order_id)
-        if order.action != "add" or order.state != "inProgress" or any(p.state == "active" for p in made):
+        ordered = product_store.products_of_order(context.connection, order_id)
+        if order.action != "add" or order.state != "inProgress" or any(p.state == "active" for p in ordered):
             raise ChangeNotAllowed(f"the order is {order.state}: cancel its product, or ask for a refund")
-        for product in made:
+        for product in ordered:
             products.end(context, product, subscriber, "cancelled")
         order_store.end_order(context.connection, order_id, "cancelled", now, 0, reason)
 

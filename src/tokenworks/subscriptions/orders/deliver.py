@@ -90,7 +90,7 @@ def deliver(context: Context, subscriber: Subscriber, work: WorkOrder) -> None:
 
 
 def _fail(context: Context, subscriber: Subscriber, work: WorkOrder, reason: str) -> None:
-    """Fail a work order's product order: credit what it charged, end its products, close its other deliveries."""
+    """Fail the product order of a work order: credit its charges, end its products, close its other deliveries."""
     given_back = 0
     for product in product_store.products_of_order(context.connection, work.order_id):
         if product.state in {"active", "suspended"}:

@@ -77,7 +77,7 @@ def check_eligible(
         if product_store.times_had(connection, people, ordered.id, besides=besides) >= times_max:
             raise HadAlready(f"{ordered.id} can be ordered {times_max} time(s) in all, and was")
     if offering.kind == "pay_as_you_go" and offering.id in live:
-        raise StepsThere(f"the subscriber has {offering.id} already: its steps are bought as they are needed")
+        raise StepsThere(f"{offering.id} is there already: its steps are bought as they are needed")
     coming = {
         offerings.sold(product.next_version).offering.id
         for product in beside

@@ -8,7 +8,7 @@ from tokenworks.subscriptions.orders.order_book import LIST_MAX
 
 
 def give_back(context: Context, order_id: UUID) -> bool:
-    """Credit what a change or a cancellation took away, and complete the order. Return False, and do nothing, while a grant of
+    """Book the credits of a change or a cancellation, and complete the order. Return False, and do nothing, while a grant of
     the old buckets is open.
     """
     locked = order_store.lock_order(context.connection, order_id)

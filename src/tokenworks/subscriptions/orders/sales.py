@@ -233,7 +233,7 @@ class Sales:
     # What is credited.
 
     def credits(self, product: Product, now: datetime) -> list[ChargeCredit]:
-        """What a product gives back that is changed or cancelled now, by its offering's policy. Call this before the product's
+        """The credits for a product that is changed or cancelled now, by its offering's policy. Call this before the product's
         buckets are withdrawn and its charge's time is ended; `give_back` takes the result after that.
         """
         offering = self._offerings.sold(product.offering_version).offering
@@ -265,7 +265,7 @@ class Sales:
         ]
 
     def give_back(self, account_id: UUID, request: CreditRequest, *, at_most: bool = False) -> int | None:
-        """Credit what a change or a cancellation took away. Return the amount in nano, or None while a grant of it is open: what
+        """Book the credits of a change or a cancellation. Return the amount in nano, or None while a grant of it is open: what
         of a grant is used is known when it closes. `at_most`: count all that is granted as unused.
 
         A charge that is earned with usage gives back the lesser of two parts: of its time and of its quantity that were left. So

@@ -73,14 +73,14 @@ def _start(context: Context, order_id: UUID) -> None:
     is charged nothing, and the subscriber gets a notice.
     """
     _, subscriber_id = _order(context, order_id)
-    known = people_store.lock_subscriber(context.vault, subscriber_id)
+    subscriber = people_store.lock_subscriber(context.vault, subscriber_id)
     order, _ = _order(context, order_id)
-    assert known is not None and order.starts_at is not None
+    assert subscriber is not None and order.starts_at is not None
     if order.state == "acknowledged":
         sold = context.offerings.sold(order.offering_version)
         try:
             with context.connection.transaction():
-                _check_and_begin(context, known, order, sold, order.starts_at)
+                _check_and_begin(context, subscriber, order, sold, order.starts_at)
         except (Conflict, Refused, NotFound, Invalid) as refusal:
             now, reason = context.clock.now(), str(refusal)[:REASON_CHARS_MAX]
             order_store.end_order(context.connection, order_id, "failed", now, 0, reason)
@@ -93,16 +93,18 @@ def _start(context: Context, order_id: UUID) -> None:
 
 
 def _check_and_begin(
-    context: Context, known: Subscriber, order: Order, sold: SoldOffering, starts_at: datetime
+    context: Context, subscriber: Subscriber, order: Order, sold: SoldOffering, starts_at: datetime
 ) -> None:
-    check_may_buy(known, "nothing can be ordered")
+    check_may_buy(subscriber, "nothing can be ordered")
     check_eligible(
-        context.connection, context.offerings, context.rules, known, sold.offering, confirm=True,
+        context.connection, context.offerings, context.rules, subscriber, sold.offering, confirm=True,
         ordered_at=order.ordered_at,
     )  # fmt: skip
     # The order begins at its start, as if the job had run in time; after a suspension it begins now.
-    stopped = suspension_store.was_stopped_since(context.connection, known.subscriber_id, starts_at)
-    place.begin(context, known, order, sold, order.delivery, context.clock.now() if stopped else starts_at)
+    stopped = suspension_store.was_stopped_since(context.connection, subscriber.subscriber_id, starts_at)
+    place.begin(
+        context, subscriber, order, sold, order.delivery, context.clock.now() if stopped else starts_at
+    )
 
 
 def _order(context: Context, order_id: UUID) -> tuple[Order, UUID]:

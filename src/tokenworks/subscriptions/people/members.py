@@ -131,7 +131,7 @@ class Members:
     def remove(self, member: Member) -> None:
         """Remove a member and revoke its keys. Raises `Invalid` for the owner and for a department, which can't be removed."""
         if not member.can_leave:
-            raise Invalid(f"a {member.role} can't be taken out")
+            raise Invalid(f"the {member.role} can't be removed")
         with self._connection.transaction():
             people_store.set_member_state(self._connection, member.member_id, "left")
             self.stop_keys([member.member_id])
@@ -142,7 +142,7 @@ class Members:
         Raises `MemberNotFound`, and `Invalid` for the owner and for a department.
         """
         if member.role in {"owner", "department"}:
-            raise Invalid(f"a {member.role} stays where it is")
+            raise Invalid(f"the {member.role} can't be moved to a department")
         parent_id = self._department(subscriber, department)
         with self._connection.transaction():
             people_store.set_parent(self._connection, member.member_id, parent_id)
@@ -211,7 +211,7 @@ class Members:
         if before is None:
             for member in (giver, taker):
                 if member.cap_tokens is None:
-                    raise Invalid(f"{member.name} has no cap: nothing limits it but the pool")
+                    raise Invalid(f"{member.name} has no cap: only the account's buckets limit it")
         caps = [
             (giver.member_id, before.from_bucket_id if before else self._cap_of(giver, now)[0]),
             (taker.member_id, before.to_bucket_id if before else self._cap_of(taker, now)[0]),

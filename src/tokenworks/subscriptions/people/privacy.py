@@ -108,7 +108,7 @@ class Privacy:
                 self._connection, found.subscriber_id, now - timedelta(days=1)
             )
             if checks >= CHECKS_A_DAY_MAX:
-                raise RealNameRefused("there were too many real-name checks today: try again tomorrow")
+                raise RealNameRefused("the real name was checked too often today: try again tomorrow")
             check_id = uuid7()
             privacy_store.add_real_name_check(self._connection, check_id, found.subscriber_id, now)
         # Outside of the transaction: the answer of the carrier's system may take seconds.

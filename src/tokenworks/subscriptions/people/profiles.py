@@ -30,12 +30,12 @@ def check_profile(fields: dict[str, object]) -> None:
         regions = _texts(fields, "regions")
         if not 0 < len(regions) <= REGIONS_MAX or not all(_REGION.fullmatch(region) for region in regions):
             raise Invalid(
-                f"data may go to 1 to {REGIONS_MAX} regions such as cn or cn-sh; anywhere is none at all"
+                f"data may go to 1 to {REGIONS_MAX} regions such as cn or cn-sh; no list means all regions"
             )
         fields["regions"] = regions
     home_region = _text(fields, "home_region")
     if home_region is not None and not _REGION.fullmatch(home_region):
-        raise Invalid("a home region is one such as cn-sh; none is nowhere in particular")
+        raise Invalid("a home region is a region such as cn-sh, or none if it is not known")
     if fields.get("language", "zh") not in {"zh", "en"}:
         raise Invalid("a language is zh or en")
     broadband = _text(fields, "broadband")
