@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from tests.catalog.test_file import GOOD, versions
-from tokenworks.catalog import card_words, read_catalogue, seed_catalogue, words_of
+from tokenworks.catalog import card_differences, offering_differences, read_catalogue, seed_catalogue
 
 
 def read(text):
@@ -60,8 +60,8 @@ def test_two_versions_and_two_cards():
         read(GOOD),
         read(GOOD.replace('"9.9"', '"10"').replace('models: ["*"]', 'models: ["glm*", "*"]')),
     )
-    assert words_of(before.offerings[0], after.offerings[0]) == ["price: 9.9 becomes 10"]
-    assert card_words(before.rate_cards[0], after.rate_cards[0]) == [
+    assert offering_differences(before.offerings[0], after.offerings[0]) == ["price: 9.9 becomes 10"]
+    assert card_differences(before.rate_cards[0], after.rate_cards[0]) == [
         "rate card flat, rates.standard.models: * becomes glm*; *"
     ]
-    assert words_of(before.offerings[0], before.offerings[0]) == []
+    assert offering_differences(before.offerings[0], before.offerings[0]) == []

@@ -8,7 +8,7 @@ import pytest
 from tests.pages.test_page_rules import words_of
 from tests.support.spend import balances
 from tokenworks.pages.words import WORDS
-from tokenworks.subscriptions import BILLING_ZONE, START_DAYS_MAX, SUSPENSIONS, Stops
+from tokenworks.subscriptions import BILLING_ZONE, START_DAYS_MAX, SUSPENSIONS, SuspensionEffects
 
 ENGLISH = {"accept-language": "en"}
 YUAN = 1_000_000_000
@@ -203,7 +203,7 @@ def test_when_it_has_begun_the_order_has_its_product(client, services, li, signe
 
 
 def test_what_the_pause_page_says_is_what_a_pause_by_own_wish_stops():
-    assert SUSPENSIONS["own_wish"] == Stops(serving=True, renewing=True, charging=True)
+    assert SUSPENSIONS["own_wish"] == SuspensionEffects(serving=True, renewing=True, charging=True)
 
 
 def test_everything_is_paused_and_goes_on_and_says_before_what_that_does(client, services, li, enter, clock):

@@ -10,7 +10,7 @@ from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import connect
 from tokenworks.app.settings import load_settings
 from tokenworks.kernel import ManualClock
-from tokenworks.subscriptions import BILLING_ZONE, text_of
+from tokenworks.subscriptions import BILLING_ZONE, notice_text
 
 YUAN = 1_000_000_000
 
@@ -86,7 +86,7 @@ def test_it_goes_on_once_with_a_notice(services, subscriber, clock, held, event)
     told = notices(services)
     assert [kind for kind, _ in told] == ["credit_limit", "credit_limit.released"]
     for kind, content in told:
-        assert "中国电信轻享版" in text_of(kind, content, "zh") and "China Telecom Light" in text_of(
+        assert "中国电信轻享版" in notice_text(kind, content, "zh") and "China Telecom Light" in notice_text(
             kind, content, "en"
         )
     services.orders.run_cycles()

@@ -107,7 +107,7 @@ def test_it_goes_on_from_a_plan_only_with_consent(services, subscriber, spender)
     assert spender.spend(subscriber.account_id, 10_000_000)
     assert not spender.spend(subscriber.account_id, 1)
     services.payg.control(subscriber, spill_over=True)
-    assert services.consents.said(subscriber) == {"spill_over": True}
+    assert services.consents.latest_answers(subscriber) == {"spill_over": True}
     assert spender.spend(subscriber.account_id, 1)
     assert len(steps(services, subscriber)) == 1
     assert balances(services)

@@ -6,7 +6,7 @@ from string import Formatter
 import pytest
 
 from tokenworks.billing import invoice
-from tokenworks.subscriptions import PURPOSES, text_of
+from tokenworks.subscriptions import PURPOSES, notice_text
 from tokenworks.texts import CATALOGUES, LANGUAGES, Catalogue
 
 # The name of an offering is the tariff's in that language.
@@ -52,7 +52,7 @@ def test_every_notice_is_said_without_a_blank_left_over():
     }  # fmt: skip
     for language in LANGUAGES:
         for kind in CATALOGUES[language].notices:
-            said = text_of(kind, content, language)
+            said = notice_text(kind, content, language)
             assert "None" not in said and "{" not in said, (language, kind, said)
 
 

@@ -103,7 +103,7 @@ class Household:
         }
         self.session = services.identity.sessions(self.subscriber.subscriber_id)[0].session_id
         for delivery in services.hub.lease(10, own=True):
-            services.hub.delivered(delivery, 204)
+            services.hub.mark_delivered(delivery, 204)
         self.delivery = services.hub.log()[0][0].delivery_id
         (self.bill,), _ = services.bills.all(self.subscriber)
         self.top_up = services.payg.top_up(self.subscriber, 10**9, f"counter-{self.phone}")

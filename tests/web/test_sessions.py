@@ -285,7 +285,7 @@ def test_an_admin_lowers_what_may_be_spent_and_never_raises_it_nor_agrees_for_ot
     assert set_(admin, spend_locked=False) == 403
     found = services.subscriptions.find(PHONE)
     assert (found.cap_nano, found.spend_locked, found.spill_over) == (10 * 10**9, True, False)
-    assert services.consents.said(found) == {}
+    assert services.consents.latest_answers(found) == {}
     for body in refused:
         assert set_(owner, **body) == 200, body
     # The page asks the same rule.

@@ -6,7 +6,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from tokenworks import __version__, api, pages
-from tokenworks.subscriptions import SendCode
+from tokenworks.subscriptions import CodeSender
 from tokenworks.web.errors import explain_errors, problem
 from tokenworks.web.services import OpenRooms
 from tokenworks.web.urls import BaseUrl, CleanUrl
@@ -14,7 +14,7 @@ from tokenworks.web.urls import BaseUrl, CleanUrl
 ROUTERS: Final = (*api.ROUTERS, *pages.ROUTERS)
 
 
-def make_api(open_rooms: OpenRooms, send_code: SendCode, public_url: str = "") -> FastAPI:
+def make_api(open_rooms: OpenRooms, send_code: CodeSender, public_url: str = "") -> FastAPI:
     """`open_rooms` gives every room's service on a connection of its own, for one request."""
     app = FastAPI(
         title="Tokenworks",

@@ -1,4 +1,4 @@
-"""A catalogue as a whole: whether its rate cards and offerings fit together."""
+"""A catalogue as a whole, and the check that its rate cards and offerings are consistent with each other."""
 
 import itertools
 from typing import Self
@@ -8,12 +8,12 @@ from pydantic import (
     model_validator,
 )
 
-from tokenworks.catalog.model import Frozen, Inconsistent, Offering, RateCard, Slug
+from tokenworks.catalog.model import CatalogueModel, Inconsistent, Offering, RateCard, Slug
 from tokenworks.kernel import parse_money
 
 
-class Catalogue(Frozen):
-    """A catalogue file as a whole."""
+class Catalogue(CatalogueModel):
+    """The content of a catalogue file."""
 
     catalogue: Slug
     rate_cards: tuple[RateCard, ...] = Field(min_length=1, max_length=1000)
@@ -22,8 +22,8 @@ class Catalogue(Frozen):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         cards, offerings = dict(enumerate(self.rate_cards)), dict(enumerate(self.offerings))
-        known = ({card.id for card in self.rate_cards}, {offering.id for offering in self.offerings})
-        found = inconsistencies(cards, offerings, *known)
+        card_ids = {card.id for card in self.rate_cards}
+        found = inconsistencies(cards, offerings, card_ids, {offering.id for offering in self.offerings})
         if found:
             raise Inconsistent(found)
         return self
@@ -35,8 +35,8 @@ def inconsistencies(
     known_cards: set[str],
     known_offerings: set[str],
 ) -> list[tuple[tuple[str | int, ...], str]]:
-    """(where in the file, reason) of all that does not fit together in a catalogue, of which these, by their place, are well
-    formed in themselves, and which has cards and offerings of these ids in all.
+    """(path in the file, reason) of all inconsistencies of a catalogue. `cards` and `offerings` are the valid ones, by their
+    index in the file; `known_cards` and `known_offerings` are the ids of all, the faulty ones included.
     """
     found: list[tuple[tuple[str | int, ...], str]] = []
     by_id: dict[str, RateCard] = {}
@@ -64,19 +64,23 @@ def inconsistencies(
         if parts and not sum(parse_money(part.price).amount_nano for part in parts):
             reason = f"the parts of {offering.id} have prices: its own is shared out by them"
             found.append(((*where, "parts"), reason))
-        of = by_id.get(offering.rate_card)
+        rate_card = by_id.get(offering.rate_card)
         if (
-            of is not None
+            rate_card is not None
             and any(bucket.window for bucket in offering.buckets)
-            and any(any(rate.weights()[1:]) or not rate.request for rate in of.rates)
+            and any(any(rate.weights()[1:]) or not rate.request for rate in rate_card.rates)
         ):
-            reason = f"{offering.id} has windows: its rate card {of.id} must count requests, and no tokens"
+            reason = (
+                f"{offering.id} has windows: its rate card {rate_card.id} must count requests, and no tokens"
+            )
             found.append(((*where, "rate_card"), reason))
     return found + _version_faults(offerings)
 
 
 def _version_faults(offerings: dict[int, Offering]) -> list[tuple[tuple[str | int, ...], str]]:
-    """An offering that is there more than once is sold in versions, one after the other: no gap, nothing twice."""
+    """Faults of offerings with several entries: these are versions that are sold one after the other, without a gap or an
+    overlap.
+    """
     found: list[tuple[tuple[str | int, ...], str]] = []
     versions: dict[str, list[tuple[int, Offering]]] = {}
     for at, offering in offerings.items():

@@ -1,16 +1,16 @@
-"""YAML as its version 1.2 reads it (the core schema, chapter 10.3), for PyYAML, which reads version 1.1.
+"""The core schema of YAML 1.2 (chapter 10.3) for PyYAML, which reads YAML 1.1.
 
-So `010` is ten and not eight, `1:30` and `2026-01-01` and `1_000` are texts, and so are `yes`, `no`, `on` and `off`: what a price or
-a quantity is does not hang on which of the two a tool knows. A tag such as `!!int` is refused, and so are aliases.
+So `010` is ten and not eight; `1:30`, `2026-01-01`, `1_000`, `yes`, `no`, `on` and `off` are texts. A price or a quantity does
+not depend on the version of YAML that a tool reads. Tags such as `!!int` and aliases are refused.
 """
 
 import re
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
 import yaml
 
-# More digits than any field takes.
+# The maximum length of a number: more than any field takes.
 NUMBER_CHARS_MAX: Final = 100
 _KINDS: Final = (
     ("null", re.compile(r"~|null|Null|NULL|"), [*"~nN", ""]),
@@ -26,7 +26,7 @@ _TAG: Final = "tag:yaml.org,2002:"
 
 
 class CoreLoader(yaml.SafeLoader):
-    """Composes nodes whose plain scalars have the core schema's tags."""
+    """A loader that gives plain scalars the tags of the core schema."""
 
 
 CoreLoader.yaml_implicit_resolvers = {}
@@ -34,13 +34,13 @@ for _kind, _pattern, _first in _KINDS:
     CoreLoader.add_implicit_resolver(f"{_TAG}{_kind}", re.compile(rf"^(?:{_pattern.pattern})$"), _first)
 
 
-def scalar(node: yaml.ScalarNode) -> Any:
-    """The value of a scalar; a number with a fraction is a `Decimal`. Raises `ValueError` with what is wrong."""
-    kind, text = node.tag.removeprefix(_TAG), node.value
+def scalar(node: yaml.ScalarNode) -> str | int | bool | Decimal | None:
+    """The value of a scalar; a number with a fraction is a `Decimal`. Raises `ValueError` with the reason."""
+    kind, text = node.tag.removeprefix(_TAG), str(node.value)
     if kind == "str":
         return text
     pattern = next((pattern for name, pattern, _ in _KINDS if name == kind), None)
-    # What is quoted is a text, unless a tag says something else.
+    # A quoted scalar is a text, unless it has a tag.
     if pattern is None or node.style is not None or not pattern.fullmatch(text):
         raise ValueError(f"a tag ({node.tag[:40]}) is not taken here")
     if kind == "null":

@@ -1,9 +1,9 @@
-"""Tokens by class, and what each costs: plain tuples of integers, for the hot path."""
+"""Numbers of tokens by class, and the weights of classes, as tuples of integers for the hot path."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-# Disjoint classes in the order in which a record is split between buckets; they add up to the provider's total.
+# Disjoint classes, which add up to the provider's total, in the order in which a record is split between buckets.
 TOKEN_CLASSES: Final = (
     "fresh_input",
     "cached_input",
@@ -12,7 +12,7 @@ TOKEN_CLASSES: Final = (
     "output",
     "reasoning",
     "audio_output",
-    # Last, so that counts of seven classes in journals and rows of earlier releases go on to mean what they did.
+    # Last, so that seven counts in journals and rows of earlier releases keep their meaning.
     "cache_write_1h",
 )
 INPUT_CLASSES: Final = frozenset(
@@ -21,9 +21,9 @@ INPUT_CLASSES: Final = frozenset(
 
 
 class Counts(NamedTuple):
-    """Tokens of one attempt by class: the disjoint parts of what the provider reported.
+    """The tokens of one attempt by class: the disjoint parts of the usage that the provider reported.
 
-    `cache_write_1h`: input written into a cache for an hour, which costs more than one for minutes (`cache_write`).
+    `cache_write_1h`: input that is written into a cache for an hour, which costs more than for minutes (`cache_write`).
     """
 
     fresh_input: int = 0
@@ -50,7 +50,7 @@ class Counts(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What one request and one token of each class cost, in the bucket's unit."""
+    """The cost of one request, and of one token of each class, in the bucket's unit."""
 
     request: int
     fresh_input: int
@@ -64,15 +64,17 @@ class Weights(NamedTuple):
 
     @property
     def most_input(self) -> int:
-        """What an input token costs at most."""
+        """The cost of the dearest input token."""
         return max(self[1], self[2], self[3], self[4], self[8])
 
     @property
     def most_output(self) -> int:
-        """What an output token costs at most."""
+        """The cost of the dearest output token."""
         return max(self[5], self[6], self[7])
 
 
 def weights_of(row: Sequence[int]) -> Weights:
-    """Weights as a journal has them. Of eight values, as earlier releases wrote them, the hour's cache write costs what any does."""
+    """The weights in a row of a journal. Earlier releases wrote eight values: `cache_write_1h` then has the weight of
+    `cache_write`.
+    """
     return Weights._make(row if len(row) == len(Weights._fields) else [*row, row[3]])

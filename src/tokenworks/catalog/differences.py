@@ -1,9 +1,9 @@
-"""What is different between two versions of an offering, or of a rate card, in words: pure."""
+"""The differences between two versions of an offering, or of a rate card, as texts. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from tokenworks.catalog.model import Offering, RateCard
 
@@ -12,7 +12,9 @@ ChangeKind = Literal["new", "changed", "same"]
 
 @dataclass(frozen=True, slots=True)
 class OfferingChange:
-    """What loading a file would do to an offering. `begins_at`: when the version is sold from; None: at once."""
+    """What loading a file would change in an offering. `begins_at`: the version is sold from then on; None: from now on. `words`:
+    a line for each difference.
+    """
 
     offering_id: str
     kind: ChangeKind
@@ -21,47 +23,47 @@ class OfferingChange:
     words: tuple[str, ...]
 
 
-def words_of(before: Offering | None, after: Offering) -> list[str]:
-    """A line for each field that is different, `price: 9.9 becomes 12`; of a new offering what it is."""
+def offering_differences(before: Offering | None, after: Offering) -> list[str]:
+    """A line for each field that differs, such as `price: 9.9 becomes 12`; for a new offering, a line that describes it."""
     if before is None:
         brings = ", ".join(f"{b.quantity:,} {b.unit}s" for b in after.buckets) or "no quantity"
         return [f"{after.kind.replace('_', ' ')} {after.name}: {after.price} {after.currency}, {brings}"]
-    return _changed(before.model_dump(mode="json"), after.model_dump(mode="json"), "")
+    return _differences(before.model_dump(mode="json"), after.model_dump(mode="json"), "")
 
 
-def card_words(before: RateCard, after: RateCard) -> list[str]:
-    """A line for each weight or pattern that is different."""
+def card_differences(before: RateCard, after: RateCard) -> list[str]:
+    """A line for each weight or pattern that differs."""
 
-    def content(card: RateCard) -> dict[str, Any]:
+    def content(card: RateCard) -> dict[str, object]:
         dumped = card.model_dump(mode="json")
         dumped["rates"] = {rate["model_class"]: rate for rate in dumped["rates"]}
         dumped["order"] = list(dumped["rates"])
         return dumped
 
-    return _changed(content(before), content(after), f"rate card {after.id}, ")
+    return _differences(content(before), content(after), f"rate card {after.id}, ")
 
 
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any], where: str) -> list[str]:
-    words = []
+def _differences(before: Mapping[str, object], after: Mapping[str, object], path: str) -> list[str]:
+    lines = []
     for name in dict.fromkeys((*before, *after)):
         old, new = before.get(name), after.get(name)
         if old == new:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            words += _changed(old, new, f"{where}{name}.")
+            lines += _differences(old, new, f"{path}{name}.")
         else:
-            words.append(f"{where}{name}: {_said(old)} becomes {_said(new)}")
-    return words
+            lines.append(f"{path}{name}: {_text(old)} becomes {_text(new)}")
+    return lines
 
 
-def _said(value: Any) -> str:
+def _text(value: object) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, list):
-        return "; ".join(_said(item) for item in value) or "nothing"
+        return "; ".join(_text(item) for item in value) or "nothing"
     if isinstance(value, Mapping):
         return " ".join(
-            f"{name} {_said(item)}" for name, item in value.items() if item is not None and item != ["*"]
+            f"{name} {_text(item)}" for name, item in value.items() if item is not None and item != ["*"]
         )
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -1,7 +1,7 @@
-"""The SQL of offerings that are being drafted."""
+"""The SQL of drafts of offerings (table `offering_draft`)."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
@@ -10,8 +10,10 @@ from psycopg.types.json import Jsonb
 _COLUMNS = "offering_id, content, drafted_by, drafted_at, approved_by, approved_at"
 
 
-def put(connection: Connection, offering_id: str, content: dict[str, Any], by: str, at: datetime) -> None:
-    """A draft, or another content of it, which nobody has approved yet."""
+def put(
+    connection: Connection, offering_id: str, content: Mapping[str, object], by: str, at: datetime
+) -> None:
+    """Add a draft, or replace its content, which removes its approval."""
     connection.execute(
         f"""INSERT INTO offering_draft ({_COLUMNS}) VALUES (%s, %s, %s, %s, NULL, NULL)
             ON CONFLICT (offering_id) DO UPDATE SET content = excluded.content, drafted_by = excluded.drafted_by,

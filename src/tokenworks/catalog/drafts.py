@@ -1,12 +1,13 @@
-"""Offerings by way of a draft: one person writes it, another approves it, then it is published as the version that is sold.
+"""Drafts of offerings: one person writes a draft, another one approves it, and then it is published as the version on sale.
 
-A draft is an entry of a catalogue file. It is checked as that file would be, with all that is sold beside it, when it is
-written and again when it is published. A change of a draft takes its approval back.
+A draft is an entry of a catalogue file. When it is written, and again when it is published, it is checked as a file would be,
+together with all offerings on sale. A change of a draft removes its approval.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
@@ -24,6 +25,8 @@ DRAFTS_MAX: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Draft:
+    """A draft with its writer and, once it is approved, its approver."""
+
     offering: Offering
     drafted_by: str
     drafted_at: datetime
@@ -32,13 +35,15 @@ class Draft:
 
 
 class Drafts:
+    """Writes, approves and publishes drafts, on one connection."""
+
     def __init__(self, connection: Connection, offerings: Offerings, clock: Clock) -> None:
         self._connection = connection
         self._offerings = offerings
         self._clock = clock
 
-    def write(self, entry: dict[str, Any], by: str) -> Draft:
-        """A new draft, or another content of it. Raises `CatalogueFaulty` with all that is wrong, `Invalid`."""
+    def write(self, entry: Mapping[str, object], by: str) -> Draft:
+        """Add a draft, or replace its content. Raises `CatalogueFaulty` with all faults, `Invalid`."""
         found = flaw_in(entry)
         if found is not None:
             raise CatalogueFaulty(f"the entry has {found}: leave it out")
@@ -52,16 +57,16 @@ class Drafts:
             )
             return self.find(offering.id)
 
-    def begin(self, entry: dict[str, Any], by: str) -> Draft:
-        """A draft of an offering that is not being drafted. Raises `Conflict`, and what `write` raises."""
+    def begin(self, entry: Mapping[str, object], by: str) -> Draft:
+        """Add a draft of an offering that has none. Raises `Conflict`, and what `write` raises."""
         with self._connection.transaction():
             if any(draft.offering.id == entry.get("id") for draft in self.all()):
                 raise Conflict("this offering is being drafted: change it by PATCH")
             return self.write(entry, by)
 
-    def rewrite(self, offering_id: str, entry: dict[str, Any], by: str) -> Draft:
-        """Another content of a draft, or a draft of what is sold. Raises `DraftNotFound` where it is neither, `Invalid`, and what
-        `write` raises.
+    def rewrite(self, offering_id: str, entry: Mapping[str, object], by: str) -> Draft:
+        """Replace the content of a draft, or draft a change of a known offering. Raises `DraftNotFound` if there is neither,
+        `Invalid`, and what `write` raises.
         """
         if entry.get("id") != offering_id:
             raise Invalid("catalogueEntry: its id is the offering's")
@@ -71,18 +76,18 @@ class Drafts:
             return self.write(entry, by)
 
     def find(self, offering_id: str) -> Draft:
-        """Raises `DraftNotFound`."""
+        """The draft of an offering, locked. Raises `DraftNotFound`."""
         row = draft_store.lock(self._connection, offering_id)
         if row is None:
             raise DraftNotFound(f"no offering {offering_id[:60]} is being drafted")
         return _draft(row)
 
     def all(self) -> list[Draft]:
-        """By id."""
+        """All drafts, by the offering's id."""
         return [_draft(row) for row in draft_store.all_of(self._connection, DRAFTS_MAX)]
 
     def approve(self, offering_id: str, by: str) -> Draft:
-        """Another person than its writer agrees. Raises `DraftNotFound`, `DraftNotReady`."""
+        """Approve a draft, as another person than its writer. Raises `DraftNotFound`, `DraftNotReady`."""
         with self._connection.transaction():
             draft = self.find(offering_id)
             if draft.drafted_by == by:
@@ -91,14 +96,14 @@ class Drafts:
             return self.find(offering_id)
 
     def withdraw_approval(self, offering_id: str) -> Draft:
-        """Raises `DraftNotFound`."""
+        """Remove the approval of a draft. Raises `DraftNotFound`."""
         with self._connection.transaction():
             self.find(offering_id)
             draft_store.approve(self._connection, offering_id, None, None)
             return self.find(offering_id)
 
     def publish(self, offering_id: str) -> None:
-        """What was approved is the version that is sold, from its `valid_from` on. Raises `DraftNotFound`, `DraftNotReady`,
+        """Make an approved draft the version that is sold, from its `valid_from` on. Raises `DraftNotFound`, `DraftNotReady`,
         `CatalogueFaulty`.
         """
         with self._connection.transaction():
@@ -106,7 +111,7 @@ class Drafts:
             if draft.approved_by is None:
                 raise DraftNotReady("a draft is approved before it is published: lifecycleStatus In test")
             card = self._check(draft.offering)
-            # The others are not loaded again: what is planned of them stays.
+            # Only this offering is loaded, so that planned versions of the others stay.
             alone = Catalogue.model_construct(
                 catalogue="published", rate_cards=(card,), offerings=(draft.offering,)
             )
@@ -114,12 +119,14 @@ class Drafts:
             draft_store.remove(self._connection, offering_id)
 
     def remove(self, offering_id: str) -> None:
-        """Raises `DraftNotFound`."""
+        """Delete a draft. Raises `DraftNotFound`."""
         if not draft_store.remove(self._connection, offering_id):
             raise DraftNotFound(f"no offering {offering_id[:60]} is being drafted")
 
     def _check(self, offering: Offering) -> RateCard:
-        """Its rate card. Raises `CatalogueFaulty` where the catalogue as a whole would not stand with it."""
+        """Check that the catalogue with this offering is consistent, and return the offering's rate card. Raises
+        `CatalogueFaulty`.
+        """
         cards: dict[str, RateCard] = {}
         for card in sorted(self._offerings.rate_cards().values(), key=lambda card: card.effective_from):
             cards[card.id] = card
@@ -133,7 +140,7 @@ class Drafts:
         return cards[offering.rate_card]
 
 
-def _offering(entry: dict[str, Any]) -> Offering:
+def _offering(entry: Mapping[str, object]) -> Offering:
     try:
         return Offering.model_validate(entry)
     except ValidationError as error:
@@ -141,7 +148,7 @@ def _offering(entry: dict[str, Any]) -> Offering:
 
 
 def _faults(error: ValidationError) -> str:
-    """All of them, each with its place."""
+    """All faults in one text, each with its path."""
     found = [
         f"{'.'.join(str(part) for part in fault['loc']) or 'entry'}: {fault['msg'].removeprefix('Value error, ')}"
         for fault in error.errors(include_url=False)

@@ -1,10 +1,10 @@
-"""Facts about the catalogue."""
+"""The errors of the catalogue, each a named fact."""
 
 from tokenworks.kernel import Conflict, Invalid, NotFound
 
 
 class CatalogueFaulty(Invalid):
-    """The file is refused as a whole; its text names line and reason."""
+    """The catalogue file is refused as a whole; the text names the line and the reason of each fault."""
 
 
 class OfferingNotFound(NotFound):
@@ -12,20 +12,20 @@ class OfferingNotFound(NotFound):
 
 
 class OfferingNotActive(Conflict):
-    """It is in study or retired: it can't be ordered."""
+    """The offering is in study, retired, or not on sale at this time: it can't be ordered."""
 
 
 class OfferingChanged(Conflict):
-    """The offering is not what the confirmation showed."""
+    """The offering on sale is another version than the one that was shown."""
 
 
 class ContentChanged(Conflict):
-    """A version's stored content does not match its hash: somebody wrote to the table by hand."""
+    """A version's stored content does not match its hash: the table was changed by hand."""
 
 
 class DraftNotFound(NotFound):
-    """No such offering is being drafted."""
+    """The offering has no draft."""
 
 
 class DraftNotReady(Conflict):
-    """The draft is not approved, or its approver is who drafted it."""
+    """The draft is not approved, or its writer tries to approve it."""

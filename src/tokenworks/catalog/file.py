@@ -1,7 +1,7 @@
-"""Reading a catalogue file (YAML 1.2). Faults refuse the whole file; all of them are named, each with its line and its reason."""
+"""Reading a catalogue file (YAML 1.2). A fault refuses the whole file; the error names all faults, each with its line and reason."""
 
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,15 +16,18 @@ SEED_NAME: Final = "seed.yaml"
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 DEPTH_MAX: Final = 20
 NODES_MAX: Final = 200_000
-# So many faults are named; how many more there are is said.
+# The error names this many faults at most, and the number of the others.
 FAULTS_MAX: Final = 100
+_ModelT = TypeVar("_ModelT", bound=BaseModel)
 _Path = tuple[str | int, ...]
 _Faults = list[tuple[int, str]]
 """(line, reason)."""
 
 
 def read_catalogue(text: str, name: str) -> Catalogue:
-    """Parse and validate. `name` is for messages. Raises `CatalogueFaulty` with a line `name:line: reason` for each fault."""
+    """Parse and validate a catalogue file. `name`: the file's name in messages. Raises `CatalogueFaulty` with a line
+    `name:line: reason` for each fault.
+    """
     if len(text.encode()) > FILE_BYTES_MAX:
         raise CatalogueFaulty(f"{name}: larger than {FILE_BYTES_MAX} bytes")
     try:
@@ -44,10 +47,10 @@ def read_catalogue(text: str, name: str) -> Catalogue:
     except ValidationError as error:
         faults += _faults_of(error, reader.lines)
         if not any(
-            isinstance(one.get("ctx", {}).get("error"), Inconsistent) and not one["loc"]
-            for one in error.errors(include_url=False)
+            isinstance(fault.get("ctx", {}).get("error"), Inconsistent) and not fault["loc"]
+            for fault in error.errors(include_url=False)
         ):
-            faults += _beside(content, reader.lines)
+            faults += _inconsistencies_of(content, reader.lines)
     if faults:
         raise CatalogueFaulty(_listed(name, faults))
     return catalogue
@@ -55,44 +58,43 @@ def read_catalogue(text: str, name: str) -> Catalogue:
 
 def _faults_of(error: ValidationError, lines: dict[_Path, int]) -> _Faults:
     faults = []
-    for one in error.errors(include_url=False):
-        if one["type"] == "too_short" and one["input"]:
-            continue  # there are some, faulty ones: each is named itself
-        path = tuple(one["loc"])
-        cause = one.get("ctx", {}).get("error")
+    for fault in error.errors(include_url=False):
+        if fault["type"] == "too_short" and fault["input"]:
+            continue  # the list has only faulty entries, each of which has its own fault
+        path = tuple(fault["loc"])
+        cause = fault.get("ctx", {}).get("error")
         found = (
             cause.found
             if isinstance(cause, Inconsistent)
-            else [((), one["msg"].removeprefix("Value error, "))]
+            else [((), fault["msg"].removeprefix("Value error, "))]
         )
-        for under, reason in found:
-            where = ".".join(str(part) for part in (*path, *under))
-            faults.append((_line(lines, (*path, *under)), f"{where or 'file'}: {reason}"))
+        for below, reason in found:
+            where = ".".join(str(part) for part in (*path, *below))
+            faults.append((_line(lines, (*path, *below)), f"{where or 'file'}: {reason}"))
     return faults
 
 
-def _beside(content: Any, lines: dict[_Path, int]) -> _Faults:
-    """What does not fit together among what is well formed in itself: said beside the faults of the others."""
+def _inconsistencies_of(content: object, lines: dict[_Path, int]) -> _Faults:
+    """The inconsistencies between the valid entries of a file that has faulty entries, too."""
     if not isinstance(content, dict):
         return []
-    offerings, cards = (
-        _well_formed(content.get(name), model)
-        for name, model in (("offerings", Offering), ("rate_cards", RateCard))
-    )
-    found = inconsistencies(cards, offerings, _ids(content, "rate_cards"), _ids(content, "offerings"))
+    offerings = _valid(content.get("offerings"), Offering)
+    cards = _valid(content.get("rate_cards"), RateCard)
+    found = inconsistencies(cards, offerings, _ids(content.get("rate_cards")), _ids(content.get("offerings")))
     return [
         (_line(lines, path), f"{'.'.join(str(part) for part in path)}: {reason}") for path, reason in found
     ]
 
 
-def _ids(content: dict[str, Any], name: str) -> set[str]:
-    items = content.get(name)
+def _ids(items: object) -> set[str]:
+    """The ids of all entries of a list, faulty ones included."""
     return {
         str(item.get("id")) for item in (items if isinstance(items, list) else ()) if isinstance(item, dict)
     }
 
 
-def _well_formed(items: Any, model: type[BaseModel]) -> dict[int, Any]:
+def _valid(items: object, model: type[_ModelT]) -> dict[int, _ModelT]:
+    """The valid entries of a list, by index."""
     found = {}
     for at, item in enumerate(items if isinstance(items, list) else ()):
         try:
@@ -117,8 +119,8 @@ def _line(lines: dict[_Path, int], path: _Path) -> int:
 
 
 class _Reader:
-    """YAML nodes as plain values, with the line of each path and the faults of the text itself: keys that are there twice,
-    aliases, tags, what does not belong into a text.
+    """Converts YAML nodes into plain values. It keeps the line of each path, and the faults of the text itself: repeated keys,
+    tags, control characters in texts. An alias is refused at once.
     """
 
     def __init__(self, name: str) -> None:
@@ -127,7 +129,7 @@ class _Reader:
         self._name = name
         self._seen: set[int] = set()
 
-    def value(self, node: yaml.Node | None, path: _Path) -> Any:
+    def value(self, node: yaml.Node | None, path: _Path) -> object:
         if node is None:
             raise CatalogueFaulty(f"{self._name}:1: the file is empty")
         line = node.start_mark.line + 1
@@ -152,15 +154,15 @@ class _Reader:
             self.faults.append((line, f"a text has {found}: leave it out"))
         return value
 
-    def _mapping(self, node: yaml.MappingNode, path: _Path) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def _mapping(self, node: yaml.MappingNode, path: _Path) -> dict[str, object]:
+        found: dict[str, object] = {}
         for key_node, value_node in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1
             if not isinstance(key, str):
                 self.faults.append((line, "a key is a plain word"))
                 continue
-            if (bad := flaw(key)) is not None:
-                self.faults.append((line, f"a key has {bad}"))
+            if (key_flaw := flaw(key)) is not None:
+                self.faults.append((line, f"a key has {key_flaw}"))
                 continue
             if key in found:
                 self.faults.append((line, f"{key} is there twice"))

@@ -1,14 +1,14 @@
-"""What is sold and what it costs: frozen, validated, pure.
+"""Offerings and rate cards: frozen, validated, pure.
 
-A rate card says what one token of each class costs in a bucket's own unit (thousandths of a token, call or
-credit; nano money), per class of models. Weights are integers, so that rating a record never rounds.
+A rate card has, for each class of models, the cost of one token of each class, in the unit of a bucket (thousandths of a token,
+call or credit; nano money). Weights are integers, so that rating a record never rounds.
 """
 
 import hashlib
 import re
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -36,7 +36,7 @@ Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Inconsistent(ValueError):
-    """Things that don't fit together: (where, below the thing that is validated; reason) of each."""
+    """Inconsistencies, each as (path below the validated value, reason)."""
 
     def __init__(self, found: list[tuple[tuple[str | int, ...], str]]) -> None:
         super().__init__("; ".join(reason for _, reason in found))
@@ -44,13 +44,13 @@ class Inconsistent(ValueError):
 
 
 def _check(*rules: tuple[object, str]) -> None:
-    """Raises `Inconsistent` with the reasons of all rules that are broken: (whether it is broken, reason)."""
+    """Each rule is (true if it is broken, reason). Raises `Inconsistent` with the reasons of all broken rules."""
     found: list[tuple[tuple[str | int, ...], str]] = [((), reason) for broken, reason in rules if broken]
     if found:
         raise Inconsistent(found)
 
 
-# What is written as a time: a date at least, whatever else a parser would take for one.
+# A time begins with a date: pydantic would also accept numbers.
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}.*", re.DOTALL)
 
 
@@ -66,13 +66,13 @@ def _aware(value: datetime) -> datetime:
     return value
 
 
-class Frozen(BaseModel):
-    """What a catalogue consists of: never changed, with no field that is not known."""
+class CatalogueModel(BaseModel):
+    """The base of a catalogue's models: immutable, and without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
 
-class Rate(Frozen):
+class Rate(CatalogueModel):
     """The weights of one class of models. `models` are shell patterns of model names; the first match wins."""
 
     model_class: Slug
@@ -85,13 +85,13 @@ class Rate(Frozen):
     output: Weight
     reasoning: Weight
     audio_output: Weight
-    # Where a card does not say, it is its `cache_write`.
+    # None: the weight of `cache_write`.
     cache_write_1h: Weight | None = None
 
     @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A card that does not name the class keeps the text, and so the version, that it had before there was one."""
-        content: dict[str, Any] = serialise(self)
+    def _without_unset(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out `cache_write_1h` where it is not set, so that a card from before this class keeps its text and its version."""
+        content: dict[str, object] = serialise(self)
         if self.cache_write_1h is None:
             content.pop("cache_write_1h", None)
         return content
@@ -110,8 +110,8 @@ class Rate(Frozen):
         )
 
 
-class RateCard(Frozen):
-    """Immutable; its version is the hash of its content."""
+class RateCard(CatalogueModel):
+    """The rates of all classes of models. A card is immutable; its version is the hash of its content."""
 
     id: Slug
     effective_from: Annotated[datetime, BeforeValidator(_as_time)]
@@ -135,57 +135,57 @@ class RateCard(Frozen):
         return _hash("rate", self)
 
     def rate_for(self, model: str) -> Rate | None:
-        """The rate of a model, or None where this card does not sell it."""
+        """The rate of a model; None if this card does not sell the model."""
         for rate in self.rates:
             if any(fnmatchcase(model, pattern) for pattern in rate.models):
                 return rate
         return None
 
 
-class BucketSpec(Frozen):
-    """A bucket that an order creates. `quantity` is in whole tokens, calls, prompts or credits."""
+class BucketSpec(CatalogueModel):
+    """A bucket that an order makes. `quantity` is in whole tokens, calls, prompts or credits."""
 
     unit: Literal["token", "call", "prompt", "credit"]
     quantity: int = Field(strict=True, gt=0, le=QUANTITY_MAX)
     priority: int = Field(default=10, strict=True, ge=0, le=1000)
     model_classes: tuple[Pattern, ...] = Field(default=("*",), min_length=1, max_length=100)
-    # So many in any 5 hours or any week; `month` is the plan's own month, so it is what the cycle brings.
+    # The quantity is for any 5 hours or any week. `month` is the plan's own month: the quantity is for the cycle.
     window: Literal["5h", "week", "month"] | None = None
 
     @property
     def window_s(self) -> int | None:
-        """The seconds after which a use comes back, or None where it does not."""
+        """The length of the sliding window, after which a use no longer counts; None for a bucket without one."""
         return None if self.window is None else WINDOWS_S.get(self.window)
 
 
 Charge = Literal["produced", "nothing"]
 
 
-class ChargingPolicy(Frozen):
-    """What the subscriber pays where things do not go as usual, and what happens when nothing is left.
+class ChargingPolicy(CatalogueModel):
+    """What the subscriber pays for attempts that do not end normally, and what happens when its buckets are empty.
 
-    `produced`: what was produced and could reach the client, input included as far as it is known; `nothing`: the
-    operator bears it. An attempt that gave nothing always costs nothing.
+    `produced`: the subscriber pays what was produced and could reach the client, with the input as far as it is known. `nothing`:
+    the operator bears the cost. An attempt that produced nothing always costs nothing.
     """
 
-    # When nothing is left: end the request; end it and say where to top up; or serve a cheaper model from then on.
+    # When nothing is left: end the request; end it and name the top-up page; or serve a cheaper model from then on.
     final_unit: Literal["terminate", "redirect", "restrict"] = "terminate"
     top_up_url: str | None = Field(default=None, pattern=r"^https://[!-~]{1,500}$")
     restrict_to: str | None = Field(default=None, pattern=r"^[!-~]{1,200}$")
-    # The client went away: while content came, or after the last of it.
+    # The client disconnected: while content came, or after the last content.
     client_gone_in_content: Charge = "produced"
     client_gone_after_content: Charge = "produced"
-    # The upstream fell silent or broke off after content.
+    # The deployment timed out, or broke off, after content.
     upstream_timeout: Charge = "produced"
     upstream_error: Charge = "produced"
-    # A whole answer without content, and one that the provider's filter stopped.
+    # A complete answer without content, and an answer that the provider's filter stopped.
     empty_answer: Charge = "nothing"
     content_filtered: Charge = "produced"
     # Input that the provider had cached: at the rate card's cached rate, or free.
     cache_hit: Charge = "produced"
-    # The client went away before content: its input was read all the same.
+    # The client disconnected before content, though the deployment has read the input.
     client_gone_before_content: Charge = "nothing"
-    # Attempts that another one replaced.
+    # An attempt that another one replaced.
     retried_attempt: Literal["nothing"] = "nothing"
 
     @model_validator(mode="after")
@@ -203,25 +203,24 @@ class ChargingPolicy(Frozen):
         return self
 
 
-class Service(Frozen):
-    """What a plan promises beside its tokens: what its requests are placed for, and their part where more is asked than there is."""
+class Service(CatalogueModel):
+    """What a plan promises beside its tokens: the objective of placement, and the share of its requests under overload."""
 
     objective: Literal["latency", "cost", "balance", "quality"] = "latency"
-    # Of what a model's deployments take at once, for subscribers of weight 2 twice as much as for those of weight 1.
+    # A subscriber of weight 2 gets twice the share of a model's capacity that a subscriber of weight 1 gets.
     weight: int = Field(default=1, strict=True, ge=1, le=100)
-    # Served before all others that wait.
+    # Its requests are served before all others in the queue.
     priority: bool = Field(default=False, strict=True)
-    # Whether an edge box near the subscriber is asked first.
+    # An edge box near the subscriber is tried first.
     edge_first: bool = Field(default=True, strict=True)
-    # What happens to tools that would run at the vendor (searches, sandboxes) where a request declares them: they are dropped and
-    # named, or the request is refused.
+    # If a request declares tools that run at the vendor (searches, sandboxes): drop and name the tools, or refuse the request.
     hosted_tools: Literal["drop", "refuse"] = "drop"
-    # The model (or alias, or intent) of a request that names none that is served, where its key may use it.
+    # The model (or alias, or intent) of a request that names no known one, if its key may use that.
     default_model: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$")
 
 
-class Rollover(Frozen):
-    """What a plan's month leaves unused goes on for one more month, up to so many whole units (all, where not said)."""
+class Rollover(CatalogueModel):
+    """The unused quantity of a plan's month is valid for one more month, up to `quantity_max` whole units (None: all of it)."""
 
     quantity_max: int | None = Field(default=None, strict=True, gt=0, le=QUANTITY_MAX)
 
@@ -230,11 +229,11 @@ Audience = Literal[
     "person", "family", "developer", "small_business", "enterprise", "device_maker", "ecosystem_partner"
 ]
 Delivery = Literal["network", "local_hardware", "cloud_computer"]
-# What a part of a cycle costs, and what comes back of one: see `subscriptions.orders.proration`.
+# What a part of a cycle costs, and what is credited of it: see `subscriptions.orders.proration`.
 Proration = Literal["prorate", "full", "free_until_next_cycle"]
 
 
-class Offering(Frozen):
+class Offering(CatalogueModel):
     """A product offering (TMF620). `price` is a decimal in quotes, in yuan, VAT included.
 
     A plan renews by the month; pay-as-you-go sells its buckets in steps of `price` as they are needed; an add-on has no
@@ -246,17 +245,17 @@ class Offering(Frozen):
     name_zh: Name
     carrier: Name
     kind: Literal["plan", "pay_as_you_go", "trial", "add_on", "bundle"]
-    # `comparison`: another seller's tariff, shown beside one's own and never ordered.
+    # `comparison`: another seller's tariff, which is shown for comparison and can't be ordered.
     status: Literal["in_study", "active", "retired", "comparison"] = "active"
-    # When it can be ordered. What is sold stays.
+    # The time in which it can be ordered. Sold products stay.
     valid_from: Annotated[datetime | None, BeforeValidator(_as_time)] = None
     valid_until: Annotated[datetime | None, BeforeValidator(_as_time)] = None
     audiences: tuple[Audience, ...] = Field(min_length=1)
-    # Orderable only beside an active product of one of these, and at most so often in all: by a subscriber, and by the person
-    # that it is known to be, over closed subscribers, too. What was had by a change counts.
+    # It can be ordered only beside a live product of one of these, and at most this many times in all by one person: over all
+    # subscribers with its identity, closed ones too. A change to the offering counts.
     requires: tuple[Slug, ...] = Field(default=(), max_length=100)
     per_subscriber_max: int | None = Field(default=None, strict=True, gt=0, le=1000)
-    # The law wants the carrier's real-name check before it is sold.
+    # By law it is sold only after the carrier's real-name check.
     real_name_only: bool = Field(default=False, strict=True)
     price: str
     first_price: str | None = None
@@ -264,16 +263,16 @@ class Offering(Frozen):
     # Included in the price.
     vat_percent: int = Field(default=6, strict=True, ge=0, le=100)
     cycle: Literal["calendar_month", "anniversary_month", "once"]
-    # What is charged for a cycle that is joined late, changed or left early: its share by time, all of it, or nothing before the
-    # next cycle. A bundle's holds for its parts.
+    # What is charged for a cycle that begins late, is changed, or ends early: its share by time, the whole price, or nothing
+    # before the next cycle. A bundle's policy holds for its parts.
     proration: Proration = "prorate"
     validity_days: int | None = Field(default=None, strict=True, gt=0, le=3660)
     rate_card: Slug
     buckets: tuple[BucketSpec, ...] = Field(default=(), max_length=20)
     rollover: Rollover | None = None
-    # Of a bundle.
+    # The offerings of a bundle.
     parts: tuple[Slug, ...] = Field(default=(), max_length=10)
-    # Of an add-on: who delivers it, and how it can be had.
+    # The fulfilment port of an add-on, and its ways of delivery.
     fulfilment: Slug | None = None
     deliveries: tuple[Delivery, ...] = Field(default=(), max_length=3)
     policy: ChargingPolicy = ChargingPolicy()
@@ -366,10 +365,12 @@ class Offering(Frozen):
         return self
 
     def cycle_buckets(self) -> list[BucketSpec]:
-        """What each cycle brings. Where windows alone say how much, that is the most that they let through in a month."""
-        brought = [bucket for bucket in self.buckets if bucket.window_s is None]
-        if brought or not self.buckets:
-            return brought
+        """The buckets of each cycle. An offering with windows alone has one bucket, with the most that its windows allow in a
+        month.
+        """
+        cycle_buckets = [bucket for bucket in self.buckets if bucket.window_s is None]
+        if cycle_buckets or not self.buckets:
+            return cycle_buckets
         tightest = min(
             self.buckets,
             key=lambda bucket: bucket.quantity * (_LONGEST_MONTH_S // (bucket.window_s or 1) + 2),
@@ -379,21 +380,21 @@ class Offering(Frozen):
 
     @property
     def is_sample(self) -> bool:
-        """Whether it is on sale in a dev environment alone: its id begins with `sample-`."""
+        """True if it is on sale in a dev environment alone: its id begins with `sample-`."""
         return self.id.startswith(SAMPLE_PREFIX)
 
     @property
     def begins(self) -> datetime:
-        """When it is on sale first; the beginning of time where that is not said."""
+        """The begin of its sale; without `valid_from`, the beginning of time."""
         return self.valid_from or datetime.min.replace(tzinfo=UTC)
 
     @property
     def earned(self) -> Literal["usage", "time"]:
-        """How its price becomes revenue: with what is used of what it brings, or with time where it brings no number."""
+        """How its price becomes revenue: with the usage of its quantity, or with time if it has no quantity for a cycle."""
         return "usage" if any(bucket.window_s is None for bucket in self.buckets) else "time"
 
     def window_buckets(self) -> list[BucketSpec]:
-        """What limits them beside: so many in any window, from one cycle into the next."""
+        """The buckets with sliding windows, which continue from one cycle into the next."""
         return [bucket for bucket in self.buckets if bucket.window_s is not None]
 
     def version(self, rate_version: str) -> str:
@@ -405,14 +406,14 @@ def _hash(kind: str, content: BaseModel, *more: str) -> str:
 
 
 def content_version(kind: str, text: str, *more: str) -> str:
-    """The first 128 bits of SHA-256 over the canonical text: enough for a name, and checked when loaded.
+    """The version of a content: the first 128 bits of SHA-256 over its canonical text. It is checked when the content is read.
 
-    Over the text as it was stored, so that what was sold keeps its version when an offering learns a new field.
+    The hash is over the stored text, so that a sold version stays the same when offerings get a new field.
     """
     digest = hashlib.sha256("\n".join([text, *more]).encode()).hexdigest()
     return f"{kind}-{digest[:32]}"
 
 
 def canonical(content: BaseModel) -> str:
-    """One text for one content: what is stored and what is hashed."""
+    """The one text of a content, which is stored and hashed."""
     return content.model_dump_json()

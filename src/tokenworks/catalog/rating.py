@@ -1,4 +1,4 @@
-"""The pure function that rates token classes, and splits a record between buckets at whole tokens."""
+"""Rating: the cost of an attempt, and the split of a record between buckets at whole tokens. Pure."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -6,12 +6,12 @@ from typing import NamedTuple
 from tokenworks.catalog.counts import Counts, Weights
 
 NO_COUNTS = Counts()
-# One request (by its flat weight) and then the token classes, in declared order.
+# The index of the request (by its flat weight), before the token classes in declared order.
 _REQUEST = 0
 
 
 class Share(NamedTuple):
-    """What one bucket pays of a record: `amount` in its unit, for `requests` (0 or 1) and `counts` tokens."""
+    """The part of a record that one bucket pays: `amount` in its unit, for `requests` (0 or 1) and `counts` tokens."""
 
     amount: int
     requests: int
@@ -19,7 +19,7 @@ class Share(NamedTuple):
 
 
 def amount(weights: Weights, counts: Counts) -> int:
-    """What a whole attempt costs in a bucket's unit. Exact: integers in, integer out."""
+    """The cost of a whole attempt in a bucket's unit. Exact: integers in, integer out."""
     return (
         weights[0]
         + weights[1] * counts[0]
@@ -45,10 +45,10 @@ def first_tokens(counts: Counts, limit: int) -> Counts:
 def split(
     buckets: Iterable[tuple[Weights, int]], counts: Counts, requests: int = 1
 ) -> tuple[list[Share], int, Counts]:
-    """Draw a record from `(weights, available)` buckets in order; whole tokens, classes in declared order.
+    """Draw a record from `(weights, available)` buckets in order, at whole tokens, classes in declared order.
 
-    Returns the share of each bucket and what no bucket could pay: the request (0 or 1) and tokens by class.
-    Each share's amount is at most what was available, and shares and the rest add up to `requests` and `counts`.
+    Return the share of each bucket, and the rest that no bucket could pay: the request (0 or 1) and tokens by class. Each share's
+    amount is at most the bucket's `available`; the shares and the rest add up to `requests` and `counts`.
     """
     left = [requests, *counts]
     shares = []

@@ -1,4 +1,4 @@
-"""Loading a catalogue and reading what is on sale."""
+"""Loading a catalogue, and reading the offerings that are on sale or were sold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from psycopg import Connection
 
 from tokenworks.catalog import store
 from tokenworks.catalog.catalogue import Catalogue
-from tokenworks.catalog.differences import ChangeKind, OfferingChange, card_words, words_of
+from tokenworks.catalog.differences import ChangeKind, OfferingChange, card_differences, offering_differences
 from tokenworks.catalog.errors import OfferingChanged, OfferingNotActive, OfferingNotFound
 from tokenworks.catalog.model import Offering, RateCard
 from tokenworks.kernel import Clock, SystemClock, parse_money
@@ -19,7 +19,7 @@ _KINDS: Final = ("plan", "bundle", "pay_as_you_go", "trial", "add_on")
 
 @dataclass(frozen=True, slots=True)
 class SoldOffering:
-    """An offering at the version that is sold: the version pins its content and its rate card."""
+    """An offering at a version; the version fixes its content and its rate card."""
 
     offering: Offering
     offering_version: str
@@ -32,7 +32,9 @@ def _by_seller(sold: SoldOffering) -> tuple[bool, str, int, int, str]:
 
 
 class Offerings:
-    """`is_dev`: whether samples are on sale, and everything to whoever has not said whom they are."""
+    """Loads and reads offerings and rate cards, on one connection. `is_dev`: samples are on sale, and a subscriber without
+    audiences may order everything.
+    """
 
     def __init__(self, connection: Connection, clock: Clock | None = None, *, is_dev: bool = False) -> None:
         self._connection = connection
@@ -40,9 +42,10 @@ class Offerings:
         self._is_dev = is_dev
 
     def load(self, catalogue: Catalogue) -> int:
-        """Make every offering of the file the current version, from its `valid_from` on. Returns how many versions are new.
+        """Put every offering of a catalogue on sale, from its `valid_from` on, in one transaction. Return the number of new
+        versions.
 
-        Versions are immutable: what was sold before keeps its own. All or nothing.
+        Versions are immutable: products that were sold before keep theirs.
         """
         now = self._clock.now()
         with self._connection.transaction():
@@ -50,15 +53,15 @@ class Offerings:
             versions = {card.id: store.add_rate_card(self._connection, card) for card in catalogue.rate_cards}
             new = 0
             for offering in sorted(catalogue.offerings, key=lambda offering: offering.begins):
-                # A version that has ended is taken where there is no other: what it was is known, and it can't be ordered.
+                # A version that has ended can't be ordered. It is stored if the offering has no other, so that it is known.
                 ended = offering.valid_until is not None and offering.valid_until <= now
                 if not ended or not store.is_known(self._connection, offering.id):
                     new += store.add_offering(self._connection, offering, versions[offering.rate_card], now)
-            store.tell(self._connection, f"catalogue {catalogue.catalogue}")
+            store.announce_change(self._connection, f"catalogue {catalogue.catalogue}")
         return new
 
     def compare(self, catalogue: Catalogue) -> list[OfferingChange]:
-        """What loading a catalogue would change, offering by offering, in words; versions in the order of their time."""
+        """What loading a catalogue would change, by offering, the versions of one offering in the order of their time."""
         now = self._clock.now()
         cards = {card.id: card for card in catalogue.rate_cards}
         before = {sold.offering.id: sold for sold in self.all()}
@@ -71,17 +74,19 @@ class Offerings:
             if offering.valid_until is not None and offering.valid_until <= now and offering.id in last:
                 continue
             card = cards[offering.rate_card]
-            was = last.get(offering.id)
+            previous = last.get(offering.id)
             last[offering.id] = (offering, card)
             sold = before.get(offering.id)
             version = offering.version(card.version())
-            if was is None:
+            if previous is None:
                 kind: ChangeKind = "new"
             elif sold is not None and version == sold.offering_version:
                 kind = "same"
             else:
                 kind = "changed"
-            words = words_of(was and was[0], offering) + (card_words(was[1], card) if was else [])
+            words = offering_differences(previous and previous[0], offering)
+            if previous is not None:
+                words += card_differences(previous[1], card)
             if kind == "changed" and not words:
                 words = ["nothing but its form: it is a version of its own"]
             begins = offering.valid_from if offering.valid_from and offering.valid_from > now else None
@@ -89,7 +94,7 @@ class Offerings:
         return found
 
     def all(self) -> list[SoldOffering]:
-        """What is known, whatever its state: by seller, kind and price, other sellers' tariffs last."""
+        """All offerings at their present version, in any status: by seller, kind and price, tariffs for comparison last."""
         found = [
             SoldOffering(o, version, rate)
             for version, rate, o in store.current_offerings(self._connection, self._clock.now())
@@ -97,48 +102,48 @@ class Offerings:
         return sorted(found, key=_by_seller)
 
     def known(self, offering_id: str) -> SoldOffering:
-        """By id, whatever its state. Raises `OfferingNotFound`."""
+        """The present version of an offering, in any status. Raises `OfferingNotFound`."""
         for sold in self.all():
             if sold.offering.id == offering_id:
                 return sold
         raise OfferingNotFound(f"there is no offering {offering_id}: tokenworks offering list")
 
     def for_sale(self, audiences: Sequence[str] | None) -> list[SoldOffering]:
-        """What a subscriber of these audiences (None: not said) can order now, in the order of `all`."""
+        """The offerings that a subscriber of these audiences (None: not known) can order now, in the order of `all`."""
         now = self._clock.now()
         return [
             sold
             for sold in self.all()
-            if self._why_not(sold.offering, now) is None and self.is_for(sold.offering, audiences)
+            if self._refusal(sold.offering, now) is None and self.is_for(sold.offering, audiences)
         ]
 
     def can_be_ordered(self, offering: Offering) -> bool:
-        """Whether it is on sale now, to whomever it is for."""
-        return self._why_not(offering, self._clock.now()) is None
+        """True if the offering is on sale now, to its audiences."""
+        return self._refusal(offering, self._clock.now()) is None
 
     def is_for(self, offering: Offering, audiences: Sequence[str] | None) -> bool:
-        """Whether a subscriber of these audiences may have it. One who has not said is a person; in a dev environment all of them
-        at once, so that everything can be tried.
+        """True if the offering is for a subscriber of these audiences. A subscriber without audiences (None) counts as a person;
+        in a dev environment it belongs to all audiences, so that everything can be tried.
         """
         if audiences is None:
             return self._is_dev or "person" in offering.audiences
         return bool(set(audiences) & set(offering.audiences))
 
-    def _why_not(self, offering: Offering, now: datetime) -> str | None:
-        """Why an offering can't be ordered at a time; None where it can."""
+    def _refusal(self, offering: Offering, now: datetime) -> str | None:
+        """The reason why an offering can't be ordered at a time; None if it can."""
         if offering.status == "comparison":
             return f"{offering.id} is another seller's tariff, for comparison: it can't be ordered"
         if offering.status != "active":
             return f"{offering.id} is {offering.status.replace('_', ' ')}: it can't be ordered"
         if offering.is_sample and not self._is_dev:
             return f'{offering.id} is a sample: it can be ordered where environment = "dev" alone'
-        begun = offering.valid_from is None or offering.valid_from <= now
-        if not begun or (offering.valid_until is not None and offering.valid_until <= now):
+        has_begun = offering.valid_from is None or offering.valid_from <= now
+        if not has_begun or (offering.valid_until is not None and offering.valid_until <= now):
             return f"{offering.id} is not on sale at this time: `tokenworks offering list`"
         return None
 
     def on_sale(self, offering_id: str, now: datetime | None = None) -> SoldOffering:
-        """What can be ordered at `now`. Raises `OfferingNotFound` or `OfferingNotActive`."""
+        """The version of an offering that can be ordered at `now`. Raises `OfferingNotFound` or `OfferingNotActive`."""
         now = now or self._clock.now()
         found = store.find_offering(self._connection, now, offering_id=offering_id)
         if found is None:
@@ -146,29 +151,30 @@ class Offerings:
                 f"there is no offering {offering_id!r}: `tokenworks offering list` shows them"
             )
         version, rate, offering = found
-        why_not = self._why_not(offering, now)
-        if why_not is not None:
-            raise OfferingNotActive(why_not)
+        refusal = self._refusal(offering, now)
+        if refusal is not None:
+            raise OfferingNotActive(refusal)
         return SoldOffering(offering, version, rate)
 
     def check_version(self, offering_id: str, version: str) -> None:
-        """What is on sale now is the version that was shown. Raises `OfferingChanged`, and what `on_sale` raises."""
+        """Check that the version on sale is the one that was shown. Raises `OfferingChanged`, and what `on_sale` raises."""
         if self.on_sale(offering_id).offering_version != version:
             raise OfferingChanged("the offering has changed: look at it again")
 
     def sold(self, offering_version: str) -> SoldOffering:
-        """By version, whatever its state: for what was sold."""
+        """An offering by its version, in any status: for products that were sold. Raises `OfferingNotFound`."""
         found = store.find_offering(self._connection, self._clock.now(), version=offering_version)
         if found is None:
             raise OfferingNotFound(f"there is no offering version {offering_version!r}")
         return SoldOffering(found[2], found[0], found[1])
 
     def rate_card(self, rate_version: str) -> RateCard:
-        """Raises `OfferingNotFound` where there is none."""
+        """A rate card by its version. Raises `OfferingNotFound`."""
         found = store.rate_cards(self._connection, rate_version).get(rate_version)
         if found is None:
             raise OfferingNotFound(f"there is no rate card {rate_version!r}")
         return found
 
     def rate_cards(self) -> dict[str, RateCard]:
+        """All rate cards by version."""
         return store.rate_cards(self._connection)

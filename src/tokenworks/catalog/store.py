@@ -20,8 +20,8 @@ def add_rate_card(connection: Connection, card: RateCard) -> str:
 
 
 def add_offering(connection: Connection, offering: Offering, rate_version: str, now: datetime) -> bool:
-    """Whether this is a new version. It is sold from its `valid_from` on, or from now where that has passed; what is sold
-    until then stays on sale.
+    """Store an offering's version. Return True if it is new. It is sold from its `valid_from` on, or from now on if that has
+    passed; the version before it is on sale until then.
     """
     version = offering.version(rate_version)
     new = connection.execute(
@@ -49,7 +49,7 @@ def is_known(connection: Connection, offering_id: str) -> bool:
 
 
 def forget_planned(connection: Connection, offering_ids: Sequence[str], now: datetime) -> None:
-    """What was to be sold later: a newer file says it anew."""
+    """Delete the planned versions of offerings: the file that is loaded has them again, or has other ones."""
     connection.execute(
         "DELETE FROM offering_current WHERE offering_id = ANY(%s) AND from_at > %s", (list(offering_ids), now)
     )
@@ -68,7 +68,7 @@ _CURRENT = """(SELECT DISTINCT ON (offering_id) offering_id, offering_version FR
 
 
 def current_offerings(connection: Connection, now: datetime) -> list[tuple[str, str, Offering]]:
-    """(version, rate version, offering) of all offerings at a time, by id."""
+    """(version, rate version, offering) of the versions that are sold at a time, by the offering's id."""
     rows = connection.execute(
         f"""SELECT o.offering_version, o.rate_version, o.content FROM {_CURRENT} c
             JOIN offering o USING (offering_version) ORDER BY c.offering_id""".encode(),
@@ -80,7 +80,7 @@ def current_offerings(connection: Connection, now: datetime) -> list[tuple[str, 
 def find_offering(
     connection: Connection, now: datetime, *, offering_id: str | None = None, version: str | None = None
 ) -> tuple[str, str, Offering] | None:
-    """By id (the one at a time) or by version."""
+    """(version, rate version, offering), by the offering's id (the version that is sold at a time) or by version."""
     row = connection.execute(
         """SELECT o.offering_version, o.rate_version, o.content FROM offering o
            WHERE o.offering_version = coalesce(%(version)s, (
@@ -92,7 +92,7 @@ def find_offering(
 
 
 def rate_cards(connection: Connection, rate_version: str | None = None) -> dict[str, RateCard]:
-    """Every version ever loaded, or one: what was sold keeps its card."""
+    """The rate cards of all versions (or of one), by version: a sold product keeps the card of its version."""
     cards = {}
     rows = connection.execute(
         "SELECT rate_version, content FROM rate_card WHERE %(v)s::text IS NULL OR rate_version = %(v)s",
@@ -107,5 +107,6 @@ def rate_cards(connection: Connection, rate_version: str | None = None) -> dict[
     return cards
 
 
-def tell(connection: Connection, what: str) -> None:
-    connection.execute("INSERT INTO change (kind, ref) VALUES ('snapshot', %s)", (what,))
+def announce_change(connection: Connection, ref: str) -> None:
+    """Tell all hosts, by the change feed, to read the catalogue again."""
+    connection.execute("INSERT INTO change (kind, ref) VALUES ('snapshot', %s)", (ref,))

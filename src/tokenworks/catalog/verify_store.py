@@ -1,4 +1,4 @@
-"""What holds of the catalogue: statements for the auditor that name the rows that break it."""
+"""The auditor's checks of the catalogue: each statement returns the rows that break its invariant."""
 
 from typing import Final
 

@@ -10,7 +10,7 @@ from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.cli.trail import audited
-from tokenworks.subscriptions import limited
+from tokenworks.subscriptions import scope_of_limit
 
 
 def _limits_now(services: AppServices, params: Mapping[str, Any]) -> object:
@@ -57,7 +57,7 @@ def limit_set(
         else:
             found = services.subscriptions.find(str(subscriber))
             account_id = found.account_id
-            scope, ref = limited(services.members, services.keys, found, member, key)
+            scope, ref = scope_of_limit(services.members, services.keys, found, member, key)
         limit_id = services.ledger.set_limit(
             scope,
             ref,

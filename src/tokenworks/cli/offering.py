@@ -12,7 +12,13 @@ from tokenworks.app import views
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.edge import read_regular
 from tokenworks.app.output import print_json, print_table, say
-from tokenworks.catalog import Catalogue, OfferingChange, card_words, read_catalogue, words_of
+from tokenworks.catalog import (
+    Catalogue,
+    OfferingChange,
+    card_differences,
+    offering_differences,
+    read_catalogue,
+)
 from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said
 from tokenworks.cli.trail import audited
 from tokenworks.subscriptions import day_of, minute_of
@@ -134,7 +140,7 @@ def _words(changes: list[OfferingChange]) -> list[str]:
 
 def _version_words(services: AppServices, old: str, new: str) -> list[str]:
     before, after = services.offerings.sold(old), services.offerings.sold(new)
-    return words_of(before.offering, after.offering) + card_words(
+    return offering_differences(before.offering, after.offering) + card_differences(
         services.offerings.rate_card(before.rate_version), services.offerings.rate_card(after.rate_version)
     )
 
@@ -148,9 +154,9 @@ def _file_words(before: Catalogue, after: Catalogue) -> list[str]:
         if key not in new:
             lines.append(f"{key[0]}: it is not in the second file; what is on sale stays so")
             continue
-        words = words_of(old.get(key), new[key])
+        words = offering_differences(old.get(key), new[key])
         if key in old:
-            words += card_words(cards[0][old[key].rate_card], cards[1][new[key].rate_card])
+            words += card_differences(cards[0][old[key].rate_card], cards[1][new[key].rate_card])
         if words:
             lines += [f"{key[0]}:", *(f"  {word}" for word in words)]
     return lines

@@ -28,7 +28,7 @@ from tokenworks.cli.options import (
     when_option,
 )
 from tokenworks.cli.trail import audited
-from tokenworks.subscriptions import When, day_of
+from tokenworks.subscriptions import ChangeTiming, day_of
 
 
 def _product_now(services: AppServices, params: Mapping[str, Any]) -> object:
@@ -98,7 +98,7 @@ def order_change(
     context: Context,
     product: UUID,
     offering: str,
-    when: When,
+    when: ChangeTiming,
     confirm: bool,
     idempotency_key: str | None,
     dry_run: bool,
@@ -126,7 +126,12 @@ def order_change(
 @json_option
 @pass_context
 def order_cancel(
-    context: Context, product: UUID, when: When, idempotency_key: str | None, dry_run: bool, as_json: bool
+    context: Context,
+    product: UUID,
+    when: ChangeTiming,
+    idempotency_key: str | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """End a product, now or with its cycle; what is unused is withdrawn. What comes back says its offering's proration."""
     with context.services() as services, services.transaction(dry_run=dry_run):

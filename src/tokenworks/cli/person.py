@@ -30,7 +30,7 @@ ID_NUMBER_LINE_MAX: Final = 100
 
 
 def _consents_now(services: AppServices, params: Mapping[str, Any]) -> object:
-    return services.consents.said(services.subscriptions.find(params["subscriber"]))
+    return services.consents.latest_answers(services.subscriptions.find(params["subscriber"]))
 
 
 @click.command("consent")
@@ -59,8 +59,8 @@ def subscriber_consent(
                 {
                     "purpose": state.text.purpose,
                     "given": state.given,
-                    "said_at": state.said_at,
-                    "text_sha256": state.said_sha256,
+                    "said_at": state.answered_at,
+                    "text_sha256": state.answered_sha256,
                     "text_changed": state.text_changed,
                 }
                 for state in states
@@ -72,8 +72,8 @@ def subscriber_consent(
         (
             state.text.purpose,
             words[state.given],
-            "" if state.said_at is None else f"{state.said_at:%Y-%m-%d %H:%M}",
-            (state.said_sha256 or "")[:12],
+            "" if state.answered_at is None else f"{state.answered_at:%Y-%m-%d %H:%M}",
+            (state.answered_sha256 or "")[:12],
         )
         for state in states
     ]

@@ -7,7 +7,7 @@ import click
 from tokenworks.app import views
 from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said
 from tokenworks.cli.options import second_option, when_option
-from tokenworks.subscriptions import When
+from tokenworks.subscriptions import ChangeTiming
 
 
 @click.command("quote")
@@ -33,7 +33,7 @@ def order_quote(
     product: UUID | None,
     offering: str | None,
     delivery: str | None,
-    when: When,
+    when: ChangeTiming,
     confirm: bool,
     as_json: bool,
 ) -> None:

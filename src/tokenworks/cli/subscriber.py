@@ -14,6 +14,7 @@ from tokenworks.cli.options import dry_run_option
 from tokenworks.cli.trail import audited
 from tokenworks.kernel import parse_money
 from tokenworks.subscriptions import day_of
+from tokenworks.texts import Language
 
 FOUND_DEFAULT: Final = 20
 
@@ -43,7 +44,7 @@ def subscriber_find(context: Context, text: str, limit: int, as_json: bool) -> N
 @json_option
 @pass_context
 def subscriber_owner(
-    context: Context, subscriber: str, name: str | None, language: str, dry_run: bool, as_json: bool
+    context: Context, subscriber: str, name: str | None, language: Language, dry_run: bool, as_json: bool
 ) -> None:
     """A number goes to somebody else: its subscriber is closed and keeps what it owes, a new one is registered."""
     with context.services() as services, services.transaction(dry_run=dry_run):

@@ -11,7 +11,7 @@ from tokenworks.pages.page import Visitor, language_of, render
 from tokenworks.pages.phrases import price_of, yuan
 from tokenworks.pages.products import product_name
 from tokenworks.pages.words import WORDS, refusal
-from tokenworks.subscriptions import Product, When, acts_with, day_of, last_day
+from tokenworks.subscriptions import ChangeTiming, Product, actions_on, day_of, last_day
 from tokenworks.web.services import Services
 
 What = Literal["change", "cancel", "pause", "resume"]
@@ -51,7 +51,7 @@ def _change(
     language = language_of(request, visitor)
     words = WORDS[language]
     current = services.offerings.sold(product.offering_version).offering
-    offered = services.eligibility.to_change(visitor.subscriber, product)
+    offered = services.eligibility.change_options(visitor.subscriber, product)
     others = [sold.offering for sold in in_order(offered, visitor.subscriber.audiences)]
     # Tiers of the same seller first.
     others.sort(key=lambda o: (o.carrier != current.carrier, price_of(o)))
@@ -69,7 +69,7 @@ def _change_at(
     visitor: Visitor,
     product: Product,
     offering: str,
-    when: When,
+    when: ChangeTiming,
     words: Mapping[str, str],
     language: Any,
 ) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _cancel(
     words = WORDS[language]
     choices = []
     offering = services.offerings.sold(product.offering_version).offering
-    if acts_with(product, offering).end_with_cycle and product.cycle_end is not None:
+    if actions_on(product, offering).end_with_cycle and product.cycle_end is not None:
         lines = [words["cancel_later"].format(end=last_day(product.cycle_end))]
         choices.append(_choice("cycle_end", words["cancel_later_title"], lines, words["cancel_later_do"]))
     try:

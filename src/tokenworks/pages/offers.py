@@ -23,9 +23,13 @@ def on_sale(services: Services, visitor: Visitor | None) -> list[Offer]:
     """What is shown here now: what can be ordered, and what the visitor has. In the order of the shop."""
     audiences = None if visitor is None else visitor.subscriber.audiences
     if visitor is None:
-        found = [Offer(sold, has=False, can=True) for sold in services.offerings.for_sale(None)]
+        found = [Offer(sold, is_owned=False, can_order=True) for sold in services.offerings.for_sale(None)]
     else:
-        found = [offer for offer in services.eligibility.offers(visitor.subscriber) if offer.can or offer.has]
+        found = [
+            offer
+            for offer in services.eligibility.offers(visitor.subscriber)
+            if offer.can_order or offer.is_owned
+        ]
     shown = {offer.sold.offering.id: offer for offer in found}
     return [shown[sold.offering.id] for sold in in_order([offer.sold for offer in found], audiences)]
 

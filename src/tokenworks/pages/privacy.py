@@ -70,7 +70,7 @@ def say_on_page(
             services.subscriptions.lock([subscriber.subscriber_id])
             last = {one.text.purpose: one for one in services.consents.states(subscriber)}[purpose]
             # Said again of the same text it is the same.
-            if (last.given, last.said_sha256) != (given, text_sha256):
+            if (last.given, last.answered_sha256) != (given, text_sha256):
                 services.consents.keep(
                     subscriber, purpose, given=given, text_sha256=text_sha256, said_by=who.actor
                 )

@@ -9,7 +9,7 @@ from tokenworks.kernel import TokenworksError
 from tokenworks.pages.choices import What, choices_page
 from tokenworks.pages.page import Text, ask_to_sign_in, visitor_of
 from tokenworks.pages.products import ProductId, own_product
-from tokenworks.subscriptions import When
+from tokenworks.subscriptions import ChangeTiming
 from tokenworks.web.principals import audit
 from tokenworks.web.services import Asked
 
@@ -41,7 +41,7 @@ def do(
     if visitor is None:
         return ask_to_sign_in(request, services, "/products")
     product = own_product(services, visitor, id)
-    at: When = "cycle_end" if when == "cycle_end" else "now"
+    at: ChangeTiming = "cycle_end" if when == "cycle_end" else "now"
     try:
         with services.transaction():
             # A form that comes twice is one act: the order is there already, or the product is not as the form takes it for.

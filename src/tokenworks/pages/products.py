@@ -12,7 +12,7 @@ from tokenworks.pages.offers import offer
 from tokenworks.pages.page import Visitor, ask_to_sign_in, language_of, render, visitor_of
 from tokenworks.pages.phrases import name_of, yuan
 from tokenworks.pages.words import WORDS
-from tokenworks.subscriptions import LIVE, Order, Product, acts_with, day_of, last_day
+from tokenworks.subscriptions import LIVE_STATES, Order, Product, actions_on, day_of, last_day
 from tokenworks.web.principals import as_uuid, audit
 from tokenworks.web.services import Asked, Services
 
@@ -50,11 +50,11 @@ def _list(
         request, services, "products.html", "products", "my_products", visitor=visitor, error=error,
         done=words[f"done_{done}"] if done else None,
         products=[
-            _card(request, services, visitor, p, found) for p in found if p.state in LIVE and p.parent_id is None
+            _card(request, services, visitor, p, found) for p in found if p.state in LIVE_STATES and p.parent_id is None
         ],
         earlier=[
             {"name": product_name(request, services, visitor, p), "state": words[p.state], "started": words["started"].format(day=day_of(p.started_at))}
-            for p in reversed(found) if p.state not in LIVE and p.parent_id is None
+            for p in reversed(found) if p.state not in LIVE_STATES and p.parent_id is None
         ][:EARLIER_SHOWN],
         notices=_notices(visitor, words),
         to_come=[_to_come(request, services, visitor, order) for order in services.orders.to_come(visitor.subscriber)],
@@ -114,7 +114,7 @@ def _card(
     if product.cycle_end is not None and not waits:
         period = words["period"].format(begin=day_of(product.cycle_start), end=last_day(product.cycle_end))
         lines.append(f"{words['this_period']}{'：' if language == 'zh' else ': '}{period}")
-    end, acts = _at_the_end(services, visitor, product, words, language), acts_with(product, o)
+    end, acts = _at_the_end(services, visitor, product, words, language), actions_on(product, o)
     return {
         "id": str(product.product_id), "name": name_of(o, language), "state": words[product.state], "is_active": product.state == "active",
         "price": shown["price"], "per": shown["per"], "lines": lines, "end": end,

@@ -49,8 +49,8 @@ def _choose(
         )
     if chosen is not None:
         return confirm_page(request, services, visitor, chosen, error=error)
-    had = {one.sold.offering.id for one in offered if one.has}
-    refused = {one.sold.offering.id for one in offered if not one.can}
+    had = {one.sold.offering.id for one in offered if one.is_owned}
+    refused = {one.sold.offering.id for one in offered if not one.can_order}
     return render(
         request, services, "order.html", "order", "choose", visitor=visitor, error=error,
         cards=cards([one.sold.offering for one in offered], had, language, refused),

@@ -16,7 +16,7 @@ from tokenworks.pages.page import (
     language_of,
     page_at,
 )
-from tokenworks.subscriptions import SendCode
+from tokenworks.subscriptions import CodeSender
 from tokenworks.trust import NotAllowed, NotSignedIn
 from tokenworks.web.asker import check_own_page, client_address, is_secure
 from tokenworks.web.principals import COOKIE, audit, principal_of
@@ -58,7 +58,7 @@ def sign_in_page(
 @router.post("/sign-in/code")
 def send_code(request: Request, services: Asked, identifier: Text, back: Text = "/order") -> Response:
     check_own_page(request)
-    send: SendCode = request.app.state.send_code
+    send: CodeSender = request.app.state.send_code
     try:
         challenge, later = services.sign_ins.request_code(identifier, client_address(request), send)
     except TokenworksError as error:

@@ -34,23 +34,22 @@ from tokenworks.subscriptions.errors import (
     WorkOrderAnswered,
     WorkOrderNotFound,
 )
-from tokenworks.subscriptions.hub.notices import Notice, Notices, text_of
+from tokenworks.subscriptions.hub.notices import Notice, Notices, notice_text
 from tokenworks.subscriptions.hub.service import (
-    EVENTS,
     Api,
     Delivery,
     DeliveryNotFound,
+    EVENTS,
     Event,
     Hub,
     Listener,
     ListenerNotFound,
-    content_of,
+    event_content,
     signature,
 )
-from tokenworks.subscriptions.limited import limited
+from tokenworks.subscriptions.limit_scope import scope_of_limit
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
-    SUSPENSIONS,
     CapPeriod,
     ConsentText,
     ContractPrice,
@@ -58,10 +57,11 @@ from tokenworks.subscriptions.model import (
     Order,
     PrivacyRules,
     Product,
-    Stops,
+    SUSPENSIONS,
     Subscriber,
     Suspension,
     SuspensionCause,
+    SuspensionEffects,
     TopUp,
     WorkOrder,
     add_months,
@@ -71,17 +71,17 @@ from tokenworks.subscriptions.model import (
     next_month,
     parse_phone,
 )
-from tokenworks.subscriptions.orders.change import When
+from tokenworks.subscriptions.orders.change import ChangeTiming
 from tokenworks.subscriptions.orders.deliveries import Deliveries
-from tokenworks.subscriptions.orders.eligibility import LIVE, Eligibility, Offer, acts_with
-from tokenworks.subscriptions.orders.moves import Holder, Moved, Moves, SoldVersion
+from tokenworks.subscriptions.orders.eligibility import Eligibility, LIVE_STATES, Offer, actions_on
+from tokenworks.subscriptions.orders.moves import MoveResult, Moves, SoldProduct, SoldVersion
 from tokenworks.subscriptions.orders.proration import unearned
 from tokenworks.subscriptions.orders.quotes import Quote, QuoteLine, Quotes
 from tokenworks.subscriptions.orders.sales import Sales
 from tokenworks.subscriptions.orders.service import Orders
 from tokenworks.subscriptions.orders.starts import START_DAYS_MAX
 from tokenworks.subscriptions.payg import PayAsYouGo
-from tokenworks.subscriptions.people.consents import PURPOSES, Consents, ConsentState, ConsentTexts
+from tokenworks.subscriptions.people.consents import ConsentState, ConsentTexts, Consents, PURPOSES
 from tokenworks.subscriptions.people.member_rights import MemberRights
 from tokenworks.subscriptions.people.members import Members
 from tokenworks.subscriptions.people.people_store import lock_subscriber, subscriber_columns
@@ -95,27 +95,23 @@ from tokenworks.subscriptions.rights import (
     check_rank,
     may_manage,
 )
-from tokenworks.subscriptions.served import Served, ServedKeys, Versions
+from tokenworks.subscriptions.served import HolderTerms, OfferingVersions, ServedKeys
 from tokenworks.subscriptions.service import Subscriptions
-from tokenworks.subscriptions.sign_ins import Entered, SendCode, SignIns, normal_number
+from tokenworks.subscriptions.sign_ins import CodeSender, OpenedSession, SignIns, normal_number
 from tokenworks.texts import LANGUAGES
 from tokenworks.trust.identity.answers import KeyReused
 
 __all__ = [
-    "BILLING_ZONE",
-    "EVENTS",
-    "LANGUAGES",
-    "LIVE",
-    "PURPOSES",
-    "START_DAYS_MAX",
-    "SUSPENSIONS",
     "Access",
     "Api",
+    "BILLING_ZONE",
     "BroadbandMissing",
     "BroadbandTaken",
     "CapBelowSpent",
     "CapPeriod",
     "ChangeNotAllowed",
+    "ChangeTiming",
+    "CodeSender",
     "ConsentNeeded",
     "ConsentState",
     "ConsentText",
@@ -127,15 +123,17 @@ __all__ = [
     "Deliveries",
     "Delivery",
     "DeliveryNotFound",
+    "EVENTS",
     "Eligibility",
-    "Entered",
     "Erasure",
     "Event",
     "HadAlready",
-    "Holder",
+    "HolderTerms",
     "Hub",
     "IdentityKnown",
     "KeyReused",
+    "LANGUAGES",
+    "LIVE_STATES",
     "Listener",
     "ListenerNotFound",
     "Member",
@@ -143,7 +141,7 @@ __all__ = [
     "MemberNotFound",
     "MemberRights",
     "Members",
-    "Moved",
+    "MoveResult",
     "Moves",
     "NeedsFirst",
     "NotEligible",
@@ -151,10 +149,13 @@ __all__ = [
     "Notice",
     "Notices",
     "Offer",
+    "OfferingVersions",
+    "OpenedSession",
     "Order",
     "OrderNotFound",
     "Orders",
     "OtherAudience",
+    "PURPOSES",
     "PayAsYouGo",
     "PhoneLost",
     "PhoneTaken",
@@ -170,32 +171,31 @@ __all__ = [
     "RealNameCheck",
     "RealNameNeeded",
     "RealNameRefused",
+    "START_DAYS_MAX",
+    "SUSPENSIONS",
     "Sales",
     "SecondNotConfirmed",
-    "SendCode",
-    "Served",
     "ServedKeys",
     "SeveralFound",
     "SignIns",
+    "SoldProduct",
     "SoldVersion",
     "StepsThere",
-    "Stops",
     "Subscriber",
     "SubscriberNotActive",
     "SubscriberNotFound",
     "Subscriptions",
     "Suspension",
     "SuspensionCause",
+    "SuspensionEffects",
     "TooManyToCome",
     "TopUp",
     "TopUpNotAllowed",
     "TopUpNotFound",
-    "Versions",
-    "When",
     "WorkOrder",
     "WorkOrderAnswered",
     "WorkOrderNotFound",
-    "acts_with",
+    "actions_on",
     "add_months",
     "bill_period_end",
     "check_control",
@@ -205,21 +205,21 @@ __all__ = [
     "check_own_broadband",
     "check_own_lift",
     "check_rank",
-    "content_of",
     "day_of",
     "end_of_day",
+    "event_content",
     "last_day",
-    "limited",
     "lock_subscriber",
     "may_manage",
     "minute_of",
     "month_start",
     "next_month",
     "normal_number",
+    "notice_text",
     "parse_phone",
+    "scope_of_limit",
     "second_of",
     "signature",
     "subscriber_columns",
-    "text_of",
     "unearned",
 ]

@@ -1,4 +1,4 @@
-"""Who spends from an account by which key: issuing a key, listing keys, stopping one. Every door asks here."""
+"""The keys of an account and its members: issuing, listing and revoking them, by one rule for API, pages and commands."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,14 +13,14 @@ from tokenworks.subscriptions.model import Subscriber
 from tokenworks.subscriptions.people import people_store
 from tokenworks.trust import ApiKeyInfo, Keys, PersonVault
 
-# Live keys at a time, of a member and of an account. A revoked or an expired key makes room for another one.
+# Live keys of a member and of an account at one time. Revoked and expired keys do not count.
 MEMBER_KEYS_LIVE_MAX: Final = 100
 ACCOUNT_KEYS_LIVE_MAX: Final = 10_000
 KEY_DAYS_MAX: Final = 36_500
 
 
 class Access:
-    """On one connection, with the rooms that it uses."""
+    """Issues, lists and revokes keys, on one connection."""
 
     def __init__(
         self,
@@ -47,33 +47,33 @@ class Access:
         expires_in_days: int | None = None,
         origins: Sequence[str] | None = None,
     ) -> tuple[UUID, str]:
-        """A key of a member (None: of the owner), with the bucket of its cap, in one transaction: its id, and its text, which is
-        shown this once.
+        """Issue a key for a member (None: for the owner), with the bucket of its cap, in one transaction. Return the key's id and
+        its text, which is not kept and can't be shown again.
 
-        Raises `Invalid`, also where the member or the account has as many live keys as may be.
+        Raises `Invalid`, also if the member or the account has the maximum of live keys.
         """
         if expires_in_days is not None and not 0 < expires_in_days <= KEY_DAYS_MAX:
             raise Invalid(f"a key is valid for 1 to {KEY_DAYS_MAX} days")
         with self._connection.transaction():
-            # Of two requests at once, the second one counts the first one's key.
+            # The lock makes the second of two concurrent requests count the first one's key.
             people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if member_id is None:
                 member_id = people_store.owner_of(self._connection, subscriber.subscriber_id)
             now = self._clock.now()
-            of_member, of_account = self._keys.count_live(subscriber.account_id, member_id, now)
-            if of_member >= MEMBER_KEYS_LIVE_MAX:
+            member_keys, account_keys = self._keys.count_live(subscriber.account_id, member_id, now)
+            if member_keys >= MEMBER_KEYS_LIVE_MAX:
                 raise Invalid(
-                    f"one has at most {MEMBER_KEYS_LIVE_MAX} keys: stop one that is not used any more"
+                    f"a member has at most {MEMBER_KEYS_LIVE_MAX} keys: stop a key that is not used any more"
                 )
-            if of_account >= ACCOUNT_KEYS_LIVE_MAX:
-                raise Invalid(f"an account has at most {ACCOUNT_KEYS_LIVE_MAX} keys: stop some that are not used any more")  # fmt: skip
-            cap = None if cap_tokens is None else self._ledger.add_cap(subscriber.account_id, cap_tokens)
+            if account_keys >= ACCOUNT_KEYS_LIVE_MAX:
+                raise Invalid(f"an account has at most {ACCOUNT_KEYS_LIVE_MAX} keys: stop keys that are not used any more")  # fmt: skip
+            cap_id = None if cap_tokens is None else self._ledger.add_cap(subscriber.account_id, cap_tokens)
             return self._keys.issue(
                 account_id=subscriber.account_id,
                 member_id=member_id,
                 name=name,
                 models=models,
-                cap_bucket_id=cap,
+                cap_bucket_id=cap_id,
                 cap_tokens=cap_tokens,
                 expires_at=None if expires_in_days is None else now + timedelta(days=expires_in_days),
                 origins=origins,
@@ -87,20 +87,20 @@ class Access:
         after: UUID | None = None,
         limit: int | None = None,
     ) -> list[ApiKeyInfo]:
-        """The account's keys with their caps, oldest first: all, or at most `limit` after one. With `member_id`, of those the
-        member's own that are not revoked.
+        """The account's keys with their caps, oldest first: all of them, or at most `limit` after the key `after`. With
+        `member_id`: only this member's keys that are not revoked.
         """
         account_id = subscriber.account_id
         caps = {b.bucket_id: b.total for b in self._ledger.buckets(account_id) if b.kind == "cap"}
         found = self._keys.of_account(account_id, caps, after, limit)
         if member_id is None:
             return found
-        mine = self._keys.of_member(member_id)
-        return [key for key in found if key.key_id in mine]
+        member_key_ids = self._keys.of_member(member_id)
+        return [key for key in found if key.key_id in member_key_ids]
 
     def revoke_key(self, subscriber: Subscriber, key_id: UUID, member_id: UUID | None = None) -> bool:
-        """Stop a key of the account (with `member_id`: of the member) everywhere. False where it was stopped already. Raises
-        `NotFound` where it is none of these.
+        """Revoke a key of the account (with `member_id`: of this member) on all hosts. Return False if it was revoked before.
+        Raises `NotFound`.
         """
         if key_id not in {key.key_id for key in self.keys(subscriber, member_id)}:
             raise NotFound("there is no such key")

@@ -1,7 +1,7 @@
-"""Instants as people read them: in the seller's zone, a period by its first and its last day.
+"""Instants as texts for people: in the billing zone, a period by its first and its last day.
 
-Data has exclusive ends as instants (a month ends at the midnight in which the next one begins); a person reads the last day
-that belongs to it. Pages, commands, the PDF and the charge file use these functions and no others.
+In data, the end of a period is an exclusive instant: a month ends at the midnight in which the next month begins. A person reads
+the last day of the period. Pages, commands, the PDF and the charge file use only these functions.
 """
 
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ def day_of(at: datetime) -> str:
 
 
 def last_day(end: datetime) -> str:
-    """The last day of what ends (exclusively) at an instant: the day before a midnight, else the day itself."""
+    """The last day of a period with this exclusive end: the day before a midnight, else the day itself."""
     return day_of(end - _TICK)
 
 
@@ -33,6 +33,6 @@ def second_of(at: datetime) -> str:
 
 
 def end_of_day(day: datetime) -> datetime:
-    """The (exclusive) end of a day that a person named: the midnight after it."""
+    """The exclusive end of a day that a person named: the midnight after it."""
     begin = day.replace(tzinfo=BILLING_ZONE, hour=0, minute=0, second=0, microsecond=0)
     return begin + timedelta(days=1)

@@ -1,4 +1,4 @@
-"""Facts about subscribers and orders."""
+"""The errors of subscribers and orders, each a named fact."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ class IdentityKnown(Conflict):
 
 
 class SeveralFound(Conflict):
-    """What was asked for names more than one subscriber."""
+    """The search text names more than one subscriber."""
 
 
 class PhoneTaken(Conflict):
@@ -51,7 +51,7 @@ class NotSuspended(Conflict):
 
 
 class PhoneLost(Refused):
-    """The phone is reported lost: whoever has it gets its codes, so that they open nothing until the operator lifts that."""
+    """The phone is reported lost: its codes open no session until the operator lifts the suspension."""
 
 
 class NotEligible(Refused):
@@ -63,7 +63,7 @@ class OtherAudience(NotEligible):
 
 
 class NeedsFirst(NotEligible):
-    """The offering goes with another one, which the subscriber does not have. `requires`: any of these."""
+    """The offering needs another one, which the subscriber does not have. `requires`: one of these."""
 
     def __init__(self, message: str, requires: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -71,31 +71,31 @@ class NeedsFirst(NotEligible):
 
 
 class BroadbandMissing(NotEligible):
-    """The offering goes with a broadband account, and its number is not known."""
+    """The offering needs a broadband account, whose number is not known."""
 
 
 class DeliveredAlready(NotEligible):
-    """What another system delivers is there already: it is delivered once."""
+    """The subscriber has this add-on of another system already: it is delivered once."""
 
 
 class HadAlready(NotEligible):
-    """The subscriber, or its person, has had the offering as often as it can be had."""
+    """The subscriber, or its person, has had the offering as many times as it allows."""
 
 
 class StepsThere(NotEligible):
-    """Pay-as-you-go is there already: its steps are bought as they are needed."""
+    """The subscriber has this pay-as-you-go offering already: its steps are bought as they are needed."""
 
 
 class TooManyToCome(Conflict):
-    """So many orders wait for their start already."""
+    """The maximum of orders wait for their start already."""
 
 
 class SecondNotConfirmed(Conflict):
-    """The subscriber has it already, and the order does not say that it is to be had once more."""
+    """The subscriber has the offering already, and the order does not confirm a second one."""
 
 
 class ChangeNotAllowed(Conflict):
-    """The product can't be changed so, or not now."""
+    """The product can't be changed in this way, or not now."""
 
 
 class OrderNotFound(NotFound):
@@ -119,20 +119,20 @@ class TopUpNotFound(NotFound):
 
 
 class TopUpNotAllowed(Conflict):
-    """Nothing can be bought by hand: no pay-as-you-go, a lock, or the cap."""
+    """A top-up is not possible: there is no pay-as-you-go, spending is locked, or the cap does not allow it."""
 
 
 class ConsentNeeded(Refused):
-    """The subscriber has withdrawn a consent, or has not given one, that this needs."""
+    """A consent that is needed was withdrawn, or not given."""
 
 
 class ConsentTextChanged(Conflict):
-    """What was agreed to is not the text that is shown now."""
+    """The consent is to another text than the one that is shown now."""
 
 
 class RealNameNeeded(Refused):
-    """The real-name check is not done, or was refused, and this needs it."""
+    """A verified real name is needed, and the check is not done or was refused."""
 
 
 class RealNameRefused(Refused):
-    """The real-name check can't be asked for: it was, too often, or with another identity."""
+    """The real-name check is not possible: there were too many today, or another identity is verified."""

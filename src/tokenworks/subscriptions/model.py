@@ -1,18 +1,19 @@
-"""Subscribers, members, orders, products: frozen, pure; and the arithmetic of cycles."""
+"""Subscribers, members, orders and products, frozen and pure, and the arithmetic of cycles."""
 
 import hashlib
 import re
 from calendar import monthrange
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, NotRequired, TypedDict
 from uuid import UUID
 
 from tokenworks.kernel import Invalid
 
 # Carriers' months are Chinese months: UTC+8, no daylight saving.
 BILLING_ZONE: Final = timezone(timedelta(hours=8))
-# ASCII digits: `\d` would take any script's.
+# ASCII digits: `\d` would match digits of any script.
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
@@ -20,36 +21,52 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 SuspensionCause = Literal["payment", "operator", "fraud", "lost_phone", "own_wish"]
 
 
-class Stops(NamedTuple):
-    """What a suspension stops: requests and orders; the next cycle of what is had; anything that would be charged."""
+class SuspensionEffects(NamedTuple):
+    """What a suspension stops: requests and orders (`serving`), the next cycle of a product (`renewing`), any charge
+    (`charging`).
+    """
 
     serving: bool
     renewing: bool
     charging: bool
 
 
-SUSPENSIONS: Final[dict[SuspensionCause, Stops]] = {
-    # A bill is overdue: lifted by what pays or credits it, and by nothing else.
-    "payment": Stops(serving=True, renewing=True, charging=True),
-    "operator": Stops(serving=True, renewing=True, charging=True),
-    "fraud": Stops(serving=True, renewing=True, charging=True),
-    # The contract goes on, as a SIM's does: plans renew, so that all is there when the phone is.
-    "lost_phone": Stops(serving=True, renewing=False, charging=False),
-    "own_wish": Stops(serving=True, renewing=True, charging=True),
+SUSPENSIONS: Final[dict[SuspensionCause, SuspensionEffects]] = {
+    # A bill is overdue. A payment or a credit of the bill lifts this suspension, and nothing else does.
+    "payment": SuspensionEffects(serving=True, renewing=True, charging=True),
+    "operator": SuspensionEffects(serving=True, renewing=True, charging=True),
+    "fraud": SuspensionEffects(serving=True, renewing=True, charging=True),
+    # The contract goes on, as a SIM's does: plans renew, so that they can be used when the phone is back.
+    "lost_phone": SuspensionEffects(serving=True, renewing=False, charging=False),
+    "own_wish": SuspensionEffects(serving=True, renewing=True, charging=True),
 }
-"""What each cause stops. A subscriber is served, renewed and charged where none of its causes stops it (decision 36)."""
-# No new cycle begins where one of these holds: a cycle is charged when it begins.
+"""What each cause stops. A subscriber is served, renewed and charged if none of its causes stops that (decision 36)."""
+# The causes that stop new cycles: a cycle is charged when it begins, so that a stop of charges stops it, too.
 CYCLE_STOPPERS: Final = tuple(
     cause for cause, stops in SUSPENSIONS.items() if stops.renewing or stops.charging
 )
 
 
 Language = Literal["zh", "en"]
+RealName = Literal["unknown", "pending", "verified", "refused"]
+
+
+class Profile(TypedDict, total=False):
+    """What can be known of a subscriber beside its number and name: see `Subscriber`."""
+
+    audiences: Sequence[str] | None
+    language: Language
+    broadband: str | None
+    real_name: RealName
+    bill_day: int
+    credit_limit_nano: int | None
+    regions: Sequence[str] | None
+    home_region: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class ConsentText:
-    """What is shown of a purpose in a language."""
+    """The text that is shown for a consent's purpose, in one language."""
 
     purpose: str
     language: Language
@@ -62,7 +79,7 @@ class ConsentText:
 
 @dataclass(frozen=True, slots=True)
 class Suspension:
-    """A period for which one cause suspended a subscriber; `ended_at` is None while it does."""
+    """A period in which one cause suspends a subscriber; `ended_at` is None while it lasts."""
 
     suspension_id: UUID
     subscriber_id: UUID
@@ -75,44 +92,46 @@ class Suspension:
 
 @dataclass(frozen=True, slots=True)
 class Subscriber:
+    """A person, family or enterprise with a phone number: the party that is billed."""
+
     subscriber_id: UUID
     account_id: UUID
-    # Empty where the person was erased.
+    # Empty if the person was erased.
     phone: str
     name: str | None
     created_at: datetime
     state: Literal["active", "suspended", "closed"] = "active"
-    # Whom offerings must be made for; None: not said, so all.
+    # The audiences that the subscriber belongs to; None: not known.
     audiences: tuple[str, ...] | None = None
-    language: Literal["zh", "en"] = "zh"
+    language: Language = "zh"
     broadband: str | None = None
-    real_name: Literal["unknown", "pending", "verified", "refused"] = "unknown"
-    # The day of the month on which the bill's period begins.
+    real_name: RealName = "unknown"
+    # The day of the month on which a billing period begins.
     bill_day: int = 1
     credit_limit_nano: int | None = None
-    # Of pay-as-you-go: at most so much a calendar month; nothing at all; beside a plan.
+    # Pay-as-you-go: its cost in a calendar month at most; whether buying is locked; whether it is bought beside a plan.
     cap_nano: int = 50_000_000_000
     spend_locked: bool = False
     spill_over: bool = False
-    # By dunning: nothing more is bought.
+    # Set by dunning: the subscriber can't buy.
     restricted: bool = False
     # Residency: where requests may be sent, as prefixes of regions (`cn` allows `cn-sh`); None: anywhere.
     regions: tuple[str, ...] | None = None
-    # Where it is, so that an edge box near it may serve it; None: not said.
+    # The subscriber's region, so that an edge box near it may serve it; None: not known.
     home_region: str | None = None
-    # The causes that suspend it now, in the order in which they came.
+    # The causes that suspend the subscriber now, in the order in which they began.
     suspended_by: tuple[SuspensionCause, ...] = ()
-    # How often its monthly cap was raised: each time the alerts of the month are armed again.
+    # How often the monthly cap was raised: after each raise the alerts of the month are sent again.
     cap_raises: int = 0
 
     @property
     def begins_cycles(self) -> bool:
-        """Whether a new cycle may begin, and be charged."""
+        """True if no suspension stops new cycles and their charges."""
         return not set(self.suspended_by) & set(CYCLE_STOPPERS)
 
     @property
     def phone_masked(self) -> str:
-        """For logs and lists: country code and the last four digits at most."""
+        """The phone number for logs and lists: the country code and the last four digits at most."""
         if not self.phone:
             return "(erased)"
         return f"{self.phone[:3]}{'*' * max(0, len(self.phone) - 7)}{self.phone[-4:]}"
@@ -120,29 +139,30 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True)
 class PrivacyRules:
-    """What an installation declares of consents, real names and erasure."""
+    """The installation's settings for consents, real names and erasure."""
 
-    # Where data stays without consent to leave; as a region's prefix.
+    # The region (a prefix) that data does not leave without a consent.
     residency_region: str = "cn"
-    # Data may leave until the consent is withdrawn (`opt_out`), or from when it is given (`opt_in`).
+    # Data may leave the region until the consent is withdrawn (`opt_out`), or after the consent is given (`opt_in`).
     cross_border: Literal["opt_out", "opt_in"] = "opt_out"
-    # Nothing is ordered or served without consent to the terms; else only a withdrawn one counts.
+    # True: orders and requests need a consent to the terms. False: only a withdrawn consent stops them.
     terms_required: bool = False
-    # Nothing is ordered before the carrier has verified the real name; else only a refused one counts.
+    # True: orders need a verified real name. False: only a refused real name stops them.
     real_name_required: bool = False
-    # How long the keyed hash of an identity number outlives an erasure, for limits per person; 0: it does not.
+    # How long the keyed hash of an identity number is kept after an erasure, for limits per person; 0: not at all.
     identity_hash_days: int = 1095
 
-    def terms_ok(self, said: bool | None) -> bool:
-        """`said`: what was said last of the terms, None where nothing was."""
-        return said or (said is None and not self.terms_required)
+    def terms_ok(self, consent: bool | None) -> bool:
+        """True if the terms allow orders and requests. `consent`: the subscriber's last answer to the terms; None: no answer."""
+        return consent or (consent is None and not self.terms_required)
 
-    def regions(self, wanted: tuple[str, ...] | None, said: bool | None) -> tuple[str, ...] | None:
-        """Where requests may be sent: where the subscriber wants them, cut to the residency region where data may not leave it.
+    def regions(self, wanted: tuple[str, ...] | None, consent: bool | None) -> tuple[str, ...] | None:
+        """The regions that requests may be sent to (None: all): the wanted ones, limited to the residency region if data may not
+        leave it. Empty if the two have nothing in common.
 
-        `said`: what was said last of data leaving it, None where nothing was. Nothing is left where the two exclude each other.
+        `consent`: the subscriber's last answer to `data_cross_border`; None: no answer.
         """
-        if said or (said is None and self.cross_border == "opt_out"):
+        if consent or (consent is None and self.cross_border == "opt_out"):
             return wanted
         home = self.residency_region
         if wanted is None:
@@ -152,8 +172,8 @@ class PrivacyRules:
         return tuple(dict.fromkeys(inside))
 
 
-def _is_within(region: str, of: str) -> bool:
-    return region == of or region.startswith(f"{of}-")
+def _is_within(region: str, outer: str) -> bool:
+    return region == outer or region.startswith(f"{outer}-")
 
 
 CapPeriod = Literal["day", "month", "total"]
@@ -161,7 +181,7 @@ CapPeriod = Literal["day", "month", "total"]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Who spends from a subscriber's account: the owner, a person, or a department; each under its own cap."""
+    """The owner, a person or a department that spends from a subscriber's account, each under its own cap."""
 
     member_id: UUID
     account_id: UUID
@@ -172,18 +192,20 @@ class Member:
     cap_tokens: int | None
     cap_period: CapPeriod | None
     created_at: datetime
-    # Of somebody who signs in; invited until they accept.
+    # The number with which the member signs in. The state is `invited` until the member accepts.
     phone: str | None = None
     state: Literal["invited", "active", "left"] = "active"
 
     @property
     def can_leave(self) -> bool:
-        """Whether it can be taken out: the owner and the departments stay."""
+        """True if the member can be removed: the owner and departments can't."""
         return self.role not in {"owner", "department"}
 
 
 def period_of(period: CapPeriod, created_at: datetime, now: datetime) -> tuple[datetime, datetime | None]:
-    """The period of a cap that `now` is in: a day or a month of the carrier's zone, or all of time."""
+    """The begin and the exclusive end of the cap's period that contains `now`: a day or a month in the billing zone, or all of
+    time.
+    """
     if period == "total":
         return created_at, None
     begin = now.astimezone(BILLING_ZONE).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -201,7 +223,9 @@ OrderState = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What an order left in the inventory (TMF637). `price_nano` is what a bundle gives it of its own price."""
+    """An entry of the inventory that an order made (TMF637). `price_nano`: of a part of a bundle, its share of the bundle's
+    price.
+    """
 
     product_id: UUID
     order_id: UUID
@@ -219,19 +243,19 @@ class Product:
     step_no: int = 0
     next_version: str | None = None
     ends_after_cycle: bool = False
-    # What pays for the running cycle; None where that cost nothing.
+    # The charge of the running cycle; None if that cost nothing.
     charge_id: UUID | None = None
-    # Suspended because the credit limit did not allow its next cycle: it goes on by itself.
+    # Suspended because the credit limit did not allow its next cycle; a job resumes it when the limit does.
     held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order (TMF622) to add, modify or delete a product. `new` is False where the idempotency key had been used for the
-    same order before.
+    """An order (TMF622) to add, modify or delete a product. `new`: False if an earlier request with the same idempotency key made
+    it.
 
-    `starts_at`: an order for later, which is `acknowledged` until then, without a product (`has_product`) or a charge;
-    `delivery` is how it is to be delivered.
+    `starts_at`: the start of an order for later, which is `acknowledged` until then, without a product (`has_product`) and a
+    charge. `delivery`: the way of delivery of an order for later.
     """
 
     order_id: UUID
@@ -251,9 +275,29 @@ class Order:
     has_product: bool = True
 
 
+CreditReason = Literal["changed", "cancelled"]
+
+
+class ChargeCredit(TypedDict):
+    """Which part of a charge an order gives back: `num / den` of its time."""
+
+    charge_id: str
+    num: int
+    den: int
+    # What the charge still had of its quantity; earlier orders do not have it.
+    kept: NotRequired[int]
+
+
+class CreditRequest(TypedDict):
+    """What a change or a cancellation gives back, as its order keeps it until no grant is open (`product_order.asked`)."""
+
+    why: CreditReason
+    credits: list[ChargeCredit]
+
+
 @dataclass(frozen=True, slots=True)
 class TopUp:
-    """Steps of pay-as-you-go that somebody bought by hand."""
+    """Steps of pay-as-you-go that the subscriber bought by hand."""
 
     top_up_id: UUID
     subscriber_id: UUID
@@ -265,7 +309,7 @@ class TopUp:
 
 @dataclass(frozen=True, slots=True)
 class WorkOrder:
-    """What another system is asked to deliver, or to take away again."""
+    """A request to another system to deliver a product, or to withdraw its delivery."""
 
     work_order_id: UUID
     order_id: UUID
@@ -279,9 +323,9 @@ class WorkOrder:
     attempts: int
     reason: str | None
     created_at: datetime
-    # Where it is delivered, as it was when it was asked for.
+    # The broadband number that the product is delivered to, as it was when the work order was made.
     broadband: str | None = None
-    # When the delivering system got it last; how often it was tried; why it did not arrive.
+    # When the delivering system got the work order last; pushes since then; the error of the last push.
     pushed_at: datetime | None = None
     push_tries: int = 0
     push_error: str | None = None
@@ -294,7 +338,7 @@ def check_idempotency_key(key: str | None) -> None:
 
 
 def parse_phone(text: str) -> str:
-    """A phone number in E.164 (ITU-T E.164: + and at most 15 digits). Raises `Invalid`."""
+    """A phone number as E.164 (ITU-T E.164: + and at most 15 digits). Raises `Invalid`."""
     phone = re.sub(r"[ \t()-]", "", text)
     if not _E164.fullmatch(phone):
         raise Invalid("a phone number is E.164: + and country code and number, such as +8613800000001")
@@ -302,7 +346,7 @@ def parse_phone(text: str) -> str:
 
 
 def add_months(start: datetime, months: int) -> datetime:
-    """The same day and time `months` later in the billing zone; the last day where a month is shorter."""
+    """The same day and time `months` later in the billing zone; in a shorter month, its last day."""
     local = start.astimezone(BILLING_ZONE)
     year, month = divmod(local.month - 1 + months, 12)
     year += local.year
@@ -318,7 +362,9 @@ def next_month(at: datetime) -> datetime:
 def cycle_end(
     cycle: str, started_at: datetime, cycle_start: datetime, validity_days: int | None
 ) -> datetime | None:
-    """When a cycle ends. An anniversary is counted from the first start, so that the 31st comes back after February."""
+    """The end of a cycle. Anniversaries are counted from the first start, so that a cycle of the 31st is on the 31st again after
+    February.
+    """
     if cycle == "calendar_month":
         return next_month(cycle_start)
     if cycle == "anniversary_month":
@@ -331,7 +377,9 @@ def cycle_end(
 
 
 def cycle_begin(cycle: str, started_at: datetime, at: datetime) -> datetime:
-    """When the whole cycle began that an instant is in: the month's first instant, or the last anniversary of the first start."""
+    """The begin of the whole cycle that contains an instant: the first instant of the month, or the last anniversary of the first
+    start.
+    """
     if cycle == "calendar_month":
         return month_start(at)
     begin, local = started_at.astimezone(BILLING_ZONE), at.astimezone(BILLING_ZONE)
@@ -345,7 +393,7 @@ def month_start(at: datetime) -> datetime:
 
 
 def bill_period_end(bill_day: int, at: datetime) -> datetime:
-    """The last end of a bill's period that is not after `at`: midnight of the billing day in the billing zone."""
+    """The last end of a billing period that is not after `at`: midnight of the billing day in the billing zone."""
     local = at.astimezone(BILLING_ZONE)
     end = local.replace(day=bill_day, hour=0, minute=0, second=0, microsecond=0)
     return end if end <= local else add_months(end, -1)
@@ -353,7 +401,7 @@ def bill_period_end(bill_day: int, at: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class ContractPrice:
-    """What a contract says that an offering costs a subscriber, in nano, VAT included."""
+    """The price of an offering in a subscriber's contract, in nano, VAT included."""
 
     offering_id: str
     price_nano: int

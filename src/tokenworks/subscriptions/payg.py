@@ -1,7 +1,7 @@
-"""Pay-as-you-go on the phone bill: a prepaid block of tokens (a step) is bought as the last one runs out, up to the cap.
+"""Pay-as-you-go on the phone bill: a prepaid block of tokens (a step) is bought when the last one runs out, up to the cap.
 
-Invariant: in a calendar month, the steps' prices (less credits) never exceed the subscriber's cap; nothing is bought where
-spending is locked, beyond the credit limit, or beside a plan without consent.
+Invariant: in a calendar month, the prices of the steps (less credits) never exceed the subscriber's cap. No step is bought while
+spending is locked, beyond the credit limit, or beside a plan without the subscriber's consent.
 """
 
 from collections.abc import Collection
@@ -27,7 +27,7 @@ from tokenworks.subscriptions.model import (
     month_start,
 )
 from tokenworks.subscriptions.orders import product_store
-from tokenworks.subscriptions.orders.eligibility import LIVE, check_may_buy
+from tokenworks.subscriptions.orders.eligibility import LIVE_STATES, check_may_buy
 from tokenworks.subscriptions.orders.sales import price_for
 from tokenworks.subscriptions.people import people_store, privacy_store
 from tokenworks.trust import PersonVault
@@ -41,7 +41,7 @@ ALERTS_PERCENT: Final = (50, 80, 100)
 def payg_standing(
     kinds: Collection[str], *, locked: bool, spill_over: bool, cap_nano: int
 ) -> tuple[str, int] | None:
-    """How pay-as-you-go stands with somebody who has offerings of these kinds: see `PayAsYouGo.standing`."""
+    """The standing of pay-as-you-go for a subscriber with offerings of these kinds: see `PayAsYouGo.standing`."""
     if "pay_as_you_go" not in kinds:
         return None
     if locked:
@@ -52,7 +52,7 @@ def payg_standing(
 
 
 class PayAsYouGo:
-    """On one connection, with the rooms that it uses."""
+    """Buys steps, for requests and by hand, and controls what may be spent, on one connection."""
 
     def __init__(
         self,
@@ -71,9 +71,10 @@ class PayAsYouGo:
         self._clock = clock
 
     def buy(self, account_id: UUID, model: str, need: Need) -> bool:
-        """Buy as many steps as a request lacks, or none where the cap does not allow all of them. Whether there is enough now.
+        """Buy the steps that a request needs, or none if the cap does not allow all of them. Return True if the buckets now have
+        enough for the request.
 
-        Several hosts may ask at once: who comes second finds what the first one bought.
+        Several hosts may call this at once: the subscriber's lock lets the second one find what the first one bought.
         """
         with self._connection.transaction():
             subscriber = people_store.lock_subscriber_of(self._vault, account_id)
@@ -90,16 +91,15 @@ class PayAsYouGo:
             rate = card.rate_for(model)
             if rate is None or ("*" not in spec.model_classes and rate.model_class not in spec.model_classes):
                 return False
-            lacks = most(rate.weights(), need)
-            lacks -= self._ledger.free_of(account_id, product.product_id)
-            if lacks <= 0:
+            missing = most(rate.weights(), need) - self._ledger.free_of(account_id, product.product_id)
+            if missing <= 0:
                 return True
-            steps = -(-lacks // (spec.quantity * PER_UNIT))
+            steps = -(-missing // (spec.quantity * PER_UNIT))
             return self._buy(subscriber, product, sold, steps)
 
     def top_up(self, subscriber: Subscriber, amount_nano: int, idempotency_key: str) -> TopUp:
-        """Buy steps by hand, for an amount that is a whole number of them. Cap and lock hold here, too; the same key again is
-        the same top-up. Raises `TopUpNotAllowed`, `Invalid`, `KeyReused`.
+        """Buy steps by hand, for an amount in nano that is a multiple of their price. Cap and lock hold here, too. A repeated
+        idempotency key returns the first top-up. Raises `TopUpNotAllowed`, `Invalid`, `KeyReused`.
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
@@ -128,7 +128,7 @@ class PayAsYouGo:
             if found.spend_locked:
                 raise TopUpNotAllowed("spending is locked")
             price = price_for(self._connection, found, product[1].offering, self._clock.now())
-            if not price:  # agreed before this was refused
+            if not price:  # a contract from before prices of zero were refused
                 raise TopUpNotAllowed("a step costs nothing here: there is nothing to buy")
             steps, rest = divmod(amount_nano, price)
             if rest or not 0 < steps <= STEPS_AT_ONCE_MAX:
@@ -137,14 +137,14 @@ class PayAsYouGo:
                 )
             if not self._buy(found, *product, steps):
                 raise TopUpNotAllowed("that is more than the monthly cap, or the credit limit, allows")
-            made = TopUp(
+            new_top_up = TopUp(
                 uuid7(), found.subscriber_id, product[0].product_id, steps, amount_nano, self._clock.now()
             )
-            top_up_store.add_top_up(self._connection, made, idempotency_key)
-        return made
+            top_up_store.add_top_up(self._connection, new_top_up, idempotency_key)
+        return new_top_up
 
     def top_ups(self, subscriber: Subscriber | None, offset: int, limit: int) -> tuple[list[TopUp], int]:
-        """What was bought by hand: a page, newest first, and how many there are."""
+        """A page of top-ups (None: of all subscribers), newest first, and the number of all of them."""
         return top_up_store.top_ups(
             self._connection, None if subscriber is None else subscriber.subscriber_id, offset, limit
         )
@@ -157,13 +157,11 @@ class PayAsYouGo:
         return found
 
     def _product(self, subscriber: Subscriber) -> tuple[Product, SoldOffering] | None:
-        """The oldest pay-as-you-go that is active; none beside a plan, active or suspended, where the subscriber has not
-        consented.
-        """
+        """The oldest active pay-as-you-go product; None beside a live plan, unless the subscriber has consented to that."""
         live = [
             (product, self._offerings.sold(product.offering_version))
             for product in product_store.products(self._connection, subscriber.subscriber_id)
-            if product.state in LIVE
+            if product.state in LIVE_STATES
         ]
         if any(sold.offering.kind == "plan" for _, sold in live) and not subscriber.spill_over:
             return None
@@ -172,6 +170,7 @@ class PayAsYouGo:
         )
 
     def _buy(self, subscriber: Subscriber, product: Product, sold: SoldOffering, steps: int) -> bool:
+        """Charge steps. Return False, and charge nothing, if the cap or the credit limit does not allow all of them."""
         offering, now = sold.offering, self._clock.now()
         price = price_for(self._connection, subscriber, offering, now)
         spent = self._charges.step_charges_since(subscriber.account_id, month_start(now))
@@ -217,24 +216,24 @@ class PayAsYouGo:
         return True
 
     def _alert(self, subscriber: Subscriber, percent: int, spent_nano: int, now: datetime) -> None:
-        """Once a month for each threshold, and once more for each time that the cap was raised since."""
+        """Add the notice of a threshold: once a month, and once more after each raise of the cap."""
         month = f"{now.astimezone(BILLING_ZONE):%Y-%m}"
-        armed = f":{subscriber.cap_raises}" if subscriber.cap_raises else ""
+        raises = f":{subscriber.cap_raises}" if subscriber.cap_raises else ""
         notice_store.add_notification(
             self._connection,
             subscriber.subscriber_id,
             "spend",
-            f"{month}:{percent}{armed}",
+            f"{month}:{percent}{raises}",
             {"month": month, "percent": percent, "spent_nano": spent_nano, "cap_nano": subscriber.cap_nano},
             now,
         )
 
     def standing(self, subscriber: Subscriber) -> tuple[str, int] | None:
-        """How pay-as-you-go stands: `open`, `locked` or `no_consent`, with the monthly cap in nano; None where there is none."""
+        """(`open`, `locked` or `no_consent`; the monthly cap in nano) of a subscriber's pay-as-you-go; None if it has none."""
         kinds = {
             self._offerings.sold(product.offering_version).offering.kind
             for product in product_store.products(self._connection, subscriber.subscriber_id)
-            if product.state in LIVE
+            if product.state in LIVE_STATES
         }
         locked = subscriber.spend_locked or subscriber.restricted
         return payg_standing(
@@ -242,7 +241,7 @@ class PayAsYouGo:
         )
 
     def spent(self, subscriber: Subscriber) -> int:
-        """What the steps of this calendar month cost, in nano."""
+        """The cost of the steps of this calendar month, in nano."""
         return self._charges.step_charges_since(subscriber.account_id, month_start(self._clock.now()))
 
     def control(
@@ -254,10 +253,10 @@ class PayAsYouGo:
         spill_over: bool | None = None,
         said_by: str | None = None,
     ) -> Subscriber:
-        """Set the monthly cap, the spend lock, the consent to go on from a plan to pay-as-you-go; None leaves one as it is.
-        `said_by`: whoever said it, for the evidence of the consent.
+        """Set the monthly cap, the spend lock, and the consent to buy steps when a plan is used up; None leaves a value as it is.
+        `said_by`: the person who gave the consent, for its evidence.
 
-        Raises `Invalid`, and `CapBelowSpent` where this month has cost more already.
+        Raises `Invalid`, and `CapBelowSpent` if this month has cost more already.
         """
         if cap_nano is not None and not 0 <= cap_nano <= CAP_NANO_MAX:
             raise Invalid("a monthly cap is 0 to 1,000,000 yuan")
@@ -266,8 +265,8 @@ class PayAsYouGo:
             assert known is not None
             if cap_nano is not None and cap_nano < self.spent(subscriber):
                 raise CapBelowSpent("this month has cost more already: take a higher cap, or lock spending")
-            said = {"cap_nano": cap_nano, "spend_locked": locked, "spill_over": spill_over}
-            fields = {name: value for name, value in said.items() if value is not None}
+            given = {"cap_nano": cap_nano, "spend_locked": locked, "spill_over": spill_over}
+            fields = {name: value for name, value in given.items() if value is not None}
             if cap_nano is not None and cap_nano > known.cap_nano:
                 fields["cap_raises"] = known.cap_raises + 1
             if fields:

@@ -1,4 +1,4 @@
-"""What somebody may do in an account, by role: an admin for its owner, a subscriber for itself. Pure on what it is given."""
+"""What a role may do in an account: an admin on behalf of the owner, and a subscriber for itself. Pure."""
 
 from typing import Literal
 
@@ -17,8 +17,8 @@ def check_control(
     consents: bool = False,
     regions: bool = False,
 ) -> None:
-    """An admin runs an account for its owner: it may lower the money cap, lock spending and take a consent to go on back. What
-    costs more, or agrees for somebody, is the owner's. Raises `NotAllowed`.
+    """Check a change of the account's limits and consents. An admin may lower the money cap, lock spending and withdraw the
+    consent to pay-as-you-go. Only the owner may raise a limit, or give a consent. Raises `NotAllowed`.
     """
     if role != "admin":
         return
@@ -26,41 +26,45 @@ def check_control(
     unlocks = locked is False and subscriber.spend_locked
     spills = spill_over is True and not subscriber.spill_over
     if raises or unlocks or spills:
-        raise NotAllowed("the owner alone raises what may be spent: an admin can lower it, and lock spending")
+        raise NotAllowed(
+            "only the owner may raise what may be spent: an admin may lower it, and lock spending"
+        )
     if consents or regions:
-        raise NotAllowed("the owner alone agrees to something, or says where data may go")
+        raise NotAllowed("only the owner may give a consent, or set the regions that data may go to")
 
 
 def check_rank(role: Role, member: Member) -> None:
-    """An admin manages members and departments: the owner and the admins are the owner's to cap or to move. Raises `NotAllowed`."""
+    """An admin may manage members and departments. Only the owner may cap, move or remove the owner and admins. Raises
+    `NotAllowed`.
+    """
     if role == "admin" and member.role in {"owner", "admin"}:
-        raise NotAllowed("the owner alone changes what the owner or an admin may do")
+        raise NotAllowed("only the owner may change what the owner or an admin may do")
 
 
 def may_manage(role: Role, member: Member) -> bool:
-    """Whether `check_rank` lets a role cap, move or remove a member."""
+    """True if `check_rank` lets the role cap, move or remove the member."""
     return role != "admin" or member.role not in {"owner", "admin"}
 
 
 def check_invited_role(role: Role, invited: Literal["member", "admin"]) -> None:
-    """Raises `Invalid` where the role is not theirs to give."""
+    """Only the owner may invite an admin. Raises `Invalid`."""
     if invited == "admin" and role != "owner":
-        raise Invalid("role: the owner alone makes somebody an admin")
+        raise Invalid("role: only the owner may invite an admin")
 
 
 def check_own_lift(cause: str) -> None:
-    """Which suspension a subscriber lifts by itself. Raises `NotAllowed`."""
+    """A subscriber may lift its suspensions except `lost_phone`. Raises `NotAllowed`."""
     if cause == "lost_phone":
-        raise NotAllowed("the operator lifts this, once it has seen who asks")
+        raise NotAllowed("the operator lifts this suspension, after a check of your identity")
 
 
 def check_own_broadband(subscriber: Subscriber, number: str | None) -> None:
-    """A subscriber says its broadband number once. Raises `NotAllowed`."""
+    """A subscriber may set its broadband number once; only the operator changes it. Raises `NotAllowed`."""
     if number is not None and subscriber.broadband not in {None, number}:
-        raise NotAllowed("a broadband number that is known is changed by the operator")
+        raise NotAllowed("only the operator may change a broadband number that is known")
 
 
 def check_last_digits(phone: str | None, digits: str, whose: str = "the") -> None:
-    """Who is about to erase a person says the last four digits of its number. Raises `Invalid`."""
+    """A request to erase a person must repeat the last four digits of the person's number. Raises `Invalid`."""
     if not phone or not is_digits(digits, 4) or len(digits) != 4 or not phone.endswith(digits):
-        raise Invalid(f"confirm: say the last four digits of {whose} phone number")
+        raise Invalid(f"confirm: give the last four digits of {whose} phone number")

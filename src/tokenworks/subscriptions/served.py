@@ -1,4 +1,4 @@
-"""What a worker has to know of the holder of a key, read for many keys at once: a few statements, however many they are."""
+"""What a worker must know about the holders of keys, read with the same few statements for any number of keys."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,33 +13,33 @@ from tokenworks.kernel import Clock
 from tokenworks.subscriptions import served_store
 from tokenworks.subscriptions.errors import MemberNotFound, SubscriberNotFound
 from tokenworks.subscriptions.model import SUSPENSIONS, PrivacyRules, period_of
-from tokenworks.subscriptions.orders.eligibility import LIVE
+from tokenworks.subscriptions.orders.eligibility import LIVE_STATES
 from tokenworks.subscriptions.payg import payg_standing
 from tokenworks.trust import ApiKey, Keys
 
 VERSIONS_MAX: Final = 10_000
 
 
-class Version(NamedTuple):
-    """Of an offering that was sold, what serving it needs; policy and service as JSON, defaults left out."""
+class OfferingVersion(NamedTuple):
+    """What serving needs of one version of an offering; policy and service are JSON without default values."""
 
     kind: str
     policy: str
     service: str
 
 
-class Versions:
-    """Versions of offerings by name, read once in a process: a version never changes."""
+class OfferingVersions:
+    """A cache of offering versions by name, at most `VERSIONS_MAX`, without expiry: a version never changes."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Version] = {}
+        self._known: dict[str, OfferingVersion] = {}
 
-    def get(self, offerings: Offerings, name: str) -> Version:
+    def get(self, offerings: Offerings, name: str) -> OfferingVersion:
         """Raises `OfferingNotFound`."""
         known = self._known.get(name)
         if known is None:
             offering = offerings.sold(name).offering
-            known = Version(
+            known = OfferingVersion(
                 offering.kind,
                 offering.policy.model_dump_json(exclude_defaults=True),
                 offering.service.model_dump_json(exclude_defaults=True),
@@ -50,9 +50,12 @@ class Versions:
         return known
 
 
-class Served(NamedTuple):
-    """As `Subscriptions` and `PayAsYouGo` say it of one key: its member's line and caps, its subscriber, its plan."""
+class HolderTerms(NamedTuple):
+    """What limits the holder of one key: its member, the departments above and their caps, its subscriber and its plan. The
+    values are those that `Subscriptions`, `Members` and `PayAsYouGo` return.
+    """
 
+    # The member, and the departments above it, upwards.
     line: list[UUID]
     cap_ids: list[UUID]
     caps_end: datetime | None
@@ -66,19 +69,19 @@ class Served(NamedTuple):
 
 
 class ServedKey(NamedTuple):
-    """A live key and what is served with it: under which caps and protective limits, by which plan."""
+    """A live key with its holder's terms, caps and protective limits."""
 
     key: ApiKey
-    holder: Served
-    # Of the member's line, and the key's own.
+    holder: HolderTerms
+    # The caps of the member's line, and the key's own.
     cap_ids: list[UUID]
     counts_prompts: bool
-    # By scope: the key's, the account's, those of the member's line; in the order of their ids.
+    # (scope, limit) of the key, the account and the member's line, by the limits' ids.
     limits: list[tuple[str, Limit]]
 
 
 class ServedKeys:
-    """On one connection, with the rooms that it uses."""
+    """Reads keys with their holders, on one connection."""
 
     def __init__(
         self,
@@ -96,8 +99,8 @@ class ServedKeys:
         self._clock = clock
         self._rules = rules
 
-    def by_mac(self, macs: Sequence[bytes], versions: Versions) -> dict[bytes, ServedKey]:
-        """The live keys among these. Raises `SubscriberNotFound`, `MemberNotFound` where a holder is not there."""
+    def by_mac(self, macs: Sequence[bytes], versions: OfferingVersions) -> dict[bytes, ServedKey]:
+        """The live keys with these MACs. Raises `SubscriberNotFound`, `MemberNotFound` if a key has no holder."""
         keys = self._keys.find(macs)
         holders = self.of([(key.account_id, key.member_id) for key in keys.values()], versions)
         prompts = self._ledger.count_prompts([key.account_id for key in keys.values()])
@@ -112,48 +115,56 @@ class ServedKeys:
         limits = self._ledger.limits_by_ref(list({ref for refs in scopes for ref in refs}))
         found = {}
         for (mac, key), holder, counts, refs in zip(keys.items(), holders, prompts, scopes, strict=True):
-            under = sorted(
-                (one for ref in refs for one in limits.get(ref, ())), key=lambda one: one[1].limit_id
-            )
+            key_limits = [scope_limit for ref in refs for scope_limit in limits.get(ref, ())]
+            key_limits.sort(key=lambda scope_limit: scope_limit[1].limit_id)
             own_cap = () if key.cap_bucket_id is None else (key.cap_bucket_id,)
-            found[mac] = ServedKey(key, holder, [*holder.cap_ids, *own_cap], counts, under)
+            found[mac] = ServedKey(key, holder, [*holder.cap_ids, *own_cap], counts, key_limits)
         return found
 
-    def of(self, keys: Sequence[tuple[UUID, UUID]], versions: Versions) -> list[Served]:
-        """`keys`: (account, member) of each. Raises `SubscriberNotFound`, `MemberNotFound` where one is not there."""
-        holders = served_store.holders(self._connection, list({account for account, _ in keys}), sorted(LIVE))
+    def of(self, keys: Sequence[tuple[UUID, UUID]], versions: OfferingVersions) -> list[HolderTerms]:
+        """The terms of the holders of these keys, each as (account id, member id). Raises `SubscriberNotFound`, `MemberNotFound`."""
+        holders = served_store.holders(
+            self._connection, list({account for account, _ in keys}), sorted(LIVE_STATES)
+        )
         lines = served_store.lines(self._connection, list({member for _, member in keys}))
-        return [self._one(holders.get(account), lines.get(member), versions) for account, member in keys]
+        return [self._terms(holders.get(account), lines.get(member), versions) for account, member in keys]
 
-    def _one(
-        self, holder: served_store.Holder | None, line: list[served_store.Above] | None, versions: Versions
-    ) -> Served:
+    def _terms(
+        self,
+        holder: served_store.ServedSubscriber | None,
+        line: list[served_store.SpendingMember] | None,
+        versions: OfferingVersions,
+    ) -> HolderTerms:
         if holder is None:
             raise SubscriberNotFound("there is no such account")
         if line is None:
             raise MemberNotFound("there is no such member")
         cap_ids, caps_end = self._caps(line)
-        newest = None if holder.newest is None else versions.get(self._offerings, holder.newest)
-        return Served(
+        newest = (
+            None if holder.newest_version is None else versions.get(self._offerings, holder.newest_version)
+        )
+        return HolderTerms(
             line=[member.member_id for member in line],
             cap_ids=cap_ids,
             caps_end=caps_end,
             policy="{}" if newest is None else newest.policy,
             service="{}" if newest is None else newest.service,
-            regions=self._rules.regions(holder.regions, holder.said.get("data_cross_border")),
+            regions=self._rules.regions(holder.regions, holder.consents.get("data_cross_border")),
             home_region=holder.home_region,
             suspended_by=[cause for cause in holder.suspended_by if SUSPENSIONS[cause].serving],
             payg=payg_standing(
-                {versions.get(self._offerings, name).kind for name in holder.live},
+                {versions.get(self._offerings, name).kind for name in holder.live_versions},
                 locked=holder.spend_locked or holder.restricted,
                 spill_over=holder.spill_over,
                 cap_nano=holder.cap_nano,
             ),
-            refused_by=None if self._rules.terms_ok(holder.said.get("terms")) else "terms",
+            refused_by=None if self._rules.terms_ok(holder.consents.get("terms")) else "terms",
         )
 
-    def _caps(self, line: Sequence[served_store.Above]) -> tuple[list[UUID], datetime | None]:
-        """The buckets of the caps of a line now, made where a period is new, and when the first of them ends."""
+    def _caps(self, line: Sequence[served_store.SpendingMember]) -> tuple[list[UUID], datetime | None]:
+        """The buckets of a line's caps in their present periods (made where a period is new), and when the first of these periods
+        ends.
+        """
         now = self._clock.now()
         cap_ids, ends = [], []
         for member in line:
@@ -167,4 +178,4 @@ class ServedKeys:
         return cap_ids, min(ends, default=None)
 
 
-__all__ = ["Served", "ServedKey", "ServedKeys", "Versions"]
+__all__ = ["HolderTerms", "OfferingVersions", "ServedKey", "ServedKeys"]

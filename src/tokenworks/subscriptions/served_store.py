@@ -1,4 +1,4 @@
-"""The SQL of what a worker has to know of the holders of keys: of many at once, and without a text that names a person."""
+"""The SQL of what a worker must know about the holders of keys: for many keys at once, without any text that names a person."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,8 +12,10 @@ from tokenworks.subscriptions.model import CapPeriod, SuspensionCause
 DEPARTMENT_LEVELS: Final = 4
 
 
-class Holder(NamedTuple):
-    """A subscriber as it is served. `newest`: the version of its newest active product, else of its newest one."""
+class ServedSubscriber(NamedTuple):
+    """What serving needs of a subscriber. `newest_version`: the offering version of its newest active product, else of its newest
+    product. `live_versions`: those of its live products. `consents`: the last answer to each purpose.
+    """
 
     subscriber_id: UUID
     account_id: UUID
@@ -24,12 +26,12 @@ class Holder(NamedTuple):
     regions: tuple[str, ...] | None
     home_region: str | None
     suspended_by: tuple[SuspensionCause, ...]
-    said: dict[str, bool]
-    newest: str | None
-    live: tuple[str, ...]
+    consents: dict[str, bool]
+    newest_version: str | None
+    live_versions: tuple[str, ...]
 
 
-class Above(NamedTuple):
+class SpendingMember(NamedTuple):
     """A member, or a department above it."""
 
     member_id: UUID
@@ -39,8 +41,10 @@ class Above(NamedTuple):
     created_at: datetime
 
 
-def holders(connection: Connection, account_ids: Sequence[UUID], live: Sequence[str]) -> dict[UUID, Holder]:
-    """By account. `live`: the states of a product that is had."""
+def holders(
+    connection: Connection, account_ids: Sequence[UUID], live: Sequence[str]
+) -> dict[UUID, ServedSubscriber]:
+    """Subscribers by account. `live`: the states of live products."""
     rows = connection.execute(
         """SELECT s.subscriber_id, s.account_id, s.cap_nano, s.spend_locked, s.restricted, s.spill_over, s.regions, s.home_region,
                   s.suspended_by,
@@ -55,7 +59,7 @@ def holders(connection: Connection, account_ids: Sequence[UUID], live: Sequence[
         (list(live), list(account_ids)),
     )
     return {
-        row[1]: Holder(
+        row[1]: ServedSubscriber(
             row[0],
             row[1],
             row[2],
@@ -73,8 +77,8 @@ def holders(connection: Connection, account_ids: Sequence[UUID], live: Sequence[
     }
 
 
-def lines(connection: Connection, member_ids: Sequence[UUID]) -> dict[UUID, list[Above]]:
-    """By member: itself and the departments above it, upwards."""
+def lines(connection: Connection, member_ids: Sequence[UUID]) -> dict[UUID, list[SpendingMember]]:
+    """By member id: the member and the departments above it, upwards."""
     rows = connection.execute(
         """WITH RECURSIVE up AS (
                SELECT member_id AS first, 1 AS level, member_id, account_id, cap_tokens, cap_period, created_at, parent_id
@@ -85,7 +89,7 @@ def lines(connection: Connection, member_ids: Sequence[UUID]) -> dict[UUID, list
            SELECT first, member_id, account_id, cap_tokens, cap_period, created_at FROM up ORDER BY first, level""",
         (list(member_ids), DEPARTMENT_LEVELS),
     )
-    found: dict[UUID, list[Above]] = {}
+    found: dict[UUID, list[SpendingMember]] = {}
     for first, *row in rows:
-        found.setdefault(first, []).append(Above(*row))
+        found.setdefault(first, []).append(SpendingMember(*row))
     return found

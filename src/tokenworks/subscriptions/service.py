@@ -1,10 +1,10 @@
-"""Subscribers: who they are, what suspends them, and their end."""
+"""Subscribers: registration, search, profile, suspensions, and closing."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal, Unpack
 from uuid import UUID
 
 from psycopg import Connection
@@ -32,18 +32,19 @@ from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import (
     SUSPENSIONS,
     ContractPrice,
+    Profile,
     Subscriber,
     Suspension,
     SuspensionCause,
     parse_phone,
 )
 from tokenworks.subscriptions.orders import price_store, product_store
-from tokenworks.subscriptions.orders.eligibility import LIVE, checked_cause, checked_reason
+from tokenworks.subscriptions.orders.eligibility import LIVE_STATES, checked_cause, checked_reason
 from tokenworks.subscriptions.orders.service import Orders
 from tokenworks.subscriptions.people import people_store, privacy_store, suspension_store
 from tokenworks.subscriptions.people.consents import Consents
 from tokenworks.subscriptions.people.members import Members
-from tokenworks.subscriptions.people.profiles import BROADBAND, check_profile
+from tokenworks.subscriptions.people.profiles import BROADBAND, check_profile, checked_name
 from tokenworks.trust import TAIL_DIGITS, Document, Identity, PersonVault, checked_id_number
 
 LIST_MAX: Final = 1000
@@ -60,17 +61,18 @@ _PROFILE: Final = frozenset(
         "home_region",
     }
 )
-# Somebody else may have what the subscriber signs in with.
-_TAKEN_OVER: Final = frozenset({"lost_phone", "fraud"})
-# A Chinese mobile number, as people say it.
+# Causes with which another person may hold the phone that the subscriber signs in with.
+_PHONE_COMPROMISED: Final = frozenset({"lost_phone", "fraud"})
+# A Chinese mobile number without its country code.
 _CHINESE_MOBILE = re.compile(r"1[0-9]{10}")
-# Of those that a text names, so many are said.
+# The error for an ambiguous search names this many subscribers at most.
 SEVERAL_SHOWN_MAX: Final = 5
-_TEXTS: Final = frozenset({"name", "broadband"})
+# The fields of a profile that are encrypted.
+_TEXTS: Final = ("name", "broadband")
 
 
 class Subscriptions:
-    """On one connection, with the rooms that it uses."""
+    """Registers, finds, changes, suspends and closes subscribers, on one connection."""
 
     def __init__(
         self,
@@ -94,21 +96,31 @@ class Subscriptions:
         self._members = members
         self._consents = consents
 
-    def register(self, phone: str, name: str | None = None, **profile: Any) -> Subscriber:
-        """A subscriber, its account and its owner, in one transaction. `profile` is as in `set_profile`.
+    def register(self, phone: str, name: str | None = None, **profile: Unpack[Profile]) -> Subscriber:
+        """Add a subscriber, its account and its owner, in one transaction.
 
         Raises `Invalid` or `PhoneTaken`.
         """
         phone = parse_phone(phone)
-        profile = {"name": name, **profile}
-        check_profile(profile)
+        check_profile({"name": name, **profile})
+        audiences, regions = profile.get("audiences"), profile.get("regions")
         with self._connection.transaction():
             account_id = self._ledger.open_account()
-            name = profile.pop("name")
-            for many in ("audiences", "regions"):
-                if profile.get(many) is not None:
-                    profile[many] = tuple(profile[many])
-            subscriber = Subscriber(uuid7(), account_id, phone, name, self._clock.now(), **profile)
+            subscriber = Subscriber(
+                uuid7(),
+                account_id,
+                phone,
+                checked_name(name),
+                self._clock.now(),
+                audiences=None if audiences is None else tuple(audiences),
+                language=profile.get("language", "zh"),
+                broadband=profile.get("broadband"),
+                real_name=profile.get("real_name", "unknown"),
+                bill_day=profile.get("bill_day", 1),
+                credit_limit_nano=profile.get("credit_limit_nano"),
+                regions=None if regions is None else tuple(regions),
+                home_region=profile.get("home_region"),
+            )
             if not people_store.add_subscriber(self._vault, subscriber, uuid7()):
                 raise PhoneTaken(
                     f"{subscriber.phone_masked} is registered already: `tokenworks subscriber show --phone` finds it"
@@ -116,26 +128,28 @@ class Subscriptions:
         return subscriber
 
     def find(self, text: str) -> Subscriber:
-        """The one that a text names: an id, a phone number (with or without +86), its last four digits, a broadband number, a
-        name or part of one. Raises `SubscriberNotFound`, `SeveralFound`, `Invalid`.
+        """The only subscriber that a text names. The text is an id, a phone number (with or without +86), its last four digits, a
+        broadband number, a name or a part of a name. Raises `SubscriberNotFound`, `SeveralFound`, `Invalid`.
         """
         found = self.search(text, SEVERAL_SHOWN_MAX + 1)
         if not found:
             raise SubscriberNotFound(
-                "there is no such subscriber; one is named by id or phone number, by its last four digits, by broadband number, "
-                "or by name: `tokenworks subscriber list` shows them"
+                "there is no such subscriber: search by id or phone number, by its last four digits, by broadband number or by name; "
+                "`tokenworks subscriber list` shows all subscribers"
             )
         if len(found) > 1:
             several = ", ".join(
-                f"{one.subscriber_id} ({one.phone_masked})" for one in found[:SEVERAL_SHOWN_MAX]
+                f"{match.subscriber_id} ({match.phone_masked})" for match in found[:SEVERAL_SHOWN_MAX]
             )
             more = " and more" if len(found) > SEVERAL_SHOWN_MAX else ""
-            raise SeveralFound(f"this names more than one subscriber: {several}{more}: say which by its id")
+            raise SeveralFound(
+                f"this names more than one subscriber: {several}{more}: use the id of one of them"
+            )
         return found[0]
 
     def find_by_number(self, number: str) -> Subscriber:
-        """By phone number (E.164) or broadband number alone, which have one spelling each: what somebody says who is not signed
-        in, by which its askings are counted. Raises `SubscriberNotFound`, `Invalid`.
+        """The subscriber with this phone number (E.164) or broadband number. Sign-in uses this search, since both numbers have
+        one spelling each, by which its requests are counted. Raises `SubscriberNotFound`, `Invalid`.
         """
         found = None
         if number.startswith("+"):
@@ -147,16 +161,18 @@ class Subscriptions:
         return found
 
     def find_exact(self, reference: str) -> Subscriber:
-        """By id, phone number (E.164) or broadband number alone. Raises `SubscriberNotFound`, `Invalid`."""
+        """The subscriber with this id, phone number (E.164) or broadband number. Raises `SubscriberNotFound`, `Invalid`."""
         found = self._exact(reference)
         if found is None:
             raise SubscriberNotFound("there is no such subscriber")
         return found
 
     def search(self, text: str, limit: int = LIST_MAX) -> list[Subscriber]:
-        """All that a text may name, as in `find`, those that are not closed first. Raises `Invalid`."""
+        """The subscribers that a text may name, as in `find`: those that are not closed, or else the closed ones. Raises
+        `Invalid`.
+        """
         limit = min(limit, LIST_MAX)
-        text = check_line(text, "whom to look for")
+        text = check_line(text, "the search text")
         exact = self._exact(text)
         if exact is not None:
             return [exact]
@@ -166,7 +182,7 @@ class Subscriptions:
             return []
         else:
             found = people_store.subscribers_by_name(self._vault, text, limit)
-        live = [one for one in found if one.state != "closed"]
+        live = [subscriber for subscriber in found if subscriber.state != "closed"]
         return live or found
 
     def _exact(self, text: str) -> Subscriber | None:
@@ -183,12 +199,12 @@ class Subscriptions:
         )
 
     def subscriber_of(self, ref: str) -> UUID | None:
-        """Whom an id of a subscriber, an account, a member, a product, an order or a work order is about."""
+        """The subscriber of the subscriber, account, member, product, order or work order with this id."""
         id_ = _as_uuid(ref)
         return None if id_ is None else privacy_store.subscriber_of(self._connection, id_)
 
     def of_account(self, account_id: UUID) -> Subscriber:
-        """Raises `SubscriberNotFound`."""
+        """The subscriber of an account. Raises `SubscriberNotFound`."""
         found = people_store.find_subscriber(self._vault, account_id=account_id)
         if found is None:
             raise SubscriberNotFound("there is no such account")
@@ -198,21 +214,21 @@ class Subscriptions:
         return people_store.subscribers(self._vault, after, min(limit, LIST_MAX))
 
     def phones(self, subscriber_ids: Sequence[UUID]) -> dict[UUID, str]:
-        """Their numbers now; empty of one who was erased."""
+        """The phone numbers of subscribers; empty for an erased one."""
         return people_store.phones(self._vault, subscriber_ids)
 
     def lock(self, subscriber_ids: Sequence[UUID]) -> None:
-        """First of all that is locked of a subscriber: then its accounts, then its bills. In the caller's transaction."""
+        """Lock subscribers in the caller's transaction. A subscriber is locked first, then its account, then its bills."""
         people_store.lock_subscribers(self._connection, subscriber_ids)
 
     def owner_of(self, subscriber: Subscriber) -> UUID:
         return people_store.owner_of(self._connection, subscriber.subscriber_id)
 
-    # Who they are.
+    # Profile and identity.
 
-    def set_profile(self, subscriber: Subscriber, **fields: Any) -> Subscriber:
+    def set_profile(self, subscriber: Subscriber, **fields: object) -> Subscriber:
         """Change what is known of a subscriber: name, audiences, language, broadband, real_name, bill_day,
-        credit_limit_nano, regions, home_region. Hosts hear of regions. Raises `Invalid`.
+        credit_limit_nano, regions, home_region. A change of regions is sent to all hosts. Raises `Invalid`.
         """
         unknown = set(fields) - _PROFILE
         if unknown:
@@ -220,7 +236,12 @@ class Subscriptions:
         check_profile(fields)
         if fields:
             with self._connection.transaction():
-                texts = {name: fields.pop(name) for name in _TEXTS & set(fields)}
+                texts: dict[str, str | None] = {}
+                for name in _TEXTS:
+                    if name in fields:
+                        text = fields.pop(name)
+                        assert text is None or isinstance(text, str)
+                        texts[name] = text
                 if texts and not people_store.set_texts(self._vault, subscriber.subscriber_id, **texts):
                     raise SubscriberNotActive("the person was erased")
                 if fields:
@@ -230,10 +251,10 @@ class Subscriptions:
         return self.find(str(subscriber.subscriber_id))
 
     def identify(self, subscriber: Subscriber, document: Document, number: str) -> None:
-        """Keep who a subscriber is, as the keyed hash of an identity document's number and nothing else: what one person may have
-        so often counts over all of its subscribers, closed ones too. The same document again changes nothing.
+        """Store the keyed hash of a subscriber's identity document, and nothing else of it. With the hash, limits per person
+        count over all subscribers of the person, closed ones too. The same document again changes nothing.
 
-        Raises `Invalid`, `SubscriberNotActive`, and `IdentityKnown` where it is another one's.
+        Raises `Invalid`, `SubscriberNotActive`, and `IdentityKnown` if another document is known.
         """
         hashed = self._vault.lookup.identity(checked_id_number(document, number))
         with self._connection.transaction():
@@ -248,7 +269,9 @@ class Subscriptions:
     def change_phone(
         self, subscriber: Subscriber, phone: str, reason: Literal["change", "port_in", "port_out"] = "change"
     ) -> Subscriber:
-        """Another number for the same subscriber, account, products and keys. Raises `PhoneTaken`, `Invalid`."""
+        """Change the number of a subscriber; account, products and keys stay. Raises `PhoneTaken`, `SubscriberNotActive`,
+        `Invalid`.
+        """
         phone = parse_phone(phone)
         with self._connection.transaction():
             found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
@@ -262,7 +285,7 @@ class Subscriptions:
                 self._vault, found.subscriber_id, found.phone, reason, self._clock.now()
             )
             people_store.set_texts(self._vault, found.subscriber_id, phone=phone)
-            # Who has the old number next is nobody's member, and nobody goes on with a session that it opened elsewhere.
+            # The next holder of the old number must not have its memberships, or a session of it in another account.
             moved, left = people_store.move_memberships(self._vault, found.phone, phone)
             self._members.stop_keys(left)
             self._identity.end_sessions_of(moved + left)
@@ -278,7 +301,7 @@ class Subscriptions:
         valid_from: datetime | None = None,
         valid_until: datetime | None = None,
     ) -> None:
-        """What a contract says that an offering costs this subscriber, from a time on. Charges that are made stay.
+        """Set a contract's price of an offering for this subscriber, from a time on. Charges that were made stay as they are.
 
         Raises `OfferingNotFound`, `Invalid`.
         """
@@ -295,57 +318,59 @@ class Subscriptions:
             contract,
         )  # fmt: skip
 
-    # Suspensions: each has a cause, and is lifted by that cause's own event.
+    # Suspensions: each has a cause, and only an event of that cause lifts it.
 
     def set_state(self, subscriber: Subscriber, state: Literal["active", "suspended"]) -> None:
-        """What an operator says: suspended by the operator, or that no more. Other causes stay. Saying it again changes nothing.
+        """Begin or end the suspension by the operator; suspensions of other causes stay. A repeated call changes nothing.
 
-        Raises `SubscriberNotActive` where the subscriber is closed.
+        Raises `SubscriberNotActive` if the subscriber is closed.
         """
         self._set_cause(subscriber, "operator", holds=state == "suspended", reason=None)
 
     def suspend(
         self, subscriber: Subscriber, cause: SuspensionCause, reason: str | None = None
     ) -> Subscriber:
-        """Suspend for a cause; what that stops is in `SUSPENSIONS`. Where it holds already, nothing changes. With a lost phone, or
-        for fraud, all sessions of the number end.
+        """Suspend for a cause; `SUSPENSIONS` says what that stops. A cause that suspends already changes nothing. For a lost
+        phone and for fraud, all sessions of the number end.
 
-        Raises `SubscriberNotActive` where the subscriber is closed, `Invalid` for `payment`: dunning alone says so.
+        Raises `SubscriberNotActive` if the subscriber is closed, and `Invalid` for `payment`, which dunning alone sets.
         """
         with self._connection.transaction():
             self._set_cause(subscriber, checked_cause(cause), holds=True, reason=checked_reason(reason))
-            if cause in _TAKEN_OVER:
+            if cause in _PHONE_COMPROMISED:
                 elsewhere = people_store.memberships(self._vault, subscriber.phone)
                 self._identity.end_sessions(subscriber.subscriber_id)
                 self._identity.end_sessions_of([member.member_id for member in elsewhere])
         return self.find(str(subscriber.subscriber_id))
 
     def lift(self, subscriber: Subscriber, cause: SuspensionCause, reason: str | None = None) -> Subscriber:
-        """End what one cause suspended. Where nothing else stops it, the subscriber is served again, and the cycles that waited
-        begin now. Raises `NotSuspended`, `SubscriberNotActive`, and `Invalid` for `payment`: only paying lifts that.
+        """End the suspension of one cause. If no other cause stops that, the subscriber is served again, and the cycles that
+        waited begin now. Raises `NotSuspended`, `SubscriberNotActive`, and `Invalid` for `payment`, which a payment alone lifts.
         """
         cause = checked_cause(cause)
         if not self._set_cause(subscriber, cause, holds=False, reason=checked_reason(reason)):
-            held = ", ".join(self.find(str(subscriber.subscriber_id)).suspended_by) or "nothing"
-            raise NotSuspended(f"the subscriber is not suspended by {cause}: what suspends it is {held}")
+            causes = ", ".join(self.find(str(subscriber.subscriber_id)).suspended_by) or "nothing"
+            raise NotSuspended(f"the subscriber is not suspended by {cause}: what suspends it is {causes}")
         return self.find(str(subscriber.subscriber_id))
 
     def set_dunned(self, subscriber: Subscriber, *, restricted: bool, suspended: bool) -> None:
-        """What unpaid bills have come to: nothing more is bought, and, beyond that, suspended by `payment`. Billing alone says
-        so; what suspends for other causes stays. Raises `SubscriberNotActive` where the subscriber is closed.
+        """Set what dunning decided: `restricted` (the subscriber can't buy), and suspended by `payment`. Billing alone calls
+        this; suspensions of other causes stay. Raises `SubscriberNotActive` if the subscriber is closed.
         """
         with self._connection.transaction():
             self._set_cause(subscriber, "payment", holds=suspended, reason=None)
             people_store.set_subscriber(self._connection, subscriber.subscriber_id, restricted=restricted)
 
     def suspensions(self, subscriber: Subscriber) -> list[Suspension]:
-        """Newest first, at most `LIST_MAX`."""
+        """A subscriber's suspensions, newest first, at most `LIST_MAX`."""
         return suspension_store.suspensions(self._connection, subscriber.subscriber_id, LIST_MAX)
 
     def _set_cause(
         self, subscriber: Subscriber, cause: SuspensionCause, *, holds: bool, reason: str | None
     ) -> bool:
-        """Whether that changed anything. The account is frozen exactly while a cause stops serving."""
+        """Begin or end a cause's suspension. Return True if that changed it. The account is frozen exactly while a cause stops
+        serving.
+        """
         with self._connection.transaction():
             found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
@@ -368,14 +393,14 @@ class Subscriptions:
                     self._connection, found.subscriber_id, state=state, suspended_by=list(causes)
                 )
                 self._ledger.set_frozen(found.account_id, frozen=state == "suspended")
-            now_is = replace(found, state=state, suspended_by=causes)
-            if now_is.begins_cycles and not found.begins_cycles:
-                self._orders.go_on(now_is)
+            updated = replace(found, state=state, suspended_by=causes)
+            if updated.begins_cycles and not found.begins_cycles:
+                self._orders.resume_cycles(updated)
         return changed
 
-    def notify(self, subscriber_id: UUID, kind: str, ref: str, content: dict[str, Any]) -> bool:
-        """Tell a subscriber something, once per kind and ref. False where it was told before, and where it is marketing (its
-        kind begins so) that the subscriber has not agreed to.
+    def notify(self, subscriber_id: UUID, kind: str, ref: str, content: Mapping[str, object]) -> bool:
+        """Add a notice for a subscriber, once per kind and ref. Return False if it was added before, or if it is marketing (its
+        kind begins with `marketing.`) that the subscriber has not agreed to.
         """
         if kind.startswith("marketing.") and not self._consents.agrees_to_marketing(subscriber_id):
             return False
@@ -384,19 +409,20 @@ class Subscriptions:
         )
 
     def close(self, subscriber: Subscriber) -> None:
-        """The end: every product ends, nothing is granted, keys are unknown, the number is free again, and its memberships in
-        other accounts end. What is owed stays owed and comes on a last bill, which the carrier does not collect by the number.
-        Raises `SubscriberNotActive` where it is closed.
+        """Close a subscriber: its products and its memberships in other accounts end, its account gives no grants, its keys stop,
+        its number is free. A debt stays and is on a last bill, which the carrier does not collect with the phone bill. Raises
+        `SubscriberNotActive` if it is closed already.
         """
         with self._connection.transaction():
             found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed already")
-            for act in (self._orders.catch_up, self._orders.cancel):  # what ended with its cycle ends so
+            # A product whose cycle is over ends, or renews, by its own rule before the others are cancelled.
+            for end in (self._orders.catch_up, self._orders.cancel):
                 for product in self._orders.products(found):
-                    if product.state in LIVE and product.parent_id is None:
-                        act(product.product_id)
-            self._orders.drop_to_come(found, "closed")
+                    if product.state in LIVE_STATES and product.parent_id is None:
+                        end(product.product_id)
+            self._orders.cancel_orders_to_come(found, "closed")
             suspension_store.end_suspensions(
                 self._connection, found.subscriber_id, None, self._clock.now(), "closed"
             )
@@ -404,7 +430,7 @@ class Subscriptions:
                 self._connection, found.subscriber_id, state="closed", suspended_by=[], closed_at=self._clock.now()
             )  # fmt: skip
             self._identity.end_sessions(found.subscriber_id)
-            # Who has the number next is nobody's member, as with another number.
+            # The next holder of the number must not have its memberships.
             left = people_store.end_memberships(self._vault, found.phone)
             self._members.stop_keys(left)
             self._identity.end_sessions_of(left)
@@ -412,15 +438,17 @@ class Subscriptions:
             self._ledger.close_account(found.account_id)
 
     def has_number(self, subscriber: Subscriber) -> bool:
-        """Whether a subscriber's number is its own: a closed one's may be somebody else's by now."""
+        """True if the number belongs to the subscriber: a closed subscriber's number may have a new holder."""
         if subscriber.state != "closed":
             return True
         return bool(subscriber.phone) and not people_store.phone_is_taken(self._vault, subscriber.phone)
 
-    def change_owner(self, subscriber: Subscriber, name: str | None = None, **profile: Any) -> Subscriber:
-        """A number goes to somebody else: its subscriber is closed, with its products, keys and memberships, and the number is
-        registered anew, in one transaction. What the old one owes, or is owed, stays its own: a bill does not follow a number to
-        another holder. `profile` is as in `register`. Returns the new subscriber. Raises `SubscriberNotActive`, `Invalid`.
+    def change_owner(
+        self, subscriber: Subscriber, name: str | None = None, **profile: Unpack[Profile]
+    ) -> Subscriber:
+        """Give a number to a new holder, in one transaction: close its subscriber, with products, keys and memberships, and
+        register the number again. Debts and credits stay with the old subscriber. Return the new subscriber. Raises
+        `SubscriberNotActive`, `Invalid`.
         """
         with self._connection.transaction():
             found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
@@ -433,21 +461,23 @@ class Subscriptions:
             return self.register(found.phone, name, **profile)
 
     def contract_prices(self, subscriber: Subscriber) -> list[ContractPrice]:
-        """By offering and time."""
+        """The prices of a subscriber's contracts, by offering and time."""
         return price_store.contract_prices(self._connection, subscriber.subscriber_id)
 
     def policy(self, account_id: UUID) -> ChargingPolicy:
-        """The charging policy of the newest active product, else of the newest one: what it says of the end holds when it is used up."""
+        """The charging policy of the account's newest active product, else of its newest product, so that the policy holds after
+        the product is used up.
+        """
         version = product_store.newest_offering_version(self._connection, account_id)
         return ChargingPolicy() if version is None else self._offerings.sold(version).offering.policy
 
     def service(self, account_id: UUID) -> Service:
-        """What the newest active product (else the newest one) promises beside its tokens."""
+        """The service that the account's newest active product promises, else the one of its newest product."""
         version = product_store.newest_offering_version(self._connection, account_id)
         return Service() if version is None else self._offerings.sold(version).offering.service
 
     def counts_prompts(self, account_id: UUID) -> bool:
-        """Whether a plan of the account counts prompts, so that a tool's result has to be told from one."""
+        """True if a plan of the account counts prompts, so that the gateway must tell a tool's result from a prompt."""
         return self._ledger.counts_prompts(account_id)
 
 

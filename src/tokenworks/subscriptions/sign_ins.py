@@ -1,4 +1,6 @@
-"""Who signs in with a number, and to which account: the code's challenge, registration, sessions as a member elsewhere."""
+"""Sign-in with a number and a one-time code: the challenge, the registration of new numbers, sessions as a member of another
+account.
+"""
 
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
@@ -15,16 +17,16 @@ from tokenworks.subscriptions.service import Subscriptions
 from tokenworks.trust import CodeWrong, Identity
 
 
-class SendCode(Protocol):
-    """The message port: who sends a one-time code to a phone."""
+class CodeSender(Protocol):
+    """The message port: sends a one-time code to a phone."""
 
     def __call__(self, phone: str, code: str) -> None:
-        """Raises `Unavailable` where nothing can be sent."""
+        """Raises `Unavailable` if the code can't be sent."""
         ...
 
 
-class Entered(NamedTuple):
-    """A session that was opened. `text` is what its holder shows with each request."""
+class OpenedSession(NamedTuple):
+    """A new session. `text` is the secret that the client sends with each request."""
 
     text: str
     ends_at: datetime
@@ -33,7 +35,7 @@ class Entered(NamedTuple):
 
 
 def normal_number(identifier: str) -> str:
-    """One text for one number: a Chinese mobile number may come without its country code."""
+    """A number in its one spelling: with the country code that a Chinese mobile number may lack."""
     text = identifier.replace(" ", "").replace("-", "")
     if len(text) == 11 and text.startswith("1") and is_digits(text):
         text = f"+86{text}"
@@ -41,7 +43,7 @@ def normal_number(identifier: str) -> str:
 
 
 class SignIns:
-    """On one connection, with the rooms that it uses."""
+    """Makes codes and opens sessions, on one connection."""
 
     def __init__(
         self,
@@ -58,27 +60,27 @@ class SignIns:
         self._identity = identity
 
     def request_code(
-        self, identifier: str, address: str, send: SendCode
+        self, identifier: str, address: str, send: CodeSender
     ) -> tuple[str, tuple[str, str] | None]:
-        """Have a code made and, for a phone number, sent; the text of its challenge. Whether somebody has the number plays no
-        part in what the asker sees, nor in when: what goes to a broadband account's phone, if there is one, is (phone, code), for
-        when that is answered. Raises `Unavailable` where it can't be sent.
+        """Make a code, and send it if the identifier is a phone number. Return the text of the challenge, and, for a broadband
+        number that is known, the (phone, code) that the caller sends after its answer. So neither the answer nor its time shows
+        whether the number has a subscriber. Raises `Unavailable` if the code can't be sent.
         """
         name = normal_number(identifier)
-        made = self._identity.request_code(name, address)
-        if made.code is None:
-            return made.text, None
+        challenge = self._identity.request_code(name, address)
+        if challenge.code is None:
+            return challenge.text, None
         if name.startswith("+"):
             try:
-                send(name, made.code)
+                send(name, challenge.code)
             except TokenworksError:
-                self._identity.not_sent(made.text)
+                self._identity.not_sent(challenge.text)
                 raise
-            return made.text, None
+            return challenge.text, None
         try:
-            return made.text, (self._subscriptions.find_by_number(name).phone, made.code)
+            return challenge.text, (self._subscriptions.find_by_number(name).phone, challenge.code)
         except (SubscriberNotFound, Invalid):
-            return made.text, None
+            return challenge.text, None
 
     def enter(
         self,
@@ -88,9 +90,9 @@ class SignIns:
         address: str,
         client: str | None,
         language: Literal["zh", "en"] = "zh",
-    ) -> Entered:
-        """A session for whoever has the code. A number that nobody has is registered; one that was invited elsewhere alone is a
-        member there. Raises `CodeWrong`, `PhoneLost`.
+    ) -> OpenedSession:
+        """Open a session with a code: as the owner of the number's own account, or, if the number has no account, as a member of
+        another account. A number that has neither is registered. Raises `CodeWrong`, `PhoneLost`.
         """
         name = normal_number(identifier)
         self._identity.check_code(name, code, challenge, address)
@@ -107,36 +109,36 @@ class SignIns:
                 self._consents.keep(subscriber, "terms", given=True)
             if "lost_phone" in subscriber.suspended_by:
                 raise PhoneLost(
-                    "this phone is reported lost: the operator lifts that, once it has seen who asks"
+                    "this phone is reported lost: the operator lifts the suspension, after a check of your identity"
                 )
             owner = self._members.by_id(self._subscriptions.owner_of(subscriber))
             assert owner is not None
             return self._open(owner, address, client)
 
-    def switch(self, phone: str, member_id: UUID, address: str, client: str | None) -> Entered:
-        """A session as an active member of another account. Raises `NotFound`."""
+    def switch(self, phone: str, member_id: UUID, address: str, client: str | None) -> OpenedSession:
+        """Open a session as an active member of another account. Raises `NotFound`."""
         for member in self._members.memberships(phone):
             if member.member_id == member_id and member.state == "active":
                 with self._connection.transaction():
                     return self._open(member, address, client)
         raise NotFound("there is no such membership")
 
-    def _open(self, member: Member, address: str, client: str | None) -> Entered:
+    def _open(self, member: Member, address: str, client: str | None) -> OpenedSession:
         text, ends_at = self._identity.open_session(member.subscriber_id, member.member_id, address, client)
         self._identity.audit(
             f"member:{member.member_id}", member.role, "sign_in", str(member.subscriber_id),
             address=address, person_id=member.subscriber_id,
         )  # fmt: skip
-        return Entered(text, ends_at, self._subscriptions.find(str(member.subscriber_id)), member)
+        return OpenedSession(text, ends_at, self._subscriptions.find(str(member.subscriber_id)), member)
 
     def phone_of(self, subscriber: Subscriber, member_id: UUID | None) -> str:
-        """The number of whoever is signed in: a member's own, or the subscriber's."""
+        """The number of a session: the member's own, or else the subscriber's."""
         member = None if member_id is None else self._members.by_id(member_id)
         return (member and member.phone) or subscriber.phone
 
     def is_invited(self, phone: str, member_id: UUID) -> bool:
-        """True if an invitation is not accepted yet. Its account is locked for the caller's transaction, so that the same answer
-        sent twice is one act. Raises `MemberNotFound`.
+        """True if an invitation is not accepted yet. This locks the account in the caller's transaction, so that a repeated
+        answer has no second effect. Raises `MemberNotFound`.
         """
         member = self._members.by_id(member_id)
         if member is not None:

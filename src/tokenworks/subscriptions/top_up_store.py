@@ -1,4 +1,4 @@
-"""The SQL of what was bought by hand of pay-as-you-go."""
+"""The SQL of top-ups: steps of pay-as-you-go that subscribers bought by hand."""
 
 from uuid import UUID
 
@@ -28,15 +28,15 @@ def find_top_up(connection: Connection, top_up_id: UUID) -> TopUp | None:
 def top_ups(
     connection: Connection, subscriber_id: UUID | None, offset: int, limit: int
 ) -> tuple[list[TopUp], int]:
-    """Newest first."""
+    """A page of top-ups (None: of all subscribers), newest first, and the number of all of them."""
     rows, count = page_of_subscriber(
         connection, _TOP_UP, "top_up", "top_up_id DESC", subscriber_id, offset, limit
     )
     return [TopUp(*row) for row in rows], count
 
 
-def add_top_up(connection: Connection, made: TopUp, idempotency_key: str) -> None:
+def add_top_up(connection: Connection, new_top_up: TopUp, idempotency_key: str) -> None:
     connection.execute(
         f"INSERT INTO top_up ({_TOP_UP}, idempotency_key) VALUES (%s, %s, %s, %s, %s, %s, %s)".encode(),
-        (made.top_up_id, made.subscriber_id, made.product_id, made.steps, made.amount_nano, made.made_at, idempotency_key),
+        (new_top_up.top_up_id, new_top_up.subscriber_id, new_top_up.product_id, new_top_up.steps, new_top_up.amount_nano, new_top_up.made_at, idempotency_key),
     )  # fmt: skip

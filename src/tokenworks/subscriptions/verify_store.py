@@ -1,4 +1,4 @@
-"""What holds of subscribers, members, orders and products: statements for the auditor that name the rows that break it."""
+"""The auditor's checks of subscribers, members, orders and products: each statement returns the rows that break its invariant."""
 
 from typing import Final
 
@@ -10,8 +10,8 @@ CHECKS: Final[dict[str, str]] = {
             AND c.price_nano <> (o.content::jsonb->>'price')::numeric * 1000000000
             AND (c.kind = 'step' OR o.content::jsonb->>'first_price' IS NULL
                  OR c.price_nano <> (o.content::jsonb->>'first_price')::numeric * 1000000000
-                 -- The first month's is for what is charged first: for a later cycle where those before cost nothing, or were another
-                 -- offering's.
+                 -- The first month's price is for the first charge of the offering. That is a later cycle if the cycles before cost
+                 -- nothing, or were of another offering.
                  OR (c.kind = 'cycle' AND c.number > 1 + p.uncharged AND NOT EXISTS (SELECT 1 FROM product_order m
                      WHERE m.product_id = p.product_id AND m.action = 'modify'))
                  OR EXISTS (SELECT 1 FROM charge e JOIN offering v USING (offering_version)
@@ -59,7 +59,7 @@ CHECKS: Final[dict[str, str]] = {
     "product: no cycle or step was charged while its subscriber was suspended for what stops charging": """
         SELECT 'charge ' || c.charge_id || ' of subscriber ' || c.subscriber_id, format('charged at %s, suspended by %s from %s', c.charged_at, x.cause, x.began_at)
         FROM charge c JOIN suspension x USING (subscriber_id)
-        -- A lost phone stops serving alone.
+        -- A lost phone stops only serving.
         WHERE c.kind IN ('cycle', 'step', 'change') AND x.cause <> 'lost_phone' AND x.reason IS DISTINCT FROM
                 'suspended before causes were kept'
             -- Clocks of hosts differ by less than a minute.
@@ -83,7 +83,7 @@ CHECKS: Final[dict[str, str]] = {
                 OR (begins = date_trunc('day', begins) AND valid_until = valid_from + interval '1 day')
                 OR (begins = date_trunc('month', begins)
                     AND valid_until AT TIME ZONE 'UTC' + interval '8 hours' = begins + interval '1 month'))
-            -- What it was before the cap was set anew, nothing here says.
+            -- The cap before it was last set is not stored.
             OR (created_at > cap_set_at + interval '1 minute' AND total - moved <> cap_tokens * 1000)
             OR (created_at > cap_set_at + interval '1 minute' AND cap_period IS DISTINCT FROM CASE WHEN valid_until IS NULL THEN 'total'
                 WHEN valid_until = valid_from + interval '1 day' THEN 'day' ELSE 'month' END)""",
@@ -157,7 +157,7 @@ CHECKS: Final[dict[str, str]] = {
             OR (r.state = 'acknowledged' AND (r.action <> 'add' OR r.starts_at IS NULL))
             OR (r.action = 'add' AND r.state = 'pending') OR (r.state = 'failed' AND r.action <> 'add')
             OR (r.action = 'add' AND r.asked <> '{}')
-            -- The add order of every product is there once.
+            -- An order is completed when all its products have begun.
             OR (r.action = 'add' AND r.state = 'completed' AND EXISTS (SELECT 1 FROM product w WHERE w.order_id = r.order_id
                 AND w.state = 'pendingActive'))
             OR (r.action <> 'add' AND r.state = 'pending' AND p.ended_at IS NOT NULL)""",
@@ -172,7 +172,7 @@ CHECKS: Final[dict[str, str]] = {
             SELECT c.product_id, coalesce(sum(c.amount_nano), 0) AS nano FROM charge c
             WHERE c.kind = 'change' OR (c.kind = 'credit' AND (c.description_zh LIKE '%（变更退费）' OR c.description_zh LIKE '%（退订退费）'))
             GROUP BY 1),
-        -- What a bundle gives back comes back of its parts.
+        -- A bundle is credited by its parts.
         family AS (SELECT coalesce(p.parent_id, p.product_id) AS product_id, sum(m.nano) AS nano FROM product p JOIN moved m USING (product_id) GROUP BY 1)
         SELECT 'order ' || r.order_id || ' of account ' || r.account_id, format('%s, %s charged', r.amount_nano, f.nano)
         FROM product_order r LEFT JOIN first f USING (order_id)
@@ -197,14 +197,14 @@ CHECKS: Final[dict[str, str]] = {
             OR p.renews <> (o.content->>'cycle' <> 'once') OR p.cycle_no < 1 OR p.uncharged > p.cycle_no + p.step_no OR p.cycle_start < p.started_at
             OR (p.cycle_no = 1) <> (p.cycle_start = p.started_at)
             OR (p.delivery IS NOT NULL AND (o.content->>'fulfilment' IS NULL
-                -- What is delivered with a bundle comes as the bundle was asked for.
+                -- A part of a bundle is delivered in the way that the bundle's order names.
                 OR (p.parent_id IS NULL AND NOT o.content->'deliveries' ? p.delivery)))
             OR (p.delivery IS NULL AND jsonb_array_length(coalesce(o.content->'deliveries', '[]')) > 0)
             OR p.held_at <> p.suspended_at OR (p.held_at IS NOT NULL AND p.state <> 'suspended')
             OR (r.delivery IS NOT NULL AND p.parent_id IS NULL AND p.delivery <> r.delivery)
             OR p.started_at < greatest(r.ordered_at, r.starts_at) - interval '1 minute' OR (p.state = 'expired' AND p.ended_at < p.cycle_end)
             OR (o.content->>'fulfilment' IS NULL AND p.started_at > coalesce(r.starts_at, r.ordered_at) + interval '1 minute'
-                -- Time that a suspension stopped is not charged: it begins with the lift.
+                -- The time of a suspension is not charged: the product begins when the suspension ends.
                 AND NOT EXISTS (SELECT 1 FROM suspension x WHERE x.subscriber_id = p.subscriber_id AND x.ended_at > r.starts_at))
             OR (p.step_no > 0 AND o.content->>'kind' <> 'pay_as_you_go')
             OR (p.ends_after_cycle AND p.ended_at IS NULL AND NOT EXISTS (SELECT 1 FROM product_order d
@@ -217,7 +217,7 @@ CHECKS: Final[dict[str, str]] = {
                 WHERE n.offering_version = p.next_version AND (n.offering_id = o.offering_id OR EXISTS (SELECT 1 FROM product_order d
                     WHERE d.product_id = p.product_id AND d.action = 'modify' AND d.offering_version = n.offering_version
                         AND (d.state <> 'cancelled' OR p.ended_at IS NOT NULL))))))
-            -- Most products are what their own order says; an index finds the orders of a subscriber.
+            -- Most products are of the offering of their own order; an index finds the other orders of a subscriber.
             OR (r.offering_id IS DISTINCT FROM o.offering_id AND NOT EXISTS (SELECT 1 FROM product_order d WHERE d.subscriber_id = p.subscriber_id
                     AND d.product_id = p.product_id AND d.state <> 'cancelled' AND d.offering_id = o.offering_id
                 UNION ALL SELECT 1 FROM sold n WHERE n.offering_version = r.offering_version AND n.content->'parts' ? o.offering_id))
@@ -235,7 +235,7 @@ CHECKS: Final[dict[str, str]] = {
         FROM product p JOIN LATERAL (SELECT c.charge_id, c.price_nano, c.kind, c.number, c.period_start, c.charged_at FROM charge c WHERE c.account_id = p.account_id
                 AND c.product_id = p.product_id AND c.kind IN ('cycle', 'change') ORDER BY c.charged_at DESC, c.charge_id DESC LIMIT 1) l ON true
         WHERE (p.charge_id IS NOT NULL AND p.charge_id <> l.charge_id) OR (p.charge_id IS NULL AND p.uncharged = 0
-                -- A change whose share is nothing leaves no charge.
+                -- A change that costs nothing has no charge.
                 AND NOT EXISTS (SELECT 1 FROM product_order d WHERE d.product_id = coalesce(p.parent_id, p.product_id) AND d.action = 'modify'
                     AND d.state = 'completed' AND d.completed_at > l.charged_at))
             OR (p.charge_id = l.charge_id AND p.parent_id IS NOT NULL AND p.price_nano IS DISTINCT FROM l.price_nano)
@@ -349,4 +349,4 @@ TIMED: Final[dict[str, str]] = {
         FROM usage u JOIN api_key k USING (key_id)
         WHERE u.started_at > least(k.revoked_at, k.expires_at) + interval '1 day' OR u.started_at < k.created_at - interval '1 hour'""",
 }
-"""What compares instants of two clocks, the database's and a host's: they are one where no test moves the other."""
+"""Checks that compare instants of the database's clock and of a host's clock. Tests that move a clock leave them out."""

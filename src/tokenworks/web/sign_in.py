@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.background import BackgroundTask
 
 from tokenworks.kernel import TokenworksError
-from tokenworks.subscriptions import Entered
+from tokenworks.subscriptions import OpenedSession
 from tokenworks.trust import Principal, Session
 from tokenworks.web.asker import check_own_page, client_address
 from tokenworks.web.principals import COOKIE
@@ -47,7 +47,7 @@ def sign_in(
     code: str,
     language: Literal["zh", "en"] = "zh",
     challenge: str | None = None,
-) -> Entered:
+) -> OpenedSession:
     """A session for whoever has the code. The challenge is what is given, or in its cookie. Raises `NotAllowed`, and what
     `SignIns.enter` raises.
     """

@@ -33,7 +33,7 @@ def test_what_is_agreed_to_is_what_was_shown(client, services, subscriber, head)
     assert said.status_code == 200 and said.json()["said_text_sha256"] == digest and said.json()["given"]
     said = client.put("/api/consents/marketing", json={"given": False}, headers=head)
     assert said.json()["given"] is False
-    assert services.consents.said(subscriber) == {"marketing": False}
+    assert services.consents.latest_answers(subscriber) == {"marketing": False}
     rows = services.connection.execute("SELECT said_by FROM consent ORDER BY consent_id").fetchall()
     assert set(rows) == {(f"member:{services.subscriptions.owner_of(subscriber)}",)}
     # Going on from a plan is a consent and a switch in one.
@@ -178,7 +178,7 @@ def test_the_page_says_what_is_a_persons(browser, services, subscriber, language
     form = {"purpose": "marketing", "given": "true", "text_sha256": state.text.sha256}
     said = browser.post("/privacy/consent", data=form, follow_redirects=False)
     assert said.status_code == 303
-    assert services.consents.said(subscriber) == {"marketing": True}
+    assert services.consents.latest_answers(subscriber) == {"marketing": True}
     assert browser.post("/privacy/consent", data=form | {"text_sha256": "0" * 64}).status_code == 422
     # Before one signs in the texts are there, too.
     terms = browser.get("/terms")

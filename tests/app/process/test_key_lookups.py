@@ -10,7 +10,7 @@ from tokenworks.app.process.key_lookups import KeyLookups, key_rows
 from tokenworks.app.settings import load_settings
 from tokenworks.charging import DatabaseThread, wire
 from tokenworks.kernel import Unavailable
-from tokenworks.subscriptions import SUSPENSIONS, Versions
+from tokenworks.subscriptions import SUSPENSIONS, OfferingVersions
 from tokenworks.trust import key_mac, load_peppers
 
 
@@ -99,7 +99,7 @@ def macs(services, peppers):
 
 
 def test_many_keys_are_told_as_each_alone(services, macs):
-    rows = key_rows(services, macs, Versions())
+    rows = key_rows(services, macs, OfferingVersions())
     assert list(rows) == macs or set(rows) == set(macs)
     for mac in macs:
         assert wire.decode(wire.encode(rows[mac])) == wire.decode(wire.encode(one_by_one(services, mac)))
@@ -116,7 +116,7 @@ def test_as_many_statements_for_many_keys_as_for_one(services, macs, monkeypatch
         made.append(query)
         return real(self, query, *args, **kwargs)
 
-    versions = Versions()
+    versions = OfferingVersions()
     key_rows(services, macs[:3], versions)
     monkeypatch.setattr(type(connection), "execute", execute)
     key_rows(services, macs[:1], versions)

@@ -7,7 +7,7 @@ import pytest
 from tests.shop.tariffs import bundle, catalogue, plan
 from tests.support.spend import balances
 from tokenworks.kernel import Invalid, ManualClock
-from tokenworks.subscriptions import BILLING_ZONE, text_of
+from tokenworks.subscriptions import BILLING_ZONE, notice_text
 
 YUAN = 1_000_000_000
 
@@ -60,10 +60,10 @@ def test_they_move_with_their_next_cycle_and_are_told(services, sold, clock):
     assert services.moves.sold("one")[0].moving == 2
     notices = services.notices.lease(10)
     assert {n.subscriber_id for n in notices} == {people[0].subscriber_id, people[2].subscriber_id}
-    assert text_of("plan.move", notices[0].content, "en") == (
+    assert notice_text("plan.move", notices[0].content, "en") == (
         "From 2027-05-01 on, one renews at a new tariff: ¥12.00 (now ¥10.00). Until then you can cancel it or change your plan."
     )
-    assert "2027-05-01" in text_of("plan.move", notices[0].content, "zh")
+    assert "2027-05-01" in notice_text("plan.move", notices[0].content, "zh")
     to(clock, 2027, 5, 1)
     services.orders.run_cycles()
     assert [prices(services, who) for who in people] == [[10, 12], [10], [10, 12]]

@@ -18,7 +18,7 @@ from tokenworks.subscriptions import (
     NotEligible,
     SecondNotConfirmed,
     TooManyToCome,
-    text_of,
+    notice_text,
 )
 from tokenworks.subscriptions.orders import place
 from tokenworks.subscriptions.orders.starts import START_DAYS_MAX, TO_COME_MAX, same_start, start_of
@@ -155,8 +155,8 @@ def test_what_is_refused_then_fails_charges_nothing_and_is_told(services, subscr
     told = notices(services)
     assert [ref for _, ref, _ in told] == [str(order.order_id) for order in orders.values()]
     assert all(kind == "order.failed" for kind, *_ in told)
-    assert "2027-05-01" in text_of("order.failed", told[0][2], "zh")
-    assert "2027-05-01" in text_of("order.failed", told[0][2], "en")
+    assert "2027-05-01" in notice_text("order.failed", told[0][2], "zh")
+    assert "2027-05-01" in notice_text("order.failed", told[0][2], "en")
     assert services.charges.receivable(subscriber.account_id) == 0
     assert services.orders.run_cycles() == 0 and len(notices(services)) == 4 and balances(services)
 

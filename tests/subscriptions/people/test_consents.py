@@ -17,7 +17,7 @@ def test_a_consent_is_kept_with_the_text_that_was_shown(services, subscriber, re
         services.consents.states(subscriber)[0],
         services.consents.states(subscriber, "en")[0],
     )
-    assert (zh.text.purpose, zh.given, zh.said_at) == ("terms", None, None)
+    assert (zh.text.purpose, zh.given, zh.answered_at) == ("terms", None, None)
     with pytest.raises(ConsentTextChanged):
         services.consents.keep(subscriber, "terms", given=True, text_sha256="0" * 64)
     services.consents.keep(subscriber, "terms", given=True, text_sha256=en.text.sha256)
@@ -75,7 +75,7 @@ def test_marketing_is_told_with_consent_alone(services, subscriber):
 
 
 @pytest.mark.parametrize(
-    ("mode", "said", "wanted", "regions"),
+    ("mode", "consent", "wanted", "regions"),
     [
         ("opt_out", None, None, None),
         ("opt_out", True, ("sg",), ("sg",)),
@@ -87,10 +87,10 @@ def test_marketing_is_told_with_consent_alone(services, subscriber):
         ("opt_in", True, None, None),
     ],
 )
-def test_where_data_may_go(mode, said, wanted, regions):
-    assert PrivacyRules(cross_border=mode).regions(wanted, said) == regions
+def test_where_data_may_go(mode, consent, wanted, regions):
+    assert PrivacyRules(cross_border=mode).regions(wanted, consent) == regions
     # A wish for a wider region is cut to the residency region; a name that begins alike is another region.
-    assert PrivacyRules(residency_region="cn-sh").regions(("cn", "cnx"), said=False) == ("cn-sh",)
+    assert PrivacyRules(residency_region="cn-sh").regions(("cn", "cnx"), consent=False) == ("cn-sh",)
 
 
 def test_hosts_hear_of_consents_that_they_enforce(services, subscriber):

@@ -62,6 +62,6 @@ def test_a_subscriber_is_found_by_broadband_number(services):
         services.subscriptions.set_profile(made, account_id=uuid4())
     assert services.subscriptions.set_profile(made, bill_day=15, language="en").bill_day == 15
     services.consents.keep(made, "marketing", given=True)
-    assert services.consents.said(made) == {"marketing": True}
+    assert services.consents.latest_answers(made) == {"marketing": True}
     with pytest.raises(Invalid, match="a consent is for"):
         services.consents.keep(made, "anything", given=True)

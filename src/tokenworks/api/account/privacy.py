@@ -31,8 +31,8 @@ def consent_resource(state: ConsentState) -> dict[str, object]:
             "text": state.text.text,
             "text_sha256": state.text.sha256,
             "given": state.given,
-            "said_at": when(state.said_at),
-            "said_text_sha256": state.said_sha256,
+            "said_at": when(state.answered_at),
+            "said_text_sha256": state.answered_sha256,
             "text_changed": state.text_changed or None,
         }
     )

@@ -5,7 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from tokenworks.subscriptions import SendCode
+from tokenworks.subscriptions import CodeSender
 from tokenworks.trust import CODE_LIFE
 from tokenworks.web.asker import check_own_page, client_address, is_secure
 from tokenworks.web.bodies import Strict
@@ -36,7 +36,7 @@ class SignIn(Strict):
 @router.post("/sign-in/code", status_code=202, summary="Have a one-time code sent")
 def code(request: Request, body: CodeWanted, services: Asked) -> Response:
     check_own_page(request)
-    send: SendCode = request.app.state.send_code
+    send: CodeSender = request.app.state.send_code
     challenge, later = services.sign_ins.request_code(body.identifier, client_address(request), send)
     response = answer(
         {"sent": True, "valid_for_s": int(CODE_LIFE.total_seconds()), "challenge": challenge}, 202

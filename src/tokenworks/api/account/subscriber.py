@@ -50,7 +50,7 @@ def subscriber_resource(services: Services, subscriber: Subscriber) -> dict[str,
             if subscriber.credit_limit_nano is None
             else decimal(subscriber.credit_limit_nano),
             "owes": decimal(services.charges.receivable(subscriber.account_id)),
-            "consents": services.consents.said(subscriber),
+            "consents": services.consents.latest_answers(subscriber),
         }
     )
 

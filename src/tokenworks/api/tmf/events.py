@@ -10,7 +10,7 @@ from tokenworks.api.tmf.orders import order_resource
 from tokenworks.api.tmf.payments import payment_resource
 from tokenworks.api.tmf.service_orders import service_order_resource
 from tokenworks.kernel import TokenworksError
-from tokenworks.subscriptions import Event, content_of
+from tokenworks.subscriptions import Event, event_content
 from tokenworks.web.content import encode_for
 from tokenworks.web.services import Services
 
@@ -20,7 +20,7 @@ PAYMENTS_LOOKED_AT: Final = 100
 def event_body(services: Services, event: Event, public_url: str) -> str:
     """A notification of the hub, with the resource as it is now in the state that is told."""
     name, resource = _told(services, event)
-    return encode_for(content_of(event, resource, name), public_url).decode()
+    return encode_for(event_content(event, resource, name), public_url).decode()
 
 
 def _told(services: Services, event: Event) -> tuple[str, dict[str, object] | None]:

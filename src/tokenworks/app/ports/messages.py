@@ -9,12 +9,12 @@ import structlog
 from tokenworks.app.ports.outbound import NotDelivered, post
 from tokenworks.app.settings import Settings
 from tokenworks.kernel import Unavailable
-from tokenworks.subscriptions import SendCode
+from tokenworks.subscriptions import CodeSender
 
 log = structlog.get_logger()
 
 
-def code_sender(settings: Settings) -> SendCode:
+def code_sender(settings: Settings) -> CodeSender:
     """By `sms_url` where it is set; else, in a dev environment alone, into a file that only we can read."""
     if settings.sms_url:
         url = settings.sms_url

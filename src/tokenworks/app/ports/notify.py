@@ -18,7 +18,7 @@ from tokenworks.app.ports.outbound import NotDelivered, post
 from tokenworks.app.settings import Settings
 from tokenworks.app.webhook_secrets import webhook_secrets
 from tokenworks.kernel import Conflict, Invalid, NotFound, Unavailable, flaw
-from tokenworks.subscriptions import Delivery, Event, Notice, WorkOrder, content_of, signature
+from tokenworks.subscriptions import Delivery, Event, Notice, WorkOrder, event_content, signature
 
 log = structlog.get_logger()
 
@@ -76,21 +76,21 @@ class _Sending:
                 self.webhooks()
             for notice in found:
                 if self._over() or "sms" in self._silent:
-                    notices.later(notice)
+                    notices.postpone(notice)
                     continue
                 if not notices.is_wanted(notice):
-                    notices.dropped(notice)
+                    notices.give_up(notice)
                     continue
                 try:
                     self._message(notice)
                 except Unavailable:
                     self._silent.add("sms")
-                    notices.failed(notice)
+                    notices.mark_failed(notice)
                 except Exception as error:  # of one notice; the others have their turn
                     log.error("notices.failed", error=_first_line(error))
-                    notices.failed(notice)
+                    notices.mark_failed(notice)
                 else:
-                    notices.delivered(notice)
+                    notices.mark_delivered(notice)
             if "sms" in self._silent:
                 return
 
@@ -132,7 +132,7 @@ class _Sending:
                 return event_body(self._works, event, self._settings.public_url)
         except Exception as error:
             log.error("webhooks.resource_not_shown", event_id=str(event.event_id), error=_first_line(error))
-            return msgspec.json.encode(content_of(event, None, "resource")).decode()
+            return msgspec.json.encode(event_content(event, None, "resource")).decode()
 
     def webhooks(self) -> None:
         """Send the deliveries that are due."""
@@ -143,15 +143,15 @@ class _Sending:
             listeners = {one.listener_id: one for one in hub.listeners()}
             for delivery in found:
                 if delivery.listener_id in self._silent:
-                    hub.behind(delivery)
+                    hub.postpone_after_failure(delivery)
                     continue
                 if self._over():
-                    hub.later(delivery)
+                    hub.postpone(delivery)
                     continue
                 listener = None if delivery.listener_id is None else listeners.get(delivery.listener_id)
                 if delivery.listener_id is not None and listener is None:
                     # A delivery is written after its listener, so that one went meanwhile.
-                    hub.gone(delivery)
+                    hub.give_up_removed(delivery)
                     continue
                 url = own_url if listener is None else listener.callback
                 try:
@@ -163,7 +163,7 @@ class _Sending:
                     self._webhook(delivery, url, signed_with)
                 except (NotDelivered, Invalid, Unavailable) as error:
                     status = error.status if isinstance(error, NotDelivered) else None
-                    hub.failed(delivery, status, str(error))
+                    hub.mark_failed(delivery, status, str(error))
                     self._silent.add(delivery.listener_id)
 
     def _silent_listeners(self) -> list[UUID | None]:
@@ -174,7 +174,7 @@ class _Sending:
             self._works.hub.give_up(delivery, "the person that it is about was erased")
             return
         status, _ = self._post(url, delivery.body.encode(), str(delivery.event_id), signed_with)
-        self._works.hub.delivered(delivery, status)
+        self._works.hub.mark_delivered(delivery, status)
         self.arrived += 1
 
     # Work orders.
@@ -185,18 +185,18 @@ class _Sending:
         while urls and not self._over() and (found := deliveries.lease(urls, BATCH)):
             for work in found:
                 if self._over() or f"port {work.port}" in self._silent:
-                    deliveries.later(work)
+                    deliveries.postpone(work)
                     continue
                 try:
                     self._work_order(work, urls[work.port])
                 except NotDelivered as error:
-                    deliveries.not_pushed(work, str(error))
+                    deliveries.mark_push_failed(work, str(error))
                     self._silent.add(f"port {work.port}")
                 except Exception as error:  # of one work order; the others have their turn
                     log.error(
                         "deliveries.failed", work_order=str(work.work_order_id), error=_first_line(error)
                     )
-                    deliveries.not_pushed(work, _first_line(error))
+                    deliveries.mark_push_failed(work, _first_line(error))
             if self._silent:
                 return
 
@@ -204,7 +204,7 @@ class _Sending:
         body = service_order_body(work, self._settings.public_url)
         signed_with = webhook_secrets(self._settings, self._works.clock.now())
         _, said = self._post(url, body, f"{work.work_order_id}-{work.attempts}", signed_with)
-        self._works.deliveries.pushed(work)
+        self._works.deliveries.mark_pushed(work)
         self.arrived += 1
         try:
             content = msgspec.json.decode(said) if said.strip() else None

@@ -11,7 +11,7 @@ from psycopg import Connection
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.charging import GATHER_S, DatabaseThread, EndedKey, LiveKey, ScopedLimit
 from tokenworks.kernel import TokenworksError, Unavailable
-from tokenworks.subscriptions import Versions
+from tokenworks.subscriptions import OfferingVersions
 
 if TYPE_CHECKING:
     from tokenworks.charging import KeyEnd
@@ -24,7 +24,9 @@ WAITING_MAX: Final = 20_000
 KeyRows = list[LiveKey | EndedKey]
 
 
-def key_rows(services: AppServices, macs: Sequence[bytes], versions: Versions) -> dict[bytes, LiveKey]:
+def key_rows(
+    services: AppServices, macs: Sequence[bytes], versions: OfferingVersions
+) -> dict[bytes, LiveKey]:
     """What a worker has to know of the live keys among these, by MAC."""
     rows: dict[bytes, LiveKey] = {}
     for mac, served in services.served.by_mac(macs, versions).items():
@@ -58,7 +60,7 @@ class KeyLookups:
     def __init__(self, thread: DatabaseThread, make: Callable[[Connection], AppServices]) -> None:
         self._thread = thread
         self._make = make
-        self._versions = Versions()
+        self._versions = OfferingVersions()
         self._waiting: deque[tuple[list[bytes], asyncio.Future[KeyRows]]] = deque()
         self._turning: asyncio.Task[None] | None = None
 

@@ -63,7 +63,7 @@ def lock_events(connection: Connection, limit: int) -> list[TupleRow]:
     ).fetchall()
 
 
-def expanded(connection: Connection, event_id: UUID, at: datetime) -> None:
+def mark_expanded(connection: Connection, event_id: UUID, at: datetime) -> None:
     connection.execute("UPDATE hub_event SET expanded_at = %s WHERE event_id = %s", (at, event_id))
 
 
@@ -86,18 +86,18 @@ def add_delivery(
 
 
 def lease_deliveries(
-    connection: Connection, now: datetime, until: datetime, limit: int, beside: list[UUID], *, own: bool
+    connection: Connection, now: datetime, until: datetime, limit: int, excluded: list[UUID], *, own: bool
 ) -> list[TupleRow]:
     columns = ", ".join(f"d.{name.strip()}" for name in _DELIVERY.split(","))
     return connection.execute(
         f"""WITH due AS (SELECT delivery_id FROM hub_delivery
                          WHERE next_at <= %(now)s AND delivered_at IS NULL AND given_up_at IS NULL
                            AND (listener_id IS NOT NULL OR %(own)s)
-                           AND coalesce(listener_id, '00000000-0000-0000-0000-000000000000') <> ALL(%(beside)s)
+                           AND coalesce(listener_id, '00000000-0000-0000-0000-000000000000') <> ALL(%(excluded)s)
                          ORDER BY next_at, delivery_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
             UPDATE hub_delivery d SET next_at = %(until)s, attempts = attempts + 1 FROM due
             WHERE d.delivery_id = due.delivery_id RETURNING {columns}""".encode(),
-        {"now": now, "until": until, "limit": limit, "own": own, "beside": beside},
+        {"now": now, "until": until, "limit": limit, "own": own, "excluded": excluded},
     ).fetchall()
 
 
@@ -110,7 +110,7 @@ def end_delivery(
     )
 
 
-def put_off(connection: Connection, delivery_id: UUID, at: datetime) -> None:
+def postpone(connection: Connection, delivery_id: UUID, at: datetime) -> None:
     connection.execute(
         "UPDATE hub_delivery SET next_at = %s, attempts = attempts - 1 WHERE delivery_id = %s",
         (at, delivery_id),
@@ -129,7 +129,7 @@ def retry_delivery(
 def give_up(
     connection: Connection, listener_id: UUID | None, begun_until: datetime, at: datetime, status: int | None, error: str
 ) -> None:  # fmt: skip
-    """What a listener has not taken for too long."""
+    """Give up the deliveries of a listener (None: of the operator's own webhook) that began at or before `begun_until`."""
     connection.execute(
         """UPDATE hub_delivery SET given_up_at = %s, status = %s, error = %s
            WHERE listener_id IS NOT DISTINCT FROM %s AND begun_at <= %s AND delivered_at IS NULL AND given_up_at IS NULL""",
@@ -137,7 +137,7 @@ def give_up(
     )
 
 
-def put_off_all(connection: Connection, listener_id: UUID | None, until: datetime) -> None:
+def postpone_all(connection: Connection, listener_id: UUID | None, until: datetime) -> None:
     connection.execute(
         """UPDATE hub_delivery SET next_at = %s
            WHERE listener_id IS NOT DISTINCT FROM %s AND next_at < %s AND delivered_at IS NULL AND given_up_at IS NULL""",
@@ -189,7 +189,9 @@ def deliveries(
 
 
 def delete_old(connection: Connection, before: datetime) -> None:
-    """Also what waits and was begun so long ago: nobody sends it any more, such as where there is no own webhook now."""
+    """Delete old deliveries and events. A delivery that still waits is deleted, too: no process sends it, for instance because
+    the operator's own webhook was removed.
+    """
     connection.execute(
         """DELETE FROM hub_delivery WHERE created_at < %(b)s
            AND (delivered_at < %(b)s OR given_up_at < %(b)s OR delivered_at IS NULL AND given_up_at IS NULL AND begun_at < %(b)s)""",
@@ -199,7 +201,7 @@ def delete_old(connection: Connection, before: datetime) -> None:
 
 
 def delete_of_erased(connection: Connection, subscriber_id: UUID | None) -> None:
-    """Deliveries that are done with of one who is erased (now, or before), or of all of them."""
+    """Delete the delivered and given-up deliveries of a subscriber who is erased (None: of all erased subscribers)."""
     connection.execute(
         """DELETE FROM hub_delivery d USING subscriber s
            WHERE d.subscriber_id = s.subscriber_id AND (d.delivered_at IS NOT NULL OR d.given_up_at IS NOT NULL)
@@ -209,7 +211,7 @@ def delete_of_erased(connection: Connection, subscriber_id: UUID | None) -> None
 
 
 def lock_waiting(connection: Connection, subscriber_id: UUID) -> list[tuple[UUID, bytes]]:
-    """(id, sealed body) of what is still to be sent of one subscriber."""
+    """Lock the deliveries of a subscriber that are still to be sent: (id, sealed body) of each."""
     rows = connection.execute(
         """SELECT delivery_id, body_sealed FROM hub_delivery
            WHERE subscriber_id = %s AND delivered_at IS NULL AND given_up_at IS NULL AND body_sealed IS NOT NULL

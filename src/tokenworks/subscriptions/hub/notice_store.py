@@ -1,7 +1,7 @@
-"""The SQL of the outbox of notices."""
+"""The SQL of the outbox of notices (table `notification`)."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from psycopg import Connection
@@ -12,9 +12,14 @@ from tokenworks.kernel import uuid7
 
 
 def add_notification(
-    connection: Connection, subscriber_id: UUID, kind: str, ref: str, content: dict[str, Any], at: datetime
+    connection: Connection,
+    subscriber_id: UUID,
+    kind: str,
+    ref: str,
+    content: Mapping[str, object],
+    at: datetime,
 ) -> bool:
-    """Once per (subscriber, kind, ref)."""
+    """Add a notice, once per (subscriber, kind, ref). Return False if it was there. `content` can be written as JSON."""
     row = connection.execute(
         """INSERT INTO notification (notification_id, subscriber_id, kind, ref, content, created_at, next_at)
            VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",

@@ -1,10 +1,11 @@
-"""The outbox of notices: leased, sent by whoever wires the ports, marked; tried again with growing waits for a day. What is said, and
-to whom, is decided here.
+"""The outbox of notices: which text goes to which phone. The sender (`app.ports.notify`) leases notices, sends them and marks
+them; a failed notice is tried again with growing waits, for a day.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from psycopg import Connection
@@ -24,17 +25,20 @@ GIVE_UP_AFTER: Final = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Notice:
+    """A notice in the outbox. `ref` tells notices of one kind apart; `content` has the values of its text, as JSON."""
+
     notification_id: UUID
     subscriber_id: UUID
     kind: str
     ref: str
-    content: dict[str, Any]
+    content: Mapping[str, object]
     created_at: datetime
     attempts: int
 
 
-def text_of(kind: str, content: dict[str, Any], language: Language) -> str:
-    """What a phone is told."""
+def notice_text(kind: str, content: Mapping[str, object], language: Language) -> str:
+    """The text message of a notice."""
+    at = content.get("at")
     return (
         CATALOGUES[language]
         .notices[kind]
@@ -42,20 +46,26 @@ def text_of(kind: str, content: dict[str, Any], language: Language) -> str:
             percent=content.get("percent"),
             bill_no=content.get("bill_no"),
             line_no=content.get("line_no"),
-            spent=format_money(content.get("spent_nano", 0)),
-            cap=format_money(content.get("cap_nano", 0)),
-            left=format_money(content.get("remaining_nano", 0)),
+            spent=_money(content, "spent_nano"),
+            cap=_money(content, "cap_nano"),
+            left=_money(content, "remaining_nano"),
             name=content.get("name") or content.get("offering"),
             name_zh=content.get("name_zh") or content.get("offering"),
-            from_price=format_money(content.get("from_price_nano", 0)),
-            to_price=format_money(content.get("to_price_nano", 0)),
-            date=day_of(datetime.fromisoformat(content["at"])) if "at" in content else None,
+            from_price=_money(content, "from_price_nano"),
+            to_price=_money(content, "to_price_nano"),
+            date=day_of(datetime.fromisoformat(at)) if isinstance(at, str) else None,
         )
     )
 
 
+def _money(content: Mapping[str, object], name: str) -> str:
+    amount_nano = content.get(name, 0)
+    assert isinstance(amount_nano, int)
+    return format_money(amount_nano)
+
+
 class Notices:
-    """On one connection, with the rooms that it uses."""
+    """Leases and marks notices, on one connection."""
 
     def __init__(
         self, connection: Connection, clock: Clock, subscriptions: Subscriptions, consents: Consents
@@ -66,45 +76,46 @@ class Notices:
         self._consents = consents
 
     def is_wanted(self, notice: Notice) -> bool:
-        """Marketing goes only to those who agree to it when it is sent."""
+        """False for marketing that the subscriber does not agree to when it is sent."""
         return not notice.kind.startswith("marketing.") or self._consents.agrees_to_marketing(
             notice.subscriber_id
         )
 
     def message(self, notice: Notice) -> tuple[str, str] | None:
-        """(phone, text) of a notice; None where it has no text, or the number is none of the subscriber's any more."""
+        """(phone, text) of a notice; None if its kind has no text, or the subscriber no longer has the number."""
         subscriber = self._subscriptions.find_exact(str(notice.subscriber_id))
         if notice.kind not in CATALOGUES[subscriber.language].notices:
             return None
         if not subscriber.phone or not self._subscriptions.has_number(subscriber):
             return None
-        return subscriber.phone, text_of(notice.kind, notice.content, subscriber.language)
+        return subscriber.phone, notice_text(notice.kind, notice.content, subscriber.language)
 
     def lease(self, limit: int) -> list[Notice]:
-        """What is due, oldest first; nobody else sends it within a minute."""
+        """Lease the notices that are due, oldest first: no other process sends them for a minute."""
         now = self._clock.now()
         return [
             Notice(*row)
             for row in notice_store.lease_notifications(self._connection, now, now + LEASE, limit)
         ]
 
-    def delivered(self, notice: Notice) -> None:
+    def mark_delivered(self, notice: Notice) -> None:
+        """Mark a notice as sent."""
         notice_store.end_notification(
             self._connection, notice.notification_id, "delivered_at", self._clock.now()
         )
 
-    def dropped(self, notice: Notice) -> None:
-        """It is not to be sent any more."""
+    def give_up(self, notice: Notice) -> None:
+        """Give up a notice that must not be sent."""
         notice_store.end_notification(
             self._connection, notice.notification_id, "given_up_at", self._clock.now()
         )
 
-    def later(self, notice: Notice) -> None:
-        """It was not tried: due again at once."""
+    def postpone(self, notice: Notice) -> None:
+        """Make a notice that was not tried due again at once."""
         notice_store.retry_notification(self._connection, notice.notification_id, self._clock.now())
 
-    def failed(self, notice: Notice) -> None:
-        """Again later, or, after a day, never."""
+    def mark_failed(self, notice: Notice) -> None:
+        """Make a failed notice due again after a growing wait, or give it up after a day."""
         now = self._clock.now()
         if now - notice.created_at >= GIVE_UP_AFTER:
             notice_store.end_notification(self._connection, notice.notification_id, "given_up_at", now)

@@ -1,8 +1,8 @@
-"""Other systems that are told what happens (TMF630, the hub): who listens to what, what was sent to whom, and again.
+"""The hub (TMF630): listeners of other systems, the events that they get, the log of deliveries, and replays.
 
-Events are written by the database, in the transaction of what they tell, where anybody listens. Each becomes a delivery for each
-listener, whose body is made once: a replay sends the same bytes. At least once, under the event's id. A body names people, so it is
-kept encrypted under the key of the subscriber that it is about.
+The database writes an event in the transaction of the change that it reports, if there is any listener. Each event becomes one
+delivery for each listener. The body of a delivery is made once, so that a replay sends the same bytes; a delivery is sent at
+least once, under the event's id. A body names people, so that it is encrypted under the key of its subscriber.
 """
 
 import base64
@@ -11,7 +11,7 @@ import hmac
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID
 
@@ -33,16 +33,16 @@ WAIT_MAX: Final = timedelta(hours=1)
 GIVE_UP_AFTER: Final = timedelta(days=1)
 OVERLAP_DEFAULT: Final = timedelta(days=1)
 OVERLAP_MAX: Final = timedelta(days=30)
-# What was delivered or given up is shown, and can be sent again, for so long.
+# A delivery is in the log, and can be replayed, for this long.
 LOG_KEPT: Final = timedelta(days=30)
 ERROR_CHARS_MAX: Final = 200
-# What a body is bound to, with its row and person.
+# The associated data of an encrypted body, with its row and person.
 _PLACE: Final = "hub_delivery.body"
-# What stands for the operator's own webhook where listeners are named by id.
-_OWN: Final = UUID(int=0)
+# The id of the operator's own webhook in a list of listener ids.
+_OWN_WEBHOOK: Final = UUID(int=0)
 
 Api = Literal["productOrdering", "productInventory", "customerBill", "payment", "serviceOrdering"]
-# What the standards call the events of each API (TMF622, 637, 678, 676, 641).
+# The events of each API by their names in the standards (TMF622, 637, 678, 676, 641).
 EVENTS: Final[dict[Api, tuple[str, ...]]] = {
     "productOrdering": ("ProductOrderCreateEvent", "ProductOrderStateChangeEvent"),
     "productInventory": ("ProductCreateEvent", "ProductStateChangeEvent"),
@@ -53,7 +53,7 @@ EVENTS: Final[dict[Api, tuple[str, ...]]] = {
 
 
 class ListenerNotFound(NotFound):
-    """Nobody of this id listens."""
+    """No such listener."""
 
 
 class DeliveryNotFound(NotFound):
@@ -61,18 +61,20 @@ class DeliveryNotFound(NotFound):
 
 
 class DeliveryNotDone(Conflict):
-    """A delivery that is still tried needs no replay."""
+    """The delivery is still tried: it needs no replay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
+    """A callback of another system for the events of one API."""
+
     listener_id: UUID
     api: Api
     callback: str
     query: str
     generation: int
     pepper_version: int
-    # Until then what is sent is signed with the secret of before, too.
+    # Until then, deliveries are also signed with the former secret.
     overlap_until: datetime | None
     overlap_version: int | None
     made_by: str
@@ -80,13 +82,15 @@ class Listener:
 
     @property
     def event_types(self) -> tuple[str, ...]:
-        """What it wants; all of its API's where it does not say."""
+        """The events that the listener wants: those of its query, else all of its API."""
         named = _event_types(self.query)
         return named or EVENTS[self.api]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
+    """A change of the resource `ref` that listeners are to be told."""
+
     event_id: UUID
     at: datetime
     api: Api
@@ -98,8 +102,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """`listener_id` is None for the operator's own webhook (`webhook_url`), `body` where nothing opens it any more: its subscriber
-    was erased at the moment in which it was made.
+    """A request to one listener. `listener_id` is None for the operator's own webhook (`webhook_url`). `body` is None if no key
+    decrypts it: its subscriber was erased while the delivery was made.
     """
 
     delivery_id: UUID
@@ -127,7 +131,9 @@ def _event_types(query: str) -> tuple[str, ...]:
 
 
 class Hub:
-    """On one connection. `peppers` by version: a listener's secret is derived from one, and kept nowhere."""
+    """Listeners, deliveries and their log, on one connection. `peppers` by version: a listener's secret is derived from one of
+    them and not stored.
+    """
 
     def __init__(
         self,
@@ -146,21 +152,21 @@ class Hub:
         self._allow_private = allow_private
         self._need_tls = need_tls
 
-    # Who listens.
+    # Listeners.
 
     def subscribe(self, api: Api, callback: str, query: str, made_by: str) -> tuple[Listener, str]:
-        """(the listener, its secret, which is shown this once). Raises `Invalid`."""
+        """Add a listener: (the listener, its secret, which can't be shown again). Raises `Invalid`."""
         self._check_callback(callback)
         query = check_line(query, "query", chars_max=QUERY_CHARS_MAX, chars_min=0)
         named = _event_types(query)
         unknown = {name for name, _ in parse_qsl(query, keep_blank_values=True)} - {"eventType"}
         if (query and not named) or unknown or not set(named) <= set(EVENTS[api]):
-            raise Invalid(f"query: eventType=… of {', '.join(EVENTS[api])}; left out, all of them")
+            raise Invalid(f"query: eventType=… of {', '.join(EVENTS[api])}; without it, all of them")
         with self._connection.transaction():
             store.lock_listeners(self._connection)
             if len(store.listeners(self._connection)) >= LISTENERS_MAX:
-                raise Invalid(f"at most {LISTENERS_MAX} listeners are told: remove one first")
-            made = Listener(
+                raise Invalid(f"there are at most {LISTENERS_MAX} listeners: remove one first")
+            listener = Listener(
                 uuid7(),
                 api,
                 callback,
@@ -172,8 +178,8 @@ class Hub:
                 made_by,
                 self._clock.now(),
             )
-            store.add_listener(self._connection, made)
-        return made, self._secret(made.listener_id, 1, made.pepper_version)
+            store.add_listener(self._connection, listener)
+        return listener, self._secret(listener.listener_id, 1, listener.pepper_version)
 
     def _check_callback(self, callback: str) -> None:
         if len(callback) > URL_CHARS_MAX:
@@ -197,12 +203,12 @@ class Hub:
         try:
             address = parse_address(host)
         except ValueError:
-            return  # a name: what it resolves to is checked whenever something is sent
+            return  # a host name: its addresses are checked at each delivery
         if address_refusal(address, allow_private=self._allow_private):
             raise Invalid("callback: a loopback, private or link-local address is refused")
 
     def unsubscribe(self, listener_id: UUID, api: Api | None = None) -> None:
-        """Nothing more is sent there, not even what waits. Raises `ListenerNotFound`."""
+        """Remove a listener; its waiting deliveries are given up. Raises `ListenerNotFound`."""
         with self._connection.transaction():
             found = self.listener(listener_id)
             if api is not None and found.api != api:
@@ -210,20 +216,21 @@ class Hub:
             store.remove_listener(self._connection, listener_id, self._clock.now())
 
     def listeners(self) -> list[Listener]:
-        """Oldest first."""
+        """All listeners, oldest first."""
         return [Listener(*row) for row in store.listeners(self._connection)]
 
     def listener(self, listener_id: UUID) -> Listener:
         """Raises `ListenerNotFound`."""
-        found = next((one for one in self.listeners() if one.listener_id == listener_id), None)
+        found = next((known for known in self.listeners() if known.listener_id == listener_id), None)
         if found is None:
             raise ListenerNotFound("there is no such listener: `tokenworks webhook list` shows them")
         return found
 
     def rotate(self, listener_id: UUID, overlap: timedelta = OVERLAP_DEFAULT, *, force: bool = False) -> str:
-        """A new secret, shown this once. Until the overlap has passed, what is sent is signed with the one of before as well.
+        """Make a new secret and return it; it can't be shown again. During the overlap, deliveries are signed with the former
+        secret, too.
 
-        Raises `ListenerNotFound`, `Invalid`, and `Conflict` while an earlier overlap lasts, but for `force`, which ends that one.
+        Raises `ListenerNotFound`, `Invalid`, and `Conflict` while an earlier overlap lasts, unless `force` ends that.
         """
         if not timedelta(0) <= overlap <= OVERLAP_MAX:
             raise Invalid(f"an overlap is at most {OVERLAP_MAX.days} days")
@@ -233,8 +240,8 @@ class Hub:
             until = found.overlap_until
             if until is not None and self._clock.now() < until and not force:
                 raise Conflict(
-                    f"its secret was rotated already, and the one of before signs until {until:%Y-%m-%d %H:%M} UTC: the receiver may "
-                    "have that one alone. Rotate again after that, or with --force, which ends it now"
+                    f"the secret was rotated before, and the former one signs until {until:%Y-%m-%d %H:%M} UTC: the receiver may have "
+                    "only that one. Rotate again after that time, or with --force, which ends the overlap now"
                 )
             version = issuing(self._peppers)
             store.rotate_listener(
@@ -243,7 +250,7 @@ class Hub:
         return self._secret(listener_id, found.generation + 1, version)
 
     def secrets(self, listener: Listener) -> list[bytes]:
-        """What a delivery is signed with now: the secret, and in an overlap the one of before."""
+        """The secrets that a delivery is signed with now: the listener's, and during an overlap the former one."""
         found = [self._secret(listener.listener_id, listener.generation, listener.pepper_version)]
         if (
             listener.overlap_until is not None
@@ -259,42 +266,41 @@ class Hub:
     def _secret(self, listener_id: UUID, generation: int, version: int) -> str:
         if version not in self._peppers:
             raise Invalid(
-                f"pepper-{version} is not in secrets_dir of this host: copy it there, or, where it is retired, rotate the listener's "
-                "secret"
+                f"pepper-{version} is not in secrets_dir of this host: copy it there, or, if it is retired, rotate the listener's secret"
             )
         text = f"webhook:{listener_id}:{generation}".encode()
         mac = hmac.new(self._peppers[version], text, hashlib.sha256).digest()
         return "whs_" + base64.urlsafe_b64encode(mac).decode().rstrip("=")
 
-    # What is sent.
+    # Events and deliveries.
 
     def events(self, limit: int) -> list[Event]:
-        """What happened and is no delivery yet, in order, locked. In the caller's transaction."""
+        """Lock the events that are not made into deliveries yet, in order. In the caller's transaction."""
         return [Event(*row) for row in store.lock_events(self._connection, limit)]
 
     def expand(self, event: Event, bodies: Mapping[UUID, str]) -> None:
-        """Make an event into deliveries, by listener."""
+        """Make an event into deliveries. `bodies`: by listener."""
         for listener_id, body in bodies.items():
             self._enqueue(listener_id, event.event_id, event.event_type, event.subscriber_id, body)
-        store.expanded(self._connection, event.event_id, self._clock.now())
+        store.mark_expanded(self._connection, event.event_id, self._clock.now())
 
     def enqueue_own(self, event_id: UUID, event_type: str, subscriber_id: UUID, body: str) -> None:
-        """For the operator's own webhook, once for an event."""
+        """Add a delivery to the operator's own webhook, once for an event."""
         self._enqueue(None, event_id, event_type, subscriber_id, body)
 
     def _enqueue(
         self, listener_id: UUID | None, event_id: UUID, event_type: str, subscriber_id: UUID, body: str
     ) -> None:
         delivery_id = uuid7()
-        # What is made after an erasure names nobody any more.
+        # A body that is made after the subscriber's erasure names no person: the installation's key is enough.
         key = self._vault.key(subscriber_id) or self._vault.own()
         sealed = key.seal_bytes(_PLACE, delivery_id, body.encode())
         store.add_delivery(
             self._connection, delivery_id, listener_id, event_id, event_type, subscriber_id, sealed, self._clock.now()
         )  # fmt: skip
 
-    def _opened(self, rows: Sequence[TupleRow]) -> list[Delivery]:
-        """With their bodies decrypted."""
+    def _decrypted(self, rows: Sequence[TupleRow]) -> list[Delivery]:
+        """The deliveries of rows, with their bodies decrypted."""
         keys = self._vault.keys(row[4] for row in rows)
         own = self._vault.own() if any(row[4] not in keys for row in rows) else None
         found = []
@@ -314,42 +320,44 @@ class Hub:
             return None
 
     def lease(self, limit: int, *, own: bool, but: Collection[UUID | None] = ()) -> list[Delivery]:
-        """What is due, what was tried less often first, then oldest first; nobody else sends it within a minute. `own`: the operator's own webhook is there, too.
-        `but`: of these listeners nothing.
+        """Lease the deliveries that are due: no other process sends them for a minute. Those with fewer attempts come first, then
+        the older ones. `own`: with those of the operator's own webhook. `but`: without those of these listeners.
         """
-        now, beside = self._clock.now(), [_OWN if one is None else one for one in but]
-        rows = store.lease_deliveries(self._connection, now, now + LEASE, limit, beside, own=own)
-        return sorted(self._opened(rows), key=lambda one: (one.attempts, one.delivery_id))
+        now = self._clock.now()
+        excluded = [_OWN_WEBHOOK if listener_id is None else listener_id for listener_id in but]
+        rows = store.lease_deliveries(self._connection, now, now + LEASE, limit, excluded, own=own)
+        return sorted(self._decrypted(rows), key=lambda delivery: (delivery.attempts, delivery.delivery_id))
 
-    def delivered(self, delivery: Delivery, status: int) -> None:
+    def mark_delivered(self, delivery: Delivery, status: int) -> None:
+        """Mark a delivery that the listener has accepted, with the HTTP status of its answer."""
         store.end_delivery(
             self._connection, delivery.delivery_id, "delivered_at", self._clock.now(), status, None
         )
 
-    def later(self, delivery: Delivery) -> None:
-        """It was not tried: due again at once."""
-        store.put_off(self._connection, delivery.delivery_id, self._clock.now())
+    def postpone(self, delivery: Delivery) -> None:
+        """Make a delivery that was not tried due again at once."""
+        store.postpone(self._connection, delivery.delivery_id, self._clock.now())
 
-    def behind(self, delivery: Delivery) -> None:
-        """It was not tried, since another one to the same listener has failed: due a little later."""
-        store.put_off(self._connection, delivery.delivery_id, self._clock.now() + FIRST_WAIT)
+    def postpone_after_failure(self, delivery: Delivery) -> None:
+        """Make a delivery that was not tried, since another one to its listener failed, due after `FIRST_WAIT`."""
+        store.postpone(self._connection, delivery.delivery_id, self._clock.now() + FIRST_WAIT)
 
-    def gone(self, delivery: Delivery) -> None:
-        """Its listener was removed."""
+    def give_up_removed(self, delivery: Delivery) -> None:
+        """Give up a delivery whose listener was removed."""
         store.end_delivery(
             self._connection, delivery.delivery_id, "given_up_at", self._clock.now(), None, store.REMOVED
         )
 
-    def failed(self, delivery: Delivery, status: int | None, error: str) -> None:
-        """Again later, or, a day after it was made or replayed, never. What else waits for the same listener comes before it
-        then, a little later: a body that it never takes is in no other's way.
+    def mark_failed(self, delivery: Delivery, status: int | None, error: str) -> None:
+        """Make a failed delivery due again after a growing wait, or give it up a day after it was made or replayed. The other
+        deliveries of the listener are due after `FIRST_WAIT`, so that a body that the listener never accepts does not block them.
         """
         now, error = self._clock.now(), error[:ERROR_CHARS_MAX]
         wait = min(WAIT_MAX, FIRST_WAIT * 2 ** min(delivery.attempts, 20))
         with self._connection.transaction():
             store.retry_delivery(self._connection, delivery.delivery_id, now, now + wait, status, error)
             store.give_up(self._connection, delivery.listener_id, now - GIVE_UP_AFTER, now, status, error)
-            store.put_off_all(self._connection, delivery.listener_id, now + FIRST_WAIT)
+            store.postpone_all(self._connection, delivery.listener_id, now + FIRST_WAIT)
 
     # The log.
 
@@ -360,12 +368,12 @@ class Hub:
         offset: int = 0,
         limit: int = 100,
     ) -> tuple[list[Delivery], int]:
-        """A page of what was sent, newest first, and how many there are."""
+        """A page of deliveries, newest first, and the number of all of them."""
         rows, count = store.deliveries(self._connection, state, listener_id, offset, limit)
-        return self._opened(rows), count
+        return self._decrypted(rows), count
 
     def replay(self, delivery_id: UUID) -> Delivery:
-        """Send a delivery again, delivered or given up: the same bytes under the same id.
+        """Send a delivered or given-up delivery again: the same bytes under the same id.
 
         Raises `DeliveryNotFound`, `DeliveryNotDone`.
         """
@@ -373,18 +381,19 @@ class Hub:
             row = store.lock_delivery(self._connection, delivery_id)
             if row is None:
                 raise DeliveryNotFound("there is no such delivery: `tokenworks webhook log` shows them")
-            (found,) = self._opened([row])
+            (found,) = self._decrypted([row])
             if found.listener_id is not None:
                 self.listener(found.listener_id)
             if found.state == "waits":
                 raise DeliveryNotDone("the delivery is still tried: wait until it is delivered or given up")
             store.replay(self._connection, delivery_id, self._clock.now())
-        (made,) = self._opened([store.delivery(self._connection, delivery_id)])
-        return made
+        (replayed,) = self._decrypted([store.delivery(self._connection, delivery_id)])
+        return replayed
 
     def forget(self, subscriber: Subscriber) -> None:
-        """Of one who is erased, in its transaction, before its key is destroyed: what was sent goes. What still waits goes out
-        first, within a day: until then it is encrypted under the installation's own key; `forget_old` takes it out after that.
+        """Forget a subscriber who is erased, in the erasure's transaction, before its key is destroyed. Deliveries that were sent
+        are deleted. Those that wait are encrypted again under the installation's own key, so that they can be sent within a day;
+        `forget_old` deletes them after that.
         """
         store.delete_of_erased(self._connection, subscriber.subscriber_id)
         key = self._vault.key(subscriber.subscriber_id)
@@ -397,27 +406,27 @@ class Hub:
             )
 
     def give_up(self, delivery: Delivery, error: str) -> None:
-        """It can't be sent, now or later."""
+        """Give up a delivery that can't be sent at all."""
         store.end_delivery(
             self._connection, delivery.delivery_id, "given_up_at", self._clock.now(), None, error[:ERROR_CHARS_MAX]
         )  # fmt: skip
 
     def forget_old(self) -> None:
-        """What the log keeps no longer."""
+        """Delete what is older than `LOG_KEPT`, and the deliveries of erased subscribers."""
         store.delete_old(self._connection, self._clock.now() - LOG_KEPT)
         store.delete_of_erased(self._connection, None)
 
 
 def signature(secrets: list[bytes], at_s: int, body: bytes) -> str:
-    """`t=<seconds>,v1=<HMAC-SHA256 of "<seconds>.<body>", hex>`, a `v1` for each secret that is good now: the receiver checks
-    that one of them is right, and that the time is near.
+    """`t=<seconds>,v1=<HMAC-SHA256 of "<seconds>.<body>", hex>`, with one `v1` for each valid secret. The receiver checks that
+    one of them is right, and that the time is near.
     """
     macs = (hmac.new(secret, f"{at_s}.".encode() + body, hashlib.sha256).hexdigest() for secret in secrets)
     return ",".join((f"t={at_s}", *(f"v1={mac}" for mac in macs)))
 
 
-def content_of(event: Event, resource: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
-    """An event as the standard says it (TMF630, notification)."""
+def event_content(event: Event, resource: Mapping[str, object] | None, name: str) -> dict[str, object]:
+    """An event as a notification of TMF630. `resource`: what the event is about, under `name`; None: only its id."""
     return {
         "eventId": str(event.event_id),
         "eventTime": event.at.isoformat(),

@@ -1,4 +1,4 @@
-"""Another plan for a product, now or with its next cycle."""
+"""Changing a product to another plan, now or with its next cycle."""
 
 from dataclasses import replace
 from typing import Literal
@@ -8,19 +8,24 @@ from tokenworks.catalog import SoldOffering
 from tokenworks.charging import CreditLimitReached
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.errors import ChangeNotAllowed
-from tokenworks.subscriptions.model import Order, Product, Subscriber
+from tokenworks.subscriptions.model import CreditRequest, Order, Product, Subscriber
 from tokenworks.subscriptions.orders import cycle, order_credits, order_store, product_store, products
 from tokenworks.subscriptions.orders.context import Context
-from tokenworks.subscriptions.orders.eligibility import check_eligible, check_live, check_may_buy, why_not_to
+from tokenworks.subscriptions.orders.eligibility import (
+    change_refusal,
+    check_eligible,
+    check_live,
+    check_may_buy,
+)
 
-When = Literal["now", "cycle_end"]
+ChangeTiming = Literal["now", "cycle_end"]
 
 
 def plan(
     context: Context,
     product_id: UUID,
     offering_id: str,
-    when: When = "now",
+    when: ChangeTiming = "now",
     idempotency_key: str | None = None,
     *,
     confirm: bool = False,
@@ -28,17 +33,17 @@ def plan(
     """See `Orders.change`."""
     with context.connection.transaction():
         product, subscriber = context.lock(product_id)
-        before = context.made_before(subscriber, product_id, idempotency_key, "modify", offering_id)
+        before = context.find_repeated(subscriber, product_id, idempotency_key, "modify", offering_id)
         if before is not None:
             return before
         check_live(product)
         check_may_buy(subscriber, "nothing can be changed")
         if product.state != "active":
             raise ChangeNotAllowed(f"product {product_id} is {product.state}")
-        product = cycle.caught_up(context, subscriber, product)
+        product = cycle.renew_due(context, subscriber, product)
         if product.state != "active":
             raise CreditLimitReached(
-                "its next cycle is more than the credit limit allows: something has to be paid first"
+                "the next cycle costs more than the credit limit allows: a bill has to be paid first"
             )
         now = context.clock.now()
         old, sold = (
@@ -55,9 +60,9 @@ def plan(
             uuid7(), product_id, offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
             action="modify", state="pending" if when == "cycle_end" else "inProgress",
         )  # fmt: skip
-        for waiting in order_store.waiting_orders(context.connection, product_id, "pending"):
+        for replaced_id in order_store.waiting_orders(context.connection, product_id, "pending"):
             order_store.end_order(
-                context.connection, waiting, "cancelled", now, 0, "replaced by another change"
+                context.connection, replaced_id, "cancelled", now, 0, "replaced by another change"
             )
         order_store.add_order(context.connection, subscriber, order, idempotency_key)
         if when == "cycle_end":
@@ -75,9 +80,9 @@ def plan(
 
 def _check_possible(context: Context, product: Product, old: SoldOffering, sold: SoldOffering) -> None:
     """Raises `ChangeNotAllowed`."""
-    why_not = why_not_to(old.offering, product, sold)
-    if why_not is not None:
-        raise ChangeNotAllowed(why_not)
+    refusal = change_refusal(old.offering, product, sold)
+    if refusal is not None:
+        raise ChangeNotAllowed(refusal)
     if order_store.waiting_orders(context.connection, product.product_id, "inProgress"):
         raise ChangeNotAllowed("a change of this product is in progress: wait until it is done")
 
@@ -85,10 +90,12 @@ def _check_possible(context: Context, product: Product, old: SoldOffering, sold:
 def _switch(
     context: Context, subscriber: Subscriber, product: Product, sold: SoldOffering, order: Order
 ) -> None:
-    """Make a locked product another plan as of the order's time: the old one's quantity goes, the new one's is charged and comes."""
+    """Change a locked product to another plan as of the order's time: withdraw the old plan's quantity, charge the new plan and
+    open its buckets.
+    """
     now = order.ordered_at
-    asked = {"why": "changed", "credits": context.sales.credits(product, now)}
-    # What rolled over from an earlier month was paid by that month's charge, and stays.
+    request: CreditRequest = {"why": "changed", "credits": context.sales.credits(product, now)}
+    # Quantity that rolled over from an earlier month stays: that month's charge paid for it.
     context.ledger.withdraw_charge(subscriber.account_id, product.product_id, product.charge_id)
     context.ledger.withdraw_windows(subscriber.account_id, product.product_id)
     context.charges.stop(subscriber.account_id, product.product_id)
@@ -98,6 +105,6 @@ def _switch(
     )  # fmt: skip
     amount = context.sales.change(subscriber, changed, sold, now)
     products.open_windows(context, subscriber, changed, sold, now)
-    order_store.set_asked(context.connection, order.order_id, asked)
+    order_store.set_credit_request(context.connection, order.order_id, request)
     order_store.add_amount(context.connection, order.order_id, amount)
     order_credits.give_back(context, order.order_id)

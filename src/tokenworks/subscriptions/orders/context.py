@@ -1,4 +1,4 @@
-"""What the operations on orders share: a connection, the rooms that they use, and the order in which they lock."""
+"""What the operations on orders share: a connection, services of other rooms, and the order of locks."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +21,7 @@ from tokenworks.trust.identity.answers import KeyReused
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """On one connection. The modules of operations are given it."""
+    """A connection with the services that the operations use."""
 
     connection: Connection
     vault: PersonVault
@@ -34,7 +34,7 @@ class Context:
     failed: FailedJobs
 
     def lock(self, product_id: UUID) -> tuple[Product, Subscriber]:
-        """Subscriber first, then product: the order in which everything here locks. Raises `ProductNotFound`."""
+        """Lock the subscriber, then the product: all operations lock in this order. Raises `ProductNotFound`."""
         subscriber_id = product_store.subscriber_of_product(self.connection, product_id)
         if subscriber_id is None:
             raise ProductNotFound(
@@ -46,12 +46,12 @@ class Context:
         return found[0], subscriber
 
     def lock_live(self, product_id: UUID) -> tuple[Product, Subscriber]:
-        """As `lock`. Raises `ProductEnded`, too."""
+        """As `lock`. Raises `ProductEnded` as well, if the product is not live."""
         product, subscriber = self.lock(product_id)
         check_live(product)
         return product, subscriber
 
-    def made_before(
+    def find_repeated(
         self,
         subscriber: Subscriber,
         product_id: UUID,
@@ -59,7 +59,9 @@ class Context:
         action: Literal["modify", "delete"],
         offering_id: str | None = None,
     ) -> Order | None:
-        """The order that this key made before, whatever its product is now. Raises `KeyReused`."""
+        """The order that an earlier request with this idempotency key made, in whichever state its product is. Raises `KeyReused`
+        if that was another order.
+        """
         check_idempotency_key(idempotency_key)
         if idempotency_key is None:
             return None

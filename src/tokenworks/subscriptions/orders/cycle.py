@@ -1,4 +1,4 @@
-"""The next cycle of a product that is due: begun, held back by the credit limit, or the product's end."""
+"""The next cycle of a product that is due: it begins, the credit limit holds the product, or the product ends."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,45 +15,46 @@ from tokenworks.subscriptions.orders.sales import end_of_cycle
 
 
 def is_due(context: Context, subscriber: Subscriber, product: Product) -> bool:
-    """Whether the cycle is over and the product ends, or goes on with another one, which a suspension can stop."""
+    """True if the cycle of an active product is over, and the product ends, or renews and no suspension stops that."""
     over = product.cycle_end is not None and product.cycle_end <= context.clock.now()
     ends = not product.renews or product.ends_after_cycle
     return product.state == "active" and over and (ends or subscriber.begins_cycles)
 
 
 def renew(context: Context, product_id: UUID) -> None:
-    """Begin the next cycle of a product that is due, or end it: a job of its own transaction."""
+    """Begin the next cycle of a product that is due, or end the product. The job of one product, in a transaction of its own."""
     product, subscriber = context.lock(product_id)
     if is_due(context, subscriber, product):
-        or_hold(context, subscriber, product, _begin_due)
+        begin_or_hold(context, subscriber, product, _begin_at_cycle_end)
     context.failed.done("cycle", product_id)
 
 
 def catch_up(context: Context, product_id: UUID) -> None:
     """See `Orders.catch_up`."""
     product, subscriber = context.lock(product_id)
-    _brought_on(context, subscriber, product)
+    _begin_due_cycles(context, subscriber, product)
 
 
-def caught_up(context: Context, subscriber: Subscriber, product: Product) -> Product:
-    """A product as its monthly job leaves it: what comes after a cycle's end and before the job is of the next cycle, as if
-    the job had run in time. Raises `ProductEnded` where it ended with its cycle.
+def renew_due(context: Context, subscriber: Subscriber, product: Product) -> Product:
+    """Begin the cycles of a locked product that are due, and return the product as the monthly job leaves it. So an operation
+    between the end of a cycle and the job belongs to the next cycle, as if the job had run in time. Raises `ProductEnded` if the
+    product ended with its cycle.
     """
-    product = _brought_on(context, subscriber, product)
+    product = _begin_due_cycles(context, subscriber, product)
     check_live(product)
     return product
 
 
-def _brought_on(context: Context, subscriber: Subscriber, product: Product) -> Product:
+def _begin_due_cycles(context: Context, subscriber: Subscriber, product: Product) -> Product:
     while is_due(context, subscriber, product):
-        or_hold(context, subscriber, product, _begin_due)
+        begin_or_hold(context, subscriber, product, _begin_at_cycle_end)
         found = product_store.lock_product(context.connection, product.product_id)
         assert found is not None
         product = found[0]
     return product
 
 
-def _begin_due(context: Context, subscriber: Subscriber, product: Product) -> None:
+def _begin_at_cycle_end(context: Context, subscriber: Subscriber, product: Product) -> None:
     next_cycle(context, subscriber, product, begin=product.cycle_end)
 
 
@@ -65,13 +66,13 @@ def next_cycle(
     begin: datetime | None,
     joined: bool = False,
 ) -> None:
-    """Begin a locked product's next cycle at a time, or end it where it does not renew. `joined`: it goes on after a
-    pause. Raises `CreditLimitReached`.
+    """Begin the next cycle of a locked product at a time, or end the product if it does not renew. `joined`: the product is
+    resumed in this cycle. Raises `CreditLimitReached`.
     """
     assert begin is not None
     if product.parent_id is not None:
         bundle = product_store.lock_product(context.connection, product.parent_id)
-        # What it costs says the bundle's version of that time.
+        # The price of the part comes from the bundle's version of that cycle, so that the bundle's cycle begins first.
         if bundle is not None and is_due(context, subscriber, bundle[0]):
             next_cycle(context, subscriber, bundle[0], begin=bundle[0].cycle_end)
     if not product.renews or product.ends_after_cycle:
@@ -97,23 +98,23 @@ def next_cycle(
     check_limit(0)
 
 
-def or_hold(
+def begin_or_hold(
     context: Context,
     subscriber: Subscriber,
     product: Product,
-    step: Callable[[Context, Subscriber, Product], None],
+    begin: Callable[[Context, Subscriber, Product], None],
 ) -> None:
-    """Begin a product's next cycle; where the credit limit does not allow it, the product is suspended."""
+    """Begin a product's next cycle with `begin`, or hold the product if the credit limit does not allow the cycle."""
     try:
         with context.connection.transaction():
-            step(context, subscriber, product)
+            begin(context, subscriber, product)
     except CreditLimitReached:
         _hold(context, subscriber, product)
 
 
 def _hold(context: Context, subscriber: Subscriber, product: Product) -> None:
-    """Suspend a product whose next cycle the credit limit does not allow, charge nothing, and tell the subscriber; it goes on by
-    itself where there is room again (`waiting.release_held`).
+    """Suspend a product whose next cycle the credit limit does not allow, charge nothing, and send the subscriber a notice.
+    `waiting.release_held` resumes the product when the limit allows its cycle.
     """
     now, offering = context.clock.now(), context.offerings.sold(product.offering_version).offering
     product_store.set_product(

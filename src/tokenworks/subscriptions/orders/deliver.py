@@ -1,4 +1,4 @@
-"""What another system delivers: its answers, what begins with a delivery, and the order that fails with one."""
+"""Answers of delivering systems: a delivery begins its product, a refused delivery fails its order."""
 
 from dataclasses import replace
 from typing import Final, Literal
@@ -12,12 +12,12 @@ from tokenworks.subscriptions.orders.eligibility import checked_reason
 from tokenworks.subscriptions.orders.sales import end_of_cycle
 from tokenworks.subscriptions.people import people_store
 
-# A delivery that is refused for now is asked for again so often; then the order fails and what it did is taken back.
+# Requests for one delivery that is refused for now; after the last one the order fails and is reversed.
 DELIVERY_ATTEMPTS_MAX: Final = 3
 
 
 def is_delivered(context: Context, order_id: UUID) -> bool:
-    """Whether nothing of an order waits for its delivery."""
+    """True if no product of an order waits for its delivery."""
     return all(
         product.state != "pendingActive"
         for product in product_store.products_of_order(context.connection, order_id)
@@ -57,22 +57,22 @@ def answer(
             state, attempts = "open", attempts + 1
         work_store.answer_work_order(context.connection, work_order_id, state, attempts, reason, now)
         if state == "open":
-            work_store.ask_again(context.connection, work_order_id, now)
+            work_store.repeat_request(context.connection, work_order_id, now)
         if work.action == "deliver" and state == "done":
             deliver(context, subscriber, work)
         elif work.action == "deliver" and state == "refused":
             _fail(context, subscriber, work, reason or "the delivery was refused")
-        if timed_out:  # it may have been done after all
+        if timed_out:  # the delivering system may have delivered without an answer
             work_store.withdraw_delivery(context.vault, work, now)
     return state
 
 
 def deliver(context: Context, subscriber: Subscriber, work: WorkOrder) -> None:
-    """Begin and charge what was delivered; the order is complete where nothing else of it waits."""
+    """Begin and charge a delivered product, and complete its order if no other product of the order waits."""
     found = product_store.lock_product(context.connection, work.product_id)
     assert found is not None
     product = found[0]
-    # What is delivered while a suspension stops charging begins, and costs, once that is lifted: `go_on`.
+    # While a suspension stops charging, the product does not begin: `pause.resume_cycles` begins it after the suspension.
     if product.state != "pendingActive" or not subscriber.begins_cycles:
         return
     now, sold = context.clock.now(), context.offerings.sold(product.offering_version)
@@ -90,22 +90,23 @@ def deliver(context: Context, subscriber: Subscriber, work: WorkOrder) -> None:
 
 
 def _fail(context: Context, subscriber: Subscriber, work: WorkOrder, reason: str) -> None:
+    """Fail the product order of a work order: credit its charges, end its products, close its other deliveries."""
     given_back = 0
     for product in product_store.products_of_order(context.connection, work.order_id):
         if product.state in {"active", "suspended"}:
             charges = context.charges.of_product(product.product_id)
             products.end(context, product, subscriber, "aborted")
             for charge in charges:
-                left = charge.amount_nano - charge.credited_nano
-                if charge.kind in {"cycle", "change", "step"} and left:
+                left_nano = charge.amount_nano - charge.credited_nano
+                if charge.kind in {"cycle", "change", "step"} and left_nano:
                     context.charges.credit(
                         charge,
-                        left,
+                        left_nano,
                         "credit",
                         f"{charge.description}: not delivered",
                         f"{charge.description_zh}（未交付）",
                     )
-                    given_back += left
+                    given_back += left_nano
         elif product.state == "pendingActive":
             product_store.set_product(
                 context.connection, product.product_id, state="aborted", ended_at=context.clock.now()

@@ -1,7 +1,7 @@
-"""Work orders on their way to the delivering system: pushed, repeated until it answers, timed out.
+"""Work orders on their way to the delivering system: pushed, repeated until the system answers, timed out.
 
-What is pushed can be pushed again: it has the work order's id, and a second answer that says the same changes nothing. A delivery
-that nobody answers fails when its time is over, as a refused one does, and is withdrawn, since it may have been done after all.
+A work order can be pushed more than once: the push has its id, and a repeated answer changes nothing. A delivery without an
+answer fails at its time-out, as a refused one does, and is withdrawn, since the system may have delivered.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from tokenworks.trust import PersonVault
 LEASE: Final = timedelta(seconds=60)
 FIRST_WAIT: Final = timedelta(seconds=10)
 WAIT_MAX: Final = timedelta(hours=1)
-# What has arrived and is not answered is sent again: it may have been lost there.
+# A work order that has arrived and is not answered is pushed again: the receiver may have lost it.
 REPEAT_EVERY: Final = timedelta(hours=6)
 TIME_OUT_BATCH: Final = 500
 LIST_MAX: Final = 1000
@@ -30,7 +30,7 @@ NO_ANSWER: Final = "the delivering system did not answer in time"
 
 
 class Deliveries:
-    """On one connection, with the orders whose deliveries they are."""
+    """Leases, marks and times out work orders, on one connection."""
 
     def __init__(self, connection: Connection, orders: Orders, clock: Clock, vault: PersonVault) -> None:
         self._connection = connection
@@ -46,34 +46,34 @@ class Deliveries:
         return found
 
     def page(self, state: str | None, offset: int, limit: int) -> tuple[list[WorkOrder], int]:
-        """Oldest first, and how many there are."""
+        """A page of work orders, oldest first, and the number of all of them."""
         return work_store.work_orders_page(self._vault, state, offset, min(limit, LIST_MAX))
 
     def lease(self, ports: Collection[str], limit: int) -> list[WorkOrder]:
-        """What is due for the systems behind some ports; nobody else sends it within a minute."""
+        """Lease the work orders that are due for the systems behind these ports: no other process pushes them for a minute."""
         now = self._clock.now()
         return work_store.lease_work_orders(self._vault, list(ports), now, now + LEASE, limit)
 
-    def pushed(self, work: WorkOrder) -> None:
-        """It has arrived: sent again in some hours, if it is not answered by then."""
+    def mark_pushed(self, work: WorkOrder) -> None:
+        """Mark a work order as arrived; it is pushed again after `REPEAT_EVERY` if it has no answer then."""
         now = self._clock.now()
-        work_store.pushed(self._connection, work.work_order_id, now, now + REPEAT_EVERY)
+        work_store.mark_pushed(self._connection, work.work_order_id, now, now + REPEAT_EVERY)
 
-    def later(self, work: WorkOrder) -> None:
-        """It was not tried: due again at once."""
-        work_store.not_pushed(self._connection, work.work_order_id, self._clock.now(), None)
+    def postpone(self, work: WorkOrder) -> None:
+        """Make a work order that was not tried due again at once."""
+        work_store.set_next_push(self._connection, work.work_order_id, self._clock.now(), None)
 
-    def not_pushed(self, work: WorkOrder, error: str) -> None:
-        """Again later, with growing waits, for as long as it is open."""
+    def mark_push_failed(self, work: WorkOrder, error: str) -> None:
+        """Mark a failed push; the next one follows after a growing wait, for as long as the work order is open."""
         wait = min(WAIT_MAX, FIRST_WAIT * 2 ** min(work.push_tries, 20))
-        work_store.not_pushed(self._connection, work.work_order_id, self._clock.now() + wait, error[:200])
+        work_store.set_next_push(self._connection, work.work_order_id, self._clock.now() + wait, error[:200])
 
     def time_out(self, after: timedelta) -> int:
-        """Fail the deliveries that nobody has answered for so long. Returns how many. Runs on many hosts at once."""
+        """Fail the deliveries that have had no answer for this long. Return how many. Runs on many hosts at once."""
         due = work_store.unanswered(self._connection, self._clock.now() - after, TIME_OUT_BATCH)
         failed = 0
         for work_order_id in due:
-            with contextlib.suppress(WorkOrderAnswered):  # at the last moment
+            with contextlib.suppress(WorkOrderAnswered):  # the answer came after the query
                 self._orders.answer(work_order_id, done=False, reason=NO_ANSWER, timed_out=True)
                 failed += 1
         return failed

@@ -1,12 +1,13 @@
-"""Who has which version of an offering, and moving them to the one that is on sale: with their next cycle, and told before.
+"""Moving live products from an older version of their offering to the version on sale: with their next cycle, after a notice.
 
-What was sold keeps its version until its subscriber, or such a move, changes it; nothing that is paid for is touched.
+A product keeps the version that was sold until its subscriber, or such a move, changes it. A cycle that is paid for is not
+changed.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from psycopg import Connection
@@ -27,7 +28,9 @@ NOTICE_DAYS_MAX: Final = 366
 
 @dataclass(frozen=True, slots=True)
 class SoldVersion:
-    """How many live products have a version, since when, and how many of them get another one with their next cycle."""
+    """A version that live products have: how many, since when, and how many of them get another version with their next cycle
+    (`moving`).
+    """
 
     offering_id: str
     offering_version: str
@@ -39,8 +42,8 @@ class SoldVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
-    """A live product of a version, and whose it is."""
+class SoldProduct:
+    """A live product of a version, with its subscriber."""
 
     product_id: UUID
     subscriber_id: UUID
@@ -50,9 +53,9 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """What a move did. `too_soon`: their cycle ends before the notice would be over: they move the next time it is run.
-    `left_alone`: they end with their cycle, don't renew, or change to something else.
+class MoveResult:
+    """Numbers of products. `too_soon`: the cycle ends before the notice would be over; the next run moves the product.
+    `left_alone`: the product ends with its cycle, does not renew, or has another change ahead.
     """
 
     offering_id: str
@@ -63,7 +66,7 @@ class Moved:
 
 
 class Moves:
-    """On one connection."""
+    """Lists and moves the versions of live products, on one connection."""
 
     def __init__(
         self, connection: Connection, offerings: Offerings, clock: Clock, vault: PersonVault
@@ -74,7 +77,7 @@ class Moves:
         self._clock = clock
 
     def sold(self, offering_id: str | None = None) -> list[SoldVersion]:
-        """Versions that live products have, by offering, the oldest first."""
+        """The versions that live products have, by offering, the oldest first."""
         current = {sold.offering_version for sold in self._offerings.all()}
         return [
             SoldVersion(id_, version, version in current, products, moving, first, last)
@@ -83,64 +86,65 @@ class Moves:
             )
         ]
 
-    def holders(self, offering_version: str, limit: int = HOLDERS_MAX) -> list[Holder]:
-        """Who has a version, the oldest product first."""
+    def holders(self, offering_version: str, limit: int = HOLDERS_MAX) -> list[SoldProduct]:
+        """The live products of a version, the oldest first, at most `HOLDERS_MAX`."""
         rows = product_store.holders(self._connection, offering_version, UUID(int=0), min(limit, HOLDERS_MAX))
-        return [Holder(*row) for row in rows]
+        return [SoldProduct(*row) for row in rows]
 
-    def move(self, offering_id: str, *, notice_days: int, from_version: str | None = None) -> Moved:
-        """Every live product of an offering (of one version of it) goes on with the version on sale, with its next cycle that
-        begins after the notice. Each is a transaction of its own, with the notice to its subscriber; what is moved already
-        stays so. Raises `OfferingNotFound`, `OfferingNotActive`, `Invalid`.
+    def move(self, offering_id: str, *, notice_days: int, from_version: str | None = None) -> MoveResult:
+        """Have every live product of an offering (or of one version of it) continue with the version on sale, from its next cycle
+        that begins after the notice. Each product is one transaction, with the notice to its subscriber; a product that was moved
+        before stays as it is. Raises `OfferingNotFound`, `OfferingNotActive`, `Invalid`.
         """
         if not 0 <= notice_days <= NOTICE_DAYS_MAX:
-            raise Invalid(f"a notice is of 0 to {NOTICE_DAYS_MAX} days")
+            raise Invalid(f"a notice period is 0 to {NOTICE_DAYS_MAX} days")
         now = self._clock.now()
         target = self._offerings.on_sale(offering_id, now)
         if target.offering.kind in {"pay_as_you_go", "trial"} or target.offering.cycle == "once":
-            raise Invalid(f"{offering_id} does not renew: who has it keeps it")
+            raise Invalid(f"{offering_id} does not renew: its products keep their version")
         moved = too_soon = left_alone = 0
         for version in [s.offering_version for s in self.sold(offering_id)]:
             if version == target.offering_version or from_version not in {None, version}:
                 continue
-            self._check_alike(version, target)
-            for holder in self._all(version):
-                if holder.next_version == target.offering_version:
+            self._check_same_kind(version, target)
+            for sold_product in self._all(version):
+                if sold_product.next_version == target.offering_version:
                     continue
                 with self._connection.transaction():
-                    product, subscriber = self._locked(holder)
-                    if not self._follows(product, version):
+                    product, subscriber = self._lock(sold_product)
+                    if not self._can_move(product, version):
                         left_alone += 1
                     elif product.cycle_end is None or product.cycle_end < now + timedelta(days=notice_days):
                         too_soon += 1
                     else:
                         self._set(subscriber, product, target, now)
                         moved += 1
-        return Moved(offering_id, target.offering_version, moved, too_soon, left_alone)
+        return MoveResult(offering_id, target.offering_version, moved, too_soon, left_alone)
 
-    def _check_alike(self, version: str, target: SoldOffering) -> None:
+    def _check_same_kind(self, version: str, target: SoldOffering) -> None:
         before = self._offerings.sold(version).offering
         after = target.offering
         if (before.kind, before.cycle, before.parts) != (after.kind, after.cycle, after.parts):
             raise Invalid(
-                f"{after.id} has another kind, cycle or parts at {version}: such products are ordered anew"
+                f"{after.id} has another kind, cycle or parts at {version}: such products have to be ordered again"
             )
 
-    def _all(self, version: str) -> Iterator[Holder]:
+    def _all(self, version: str) -> Iterator[SoldProduct]:
         after: UUID | None = UUID(int=0)
         while after is not None:
             rows = product_store.holders(self._connection, version, after, MOVE_BATCH)
             for row in rows:
-                yield Holder(*row)
+                yield SoldProduct(*row)
             after = rows[-1][0] if len(rows) == MOVE_BATCH else None
 
-    def _locked(self, holder: Holder) -> tuple[Product, Subscriber]:
-        subscriber = people_store.lock_subscriber(self._vault, holder.subscriber_id)
-        found = product_store.lock_product(self._connection, holder.product_id)
+    def _lock(self, sold_product: SoldProduct) -> tuple[Product, Subscriber]:
+        subscriber = people_store.lock_subscriber(self._vault, sold_product.subscriber_id)
+        found = product_store.lock_product(self._connection, sold_product.product_id)
         assert subscriber is not None and found is not None
         return found[0], subscriber
 
-    def _follows(self, product: Product, version: str) -> bool:
+    def _can_move(self, product: Product, version: str) -> bool:
+        """True if the product still has the version, and renews with it."""
         return (
             product.state in {"active", "suspended"}
             and product.offering_version == version
@@ -154,7 +158,7 @@ class Moves:
         product_store.set_product(self._connection, product.product_id, next_version=target.offering_version)
         before, after = self._offerings.sold(product.offering_version).offering, target.offering
         assert product.cycle_end is not None
-        content: dict[str, Any] = {
+        content: dict[str, object] = {
             "product_id": str(product.product_id),
             "offering": after.id,
             "name": after.name,

@@ -1,4 +1,4 @@
-"""Orders, products and work orders as they are: what is looked at, and nothing that is done."""
+"""Reading orders, products and work orders; nothing here changes them."""
 
 from typing import Final
 from uuid import UUID
@@ -23,7 +23,7 @@ def find_order(connection: Connection, order_id: UUID) -> tuple[Order, UUID]:
 
 
 class OrderBook:
-    """On one connection."""
+    """Queries on one connection."""
 
     def __init__(self, connection: Connection, vault: PersonVault) -> None:
         self._connection = connection
@@ -36,7 +36,7 @@ class OrderBook:
     def all(
         self, subscriber: Subscriber | None = None, offset: int = 0, limit: int = LIST_MAX
     ) -> tuple[list[Order], int]:
-        """A page, newest first, and how many there are."""
+        """A page of orders (of all subscribers, if none is given), newest first, and the number of all of them."""
         subscriber_id = None if subscriber is None else subscriber.subscriber_id
         return order_store.orders(self._connection, subscriber_id, offset, min(limit, LIST_MAX))
 
@@ -48,18 +48,18 @@ class OrderBook:
         return found
 
     def has_had(self, subscriber: Subscriber, offering_id: str) -> bool:
-        """Whether the subscriber, or the person that it is known to be, ever had an offering."""
+        """True if the subscriber, or another subscriber with the same identity, ever had an offering."""
         people = privacy_store.same_identity(self._connection, subscriber.subscriber_id)
         return product_store.times_had(self._connection, people, offering_id) > 0
 
     def products(self, subscriber: Subscriber) -> list[Product]:
-        """Oldest first."""
+        """All products of a subscriber, ended ones too, oldest first."""
         return product_store.products(self._connection, subscriber.subscriber_id)
 
     def to_come(self, subscriber: Subscriber) -> list[Order]:
-        """Orders that wait for their start, the first to begin first."""
+        """Orders that wait for their start, in the order of their starts."""
         return order_store.orders_to_come(self._connection, subscriber.subscriber_id)
 
     def work_orders(self, state: str | None = "open") -> list[WorkOrder]:
-        """What other systems are asked for, oldest first."""
+        """Work orders in a state (None: in all), oldest first, at most `LIST_MAX`."""
         return work_store.work_orders(self._vault, state, LIST_MAX)

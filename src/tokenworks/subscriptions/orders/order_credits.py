@@ -1,4 +1,4 @@
-"""What a change or a cancellation gives back: at once, or as soon as nothing of it is granted any more."""
+"""The credits of changes and cancellations: booked at once, or when the last grant of the old buckets is closed."""
 
 from uuid import UUID
 
@@ -8,11 +8,14 @@ from tokenworks.subscriptions.orders.order_book import LIST_MAX
 
 
 def give_back(context: Context, order_id: UUID) -> bool:
-    """Credit what a change or a cancellation took away, once nothing of it is granted any more. Whether that is so."""
+    """Book the credits of a change or a cancellation, and complete the order. Return False, and do nothing, while a grant of
+    the old buckets is open.
+    """
     locked = order_store.lock_order(context.connection, order_id)
     if locked is None or locked[0] != "inProgress":
         return False
-    amount = context.sales.give_back(locked[2], locked[1])
+    _, request, account_id = locked
+    amount = context.sales.give_back(account_id, request)
     if amount is None:
         return False
     order_store.end_order(context.connection, order_id, "completed", context.clock.now(), -amount, None)
@@ -24,7 +27,8 @@ def give_back_at_most(context: Context, order_id: UUID) -> bool:
     locked = order_store.lock_order(context.connection, order_id)
     if locked is None or locked[0] != "inProgress":
         return False
-    context.sales.give_back(locked[2], locked[1], at_most=True)
+    _, request, account_id = locked
+    context.sales.give_back(account_id, request, at_most=True)
     return True
 
 

@@ -1,15 +1,14 @@
-"""The SQL of orders."""
+"""The SQL of product orders (table `product_order`)."""
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
-from tokenworks.subscriptions.model import Order, Subscriber
+from tokenworks.subscriptions.model import CreditRequest, Order, Subscriber
 
 _ORDER = """o.order_id, o.product_id, o.offering_id, o.offering_version, o.ordered_at, o.amount_nano, o.currency, false, o.action,
     o.state, o.completed_at, o.reason, o.starts_at, o.delivery,
@@ -25,7 +24,7 @@ def find_order(connection: Connection, subscriber_id: UUID, idempotency_key: str
 
 
 def order(connection: Connection, order_id: UUID) -> tuple[Order, UUID] | None:
-    """An order and its subscriber."""
+    """An order and its subscriber's id."""
     row = connection.execute(
         f"SELECT {_ORDER}, o.subscriber_id FROM product_order o WHERE o.order_id = %s".encode(), (order_id,)
     ).fetchone()
@@ -35,7 +34,7 @@ def order(connection: Connection, order_id: UUID) -> tuple[Order, UUID] | None:
 def page_of_subscriber(
     connection: Connection, columns: str, table: str, order: str, subscriber_id: UUID | None, offset: int, limit: int
 ) -> tuple[list[TupleRow], int]:  # fmt: skip
-    """A page of a subscriber's rows, or of all, and how many there are."""
+    """A page of one subscriber's rows (None: of all subscribers' rows), and the number of all of them."""
     where = f"FROM {table} WHERE %(id)s::uuid IS NULL OR subscriber_id = %(id)s"
     names = {"id": subscriber_id, "offset": offset, "limit": limit}
     rows = connection.execute(
@@ -71,7 +70,7 @@ def add_order(
 
 
 def orders_to_come(connection: Connection, subscriber_id: UUID) -> list[Order]:
-    """A subscriber's orders that wait for their start, the first to begin first."""
+    """A subscriber's orders that wait for their start, in the order of their starts."""
     rows = connection.execute(
         f"""SELECT {_ORDER} FROM product_order o WHERE o.subscriber_id = %s AND o.state = 'acknowledged'
             ORDER BY o.starts_at, o.order_id""".encode(),
@@ -80,12 +79,12 @@ def orders_to_come(connection: Connection, subscriber_id: UUID) -> list[Order]:
     return [Order(*row) for row in rows]
 
 
-def due_starts(connection: Connection, now: datetime, but: Sequence[UUID], limit: int) -> list[UUID]:
-    """Orders whose start has come, the earliest first, but for some."""
+def due_starts(connection: Connection, now: datetime, excluded: Sequence[UUID], limit: int) -> list[UUID]:
+    """Orders whose start has come, the earliest first, without the excluded ones."""
     rows = connection.execute(
         """SELECT order_id FROM product_order WHERE state = 'acknowledged' AND starts_at <= %s
                AND order_id <> ALL(%s::uuid[]) ORDER BY starts_at, order_id LIMIT %s""",
-        (now, list(but), limit),
+        (now, list(excluded), limit),
     )
     return [row[0] for row in rows]
 
@@ -110,7 +109,7 @@ def add_amount(connection: Connection, order_id: UUID, amount_nano: int) -> None
 
 
 def waiting_orders(connection: Connection, product_id: UUID, state: str) -> list[UUID]:
-    """Orders that change or end a product and wait: `pending` for its cycle's end, `inProgress` for its grants."""
+    """Orders that change or end a product and wait: `pending` ones for the end of its cycle, `inProgress` ones for its grants."""
     rows = connection.execute(
         "SELECT order_id FROM product_order WHERE product_id = %s AND state = %s AND action <> 'add' ORDER BY order_id",
         (product_id, state),
@@ -118,18 +117,18 @@ def waiting_orders(connection: Connection, product_id: UUID, state: str) -> list
     return [row[0] for row in rows]
 
 
-def orders_with_credits(connection: Connection, but: Sequence[UUID], limit: int) -> list[UUID]:
-    """Changes and cancellations whose old buckets may still be granted, oldest first, but for some."""
+def orders_with_credits(connection: Connection, excluded: Sequence[UUID], limit: int) -> list[UUID]:
+    """Changes and cancellations whose old buckets may still have open grants, oldest first, without the excluded ones."""
     rows = connection.execute(
         """SELECT order_id FROM product_order WHERE state = 'inProgress' AND action IN ('modify', 'delete')
                AND order_id <> ALL(%s::uuid[]) ORDER BY order_id LIMIT %s""",
-        (list(but), limit),
+        (list(excluded), limit),
     )
     return [row[0] for row in rows]
 
 
-def lock_order(connection: Connection, order_id: UUID) -> tuple[str, dict[str, Any], UUID] | None:
-    """An order's state, what was asked, and its account, locked."""
+def lock_order(connection: Connection, order_id: UUID) -> tuple[str, CreditRequest, UUID] | None:
+    """Lock an order: (state, what it gives back, account)."""
     row = connection.execute(
         "SELECT state, asked, account_id FROM product_order WHERE order_id = %s FOR NO KEY UPDATE",
         (order_id,),
@@ -137,5 +136,5 @@ def lock_order(connection: Connection, order_id: UUID) -> tuple[str, dict[str, A
     return None if row is None else (row[0], row[1], row[2])
 
 
-def set_asked(connection: Connection, order_id: UUID, asked: dict[str, Any]) -> None:
-    connection.execute("UPDATE product_order SET asked = %s WHERE order_id = %s", (Jsonb(asked), order_id))
+def set_credit_request(connection: Connection, order_id: UUID, request: CreditRequest) -> None:
+    connection.execute("UPDATE product_order SET asked = %s WHERE order_id = %s", (Jsonb(request), order_id))

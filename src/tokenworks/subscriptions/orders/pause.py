@@ -1,4 +1,4 @@
-"""Suspending a product, and going on with it: by itself, or with its subscriber."""
+"""Suspending and resuming a product, alone or with its subscriber."""
 
 from dataclasses import replace
 from uuid import UUID
@@ -15,7 +15,7 @@ def suspend(context: Context, product_id: UUID) -> None:
         product, subscriber = context.lock_live(product_id)
         if product.state != "active":
             raise ChangeNotAllowed(f"product {product_id} is {product.state}")
-        cycle.caught_up(context, subscriber, product)
+        cycle.renew_due(context, subscriber, product)
         product_store.set_product(
             context.connection, product_id, state="suspended", suspended_at=context.clock.now()
         )
@@ -32,7 +32,7 @@ def resume(context: Context, product_id: UUID) -> None:
 
 
 def resume_product(context: Context, subscriber: Subscriber, product: Product) -> None:
-    """As `resume`, of a locked product."""
+    """As `resume`, for a locked product."""
     product_store.set_product(
         context.connection, product.product_id, state="active", suspended_at=None, held_at=None
     )
@@ -40,14 +40,14 @@ def resume_product(context: Context, subscriber: Subscriber, product: Product) -
     _begin_now(context, subscriber, replace(product, state="active"))
 
 
-def go_on(context: Context, subscriber: Subscriber) -> None:
-    """See `Orders.go_on`."""
-    for known in product_store.products(context.connection, subscriber.subscriber_id):
-        found = product_store.lock_product(context.connection, known.product_id)
+def resume_cycles(context: Context, subscriber: Subscriber) -> None:
+    """See `Orders.resume_cycles`."""
+    for unlocked in product_store.products(context.connection, subscriber.subscriber_id):
+        found = product_store.lock_product(context.connection, unlocked.product_id)
         assert found is not None
         product = found[0]
         if product.state == "active":
-            cycle.or_hold(context, subscriber, product, _begin_now)
+            cycle.begin_or_hold(context, subscriber, product, _begin_now)
         elif product.state == "pendingActive":
             work = work_store.delivery_of(context.vault, product.product_id)
             if work is not None and work.state == "done":
@@ -55,8 +55,8 @@ def go_on(context: Context, subscriber: Subscriber) -> None:
 
 
 def _begin_now(context: Context, subscriber: Subscriber, product: Product) -> None:
-    """Where a product's cycle has ended while nothing renewed it, the next one begins now, for the rest of the month: what
-    that costs says the offering's proration policy. Raises `CreditLimitReached`.
+    """If a product's cycle ended while the product did not renew, begin the next cycle now, for the rest of the month. The
+    offering's proration policy says what that costs. Raises `CreditLimitReached`.
     """
     if cycle.is_due(context, subscriber, product):
         cycle.next_cycle(context, subscriber, product, begin=context.clock.now(), joined=True)

@@ -1,4 +1,4 @@
-"""The SQL of contracts' prices."""
+"""The SQL of contract prices (table `contract_price`)."""
 
 from datetime import datetime
 from uuid import UUID
@@ -25,6 +25,7 @@ def set_contract_price(
 
 
 def contract_price(connection: Connection, subscriber_id: UUID, offering_id: str, at: datetime) -> int | None:
+    """The price in nano of the newest contract that is valid at an instant."""
     row = connection.execute(
         """SELECT price_nano FROM contract_price WHERE subscriber_id = %s AND offering_id = %s AND valid_from <= %s
                AND (valid_until IS NULL OR valid_until > %s) ORDER BY valid_from DESC LIMIT 1""",

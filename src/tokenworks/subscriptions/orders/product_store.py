@@ -1,4 +1,4 @@
-"""The SQL of products."""
+"""The SQL of products (table `product`)."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -27,7 +27,7 @@ def add_product(connection: Connection, subscriber: Subscriber, product: Product
 
 
 def set_product(connection: Connection, product_id: UUID, **fields: object) -> None:
-    """Change some columns."""
+    """Set the named columns of a product."""
     sets = ", ".join(f"{name} = %({name})s" for name in fields)
     connection.execute(
         f"UPDATE product SET {sets} WHERE product_id = %(_id)s".encode(), {**fields, "_id": product_id}
@@ -35,14 +35,14 @@ def set_product(connection: Connection, product_id: UUID, **fields: object) -> N
 
 
 def add_uncharged(connection: Connection, product_id: UUID, count: int) -> None:
-    """So many more of a product's cycles or steps cost nothing."""
+    """Count cycles or steps of a product that cost nothing, and have no charge."""
     connection.execute(
         "UPDATE product SET uncharged = uncharged + %s WHERE product_id = %s", (count, product_id)
     )
 
 
 def product(connection: Connection, product_id: UUID) -> tuple[Product, UUID] | None:
-    """A product and its subscriber."""
+    """A product and its subscriber's id."""
     row = connection.execute(
         f"SELECT {_PRODUCT}, p.subscriber_id {_FROM_PRODUCT} WHERE p.product_id = %s".encode(), (product_id,)
     ).fetchone()
@@ -50,7 +50,7 @@ def product(connection: Connection, product_id: UUID) -> tuple[Product, UUID] | 
 
 
 def lock_product(connection: Connection, product_id: UUID) -> tuple[Product, UUID] | None:
-    """A product and its subscriber, locked."""
+    """Lock a product: the product and its subscriber's id."""
     row = connection.execute(
         f"SELECT {_PRODUCT}, p.subscriber_id {_FROM_PRODUCT} WHERE p.product_id = %s FOR NO KEY UPDATE OF p".encode(),
         (product_id,),
@@ -74,7 +74,7 @@ def products_of_order(connection: Connection, order_id: UUID) -> list[Product]:
 
 
 def parts_of(connection: Connection, product_id: UUID) -> list[UUID]:
-    """The products of a bundle."""
+    """The ids of the products that are the parts of a bundle."""
     rows = connection.execute(
         "SELECT product_id FROM product WHERE parent_id = %s ORDER BY product_id", (product_id,)
     )
@@ -97,34 +97,38 @@ def newest_offering_version(connection: Connection, account_id: UUID) -> str | N
     return None if row is None else str(row[0])
 
 
-def due_products(connection: Connection, now: datetime, but: Sequence[UUID], limit: int) -> list[UUID]:
-    """Products whose cycle has ended, but for some. One that would renew waits while a suspension of its subscriber stops that.
-    A bundle comes before its parts: it was made before them.
+def due_products(connection: Connection, now: datetime, excluded: Sequence[UUID], limit: int) -> list[UUID]:
+    """Active products whose cycle has ended, without the excluded ones, and without those that would renew while a suspension of
+    their subscriber stops that. A bundle comes before its parts, since its id is older.
     """
     rows = connection.execute(
         """SELECT p.product_id FROM product p JOIN subscriber s USING (subscriber_id)
            WHERE p.state = 'active' AND p.cycle_end <= %s AND p.product_id <> ALL(%s::uuid[])
                AND (NOT s.suspended_by && %s::text[] OR NOT p.renews OR p.ends_after_cycle)
            ORDER BY p.product_id LIMIT %s""",
-        (now, list(but), list(CYCLE_STOPPERS), limit),
+        (now, list(excluded), list(CYCLE_STOPPERS), limit),
     )
     return [row[0] for row in rows]
 
 
-def held_products(connection: Connection, after: UUID, but: Sequence[UUID], limit: int) -> list[UUID]:
-    """Products that the credit limit holds back, in order, but for some and for those whose subscriber begins no cycles."""
+def held_products(connection: Connection, after: UUID, excluded: Sequence[UUID], limit: int) -> list[UUID]:
+    """Products that the credit limit holds, by id, without the excluded ones and without those of subscribers whose suspension
+    stops new cycles.
+    """
     rows = connection.execute(
         """SELECT p.product_id FROM product p JOIN subscriber s USING (subscriber_id)
            WHERE p.held_at IS NOT NULL AND p.state = 'suspended' AND p.product_id > %s AND p.product_id <> ALL(%s::uuid[])
                AND NOT s.suspended_by && %s::text[]
            ORDER BY p.product_id LIMIT %s""",
-        (after, list(but), list(CYCLE_STOPPERS), limit),
+        (after, list(excluded), list(CYCLE_STOPPERS), limit),
     )
     return [row[0] for row in rows]
 
 
 def versions_sold(connection: Connection, offering_id: str | None) -> list[TupleRow]:
-    """(offering, version, live products, of which move, first and last start) of what is live."""
+    """(offering id, version, live products, those with a next version, first start, last start) of the versions with live
+    products.
+    """
     return connection.execute(
         """SELECT v.offering_id, p.offering_version, count(*), count(p.next_version), min(p.started_at), max(p.started_at)
            FROM product p JOIN offering v USING (offering_version)
@@ -135,7 +139,7 @@ def versions_sold(connection: Connection, offering_id: str | None) -> list[Tuple
 
 
 def holders(connection: Connection, offering_version: str, after: UUID, limit: int) -> list[TupleRow]:
-    """(product, subscriber, state, cycle's end, next version) of the live products of a version, by product."""
+    """(product id, subscriber id, state, cycle's end, next version) of the live products of a version, by product id."""
     return connection.execute(
         """SELECT product_id, subscriber_id, state, cycle_end, next_version FROM product
            WHERE offering_version = %s AND ended_at IS NULL AND product_id > %s ORDER BY product_id LIMIT %s""",
@@ -144,7 +148,7 @@ def holders(connection: Connection, offering_version: str, after: UUID, limit: i
 
 
 def lock_person(connection: Connection, subscriber_id: UUID) -> None:
-    """For a transaction: whoever is known to be the same person waits. Nothing where that is not known."""
+    """Lock a person until the transaction ends, against all subscribers with the same identity. No lock if there is no identity."""
     connection.execute(
         """SELECT pg_advisory_xact_lock(7461005, hashtext(encode(identity_hash, 'hex'))) FROM subscriber
            WHERE subscriber_id = %s AND identity_hash IS NOT NULL""",
@@ -155,8 +159,8 @@ def lock_person(connection: Connection, subscriber_id: UUID) -> None:
 def times_had(
     connection: Connection, people: Sequence[UUID], offering_id: str, besides: UUID | None = None
 ) -> int:
-    """How many products of one person's subscribers are, were or will be of an offering. What
-    failed, or was taken back before it was delivered, does not count.
+    """The number of products of these subscribers (one person's) that are, were or will be of an offering. A product that failed,
+    or was withdrawn before its delivery, does not count.
     """
     row = connection.execute(
         """SELECT count(*) FROM product p JOIN offering v USING (offering_version) JOIN product_order o ON o.order_id = p.order_id

@@ -1,4 +1,4 @@
-"""What begins and ends with a product: its charge and its buckets, what others are asked to deliver or to withdraw."""
+"""The beginning and the end of a product: its charge, its buckets, and the work orders of delivering systems."""
 
 from datetime import datetime
 from typing import Literal
@@ -18,7 +18,7 @@ def activate(
     sold: SoldOffering,
     price_nano: int | None = None,
 ) -> int:
-    """Charge a product's first cycle and open its buckets. Returns what was charged, in nano."""
+    """Charge a product's first cycle and open its buckets. Return the charge in nano."""
     amount = context.sales.cycle(subscriber, product, sold, joined=True, price=price_nano)
     open_windows(context, subscriber, product, sold, product.cycle_start)
     return amount
@@ -27,7 +27,7 @@ def activate(
 def open_windows(
     context: Context, subscriber: Subscriber, product: Product, sold: SoldOffering, begin: datetime
 ) -> None:
-    """Open the windows of a product's offering, from a time on."""
+    """Open the window buckets of a product's offering, valid from `begin`."""
     context.ledger.open_windows(
         account_id=subscriber.account_id,
         product_id=product.product_id,
@@ -44,7 +44,7 @@ def end(
     subscriber: Subscriber,
     state: Literal["cancelled", "aborted", "expired"],
 ) -> None:
-    """End a locked product: what is unused is withdrawn, orders that wait for it end, and what was delivered is taken back."""
+    """End a locked product: withdraw what is unused, end the orders that wait for the product, have its delivery withdrawn."""
     now = context.clock.now()
     product_store.set_product(context.connection, product.product_id, state=state, ended_at=now, held_at=None)
     context.ledger.withdraw_product(
@@ -59,9 +59,9 @@ def end(
     if offering.fulfilment is not None:
         delivered = work_store.delivery_of(context.vault, product.product_id)
         if delivered is not None and delivered.state == "done":
-            ask(context, subscriber.subscriber_id, product, offering, "withdraw")
+            request_work(context, subscriber.subscriber_id, product, offering, "withdraw")
             if product.state == "pendingActive":
-                # Delivered while a suspension kept it from beginning.
+                # The product was delivered, and a suspension kept it from beginning.
                 order_store.end_order(
                     context.connection, product.order_id, "cancelled", now, 0, "cancelled before it began"
                 )
@@ -72,14 +72,14 @@ def end(
             )
 
 
-def ask(
+def request_work(
     context: Context,
     subscriber_id: UUID,
     product: Product,
     offering: Offering,
     action: Literal["deliver", "withdraw"],
 ) -> None:
-    """Ask the system behind an offering's port to deliver a product, or to withdraw it."""
+    """Add a work order: the system behind the offering's fulfilment port is to deliver a product, or to withdraw it."""
     assert offering.fulfilment is not None
     work = WorkOrder(
         uuid7(), product.order_id, product.product_id, subscriber_id, offering.fulfilment, offering.id, product.delivery,

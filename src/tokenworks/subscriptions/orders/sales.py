@@ -1,12 +1,13 @@
-"""What a cycle or a change costs a subscriber, and what comes back of it: every operation's money goes through here.
+"""What a cycle or a change costs a subscriber, and what is credited of it. All operations on orders charge and credit through
+`Sales`.
 
-Prices are the contract's, the first month's, or the offering's; a bundle's is shared out among its parts anew in every cycle. Which
-part of a price is charged, or comes back, says `proration`.
+The price is the contract's, the first month's, or the offering's; in every cycle a bundle's price is divided among its parts
+anew. `proration` says which part of a price is charged or credited.
 """
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Final, Literal
 from uuid import UUID
 
 from psycopg import Connection
@@ -14,14 +15,24 @@ from psycopg import Connection
 from tokenworks.catalog import Offering, Offerings, Proration, SoldOffering
 from tokenworks.charging import Charge, Charges, Ledger, Sale, share
 from tokenworks.kernel import Clock, parse_money
-from tokenworks.subscriptions.model import Product, Subscriber, cycle_begin, cycle_end
+from tokenworks.subscriptions.model import (
+    ChargeCredit,
+    CreditReason,
+    CreditRequest,
+    Product,
+    Subscriber,
+    cycle_begin,
+    cycle_end,
+)
 from tokenworks.subscriptions.orders import price_store, product_store, proration
 from tokenworks.subscriptions.orders.eligibility import has_first_price
 from tokenworks.subscriptions.orders.proration import WHOLE, Part
 
-# What is written behind the description of a credit.
-_WHY = {"changed": ("changed", "变更退费"), "cancelled": ("cancelled", "退订退费")}
-Why = Literal["changed", "cancelled"]
+# What a credit's description adds to its charge's, in English and in Chinese.
+_REASON_TEXTS: Final[dict[CreditReason, tuple[str, str]]] = {
+    "changed": ("changed", "变更退费"),
+    "cancelled": ("cancelled", "退订退费"),
+}
 
 
 def price_for(
@@ -32,7 +43,9 @@ def price_for(
     *,
     first: bool = False,
 ) -> int:
-    """What a cycle or a step costs a subscriber at a time, in nano: the contract's price, the first month's, or the offering's."""
+    """What a cycle or a step costs a subscriber at a time, in nano: the price of the contract, else of the first month (where
+    `first`), else of the offering.
+    """
     contract = price_store.contract_price(connection, subscriber.subscriber_id, offering.id, at)
     if contract is not None:
         return contract
@@ -41,14 +54,14 @@ def price_for(
 
 
 def end_of_cycle(offering: Offering, started_at: datetime, cycle_start: datetime) -> datetime | None:
-    """Of pay-as-you-go only the steps end."""
+    """When a cycle of an offering ends; None for pay-as-you-go, of which only the steps end."""
     if offering.kind == "pay_as_you_go":
         return None
     return cycle_end(offering.cycle, started_at, cycle_start, offering.validity_days)
 
 
 class Sales:
-    """On one connection, in the caller's transaction, with the subscriber and the product locked."""
+    """Charges and credits of products. All methods run in the caller's transaction, with the subscriber and the product locked."""
 
     def __init__(
         self,
@@ -75,9 +88,10 @@ class Sales:
         joined: bool,
         price: int | None = None,
     ) -> int:
-        """Charge a cycle and open its buckets; `joined`: the product begins in it, or again. Returns what was charged.
+        """Charge a cycle and open its buckets. `joined`: the product begins, or is resumed, in this cycle. Return the charge in
+        nano.
 
-        A bundle is charged by its parts, pay-as-you-go by its steps.
+        A bundle is charged by its parts and pay-as-you-go by its steps, so that both return 0.
         """
         offering = sold.offering
         if offering.kind in {"bundle", "pay_as_you_go"}:
@@ -95,7 +109,7 @@ class Sales:
         )
 
     def change(self, subscriber: Subscriber, product: Product, sold: SoldOffering, now: datetime) -> int:
-        """Charge another plan for the rest of a product's cycle, and open its buckets. Returns what was charged."""
+        """Charge another plan for the rest of a product's cycle, and open its buckets. Return the charge in nano."""
         assert product.cycle_end is not None
         begin = cycle_begin(sold.offering.cycle, product.started_at, now)
         part = proration.changed_to(sold.offering.proration, begin, product.cycle_end, now)
@@ -104,24 +118,24 @@ class Sales:
         return self._sell(subscriber, product, sold, "change", before + 1, now, price, part)
 
     def policy(self, product: Product, offering: Offering) -> Proration:
-        """A part of a bundle goes by the bundle's."""
+        """The proration policy of a product: its offering's, or, for a part of a bundle, the bundle's."""
         if product.parent_id is None:
             return offering.proration
         return self._bundle(product).offering.proration
 
     def price(self, subscriber: Subscriber, product: Product, offering: Offering, at: datetime) -> int:
-        """Of a cycle, or a change, that begins at a time. The first month's price is for the first cycle of an offering that is
-        charged to a person, whatever began it, once.
+        """The price in nano of a cycle, or a change, that begins at a time. A person pays the first month's price once, for the
+        first cycle of an offering that is charged, whichever operation began it.
         """
         if product.parent_id is not None:
             return self._share_of_bundle(subscriber, product, at)
         return self.own_price(subscriber, offering, product.product_id, at)
 
     def own_price(self, subscriber: Subscriber, offering: Offering, product_id: UUID, at: datetime) -> int:
-        """`price`, of what is no part of a bundle."""
-        first = has_first_price(
-            self._connection, subscriber, offering, product_id
-        ) and not self._charges.was_charged(subscriber.account_id, offering.id)
+        """As `price`, for a product that is not a part of a bundle."""
+        first = has_first_price(self._connection, subscriber, offering, product_id) and not self._charges.was_charged(
+            subscriber.account_id, offering.id
+        )
         return price_for(self._connection, subscriber, offering, at, first=first)
 
     def parts(
@@ -132,15 +146,15 @@ class Sales:
         at: datetime,
         ordered_at: datetime,
     ) -> list[tuple[SoldOffering, int]]:
-        """What a bundle consists of that begins at a time as a product: the parts that were on sale when it was ordered, each
-        with its share of the price.
+        """The parts of a bundle that begins at a time as a product: (the part at the version that was on sale at the order, its
+        share of the price in nano).
         """
         parts = [self._offerings.on_sale(part, ordered_at) for part in sold.offering.parts]
         if not parts:
             return []
         first = has_first_price(self._connection, subscriber, sold.offering, product_id)
         price = price_for(self._connection, subscriber, sold.offering, at, first=first)
-        return list(zip(parts, _shared_out(price, parts), strict=True))
+        return list(zip(parts, _divided(price, parts), strict=True))
 
     def _bundle(self, product: Product) -> SoldOffering:
         assert product.parent_id is not None
@@ -149,8 +163,8 @@ class Sales:
         return self._offerings.sold(parent[0].offering_version)
 
     def _share_of_bundle(self, subscriber: Subscriber, product: Product, at: datetime) -> int:
-        """A part's, of what the bundle costs at a time: its first month's price until the part was charged once, a contract's
-        while the contract lasts.
+        """The share of a part in what its bundle costs at a time: in the first month's price until the part was charged once, in
+        a contract's price while the contract lasts.
         """
         bundle = self._bundle(product)
         assert product.parent_id is not None
@@ -165,7 +179,7 @@ class Sales:
         price = price_for(self._connection, subscriber, bundle.offering, at, first=first)
         parts = [siblings[part] for part in bundle.offering.parts]
         at_index = bundle.offering.parts.index(product.offering_id)
-        return _shared_out(price, parts)[at_index]
+        return _divided(price, parts)[at_index]
 
     def _sell(
         self,
@@ -216,15 +230,15 @@ class Sales:
             product_store.add_uncharged(self._connection, product.product_id, 1)
         return 0 if charge is None else charge.amount_nano
 
-    # What comes back.
+    # What is credited.
 
-    def credits(self, product: Product, now: datetime) -> list[dict[str, Any]]:
-        """What a product that is changed or cancelled now gives back, by its offering's policy: to be asked before its buckets
-        are withdrawn and its charge's time is ended, and given to `give_back` after that.
+    def credits(self, product: Product, now: datetime) -> list[ChargeCredit]:
+        """The credits for a product that is changed or cancelled now, by its offering's policy. Call this before the product's
+        buckets are withdrawn and its charge's time is ended; `give_back` takes the result after that.
         """
         offering = self._offerings.sold(product.offering_version).offering
         policy = self.policy(product, offering)
-        found = []
+        found: list[ChargeCredit] = []
         for charge in self.paying(product):
             part = proration.given_back(policy, charge.period_start, charge.period_end, now)
             if part.num:
@@ -239,7 +253,7 @@ class Sales:
         return found
 
     def paying(self, product: Product) -> list[Charge]:
-        """The charge of a product's running cycle; of pay-as-you-go those of steps of which something is left."""
+        """The charge of a product's running cycle; for pay-as-you-go, the charges of the steps that are not used up."""
         if product.charge_id is not None:
             return [self._charges.find_of_product(product.product_id, product.charge_id)]
         return [
@@ -250,26 +264,26 @@ class Sales:
             and any(self._charges.unused(charge))
         ]
 
-    def give_back(self, account_id: UUID, asked: dict[str, Any], *, at_most: bool = False) -> int | None:
-        """Credit what a change or a cancellation took away. Returns how much, None while something of it is granted: nobody knows
-        whether that is unused. `at_most`: as if nothing of what is granted was used.
+    def give_back(self, account_id: UUID, request: CreditRequest, *, at_most: bool = False) -> int | None:
+        """Book the credits of a change or a cancellation. Return the amount in nano, or None while a grant of it is open: what
+        of a grant is used is known when it closes. `at_most`: count all that is granted as unused.
 
-        Of a charge that is earned with usage, the lesser of the part of its time and the part of its quantity that were left:
-        nobody uses a plan up and gets its price back.
+        A charge that is earned with usage gives back the lesser of two parts: of its time and of its quantity that were left. So
+        a plan that is used up gives nothing back.
         """
         amounts = []
-        for item in asked["credits"]:
-            charge = self._charges.find(account_id, UUID(item["charge_id"]))
-            kept = int(item.get("kept", charge.quantity))
+        for credit in request["credits"]:
+            charge = self._charges.find(account_id, UUID(credit["charge_id"]))
+            kept = int(credit.get("kept", charge.quantity))
             free, granted = self._charges.unused(charge, kept)
             if charge.quantity and granted and not at_most:
                 return None
             free += granted
-            amount = share(charge.amount_nano, int(item["num"]), int(item["den"]))
+            amount = share(charge.amount_nano, int(credit["num"]), int(credit["den"]))
             if charge.quantity:
                 amount = min(amount, share(charge.amount_nano, free, charge.quantity))
             amounts.append((charge, min(amount, charge.amount_nano - charge.credited_nano)))
-        en, zh = _WHY[asked["why"]]
+        en, zh = _REASON_TEXTS[request["why"]]
         for charge, amount in amounts:
             if amount:
                 self._charges.credit(
@@ -282,7 +296,7 @@ class Sales:
         return sum(amount for _, amount in amounts)
 
     def next_price(self, subscriber: Subscriber, product: Product, at: datetime) -> int:
-        """What a product's next cycle will cost, as things are; a bundle's is that of its parts together."""
+        """What a product's next cycle will cost as far as it is known now, in nano; of a bundle, all its parts together."""
         sold = self._offerings.sold(product.next_version or product.offering_version)
         if sold.offering.kind == "bundle":
             parts = product_store.products(self._connection, subscriber.subscriber_id)
@@ -295,8 +309,8 @@ class Sales:
         return self.price(subscriber, changed, sold.offering, at)
 
 
-def _shared_out(price: int, parts: list[SoldOffering]) -> list[int]:
-    """A bundle's price by its parts' own (IFRS 15.76); the last one has what rounding leaves."""
-    own = [parse_money(part.offering.price).amount_nano for part in parts]
-    shares = [share(price, one, sum(own)) for one in own[:-1]]
+def _divided(price: int, parts: list[SoldOffering]) -> list[int]:
+    """A bundle's price, divided in proportion to its parts' own prices (IFRS 15.76); the last part takes the rounding difference."""
+    own_prices = [parse_money(part.offering.price).amount_nano for part in parts]
+    shares = [share(price, own_price, sum(own_prices)) for own_price in own_prices[:-1]]
     return [*shares, price - sum(shares)]

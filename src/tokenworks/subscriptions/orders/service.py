@@ -1,6 +1,6 @@
-"""Orders and what they leave in the inventory: the public door to what its modules do with them.
+"""Orders and their products: the public service, whose work the modules beside it do.
 
-Every step is one transaction: after a crash an order is where its last step left it, and nothing is half done.
+Every step is one transaction: after a crash an order is as its last step left it, and no step is half done.
 """
 
 from datetime import date
@@ -25,7 +25,7 @@ from tokenworks.subscriptions.orders import (
     product_store,
     waiting,
 )
-from tokenworks.subscriptions.orders.change import When
+from tokenworks.subscriptions.orders.change import ChangeTiming
 from tokenworks.subscriptions.orders.context import Context
 from tokenworks.subscriptions.orders.order_book import OrderBook
 from tokenworks.subscriptions.orders.sales import Sales
@@ -35,7 +35,7 @@ CYCLE_BATCH: Final = 500
 
 
 class Orders(OrderBook):
-    """On one connection, with the rooms that it uses."""
+    """Places, changes, pauses, renews and ends orders and products, on one connection."""
 
     def __init__(
         self,
@@ -70,12 +70,12 @@ class Orders(OrderBook):
         confirm: bool = False,
         start: date | None = None,
     ) -> Order:
-        """Order an offering: its products, their buckets and charges, in one transaction.
+        """Order an offering: make its products, their buckets and charges, in one transaction.
 
-        What another system delivers is active and charged when that says so; until then the order is in progress. The same
-        idempotency key again gives the same order and does nothing. Of what the subscriber has already, a second one is ordered
-        with `confirm` alone. `start`: a later day, or instant, at which the order begins; until then nothing is charged, and no
-        product is there (`waiting`). Raises `OfferingNotFound`, `OfferingNotActive`, `NotEligible`, `ConsentNeeded`,
+        A product that another system delivers becomes active, and is charged, when that system reports the delivery; until then
+        the order is in progress. A repeated idempotency key returns the first order and does nothing. An offering that the
+        subscriber has already needs `confirm`. `start`: a later day, or instant, at which the order begins; until then it has no
+        charge and no product (`waiting`). Raises `OfferingNotFound`, `OfferingNotActive`, `NotEligible`, `ConsentNeeded`,
         `RealNameNeeded`, `SecondNotConfirmed`, `SubscriberNotActive`, `CreditLimitReached`, `TooManyToCome`, `KeyReused`,
         `Invalid`.
         """
@@ -90,15 +90,15 @@ class Orders(OrderBook):
         )
 
     def withdraw(self, order_id: UUID, reason: str | None = None) -> None:
-        """Take back an order that is not done: one that waits for its start, for a cycle's end, or for its delivery.
+        """Withdraw an order that waits for its start, for the end of a cycle, or for its delivery.
 
         Raises `OrderNotFound`, `ChangeNotAllowed`, `Invalid`.
         """
         cancel.withdraw(self._context, order_id, reason)
 
-    def drop_to_come(self, subscriber: Subscriber, reason: str) -> None:
-        """Cancel what waits for its start. In the caller's transaction, the subscriber locked."""
-        cancel.drop_to_come(self._context, subscriber, reason)
+    def cancel_orders_to_come(self, subscriber: Subscriber, reason: str) -> None:
+        """Cancel the orders that wait for their start. In the caller's transaction, with the subscriber locked."""
+        cancel.cancel_orders_to_come(self._context, subscriber, reason)
 
     # Delivery by another system.
 
@@ -112,11 +112,12 @@ class Orders(OrderBook):
         attempt: int | None = None,
         timed_out: bool = False,
     ) -> Literal["open", "done", "refused"]:
-        """What the delivering system says: done, or refused, for now (`again`) or for good. A delivery that fails takes the
-        whole order back: what it charged is credited, what others delivered is withdrawn.
+        """Take the answer of a delivering system: done, refused for now (`again`), or refused. A refused delivery fails the whole
+        order: its charges are credited and its other deliveries withdrawn. Return the state of the work order.
 
-        The same answer again changes nothing; nor does one to an earlier `attempt`, where that is said. What is done after its
-        time was over, or its order cancelled, is refused, and a work order to withdraw it is there. Raises `WorkOrderNotFound`, `WorkOrderAnswered`, `Invalid`.
+        A repeated answer, and an answer to an earlier `attempt`, change nothing. A delivery that is reported done after its
+        time-out, or after its order was cancelled, stays refused, and a work order to withdraw it is added. Raises
+        `WorkOrderNotFound`, `WorkOrderAnswered`, `Invalid`.
         """
         return deliver.answer(
             self._context,
@@ -134,70 +135,73 @@ class Orders(OrderBook):
         self,
         product_id: UUID,
         offering_id: str,
-        when: When = "now",
+        when: ChangeTiming = "now",
         idempotency_key: str | None = None,
         *,
         confirm: bool = False,
     ) -> Order:
-        """Another plan for a product. With the cycle's end: from the next cycle on. Now: what the new plan costs and brings for
-        the rest of the cycle, and what comes back of the old one, say their proration policies (to or from a plan
-        that is free until its next cycle, there); granted quantity is waited for, until then the order is in progress.
+        """Change a product to another plan. `cycle_end`: from the next cycle on. `now`: the proration policies of both plans say
+        what the new one costs and brings for the rest of the cycle, and what of the old one is credited; where either is free
+        until its next cycle, the change waits for that. The order is in progress until the grants of the old plan are closed.
 
-        What the subscriber may order it may change to, and nothing else: limits and conditions count here, too. Raises
-        `ChangeNotAllowed`, `NotEligible`, `OfferingNotActive`, `ProductEnded` and what `place` raises.
+        The checks of an order hold for a change, too. Raises `ChangeNotAllowed`, `NotEligible`, `OfferingNotActive`,
+        `ProductEnded` and what `place` raises.
         """
         return change.plan(self._context, product_id, offering_id, when, idempotency_key, confirm=confirm)
 
-    def cancel(self, product_id: UUID, when: When = "now", idempotency_key: str | None = None) -> Order:
-        """End a product now, or with its cycle. What is unused is withdrawn; buckets with open grants follow when these
-        close. Now: what comes back says the offering's proration policy, and waits for open grants; until then the order is in
-        progress. Raises `ProductNotFound`, `ProductEnded`, `ChangeNotAllowed`.
+    def cancel(
+        self, product_id: UUID, when: ChangeTiming = "now", idempotency_key: str | None = None
+    ) -> Order:
+        """End a product now, or with its cycle. What is unused is withdrawn, from a bucket with open grants when these close.
+        `now`: the offering's proration policy says what is credited; the order is in progress until the grants are closed. Raises
+        `ProductNotFound`, `ProductEnded`, `ChangeNotAllowed`.
         """
         return cancel.cancel(self._context, product_id, when, idempotency_key)
 
     def end(self, product_id: UUID) -> None:
-        """End a product and its parts now, and give nothing back: the caller does. In the caller's transaction."""
+        """End a product and its parts now, without a credit: the caller books that. In the caller's transaction."""
         cancel.end(self._context, product_id)
 
     def give_back_at_most(self, order_id: UUID) -> bool:
-        """Credit what a change or a cancellation waits for, as if nothing that is granted was used: for a quote, which is rolled
-        back. Whether it waited.
+        """For a quote, which is rolled back: credit an order that waits for open grants as if nothing of them was used. Return
+        False if the order does not wait.
         """
         return order_credits.give_back_at_most(self._context, order_id)
 
     def finish_changes(self) -> int:
-        """Changes and cancellations that waited for grants to close. Returns how many are done. Runs on many hosts at once."""
+        """Complete the changes and cancellations whose grants are closed now. Return how many. Runs on many hosts at once."""
         return order_credits.finish(self._context)
 
     # Suspending and resuming.
 
     def suspend(self, product_id: UUID) -> None:
-        """Nothing more is spent of a product, and it does not renew. Raises `ChangeNotAllowed`."""
+        """Pause a product: its buckets can't be spent from, and it does not renew. Raises `ChangeNotAllowed`."""
         pause.suspend(self._context, product_id)
 
     def resume(self, product_id: UUID) -> None:
-        """Go on with a suspended product. Where its cycle has ended meanwhile, one begins now, for the rest of the month: what
-        that costs says the offering's proration policy.
+        """Resume a suspended product. If its cycle has ended meanwhile, a new one begins now, for the rest of the month; the
+        offering's proration policy says what it costs. Raises `ChangeNotAllowed`, `CreditLimitReached`.
         """
         pause.resume(self._context, product_id)
 
-    def go_on(self, subscriber: Subscriber) -> None:
-        """No suspension of the subscriber stops new cycles any more: those that waited begin now, and so does what was delivered
-        meanwhile; where the credit limit does not allow a cycle, its product is suspended. In the caller's transaction, the
-        subscriber locked.
+    def resume_cycles(self, subscriber: Subscriber) -> None:
+        """After the last suspension that stops new cycles: begin the cycles that waited, and the products that were delivered
+        meanwhile. A product whose cycle the credit limit does not allow is held. In the caller's transaction, with the subscriber
+        locked.
         """
-        pause.go_on(self._context, subscriber)
+        pause.resume_cycles(self._context, subscriber)
 
     # The monthly cycle.
 
     def catch_up(self, product_id: UUID) -> None:
-        """Begin the cycles of a product that are due, or end it, before it is looked at. In the caller's transaction."""
+        """Begin the cycles of a product that are due, or end it, as the monthly job would. In the caller's transaction."""
         cycle.catch_up(self._context, product_id)
 
     def run_cycles(self) -> int:
-        """Begin the next cycle of every product that is due, or expire it. Returns how many. Runs on many hosts at once.
+        """Begin the orders whose start has come, and the next cycle of every product that is due, or expire the product. Return
+        how many. Runs on many hosts at once.
 
-        One that raises keeps no other from its turn: it is tried again later, and in the end put in quarantine (`FailedJobs`).
+        A job that raises does not stop the others: it is tried again later, and quarantined in the end (`FailedJobs`).
         """
         context = self._context
         total = waiting.run_starts(context) + waiting.release_held(context)

@@ -1,7 +1,10 @@
-"""Every balance and every window against the offering that it was sold from: unit, quantity, priority, model classes, rollover."""
+"""The audit of buckets: every balance and every window is as its offering sells it, in unit, quantity, priority, model classes
+and rollover.
+"""
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final, NamedTuple
+from uuid import UUID
 
 from psycopg import Connection
 from pydantic import ValidationError
@@ -12,7 +15,8 @@ from tokenworks.charging import PER_UNIT, Finding, share
 INVARIANT: Final = "bucket: it is what its offering sells, as much of it as was charged for"
 FETCH_ROWS: Final = 5000
 
-# Of a balance that cost nothing, and of a window, no row says the offering's version: it is one of those that its product was.
+# A balance that cost nothing, and a window, have no charge that names the offering's version: the version is one of its
+# product's.
 _BUCKETS: Final = """
     SELECT b.bucket_id, b.account_id, b.kind, b.unit, b.priority, b.model_classes, b.rate_version, b.window_s, b.window_quantity,
         b.rollover_left, coalesce(i.amount, 0), coalesce(r.amount, 0), c.offering_version, c.share_num, c.share_den,
@@ -37,20 +41,43 @@ _BUCKETS: Final = """
         AND NOT EXISTS (SELECT 1 FROM bucket f WHERE f.account_id = b.account_id AND f.rollover_to = b.bucket_id)"""
 
 
+class _Bucket(NamedTuple):
+    """A row of `_BUCKETS`; amounts are in the bucket's own thousandths."""
+
+    bucket_id: UUID
+    account_id: UUID
+    kind: str
+    unit: str
+    priority: int
+    model_classes: list[str]
+    rate_version: str
+    window_s: int | None
+    window_quantity: int | None
+    rollover_left: int | None
+    issued: int
+    rolled: int
+    charged_version: str | None
+    share_num: int | None
+    share_den: int | None
+    # Of a bucket without a charge.
+    possible_versions: list[str] | None
+
+
 def sold(connection: Connection) -> Iterator[Finding]:
-    """Buckets that no version of their product's offering sells so."""
+    """Findings of buckets that no version of their product's offering sells."""
     offerings = _offerings(connection)
     with connection.cursor("sold") as cursor:
         cursor.itersize = FETCH_ROWS
         cursor.execute(_BUCKETS.encode())
-        for bucket_id, account_id, *row in cursor:
-            problem = _problem(offerings, row)
+        for row in cursor:
+            bucket = _Bucket(*row)
+            problem = _problem(offerings, bucket)
             if problem is not None:
-                yield Finding(INVARIANT, f"bucket {bucket_id} of account {account_id}", problem)
+                yield Finding(INVARIANT, f"bucket {bucket.bucket_id} of account {bucket.account_id}", problem)
 
 
 def _offerings(connection: Connection) -> dict[str, tuple[Offering, str]]:
-    """(offering, rate version) by version, of those that can be read: the hash of one that was changed is another check's."""
+    """(offering, rate version) by version, without those that can't be read: another check reports content that was changed."""
     found = {}
     for version, rate_version, content in connection.execute(
         b"SELECT offering_version, rate_version, content FROM offering"
@@ -62,46 +89,50 @@ def _offerings(connection: Connection) -> dict[str, tuple[Offering, str]]:
     return found
 
 
-def _problem(offerings: dict[str, tuple[Offering, str]], row: list[Any]) -> str | None:
-    (kind, unit, priority, classes, rate_version, window_s, window_quantity, rollover_left, issued, rolled, charged_version, num, den,
-     versions) = row  # fmt: skip
-    known = [
-        offerings[version]
-        for version in ([charged_version] if charged_version else versions)
-        if version in offerings
-    ]
-    for offering, rate in known:
-        if rate != rate_version:
+def _problem(offerings: dict[str, tuple[Offering, str]], bucket: _Bucket) -> str | None:
+    """What is wrong with a bucket; None if a version of its offering sells it."""
+    versions = [bucket.charged_version] if bucket.charged_version else bucket.possible_versions or []
+    known = [offerings[version] for version in versions if version in offerings]
+    for offering, rate_version in known:
+        if rate_version == bucket.rate_version and _sells(offering, bucket):
+            return None
+    quantity = f"{bucket.issued} {bucket.unit}"
+    if bucket.kind != "balance":
+        quantity = f"{bucket.window_quantity} {bucket.unit} in {bucket.window_s} s"
+    return (
+        f"{quantity}, priority {bucket.priority}, {bucket.rate_version}: {len(known)} version(s) of its offering "
+        f"sell no such {bucket.kind}"
+    )
+
+
+def _sells(offering: Offering, bucket: _Bucket) -> bool:
+    described = (bucket.unit, bucket.priority, tuple(bucket.model_classes))
+    for spec in offering.window_buckets() if bucket.kind == "window" else offering.cycle_buckets():
+        if (spec.unit, spec.priority, spec.model_classes) != described:
             continue
-        specs = offering.window_buckets() if kind == "window" else offering.cycle_buckets()
-        for spec in specs:
-            if (spec.unit, spec.priority, spec.model_classes) != (unit, priority, tuple(classes)):
-                continue
-            if kind == "window":
-                if (spec.window_s, spec.quantity * PER_UNIT) == (window_s, window_quantity):
-                    return None
-                continue
-            if _is_quantity(spec, issued, num, den) and _rolls(offering, spec, issued, rolled, rollover_left):
-                return None
-    said = f"{issued} {unit}" if kind == "balance" else f"{window_quantity} {unit} in {window_s} s"
-    return f"{said}, priority {priority}, {rate_version}: {len(known)} version(s) of its offering sell no such {kind}"
+        if bucket.kind == "window":
+            if (spec.window_s, spec.quantity * PER_UNIT) == (bucket.window_s, bucket.window_quantity):
+                return True
+        elif _is_quantity(spec, bucket) and _rolls_over(offering, spec, bucket):
+            return True
+    return False
 
 
-def _is_quantity(spec: BucketSpec, issued: int, num: int | None, den: int | None) -> bool:
-    """Of what was charged, the charge's share; of what cost nothing, at most the whole."""
-    if num is None or den is None:
-        return 0 < issued <= spec.quantity * PER_UNIT and issued % PER_UNIT == 0
-    return issued == share(spec.quantity, num, den) * PER_UNIT
+def _is_quantity(spec: BucketSpec, bucket: _Bucket) -> bool:
+    """A charged bucket has the charge's share of the quantity; one without a charge has at most the whole."""
+    if bucket.share_num is None or bucket.share_den is None:
+        return 0 < bucket.issued <= spec.quantity * PER_UNIT and bucket.issued % PER_UNIT == 0
+    return bucket.issued == share(spec.quantity, bucket.share_num, bucket.share_den) * PER_UNIT
 
 
-def _rolls(offering: Offering, spec: BucketSpec, issued: int, rolled: int, rollover_left: int | None) -> bool:
-    """`rolled` counts what expired beyond it, too: what is left to go on is between the two."""
+def _rolls_over(offering: Offering, spec: BucketSpec, bucket: _Bucket) -> bool:
+    """`rolled` also counts what expired beyond the rollover, so that `rollover_left` has a lower and an upper bound."""
     if offering.rollover is None:
-        return rollover_left is None
-    if rollover_left is None:
+        return bucket.rollover_left is None
+    if bucket.rollover_left is None:
         return False
-    most = min(issued, (offering.rollover.quantity_max or spec.quantity) * PER_UNIT)
-    return most - rolled <= rollover_left <= most
+    upper = min(bucket.issued, (offering.rollover.quantity_max or spec.quantity) * PER_UNIT)
+    return upper - bucket.rolled <= bucket.rollover_left <= upper
 
 
 __all__ = ["INVARIANT", "sold"]

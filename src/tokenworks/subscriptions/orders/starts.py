@@ -1,4 +1,4 @@
-"""When an order is to begin, as people and systems say it: pure."""
+"""The start of an order for later, from a day or an instant. Pure."""
 
 from datetime import date, datetime
 from typing import Final
@@ -6,17 +6,17 @@ from typing import Final
 from tokenworks.kernel import Invalid
 from tokenworks.subscriptions.model import BILLING_ZONE
 
-# A start is at most so many days ahead: a price is promised for so long.
+# A start is at most this many days ahead: the price is promised until then.
 START_DAYS_MAX: Final = 90
-# Of one subscriber, so many orders wait for their start at most.
+# Orders of one subscriber that wait for their start.
 TO_COME_MAX: Final = 20
 
 
 def start_of(wanted: date, now: datetime) -> datetime | None:
-    """The instant at which an order begins: of a day its first one, in the seller's zone; None where that is now.
+    """The instant at which an order begins; of a day, its first instant in the billing zone. None if the order begins now.
 
-    Today counts as now, but for an instant of today that is still to come. Raises `Invalid` for a day that is over, and for one
-    more than `START_DAYS_MAX` days ahead.
+    Today, and an instant of today that is over, mean now. Raises `Invalid` for a day that is over, and for a day more than
+    `START_DAYS_MAX` days ahead.
     """
     today = now.astimezone(BILLING_ZONE).date()
     at = _instant(wanted)
@@ -28,14 +28,14 @@ def start_of(wanted: date, now: datetime) -> datetime | None:
     return at if at > now else None
 
 
-def same_start(before: datetime | None, ordered_at: datetime, wanted: date | None) -> bool:
-    """Whether an order that came before began as this request says, which may come when that is over."""
+def same_start(starts_at: datetime | None, ordered_at: datetime, wanted: date | None) -> bool:
+    """True if a repeated request wants the start that the first order has. The wanted start may be over by now."""
     if wanted is None:
-        return before is None
-    said = _instant(wanted)
-    if before is not None:
-        return before == said
-    return said.date() == ordered_at.astimezone(BILLING_ZONE).date()
+        return starts_at is None
+    wanted_at = _instant(wanted)
+    if starts_at is not None:
+        return starts_at == wanted_at
+    return wanted_at.date() == ordered_at.astimezone(BILLING_ZONE).date()
 
 
 def _instant(wanted: date) -> datetime:

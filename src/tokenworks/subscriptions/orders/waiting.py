@@ -1,4 +1,4 @@
-"""What begins by itself when its time or its room has come: orders for later, and products that the credit limit holds back."""
+"""Jobs that begin what waits: orders for later at their start, and held products when the credit limit allows their cycle."""
 
 from datetime import datetime
 from functools import partial
@@ -20,7 +20,7 @@ REASON_CHARS_MAX: Final = 200
 
 
 def run_starts(context: Context) -> int:
-    """Place the orders whose start has come. Returns how many were done. Runs on many hosts at once."""
+    """Begin the orders whose start has come. Return how many. Runs on many hosts at once."""
     total = 0
     while due := order_store.due_starts(
         context.connection, context.clock.now(), context.failed.waiting("start"), BATCH
@@ -31,22 +31,21 @@ def run_starts(context: Context) -> int:
 
 
 def release_held(context: Context) -> int:
-    """Go on with products that the credit limit holds back, where there is room again. Returns how many went on. Runs on
-    many hosts at once.
-    """
+    """Resume the held products whose next cycle the credit limit allows again. Return how many. Runs on many hosts at once."""
     total, after = 0, UUID(int=0)
     while held := product_store.held_products(
         context.connection, after, context.failed.waiting("cycle"), BATCH
     ):
         for product_id in held:
-            done: list[UUID] = []
-            if context.failed.run("cycle", product_id, partial(_release, context, product_id, done)):
-                total += len(done)
+            resumed: list[UUID] = []
+            if context.failed.run("cycle", product_id, partial(_release, context, product_id, resumed)):
+                total += len(resumed)
         after = held[-1]
     return total
 
 
-def _release(context: Context, product_id: UUID, done: list[UUID]) -> None:
+def _release(context: Context, product_id: UUID, resumed: list[UUID]) -> None:
+    """Resume one held product, and append its id to `resumed`, if the credit limit allows its cycle."""
     product, subscriber = context.lock(product_id)
     context.failed.done("cycle", product_id)
     if not product.held or product.state != "suspended" or not subscriber.begins_cycles:
@@ -59,31 +58,31 @@ def _release(context: Context, product_id: UUID, done: list[UUID]) -> None:
             pause.resume_product(context, subscriber, product)
     except CreditLimitReached:
         return
-    done.append(product_id)
-    now_is, _ = context.lock(product_id)
-    if now_is.state == "active":
-        offering = context.offerings.sold(now_is.offering_version).offering
+    resumed.append(product_id)
+    product, _ = context.lock(product_id)
+    if product.state == "active":
+        offering = context.offerings.sold(product.offering_version).offering
         notice_store.add_notification(
-            context.connection, subscriber.subscriber_id, "credit_limit.released", f"{product_id}:{now_is.cycle_no}",
+            context.connection, subscriber.subscriber_id, "credit_limit.released", f"{product_id}:{product.cycle_no}",
             {"offering": offering.id, "name": offering.name, "name_zh": offering.name_zh}, context.clock.now(),
         )  # fmt: skip
 
 
 def _start(context: Context, order_id: UUID) -> None:
-    """Place an order whose start has come, at the version that was ordered, by the rules of any order; what is refused now
-    ends it as failed, charges nothing, and is told.
+    """Begin an order whose start has come, at the version that was ordered. The checks of any order hold: a refused order fails,
+    is charged nothing, and the subscriber gets a notice.
     """
     _, subscriber_id = _order(context, order_id)
-    known = people_store.lock_subscriber(context.vault, subscriber_id)
+    subscriber = people_store.lock_subscriber(context.vault, subscriber_id)
     order, _ = _order(context, order_id)
-    assert known is not None and order.starts_at is not None
+    assert subscriber is not None and order.starts_at is not None
     if order.state == "acknowledged":
         sold = context.offerings.sold(order.offering_version)
         try:
             with context.connection.transaction():
-                _start_now(context, known, order, sold, order.starts_at)
-        except (Conflict, Refused, NotFound, Invalid) as why:
-            now, reason = context.clock.now(), str(why)[:REASON_CHARS_MAX]
+                _check_and_begin(context, subscriber, order, sold, order.starts_at)
+        except (Conflict, Refused, NotFound, Invalid) as refusal:
+            now, reason = context.clock.now(), str(refusal)[:REASON_CHARS_MAX]
             order_store.end_order(context.connection, order_id, "failed", now, 0, reason)
             notice_store.add_notification(
                 context.connection, subscriber_id, "order.failed", str(order_id),
@@ -93,17 +92,19 @@ def _start(context: Context, order_id: UUID) -> None:
     context.failed.done("start", order_id)
 
 
-def _start_now(
-    context: Context, known: Subscriber, order: Order, sold: SoldOffering, starts_at: datetime
+def _check_and_begin(
+    context: Context, subscriber: Subscriber, order: Order, sold: SoldOffering, starts_at: datetime
 ) -> None:
-    check_may_buy(known, "nothing can be ordered")
+    check_may_buy(subscriber, "nothing can be ordered")
     check_eligible(
-        context.connection, context.offerings, context.rules, known, sold.offering, confirm=True,
+        context.connection, context.offerings, context.rules, subscriber, sold.offering, confirm=True,
         ordered_at=order.ordered_at,
     )  # fmt: skip
-    # As if the job had run in time, but for time that a suspension has stopped.
-    stopped = suspension_store.was_stopped_since(context.connection, known.subscriber_id, starts_at)
-    place.begin(context, known, order, sold, order.delivery, context.clock.now() if stopped else starts_at)
+    # The order begins at its start, as if the job had run in time; after a suspension it begins now.
+    stopped = suspension_store.was_stopped_since(context.connection, subscriber.subscriber_id, starts_at)
+    place.begin(
+        context, subscriber, order, sold, order.delivery, context.clock.now() if stopped else starts_at
+    )
 
 
 def _order(context: Context, order_id: UUID) -> tuple[Order, UUID]:

@@ -1,4 +1,4 @@
-"""The SQL of work orders. The broadband number that one is for is encrypted under the subscriber's key."""
+"""The SQL of work orders. The broadband number of a work order is encrypted under the subscriber's key."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,16 +13,16 @@ from tokenworks.subscriptions.model import WorkOrder
 from tokenworks.subscriptions.people import people_store
 from tokenworks.trust import PersonVault
 
-# What the encrypted number is bound to, with its row and person.
+# The associated data of the encrypted number, with its row and person.
 _PLACE = "work_order.broadband"
 _WORK = """work_order_id, order_id, product_id, subscriber_id, port, offering_id, delivery, action, state, attempts, reason,
     created_at, broadband_sealed, pushed_at, push_tries, push_error"""
-# Where the encrypted number is in `_WORK`.
+# The index of the encrypted number in `_WORK`.
 _BROADBAND = 12
 
 
 def _work_orders(vault: PersonVault, rows: Sequence[TupleRow]) -> list[WorkOrder]:
-    """With the number decrypted; of one who was erased there is none."""
+    """Work orders with their broadband numbers decrypted; None for a subscriber who was erased."""
     keys = vault.keys(row[3] for row in rows)
     found = []
     for row in rows:
@@ -32,12 +32,12 @@ def _work_orders(vault: PersonVault, rows: Sequence[TupleRow]) -> list[WorkOrder
     return found
 
 
-def _one(vault: PersonVault, row: TupleRow | None) -> WorkOrder | None:
+def _work_order_of(vault: PersonVault, row: TupleRow | None) -> WorkOrder | None:
     return None if row is None else _work_orders(vault, [row])[0]
 
 
 def add_work_order(vault: PersonVault, work: WorkOrder) -> None:
-    """With the broadband number of the delivery of the same product, or else of the subscriber now."""
+    """Add a work order, with the broadband number of the delivery of the same product, else the subscriber's number now."""
     broadband = (
         work.broadband or _delivered_to(vault, work.product_id) or _number_of(vault, work.subscriber_id)
     )
@@ -61,7 +61,7 @@ def _delivered_to(vault: PersonVault, product_id: UUID) -> str | None:
     row = vault.connection.execute(
         f"SELECT {_WORK} FROM work_order WHERE product_id = %s AND action = 'deliver'".encode(), (product_id,)
     ).fetchone()
-    found = _one(vault, row)
+    found = _work_order_of(vault, row)
     return None if found is None else found.broadband
 
 
@@ -71,7 +71,7 @@ def _number_of(vault: PersonVault, subscriber_id: UUID) -> str | None:
 
 
 def withdraw_delivery(vault: PersonVault, delivered: WorkOrder, at: datetime) -> None:
-    """Ask for a delivery to be taken away that was done, or may have been. Once for a product."""
+    """Add the work order that withdraws a delivery that was done, or may have been. A product has one of these at most."""
     withdrawn = replace(
         delivered,
         work_order_id=uuid7(),
@@ -85,7 +85,7 @@ def withdraw_delivery(vault: PersonVault, delivered: WorkOrder, at: datetime) ->
 
 
 def close_delivery(vault: PersonVault, work: WorkOrder, reason: str, at: datetime) -> None:
-    """An open delivery that is wanted no more. The delivering system may be at it, where it has got it."""
+    """Refuse an open delivery that is no longer wanted, and withdraw it if the delivering system has got it."""
     answer_work_order(vault.connection, work.work_order_id, "refused", work.attempts, reason, at)
     if work.pushed_at is not None:
         withdraw_delivery(vault, work, at)
@@ -100,7 +100,7 @@ def work_orders(vault: PersonVault, state: str | None, limit: int) -> list[WorkO
 
 
 def work_orders_of(connection: Connection, order_id: UUID) -> list[UUID]:
-    """What another system is asked to deliver for an order, and has not answered."""
+    """The open deliveries of an order."""
     rows = connection.execute(
         """SELECT work_order_id FROM work_order WHERE order_id = %s AND action = 'deliver' AND state = 'open'
            ORDER BY work_order_id""",
@@ -113,7 +113,7 @@ def work_order(vault: PersonVault, work_order_id: UUID) -> WorkOrder | None:
     row = vault.connection.execute(
         f"SELECT {_WORK} FROM work_order WHERE work_order_id = %s".encode(), (work_order_id,)
     ).fetchone()
-    return _one(vault, row)
+    return _work_order_of(vault, row)
 
 
 def work_orders_page(
@@ -144,7 +144,7 @@ def lease_work_orders(
     return sorted(_work_orders(vault, rows), key=lambda work: work.work_order_id)
 
 
-def pushed(connection: Connection, work_order_id: UUID, at: datetime, due: datetime) -> None:
+def mark_pushed(connection: Connection, work_order_id: UUID, at: datetime, due: datetime) -> None:
     connection.execute(
         """UPDATE work_order SET pushed_at = %s, push_due = %s, push_tries = 0, push_error = NULL
            WHERE work_order_id = %s AND state = 'open'""",
@@ -152,15 +152,15 @@ def pushed(connection: Connection, work_order_id: UUID, at: datetime, due: datet
     )
 
 
-def not_pushed(connection: Connection, work_order_id: UUID, due: datetime, error: str | None) -> None:
+def set_next_push(connection: Connection, work_order_id: UUID, due: datetime, error: str | None) -> None:
     connection.execute(
         "UPDATE work_order SET push_due = %s, push_error = coalesce(%s, push_error) WHERE work_order_id = %s",
         (due, error, work_order_id),
     )
 
 
-def ask_again(connection: Connection, work_order_id: UUID, at: datetime) -> None:
-    """It is asked for once more, from now on."""
+def repeat_request(connection: Connection, work_order_id: UUID, at: datetime) -> None:
+    """Make a work order due at an instant, as if it were new: its time-out begins again."""
     connection.execute(
         """UPDATE work_order SET asked_at = %s, push_due = %s, push_tries = 0, pushed_at = NULL
            WHERE work_order_id = %s""",
@@ -169,7 +169,7 @@ def ask_again(connection: Connection, work_order_id: UUID, at: datetime) -> None
 
 
 def any_open(connection: Connection, subscriber_id: UUID) -> bool:
-    """True if a delivering system has something of this subscriber to answer."""
+    """True if a work order of this subscriber has no answer."""
     row = connection.execute(
         "SELECT 1 FROM work_order WHERE subscriber_id = %s AND state = 'open' LIMIT 1", (subscriber_id,)
     ).fetchone()
@@ -177,6 +177,7 @@ def any_open(connection: Connection, subscriber_id: UUID) -> bool:
 
 
 def unanswered(connection: Connection, asked_before: datetime, limit: int) -> list[UUID]:
+    """Open deliveries that were requested at or before an instant."""
     rows = connection.execute(
         """SELECT work_order_id FROM work_order WHERE state = 'open' AND action = 'deliver' AND asked_at <= %s
            ORDER BY work_order_id LIMIT %s""",
@@ -197,15 +198,16 @@ def lock_work_order(vault: PersonVault, work_order_id: UUID) -> WorkOrder | None
         f"SELECT {_WORK} FROM work_order WHERE work_order_id = %s FOR NO KEY UPDATE".encode(),
         (work_order_id,),
     ).fetchone()
-    return _one(vault, row)
+    return _work_order_of(vault, row)
 
 
 def delivery_of(vault: PersonVault, product_id: UUID) -> WorkOrder | None:
+    """Lock the work order that delivers a product."""
     row = vault.connection.execute(
         f"SELECT {_WORK} FROM work_order WHERE product_id = %s AND action = 'deliver' FOR NO KEY UPDATE".encode(),
         (product_id,),
     ).fetchone()
-    return _one(vault, row)
+    return _work_order_of(vault, row)
 
 
 def answer_work_order(

@@ -1,7 +1,7 @@
-"""Consents: the texts that are shown, and what a subscriber said to them last.
+"""Consents: the texts that are shown, and each subscriber's last answer to them.
 
-Each purpose has a text in each language. An operator replaces one by a file `<purpose>.<language>.txt` in `consent_texts_dir`.
-What somebody agreed to is kept by the hash of the text that was shown, with the text.
+Each purpose has a text in each language. An operator replaces a text by a file `<purpose>.<language>.txt` in `consent_texts_dir`.
+A consent is stored with the text that was shown and its hash.
 """
 
 from dataclasses import dataclass
@@ -20,31 +20,31 @@ from tokenworks.subscriptions.people import people_store, privacy_store
 from tokenworks.texts import CATALOGUES, LANGUAGES, Language
 
 PURPOSES: Final = ("terms", "marketing", "spill_over", "data_cross_border")
-# Of these hosts hear: they say what is served, and where.
-_SERVED_BY: Final = frozenset({"terms", "data_cross_border", "spill_over"})
+# Changes of these consents are sent to all hosts: they decide what is served, and where.
+_HOST_PURPOSES: Final = frozenset({"terms", "data_cross_border", "spill_over"})
 CONSENT_TEXT_CHARS_MAX: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class ConsentState:
-    """A purpose's text as it is shown now, and what a subscriber said last: None where nothing was said."""
+    """A purpose's text as it is shown now, and a subscriber's last answer; None where there is no answer."""
 
     text: ConsentText
     given: bool | None
-    said_at: datetime | None
-    said_sha256: str | None
-    # What was agreed to is not what is shown now: it is to be asked again.
+    answered_at: datetime | None
+    answered_sha256: str | None
+    # The subscriber agreed to another text than the one that is shown now, and must be asked again.
     text_changed: bool
 
 
 class ConsentTexts:
-    """The texts of this installation, read when they are asked for. `folder`: where an operator's own are."""
+    """The texts of this installation, read at each call. `folder`: the operator's own texts."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
 
     def text(self, purpose: str, language: Language) -> ConsentText:
-        """Raises `Invalid` on another purpose, `Unavailable` where the operator's file can't be read."""
+        """The text of a purpose. Raises `Invalid` for an unknown purpose, `Unavailable` if the operator's file can't be read."""
         if purpose not in PURPOSES:
             raise Invalid(f"a consent is for {', '.join(sorted(PURPOSES))}")
         text = CATALOGUES[language].consents[purpose]
@@ -67,7 +67,7 @@ class ConsentTexts:
 
 
 class Consents:
-    """On one connection, with the rooms that it uses."""
+    """Stores and reads consents, on one connection."""
 
     def __init__(
         self,
@@ -92,41 +92,41 @@ class Consents:
         text_sha256: str | None = None,
         said_by: str = "subscriber",
     ) -> None:
-        """Keep what a subscriber agrees to, or takes back, with the hash of the text that was shown: `text_sha256`, or the
-        subscriber's language's as it is now. Hosts hear of what they enforce.
+        """Store a consent, or its withdrawal, with the text that was shown: the one with the hash `text_sha256`, or the present
+        text in the subscriber's language. Hosts get the consents that they enforce.
 
-        Raises `Invalid`, and `ConsentTextChanged` where another text is shown now.
+        Raises `Invalid`, and `ConsentTextChanged` if no text with this hash is shown now.
         """
         text = self._texts.text(purpose, subscriber.language)
         if text_sha256 is not None:
-            now_shown = {one.sha256: one for one in self._texts.of(purpose)}
-            if text_sha256 not in now_shown:
+            current = {shown.sha256: shown for shown in self._texts.of(purpose)}
+            if text_sha256 not in current:
                 raise ConsentTextChanged(f"the text on {purpose} has changed: read it again")
-            text = now_shown[text_sha256]
+            text = current[text_sha256]
         with self._connection.transaction():
             privacy_store.add_consent(
                 self._connection, subscriber.subscriber_id, purpose, given, self._clock.now(), text, said_by
             )
             if purpose == "spill_over":
-                # What pay-as-you-go asks: one consent, however it was said.
+                # Pay-as-you-go reads the subscriber's column.
                 people_store.set_subscriber(self._connection, subscriber.subscriber_id, spill_over=given)
-            if purpose in _SERVED_BY:
+            if purpose in _HOST_PURPOSES:
                 self._ledger.notify_hosts(subscriber.account_id)
 
-    def said(self, subscriber: Subscriber) -> dict[str, bool]:
-        """What was said last of each purpose."""
+    def latest_answers(self, subscriber: Subscriber) -> dict[str, bool]:
+        """A subscriber's last answers, by purpose."""
         return privacy_store.consents(self._connection, subscriber.subscriber_id)
 
     def text(self, purpose: str, language: Language) -> ConsentText:
-        """What is shown of a purpose now."""
+        """The text that is shown for a purpose now."""
         return self._texts.text(purpose, language)
 
     def states(self, subscriber: Subscriber, language: Language | None = None) -> list[ConsentState]:
-        """Every purpose with its text and what the subscriber said last of it."""
-        said = privacy_store.last_consents(self._connection, subscriber.subscriber_id)
+        """Every purpose with its text and the subscriber's last answer."""
+        answers = privacy_store.last_consents(self._connection, subscriber.subscriber_id)
         states = []
         for purpose in PURPOSES:
-            given, at, sha256 = said.get(purpose, (None, None, None))
+            given, at, sha256 = answers.get(purpose, (None, None, None))
             current = {text.sha256 for text in self._texts.of(purpose)}
             text = self._texts.text(purpose, language or subscriber.language)
             changed = given is True and sha256 is not None and sha256 not in current
@@ -134,15 +134,16 @@ class Consents:
         return states
 
     def agrees_to_marketing(self, subscriber_id: UUID) -> bool:
-        """Asked when a message is made and again when it is sent: a consent may be withdrawn in between."""
+        """True if the subscriber agrees to marketing. Callers check this when a notice is made and again when it is sent, since
+        the consent may be withdrawn in between.
+        """
         return privacy_store.consents(self._connection, subscriber_id).get("marketing") is True
 
     def regions_of(self, subscriber: Subscriber) -> tuple[str, ...] | None:
-        """Where requests may be sent, by the subscriber's wish and by consent; None: anywhere; empty: nowhere."""
-        said = privacy_store.consents(self._connection, subscriber.subscriber_id)
-        return self._rules.regions(subscriber.regions, said.get("data_cross_border"))
+        """The regions that requests may be sent to, by the subscriber's profile and its consents. None: all; empty: none."""
+        answers = self.latest_answers(subscriber)
+        return self._rules.regions(subscriber.regions, answers.get("data_cross_border"))
 
     def refused_by(self, subscriber: Subscriber) -> Literal["terms"] | None:
-        """The consent without which nothing is served, where it is missing."""
-        said = privacy_store.consents(self._connection, subscriber.subscriber_id)
-        return None if self._rules.terms_ok(said.get("terms")) else "terms"
+        """The missing consent because of which requests are refused; None if there is none."""
+        return None if self._rules.terms_ok(self.latest_answers(subscriber).get("terms")) else "terms"

@@ -1,14 +1,14 @@
-"""All that is stored of a person, as one JSON document, streamed.
+"""The export of a person: all rows about it, as one JSON document, streamed.
 
-Tables are found in the database's own catalogue, by the columns that say whom a row is about. So a table that another room adds
-is exported without being named here: a list would forget one. What is left out: keyed hashes and MACs, which say nothing to
-anybody without the key, and wrapped keys.
+The tables are found in the database's own catalogue, by the columns that name the person of a row. So a table that another room
+adds is exported without an entry here. Left out are keyed hashes and MACs, which mean nothing without their key, and wrapped
+keys.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from psycopg import Connection, sql
@@ -20,8 +20,8 @@ from tokenworks.trust import PersonKey, PersonVault
 FORMAT: Final = "tokenworks-export-1"
 ROWS_AT_ONCE: Final = 500
 CHUNK_BYTES: Final = 65_536
-# How a row says whom it is about; the first one that a table has counts.
-_ABOUT: Final = (
+# (column, condition for the person's rows); the first column that a table has counts.
+_PERSON_COLUMNS: Final = (
     ("subscriber_id", "subscriber_id = %(subscriber_id)s"),
     ("account_id", "account_id = %(account_id)s"),
     ("person_id", "person_id = ANY(%(people)s)"),
@@ -31,26 +31,45 @@ _ABOUT: Final = (
         "text_sha256 IN (SELECT text_sha256 FROM consent WHERE subscriber_id = %(subscriber_id)s)",
     ),
 )
-_NOT: Final = frozenset({"person_key"})
-_HIDDEN: Final = ("_hash", "_hashes", "_mac", "pepper_version")
-# Encrypted columns that are not called `<name>_sealed`.
+_LEFT_OUT_TABLES: Final = frozenset({"person_key"})
+_LEFT_OUT_SUFFIXES: Final = ("_hash", "_hashes", "_mac", "pepper_version")
+# The encrypted column (of `audit`) that is not called `<name>_sealed`.
 _DETAILS: Final = "details"
 
 
-def export(
-    connection: Connection, vault: PersonVault, subscriber: Subscriber, at: datetime, more: dict[str, Any]
-) -> Iterator[bytes]:
-    """The document in pieces, as of one instant. `more`: what no table says, beside it.
+# The id columns that are not called `<table>_id`: the encrypted texts of a row are bound to its id.
+_ID_COLUMNS: Final = {
+    "hub_delivery": "delivery_id",
+    "kept_answer": "answer_id",
+    "charge_file_line": "charge_file_id",
+}
 
-    While it is read, a transaction is open on the connection; memory is bounded whatever the length.
+
+class _PersonTable(NamedTuple):
+    name: str
+    columns: list[str]
+    # The condition for the person's rows.
+    where: str
+
+
+def export(
+    connection: Connection,
+    vault: PersonVault,
+    subscriber: Subscriber,
+    at: datetime,
+    more: Mapping[str, object],
+) -> Iterator[bytes]:
+    """The document in pieces, as of one instant. `more`: values of the document that are in no table.
+
+    A transaction is open on the connection while the document is read; the memory that it takes does not depend on its length.
     """
-    own = connection.info.transaction_status == TransactionStatus.IDLE
+    is_idle = connection.info.transaction_status == TransactionStatus.IDLE
     with connection.transaction():
-        if own:
+        if is_idle:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         people = _people(connection, subscriber)
         keys = vault.keys(people)
-        about = {
+        person = {
             "subscriber_id": subscriber.subscriber_id,
             "account_id": subscriber.account_id,
             "people": people,
@@ -63,14 +82,15 @@ def export(
             **more,
         }
         buffer = bytearray(f"{_json(head)[:-1]},\n".encode())
-        elsewhere = _elsewhere(connection, vault, subscriber)
+        elsewhere = _memberships_elsewhere(connection, vault, subscriber)
         buffer += f'"memberships_elsewhere": {_json(elsewhere)},\n"tables": {{'.encode()
-        for number, (table, columns, where) in enumerate(_tables(connection)):
-            buffer += f'{"," if number else ""}\n"{table}": ['.encode()
-            first = True
-            for row in _rows(connection, table, columns, where, about):
-                buffer += f"{'' if first else ','}\n{_json(_opened(table, row, keys, subscriber))}".encode()
-                first = False
+        for number, table in enumerate(_person_tables(connection)):
+            buffer += f'{"," if number else ""}\n"{table.name}": ['.encode()
+            is_first = True
+            for row in _rows(connection, table, person):
+                shown = _decrypted(table.name, row, keys, subscriber)
+                buffer += f"{'' if is_first else ','}\n{_json(shown)}".encode()
+                is_first = False
                 if len(buffer) >= CHUNK_BYTES:
                     yield bytes(buffer)
                     buffer.clear()
@@ -86,8 +106,10 @@ def _people(connection: Connection, subscriber: Subscriber) -> list[UUID]:
     return [subscriber.subscriber_id, *(row[0] for row in rows)]
 
 
-def _elsewhere(connection: Connection, vault: PersonVault, subscriber: Subscriber) -> list[dict[str, Any]]:
-    """What other subscribers keep of this number, which is another person's once the subscriber is closed."""
+def _memberships_elsewhere(
+    connection: Connection, vault: PersonVault, subscriber: Subscriber
+) -> list[dict[str, object]]:
+    """The memberships of the subscriber's number in other accounts; none if it is closed, since the number may have a new holder."""
     if not subscriber.phone or subscriber.state == "closed":
         return []
     rows = connection.execute(
@@ -109,8 +131,8 @@ def _elsewhere(connection: Connection, vault: PersonVault, subscriber: Subscribe
     ]
 
 
-def _tables(connection: Connection) -> list[tuple[str, list[str], str]]:
-    """(table, its columns, which rows are the person's), by name; partitions are in what they are partitions of."""
+def _person_tables(connection: Connection) -> list[_PersonTable]:
+    """The tables with rows about persons, by name, without partitions: their rows are in the partitioned table."""
     rows = connection.execute(
         """SELECT c.relname, array_agg(a.attname ORDER BY a.attnum) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
            WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
@@ -119,70 +141,64 @@ def _tables(connection: Connection) -> list[tuple[str, list[str], str]]:
     )
     found = []
     for table, columns in rows:
-        where = next((where for column, where in _ABOUT if column in columns), None)
-        if where is not None and table not in _NOT:
-            found.append(
-                (
-                    table,
-                    [name for name in columns if not name.endswith(_HIDDEN) or name == "text_sha256"],
-                    where,
-                )
-            )
+        where = next((where for column, where in _PERSON_COLUMNS if column in columns), None)
+        if where is not None and table not in _LEFT_OUT_TABLES:
+            found.append(_PersonTable(table, _shown_columns(columns), where))
     return found
 
 
+def _shown_columns(columns: Sequence[str]) -> list[str]:
+    return [name for name in columns if not name.endswith(_LEFT_OUT_SUFFIXES) or name == "text_sha256"]
+
+
 def _rows(
-    connection: Connection, table: str, columns: Sequence[str], where: str, about: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+    connection: Connection, table: _PersonTable, person: Mapping[str, object]
+) -> Iterator[dict[str, object]]:
     statement = sql.SQL("SELECT {} FROM {} WHERE {}").format(
-        sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(table), sql.SQL(where)
+        sql.SQL(", ").join(map(sql.Identifier, table.columns)), sql.Identifier(table.name), sql.SQL(table.where)
     )  # fmt: skip
-    with connection.cursor(name=f"export_{table}") as cursor:
+    with connection.cursor(name=f"export_{table.name}") as cursor:
         cursor.itersize = ROWS_AT_ONCE
-        cursor.execute(statement, about)
+        cursor.execute(statement, person)
         for row in cursor:
-            yield dict(zip(columns, row, strict=True))
+            yield dict(zip(table.columns, row, strict=True))
 
 
-def _opened(
-    table: str, row: dict[str, Any], keys: dict[UUID, PersonKey], subscriber: Subscriber
-) -> dict[str, Any]:
-    """With its texts decrypted, under the name of what they are."""
-    shown: dict[str, Any] = {}
+def _decrypted(
+    table: str, row: Mapping[str, object], keys: Mapping[UUID, PersonKey], subscriber: Subscriber
+) -> dict[str, object]:
+    """A row with its encrypted texts decrypted, each under its column's name without `_sealed`."""
+    shown: dict[str, object] = {}
     for column, value in row.items():
         name = column.removesuffix("_sealed")
         if name == column and not (table == "audit" and column == _DETAILS):
             if value is not None or f"{column}_sealed" not in row:
                 shown[column] = value
             continue
-        person_id, row_id, place = subscriber.subscriber_id, None, f"{table}.{name}"
+        person_id: object = subscriber.subscriber_id
+        row_id = row.get(_ID_COLUMNS.get(table, f"{table}_id"))
+        place = f"{table}.{name}"
         if table == "audit":
-            person_id, row_id = row["person_id"], row["audit_id"]
+            person_id = row["person_id"]
         elif table == "member":
-            row_id = row["member_id"]
             person_id = subscriber.subscriber_id if row["role"] == "owner" else row_id
-        elif table == "hub_delivery":
-            row_id = row["delivery_id"]
-        elif table == "kept_answer":
-            row_id = row["answer_id"]
         elif table == "charge_file_line":
-            row_id, place = row["charge_file_id"], f"{place}:{row['line_no']}"
-        else:
-            row_id = row.get(f"{table}_id")
-        key = keys.get(person_id)
+            place = f"{place}:{row['line_no']}"
+        key = keys.get(person_id) if isinstance(person_id, UUID) else None
         if key is None or value is None or row_id is None:
             shown[name] = None
         else:
+            assert isinstance(row_id, UUID) and isinstance(value, bytes | memoryview)
             text = key.open(place, row_id, bytes(value))
             shown[name] = json.loads(text) if column == _DETAILS else text
     return shown
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, default=_plain, ensure_ascii=False)
+    return json.dumps(value, default=_json_value, ensure_ascii=False)
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, bytes | memoryview):

@@ -1,12 +1,12 @@
-"""What is a member's own in somebody else's account: a child's, an employee's. Their export, and their leaving for good.
+"""The rights of a member in another person's account, such as a child or an employee: its own export, and its own erasure.
 
-Bills, consents and the account are the owner's, and are not here. What a member did is kept with its member id alone.
+Bills, consents and the account belong to the owner, and are not part of these. Usage keeps only the member's id.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from tokenworks.charging import Ledger, Transfers
@@ -21,7 +21,7 @@ USAGE_AT_ONCE: Final = 500
 
 
 class MemberRights:
-    """On one connection, with the rooms that keep something of members."""
+    """Exports and erases members, on one connection."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class MemberRights:
         self._clock = clock
 
     def export(self, member: Member) -> Iterator[bytes]:
-        """All that is kept of a member, as one JSON document in pieces: name, number, keys, sessions, transfers, usage."""
+        """All that is stored of a member, as one JSON document in pieces: name, number, keys, sessions, transfers, usage."""
         own = {
             "format": FORMAT,
             "made_at": self._clock.now(),
@@ -49,7 +49,7 @@ class MemberRights:
                 "state": member.state, "cap_tokens": member.cap_tokens, "cap_period": member.cap_period,
                 "created_at": member.created_at,
             },
-            # The account's consents are its owner's: of a member there are none.
+            # The account's consents are its owner's: a member has none.
             "consents": [],
             "keys": [self._key(key_id) for key_id in sorted(self._keys.all_of_member(member.member_id))],
             "sessions": [
@@ -65,14 +65,15 @@ class MemberRights:
         }  # fmt: skip
         yield f'{_json(own)[:-1]},\n"usage": ['.encode()
         before: UUID | None = None
-        first = True
         while records := self._usage(member, before):
             lines = ",\n".join(_json(record) for record in records)
-            yield f"{'' if first else ','}\n{lines}".encode()
-            before, first = records[-1]["usage_id"], False
+            yield f"{'' if before is None else ','}\n{lines}".encode()
+            last_id = records[-1]["usage_id"]
+            assert isinstance(last_id, UUID)
+            before = last_id
         yield b"\n]}\n"
 
-    def _key(self, key_id: UUID) -> dict[str, Any]:
+    def _key(self, key_id: UUID) -> dict[str, object]:
         found = self._keys.info(key_id)
         assert found is not None, "a key is never deleted"
         return {
@@ -80,17 +81,17 @@ class MemberRights:
             "expires_at": found.expires_at, "revoked_at": found.revoked_at, "used_at": found.used_at,
         }  # fmt: skip
 
-    def _usage(self, member: Member, before: UUID | None) -> list[dict[str, Any]]:
+    def _usage(self, member: Member, before: UUID | None) -> Sequence[Mapping[str, object]]:
         found, _ = self._ledger.usage_page(
             member.account_id, None, member.member_id, 0, USAGE_AT_ONCE, before=before
         )
         return found
 
     def erase(self, member: Member) -> None:
-        """A member leaves and is forgotten: its key is destroyed, with name and number; its keys and sessions end, and what they
-        say of it goes. What it used stays in the account's bills, under an id that names nobody. The same again does nothing.
+        """Erase a member: destroy the key of its name and number, revoke its API keys, end its sessions, and delete what these
+        store of the person. Its usage stays in the account's bills, under its id alone. A repeated call changes nothing.
 
-        Raises `Invalid` for the owner, whose erasure is the account's, and `MemberNotFound`.
+        Raises `Invalid` for the owner, whose erasure is the account's, and for a department, and `MemberNotFound`.
         """
         if member.role in {"owner", "department"}:
             raise Invalid(f"a {member.role} is erased with the account")
@@ -110,8 +111,8 @@ class MemberRights:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, default=_plain, ensure_ascii=False)
+    return json.dumps(value, default=_json_value, ensure_ascii=False)
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,4 +1,4 @@
-"""Members of a subscriber's pool: people and departments, invitations, their caps and what they give each other."""
+"""Members of a subscriber's account: people and departments, invitations, caps, and transfers between them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +27,7 @@ CAP_TOKENS_MAX: Final = 10**12
 
 
 class Members:
-    """On one connection, with the rooms that it uses."""
+    """Adds, invites, moves, caps and removes members, on one connection."""
 
     def __init__(
         self,
@@ -46,15 +46,15 @@ class Members:
         self._keys = keys
 
     def of(self, subscriber: Subscriber) -> list[Member]:
-        """The owner first, then by age."""
+        """A subscriber's members, oldest first: the owner is the oldest."""
         return people_store.members(self._vault, subscriber.subscriber_id)
 
     def by_id(self, member_id: UUID) -> Member | None:
-        """One member, of whomever, without reading all of them."""
+        """The member with this id, of any subscriber."""
         return next(iter(people_store.line_of(self._vault, member_id)), None)
 
     def find(self, subscriber: Subscriber, reference: str) -> Member:
-        """By id or by name. Raises `MemberNotFound`."""
+        """A subscriber's member by its id or its name. Raises `MemberNotFound`."""
         name = normal_name(reference)
         for member in self.of(subscriber):
             if reference in {str(member.member_id), member.member_id.hex} or name == normal_name(member.name):
@@ -71,17 +71,21 @@ class Members:
         cap_tokens: int | None = None,
         cap_period: CapPeriod = "month",
     ) -> Member:
-        """A person or a department, under a department where `parent` names one. Departments go two levels deep.
+        """Add a person or a department, in the department that `parent` names. Departments have two levels at most.
 
         Raises `MemberExists`, `MemberNotFound`, `Invalid`.
         """
         name = self._check_new_member(subscriber, name, cap_tokens)
-        above = self._department(subscriber, parent)
-        if department and above is not None and self.find(subscriber, str(above)).parent_id is not None:
+        parent_id = self._department(subscriber, parent)
+        if (
+            department
+            and parent_id is not None
+            and self.find(subscriber, str(parent_id)).parent_id is not None
+        ):
             raise Invalid("departments go two levels deep")
         member = Member(
             uuid7(), subscriber.account_id, subscriber.subscriber_id, name, "department" if department else "member",
-            above, cap_tokens, None if cap_tokens is None else cap_period, self._clock.now(),
+            parent_id, cap_tokens, None if cap_tokens is None else cap_period, self._clock.now(),
         )  # fmt: skip
         if not people_store.add_member(self._vault, member):
             raise MemberExists(f"there is a member {name} already")
@@ -98,8 +102,8 @@ class Members:
         cap_period: CapPeriod = "month",
         parent: str | None = None,
     ) -> Member:
-        """Ask somebody by phone number to join: to spend from the account, or (`admin`) to run it. They are in when they
-        accept. `parent`: the department that they are in. Raises `MemberExists`, `MemberNotFound`, `Invalid`.
+        """Invite a person by phone number to spend from the account, or (`admin`) to manage it. The person is a member after its
+        acceptance. `parent`: its department. Raises `MemberExists`, `MemberNotFound`, `Invalid`.
         """
         name = self._check_new_member(subscriber, name, cap_tokens)
         if role not in {"member", "admin"}:
@@ -113,45 +117,47 @@ class Members:
         return member
 
     def memberships(self, phone: str) -> list[Member]:
-        """Where somebody with this number was invited, or is a member, oldest first."""
+        """The memberships and open invitations of a phone number, oldest first."""
         return people_store.memberships(self._vault, phone)
 
     def accept(self, phone: str, member_id: UUID) -> Member:
-        """Join where one was invited. Raises `MemberNotFound`."""
-        return self._move(phone, member_id, "active")
+        """Accept an invitation. Raises `MemberNotFound`."""
+        return self._set_state(phone, member_id, "active")
 
     def leave(self, phone: str, member_id: UUID) -> Member:
-        """Leave, or turn an invitation down; one's keys there are stopped. Raises `MemberNotFound`."""
-        return self._move(phone, member_id, "left")
+        """End a membership, or decline an invitation; the member's keys are revoked. Raises `MemberNotFound`."""
+        return self._set_state(phone, member_id, "left")
 
     def remove(self, member: Member) -> None:
-        """Its keys are stopped. Raises `Invalid` for the owner and for a department: those stay."""
+        """Remove a member and revoke its keys. Raises `Invalid` for the owner and for a department, which can't be removed."""
         if not member.can_leave:
-            raise Invalid(f"a {member.role} can't be taken out")
+            raise Invalid(f"the {member.role} can't be removed")
         with self._connection.transaction():
             people_store.set_member_state(self._connection, member.member_id, "left")
             self.stop_keys([member.member_id])
 
     def set_department(self, subscriber: Subscriber, member: Member, department: str | None) -> None:
-        """Put a person under a department, or (None) under none. Its caps hold from now on; hosts hear of it.
+        """Put a person in a department (None: in none), whose caps hold from now on. The change is sent to all hosts.
 
         Raises `MemberNotFound`, and `Invalid` for the owner and for a department.
         """
         if member.role in {"owner", "department"}:
-            raise Invalid(f"a {member.role} stays where it is")
+            raise Invalid(f"the {member.role} can't be moved to a department")
         parent_id = self._department(subscriber, department)
         with self._connection.transaction():
             people_store.set_parent(self._connection, member.member_id, parent_id)
             self._ledger.notify_hosts(member.account_id)
 
     def stop_keys(self, member_ids: Sequence[UUID]) -> None:
-        """Of members who have left: the account is not theirs to spend from any more."""
+        """Revoke the keys of members who have left the account."""
         for member_id in member_ids:
             for key_id in self._keys.of_member(member_id):
                 self._keys.revoke(key_id)
 
     def set_cap(self, member: Member, cap_tokens: int | None, cap_period: CapPeriod = "month") -> None:
-        """A member's cap; None takes it away. What was used of a period stays used. Hosts hear of it."""
+        """Set a member's cap, or remove it (None). What was used in the running period still counts. The change is sent to all
+        hosts.
+        """
         _check_cap(cap_tokens)
         with self._connection.transaction():
             people_store.set_cap(
@@ -160,8 +166,8 @@ class Members:
             self._ledger.notify_hosts(member.account_id)
 
     def caps(self, member_id: UUID) -> tuple[list[UUID], datetime | None]:
-        """The buckets of the caps that a member spends under now, its own and its departments', and when the first of
-        them ends.
+        """The buckets of the caps that limit a member now, its own and its departments', and when the first of their periods
+        ends.
         """
         now = self._clock.now()
         found: list[UUID] = []
@@ -176,7 +182,7 @@ class Members:
         return found, min(ends, default=None)
 
     def line_of(self, member_id: UUID) -> list[UUID]:
-        """A member and the departments that it is under."""
+        """The ids of a member and of the departments above it, upwards."""
         return [member.member_id for member in people_store.line_of(self._vault, member_id)]
 
     def transfer(
@@ -190,13 +196,13 @@ class Members:
         made_by: str,
         idempotency_key: str,
     ) -> Transfer:
-        """A part of what a member (or department) may still spend in its period goes to another one, in that one's period.
+        """Move a part of what a member (or department) may still spend in its period to another one, for that one's period.
 
-        The same key again is the same transfer. Raises `Invalid`, `TransferNotAllowed`.
+        A repeated idempotency key returns the first transfer. Raises `Invalid`, `MemberNotFound`, `TransferNotAllowed`.
         """
         check_idempotency_key(idempotency_key)
-        # As they are now: a cap may have been set since they were read.
-        giver, taker = self._again(giver), self._again(taker)
+        # The caller's members may be out of date: a cap may have been set since they were read.
+        giver, taker = self._reread(giver), self._reread(taker)
         for member in (giver, taker):
             if member.subscriber_id != subscriber.subscriber_id or member.state != "active":
                 raise MemberNotFound(f"{member.name} is no active member of this account")
@@ -205,7 +211,7 @@ class Members:
         if before is None:
             for member in (giver, taker):
                 if member.cap_tokens is None:
-                    raise Invalid(f"{member.name} has no cap: nothing limits it but the pool")
+                    raise Invalid(f"{member.name} has no cap: only the account's buckets limit it")
         caps = [
             (giver.member_id, before.from_bucket_id if before else self._cap_of(giver, now)[0]),
             (taker.member_id, before.to_bucket_id if before else self._cap_of(taker, now)[0]),
@@ -214,14 +220,14 @@ class Members:
             subscriber.account_id, caps[0], caps[1], tokens, reason, made_by, idempotency_key
         )
 
-    def _again(self, member: Member) -> Member:
+    def _reread(self, member: Member) -> Member:
         found = self.by_id(member.member_id)
         if found is None:
             raise MemberNotFound(f"{member.name} is no member any more")
         return found
 
     def _cap_of(self, member: Member, now: datetime) -> tuple[UUID, datetime | None]:
-        """The bucket of a member's own cap now, and when its period ends."""
+        """The bucket of a member's own cap in the present period, and when the period ends."""
         assert member.cap_tokens is not None and member.cap_period is not None
         begin, end = period_of(member.cap_period, member.created_at, now)
         bucket_id = self._ledger.cap_bucket(
@@ -229,7 +235,7 @@ class Members:
         )
         return bucket_id, end
 
-    def _move(self, phone: str, member_id: UUID, state: Literal["active", "left"]) -> Member:
+    def _set_state(self, phone: str, member_id: UUID, state: Literal["active", "left"]) -> Member:
         for member in self.memberships(phone):
             if member.member_id == member_id:
                 with self._connection.transaction():
@@ -240,7 +246,7 @@ class Members:
         raise MemberNotFound("there is no such invitation")
 
     def _department(self, subscriber: Subscriber, reference: str | None) -> UUID | None:
-        """Raises `MemberNotFound`, and `Invalid` where it is none."""
+        """The id of a department by id or name. Raises `MemberNotFound`, and `Invalid` if the member is no department."""
         if reference is None:
             return None
         found = self.find(subscriber, reference)
@@ -249,7 +255,7 @@ class Members:
         return found.member_id
 
     def _check_new_member(self, subscriber: Subscriber, name: str, cap_tokens: int | None) -> str:
-        """The name as it is kept. Raises `Invalid`."""
+        """The new member's name as it is stored. Raises `Invalid`."""
         name = check_name(name, "a member's name")
         if len(self.of(subscriber)) >= MEMBERS_MAX:
             raise Invalid(f"a subscriber has at most {MEMBERS_MAX} members")

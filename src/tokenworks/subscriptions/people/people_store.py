@@ -1,7 +1,7 @@
-"""The SQL of subscribers and members: their personal texts are encrypted here, and nowhere else.
+"""The SQL of subscribers and members. Only this module encrypts and decrypts their personal texts.
 
-A subscriber's texts are under its own key, a member's under the member's, the owner's under the subscriber's. What they are found
-by is keyed hashes beside them.
+A subscriber's texts are encrypted under its own key, a member's under the member's, and the owner's under the subscriber's. Keyed
+hashes beside the texts are for the search.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ NAME_CANDIDATES_MAX: Final = 2000
 _SUBSCRIBER = """subscriber_id, account_id, phone_sealed, name_sealed, created_at, state, audiences, language, broadband_sealed,
     real_name, bill_day, credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region,
     suspended_by, cap_raises"""
-# Where the encrypted texts of a row are in `_SUBSCRIBER`, and what each is called in its associated data.
+# (index in `_SUBSCRIBER`, name in the associated data) of the encrypted texts.
 _SEALED = ((2, "subscriber.phone"), (3, "subscriber.name"), (8, "subscriber.broadband"))
 
 
 def _subscribers(vault: PersonVault, rows: Sequence[TupleRow]) -> list[Subscriber]:
-    """With their texts decrypted; the phone of one who was erased is empty."""
+    """Subscribers with their texts decrypted; an erased one has an empty phone number."""
     keys = vault.keys(row[0] for row in rows)
     found = []
     for row in rows:
@@ -42,14 +42,14 @@ def _subscribers(vault: PersonVault, rows: Sequence[TupleRow]) -> list[Subscribe
     return found
 
 
-def _one(vault: PersonVault, row: TupleRow | None) -> Subscriber | None:
+def _subscriber_of(vault: PersonVault, row: TupleRow | None) -> Subscriber | None:
     return None if row is None else _subscribers(vault, [row])[0]
 
 
 def subscriber_columns(
     vault: PersonVault, key: PersonKey, texts: Mapping[str, str | None]
 ) -> dict[str, object]:
-    """The columns of a subscriber's texts: encrypted, and the hashes that they are found by."""
+    """The columns of a subscriber's texts: the encrypted texts, and their keyed hashes for the search."""
     lookup, columns = vault.lookup, dict[str, object]()
     for name, text in texts.items():
         columns[f"{name}_sealed"] = (
@@ -66,7 +66,9 @@ def subscriber_columns(
 
 
 def add_subscriber(vault: PersonVault, subscriber: Subscriber, owner_id: UUID) -> bool:
-    """False where somebody who is not closed has the number, or somebody has the broadband number."""
+    """Add a subscriber and its owner. Return False if another subscriber that is not closed has the number or the broadband
+    number.
+    """
     key = vault.add(subscriber.subscriber_id)
     texts = {"phone": subscriber.phone, "name": subscriber.name, "broadband": subscriber.broadband}
     columns = subscriber_columns(vault, key, texts) | {
@@ -114,7 +116,7 @@ def find_subscriber(
             None if broadband is None else vault.lookup.hash("broadband", broadband),
         ),
     ).fetchone()
-    return _one(vault, row)
+    return _subscriber_of(vault, row)
 
 
 def subscribers(vault: PersonVault, after: UUID | None, limit: int) -> list[Subscriber]:
@@ -126,7 +128,7 @@ def subscribers(vault: PersonVault, after: UUID | None, limit: int) -> list[Subs
 
 
 def subscribers_by_tail(vault: PersonVault, digits: str, limit: int) -> list[Subscriber]:
-    """Whose number ends in these four digits, those that are not closed first, then by age."""
+    """Subscribers whose number ends in these four digits, closed ones last, then by age."""
     rows = vault.connection.execute(
         f"""SELECT {_SUBSCRIBER} FROM subscriber WHERE phone_tail_hash = %s
             ORDER BY state = 'closed', subscriber_id LIMIT %s""".encode(),
@@ -136,7 +138,9 @@ def subscribers_by_tail(vault: PersonVault, digits: str, limit: int) -> list[Sub
 
 
 def subscribers_by_name(vault: PersonVault, text: str, limit: int) -> list[Subscriber]:
-    """Whose name has these parts, in the same order. The hashes leave candidates, of which `has_part` decides on so many."""
+    """Subscribers whose name has this part, closed ones last, then by age. The hashes find candidates, at most
+    `NAME_CANDIDATES_MAX`, among which `has_part` decides.
+    """
     hashes = vault.lookup.search_hashes(text)
     if not hashes:
         return []
@@ -145,7 +149,8 @@ def subscribers_by_name(vault: PersonVault, text: str, limit: int) -> list[Subsc
             ORDER BY state = 'closed', subscriber_id LIMIT %s""".encode(),
         (hashes, NAME_CANDIDATES_MAX),
     ).fetchall()
-    found = [one for one in _subscribers(vault, rows) if one.name and has_part(one.name, text)]
+    candidates = _subscribers(vault, rows)
+    found = [candidate for candidate in candidates if candidate.name and has_part(candidate.name, text)]
     return found[:limit]
 
 
@@ -170,12 +175,12 @@ _MEMBER = """member_id, account_id, subscriber_id, name_sealed, role, parent_id,
 
 
 def _person_of(role: str, member_id: UUID, subscriber_id: UUID) -> UUID:
-    """Whose key encrypts a member's texts: the owner is the subscriber."""
+    """The person whose key encrypts a member's texts: for the owner, the subscriber."""
     return subscriber_id if role == "owner" else member_id
 
 
 def _members(vault: PersonVault, rows: Sequence[TupleRow]) -> list[Member]:
-    """With their texts decrypted; one who was erased has an empty name."""
+    """Members with their texts decrypted; an erased one has an empty name."""
     people = [_person_of(row[4], row[0], row[2]) for row in rows]
     keys = vault.keys(people)
     found = []
@@ -188,7 +193,7 @@ def _members(vault: PersonVault, rows: Sequence[TupleRow]) -> list[Member]:
 
 
 def add_member(vault: PersonVault, member: Member) -> bool:
-    """False where the subscriber has a member of that name, or with that number."""
+    """Add a member. Return False if the subscriber has a member with that name or number."""
     key = vault.key(member.subscriber_id) if member.role == "owner" else vault.add(member.member_id)
     assert key is not None, "a subscriber who was erased has no owner to be named"
     phone = member.phone
@@ -214,7 +219,7 @@ def members(vault: PersonVault, subscriber_id: UUID) -> list[Member]:
 
 
 def line_of(vault: PersonVault, member_id: UUID) -> list[Member]:
-    """A member and the departments above it."""
+    """A member and the departments above it, upwards."""
     columns = ", ".join(f"m.{name.strip()}" for name in _MEMBER.split(","))
     rows = vault.connection.execute(
         f"""WITH RECURSIVE up AS (
@@ -237,8 +242,8 @@ def memberships(vault: PersonVault, phone: str) -> list[Member]:
 
 
 def move_memberships(vault: PersonVault, phone: str, to: str) -> tuple[list[UUID], list[UUID]]:
-    """In other people's accounts: (members that have the new number now, members that have left, since the new number is a member
-    there already).
+    """Move the memberships of a number in other accounts to a new number. Return (the members with the new number, the members
+    that have left, since the new number is a member of the account already).
     """
     old, new = vault.lookup.phone(phone), vault.lookup.phone(to)
     left = vault.connection.execute(
@@ -259,7 +264,7 @@ def move_memberships(vault: PersonVault, phone: str, to: str) -> tuple[list[UUID
 
 
 def end_memberships(vault: PersonVault, phone: str) -> list[UUID]:
-    """In other people's accounts: the number is nobody's any more, and is not kept there. Returns the members that have left."""
+    """End the memberships of a number in other accounts, and delete the number there. Return the members that have left."""
     rows = vault.connection.execute(
         """UPDATE member SET state = 'left', phone_sealed = NULL, phone_hash = NULL
            WHERE phone_hash = %s AND state <> 'left' RETURNING member_id""",
@@ -269,7 +274,7 @@ def end_memberships(vault: PersonVault, phone: str) -> list[UUID]:
 
 
 def set_member_state(connection: Connection, member_id: UUID, state: str) -> None:
-    """Who has left has no number here any more: it is not needed, and may be another person's soon."""
+    """Set a member's state. The number of a member who has left is deleted, since it may have a new holder soon."""
     connection.execute("UPDATE member SET state = %s WHERE member_id = %s", (state, member_id))
     if state == "left":
         connection.execute(
@@ -277,17 +282,17 @@ def set_member_state(connection: Connection, member_id: UUID, state: str) -> Non
         )
 
 
-# Locks here are FOR NO KEY UPDATE: they exclude each other, and not the rows of other tables that refer to what is locked.
-# Those come after an account's lock, so that waiting for them would close a ring.
+# Locks are FOR NO KEY UPDATE: they exclude each other, but not inserts of rows in other tables that refer to the locked row.
+# Those inserts come after an account's lock, so that waiting for them would be a deadlock.
 
 
 def lock_subscriber(vault: PersonVault, subscriber_id: UUID) -> Subscriber | None:
-    """Orders of one subscriber come one after the other."""
+    """Lock a subscriber, so that its orders run one after the other."""
     row = vault.connection.execute(
         f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id = %s FOR NO KEY UPDATE".encode(),
         (subscriber_id,),
     ).fetchone()
-    return _one(vault, row)
+    return _subscriber_of(vault, row)
 
 
 def lock_subscriber_of(vault: PersonVault, account_id: UUID) -> Subscriber | None:
@@ -295,11 +300,11 @@ def lock_subscriber_of(vault: PersonVault, account_id: UUID) -> Subscriber | Non
         f"SELECT {_SUBSCRIBER} FROM subscriber WHERE account_id = %s FOR NO KEY UPDATE".encode(),
         (account_id,),
     ).fetchone()
-    return _one(vault, row)
+    return _subscriber_of(vault, row)
 
 
 def set_subscriber(connection: Connection, subscriber_id: UUID, **fields: object) -> None:
-    """Change some columns; personal texts are changed by `set_texts`."""
+    """Set the named columns of a subscriber; `set_texts` sets personal texts."""
     sets = ", ".join(f"{name} = %({name})s" for name in fields)
     connection.execute(
         f"UPDATE subscriber SET {sets} WHERE subscriber_id = %(_id)s".encode(),
@@ -308,7 +313,7 @@ def set_subscriber(connection: Connection, subscriber_id: UUID, **fields: object
 
 
 def set_texts(vault: PersonVault, subscriber_id: UUID, **texts: str | None) -> bool:
-    """Change `phone`, `name` or `broadband`. False where the subscriber was erased. Raises `BroadbandTaken`."""
+    """Set `phone`, `name` or `broadband`. Return False if the subscriber was erased. Raises `BroadbandTaken`."""
     key = vault.key(subscriber_id)
     if key is None:
         return False

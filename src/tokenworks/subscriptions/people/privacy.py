@@ -1,4 +1,4 @@
-"""A person's rights over what is kept: who it is (the carrier's real-name check), export, erasure."""
+"""Real names and a person's rights: the carrier's real-name check, the export and the erasure of a subscriber."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from tokenworks.subscriptions.service import Subscriptions
 from tokenworks.trust import Identity, Keys, PersonVault, normal_id_number
 
 RealNameAnswer = Literal["verified", "pending", "refused"]
-# A document's number can be tried so often.
+# Checks of one subscriber in a day: they limit guesses of a document's number.
 CHECKS_A_DAY_MAX: Final = 5
 ERASURES_BATCH: Final = 100
 FEN_NANO: Final = 10_000_000
@@ -30,29 +30,29 @@ class RealNameCheck(Protocol):
     """The port of the carrier's real-name check."""
 
     def __call__(self, phone: str, name: str, id_number: str) -> RealNameAnswer:
-        """Whether a document's number and name are the holder's of this phone number. Raises `Unavailable`."""
+        """Check that the document's number and the name are those of the phone number's holder. Raises `Unavailable`."""
         ...
 
 
-# What an erasure waits for: a debt or a credit needs a person, and what other systems are to take away needs its number.
+# What an erasure waits for: a debt or a credit needs a person, and an open work order needs the person's number.
 WaitsFor = Literal["owed", "work_orders"]
 
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What became of a wish to be erased: done, or waiting until nothing is open any more."""
+    """The result of a request for erasure: erased, or waiting until nothing is open."""
 
     subscriber_id: UUID
     state: Literal["erased", "waiting"]
     owes_nano: int
-    # When the last backup that has the person's key is deleted; None while it waits.
+    # When the last backup that has the person's key is deleted; None while the erasure waits.
     backups_forget_at: datetime | None
     identity_kept_until: datetime | None = None
     waits_for: tuple[WaitsFor, ...] = ()
 
 
 class Privacy:
-    """On one connection, with the rooms that it uses."""
+    """Checks real names, exports and erases subscribers, on one connection."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Privacy:
         members: MemberRights,
         forget: Sequence[Callable[[Subscriber], None]] = (),
     ) -> None:
-        """`forget`: what other rooms do, in the same transaction, when a subscriber is erased; `members`: what is a member's own."""
+        """`forget`: what other rooms do in the transaction of an erasure. `members`: the rights of members."""
         self.members = members
         self._connection = connection
         self._vault = vault
@@ -83,13 +83,13 @@ class Privacy:
         self._real_name_check = real_name_check
         self._forget = forget
 
-    # Who it is.
+    # Real names.
 
     def check_real_name(self, subscriber: Subscriber, name: str, id_number: str) -> Subscriber:
-        """Ask the carrier whether the name and the document's number are the holder's of the subscriber's number.
+        """Ask the carrier if the name and the document's number are those of the phone number's holder.
 
-        The document's number is not kept: its keyed hash is, so that limits hold for a person and not for a number. Raises
-        `Invalid`, `RealNameRefused` where it was asked too often or for another identity, `SubscriberNotActive`, `Unavailable`.
+        Of the document's number, only a keyed hash is stored, so that limits hold for a person and not for a phone number. Raises
+        `Invalid`, `RealNameRefused` after too many checks or for another identity, `SubscriberNotActive`, `Unavailable`.
         """
         name = check_line(name, "a name")
         number = normal_id_number(id_number)
@@ -102,26 +102,26 @@ class Privacy:
             known = privacy_store.identity_hash(self._connection, found.subscriber_id)
             if found.real_name == "verified" and known is not None and known != hashed:
                 raise RealNameRefused(
-                    "the number is verified for another identity: a change of owner is done by the operator"
+                    "the number is verified for another identity: only the operator may change the owner"
                 )
-            asked = privacy_store.real_name_checks(
+            checks = privacy_store.real_name_checks(
                 self._connection, found.subscriber_id, now - timedelta(days=1)
             )
-            if asked >= CHECKS_A_DAY_MAX:
-                raise RealNameRefused("the real-name check was asked for too often: try again tomorrow")
+            if checks >= CHECKS_A_DAY_MAX:
+                raise RealNameRefused("the real name was checked too often today: try again tomorrow")
             check_id = uuid7()
             privacy_store.add_real_name_check(self._connection, check_id, found.subscriber_id, now)
-        # Outside the transaction: another system's answer may take seconds.
+        # Outside of the transaction: the answer of the carrier's system may take seconds.
         state = self._real_name_check()(found.phone, name, number)
         with self._connection.transaction():
-            now_is = people_store.lock_subscriber(self._vault, found.subscriber_id)
+            current = people_store.lock_subscriber(self._vault, found.subscriber_id)
             privacy_store.end_real_name_check(self._connection, check_id, state)
-            if now_is is None or now_is.state == "closed":
+            if current is None or current.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed")
-            if state == "pending" and now_is.real_name == "verified":
-                state = "verified"  # the carrier knew it before
+            if state == "pending" and current.real_name == "verified":
+                state = "verified"  # an earlier check verified the name
             fields: dict[str, object] = {"real_name": state}
-            # What nobody has verified may be somebody else's number, who would lose what a person has once.
+            # A number that is not verified may be another person's, whose limits it would use up.
             if state == "verified":
                 fields["identity_hash"] = hashed
             people_store.set_subscriber(self._connection, found.subscriber_id, **fields)
@@ -130,16 +130,16 @@ class Privacy:
         return self._subscriptions.find_exact(str(found.subscriber_id))
 
     def same_person(self, subscriber: Subscriber) -> list[UUID]:
-        """The subscriber and all that are, or were, of the same person by identity number, where it is known; closed and
-        erased ones are among them.
+        """The ids of all subscribers with the same identity, this one, closed and erased ones included; this one alone if it has
+        no identity.
         """
         return privacy_store.same_identity(self._connection, subscriber.subscriber_id)
 
-    # What is kept.
+    # Export.
 
     def export(self, subscriber: Subscriber) -> Iterator[bytes]:
         """All that is stored of the person, as JSON in pieces: its rows of every table, with its texts decrypted."""
-        # A closed one's number may be another person's by now, and so is what is known of it.
+        # A closed subscriber's numbers may have a new holder, to whom the codes of these numbers belong.
         numbers = (subscriber.phone, subscriber.broadband) if subscriber.state != "closed" else ()
         codes = [code for identifier in numbers if identifier for code in self._identity.codes_of(identifier)]
         more: dict[str, object] = {
@@ -152,18 +152,18 @@ class Privacy:
     # Erasure.
 
     def erase(self, subscriber: Subscriber, *, even_if_owed: bool = False, dry_run: bool = False) -> Erasure:
-        """Close the subscriber, end its sessions and keys, and destroy the keys that its personal texts are encrypted under.
+        """Close the subscriber, end its sessions and API keys, and destroy the keys that encrypt its personal texts.
 
-        While something is owed it is closed at once and erased by a job when nothing is owed any more; `even_if_owed`: without
-        waiting for that, so that what is owed can't be collected. A work order that is not answered is waited for in any case:
-        the delivering system needs its number to take away what it delivered. Bills, charges and postings stay, without the
-        person. The same again does nothing.
+        While there is a debt or a credit, the subscriber is closed at once, and a job erases it when that is settled.
+        `even_if_owed`: do not wait for that; the debt can't be collected then. The erasure always waits for open work orders,
+        since the delivering system needs the person's number to withdraw a delivery. Bills, charges and postings stay, without
+        the person's texts. A repeated call changes nothing.
         """
         with self._connection.transaction(force_rollback=dry_run):
             found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             assert found is not None
             if found.state != "closed":
-                # Its memberships in other accounts are known by its number, which is its own until it is closed.
+                # Its memberships in other accounts are found by its number, which belongs to it until it is closed.
                 elsewhere = [m.member_id for m in people_store.memberships(self._vault, found.phone)]
                 self._subscriptions.close(found)
                 privacy_store.forget_members(self._connection, elsewhere)
@@ -208,15 +208,15 @@ class Privacy:
         return tuple(what for what, is_open in open_ if is_open)
 
     def erased(self) -> Iterator[UUID]:
-        """Who was erased, by id."""
+        """The ids of all erased subscribers, in order."""
         after = UUID(int=0)
         while page := privacy_store.erased(self._connection, after, ERASURES_BATCH):
             yield from page
             after = page[-1]
 
     def erase_again(self, subscriber_id: str) -> bool:
-        """One who was erased and came back with a restored backup; True if there was anything to erase. One whom the backup does
-        not have is none.
+        """Erase a subscriber that a restored backup brought back. Return False if the backup does not have it, or it is erased in
+        the backup, too.
         """
         try:
             found = self._subscriptions.find_exact(subscriber_id)
@@ -227,12 +227,12 @@ class Privacy:
         return self.erase(found, even_if_owed=True).state == "erased"
 
     def run_erasures(self) -> int:
-        """Erase those who asked for it and of whom nothing is open any more; forget identities whose time is over. Returns how
-        many were erased.
+        """Erase the subscribers whose erasure waits for nothing any more, and delete identity hashes whose time is over. Return
+        the number of erased subscribers.
         """
         privacy_store.forget_identities(self._connection, self._clock.now())
         done, after = 0, UUID(int=0)
-        # All that wait are looked at: those of whom something stays open are in nobody's way.
+        # Each page continues after the last id, so that erasures that must still wait do not block others.
         while page := privacy_store.erasures_asked(self._connection, after, ERASURES_BATCH):
             for subscriber_id, gives_up in page:
                 with self._connection.transaction():

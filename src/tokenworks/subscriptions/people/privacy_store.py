@@ -33,14 +33,14 @@ def add_consent(
 
 
 def consents(connection: Connection, subscriber_id: UUID) -> dict[str, bool]:
-    """What was said last of each purpose."""
+    """A subscriber's last answers, by purpose."""
     return {purpose: row[0] for purpose, row in last_consents(connection, subscriber_id).items()}
 
 
 def last_consents(
     connection: Connection, subscriber_id: UUID
 ) -> dict[str, tuple[bool, datetime, str | None]]:
-    """(given, when, hash of the text that was shown) of what was said last, by purpose."""
+    """A subscriber's last answers, by purpose: (given, instant, hash of the text that was shown)."""
     rows = connection.execute(
         """SELECT DISTINCT ON (purpose) purpose, given, at, text_sha256 FROM consent WHERE subscriber_id = %s
            ORDER BY purpose, consent_id DESC""",
@@ -79,7 +79,7 @@ def identity_hash(connection: Connection, subscriber_id: UUID) -> bytes | None:
 
 
 def same_identity(connection: Connection, subscriber_id: UUID) -> list[UUID]:
-    """The subscriber, and all that are or were of the same person by identity number, erased ones included."""
+    """The ids of all subscribers with the same identity, erased ones included; this subscriber's alone if it has no identity."""
     rows = connection.execute(
         """SELECT o.subscriber_id FROM subscriber s JOIN subscriber o ON o.identity_hash = s.identity_hash
            WHERE s.subscriber_id = %s ORDER BY o.subscriber_id""",
@@ -89,7 +89,7 @@ def same_identity(connection: Connection, subscriber_id: UUID) -> list[UUID]:
 
 
 def erasures_asked(connection: Connection, after: UUID, limit: int) -> list[tuple[UUID, bool]]:
-    """Subscribers that are to be erased as soon as nothing is open, by id, and whether what is owed is given up."""
+    """Subscribers whose erasure waits, by id: (id, True if the operator has given up what they owe)."""
     rows = connection.execute(
         """SELECT subscriber_id, erasure_gives_up FROM subscriber
            WHERE erasure_asked_at IS NOT NULL AND erased_at IS NULL AND subscriber_id > %s
@@ -100,7 +100,7 @@ def erasures_asked(connection: Connection, after: UUID, limit: int) -> list[tupl
 
 
 def gives_up(connection: Connection, subscriber_id: UUID) -> bool:
-    """True if the operator has given up what is owed by one whose erasure waits."""
+    """True if the operator has given up the debt of a subscriber whose erasure waits."""
     row = connection.execute(
         "SELECT erasure_gives_up FROM subscriber WHERE subscriber_id = %s", (subscriber_id,)
     ).fetchone()
@@ -117,7 +117,7 @@ def erased(connection: Connection, after: UUID, limit: int) -> list[UUID]:
 
 
 def people_of(connection: Connection, subscriber_id: UUID) -> list[UUID]:
-    """Whose keys are destroyed with a subscriber: its own, and its members'."""
+    """The ids of the persons whose keys are destroyed with a subscriber: the subscriber, and its members other than the owner."""
     rows = connection.execute(
         "SELECT member_id FROM member WHERE role <> 'owner' AND subscriber_id = %s", (subscriber_id,)
     )
@@ -125,7 +125,7 @@ def people_of(connection: Connection, subscriber_id: UUID) -> list[UUID]:
 
 
 def forget_members(connection: Connection, member_ids: Sequence[UUID]) -> None:
-    """Members of other accounts whose person is erased: their keys are destroyed in the same transaction."""
+    """Delete the personal texts of memberships in other accounts; their keys are destroyed in the same transaction."""
     connection.execute(
         """UPDATE member SET phone_sealed = NULL, phone_hash = NULL, name_sealed = NULL, name_hash = NULL, state = 'left'
            WHERE member_id = ANY(%s)""",
@@ -140,8 +140,8 @@ def forget_person(
     at: datetime,
     identity_until: datetime | None,
 ) -> None:
-    """Take out the ciphertexts and the hashes; their keys are destroyed in the same transaction. Tables that are history
-    (former numbers, the audit trail) keep ciphertexts that nothing opens any more.
+    """Delete the ciphertexts and hashes of a subscriber and its members; their keys are destroyed in the same transaction. Tables
+    of history (former numbers, the audit trail) keep ciphertexts that no key decrypts any more.
     """
     connection.execute(
         """UPDATE subscriber SET phone_sealed = NULL, phone_hash = NULL, phone_tail_hash = NULL, name_sealed = NULL,
@@ -156,7 +156,7 @@ def forget_person(
            WHERE subscriber_id = %s OR member_id = ANY(%s)""",
         (subscriber_id, list(people)),
     )
-    # Free texts about the person, which `app/database/text_columns.py` lists; what the schema says of itself stays.
+    # Free texts about the person, which `app/database/text_columns.py` lists. A reason that a migration wrote stays.
     for statement in (
         """UPDATE work_order SET broadband_sealed = NULL, reason = CASE WHEN reason IS NOT NULL THEN %(gone)s END,
                push_error = NULL WHERE subscriber_id = %(id)s""",
@@ -170,7 +170,7 @@ def forget_person(
 
 
 def forget_member(connection: Connection, member_id: UUID) -> None:
-    """A member who leaves for good; its key is destroyed in the same transaction."""
+    """Delete a member's personal texts; its key is destroyed in the same transaction."""
     connection.execute(
         """UPDATE member SET phone_sealed = NULL, phone_hash = NULL, name_sealed = NULL, name_hash = NULL, state = 'left'
            WHERE member_id = %s""",
@@ -179,7 +179,7 @@ def forget_member(connection: Connection, member_id: UUID) -> None:
 
 
 def forget_identities(connection: Connection, now: datetime) -> int:
-    """Identity hashes that have outlived an erasure for as long as declared."""
+    """Delete the identity hashes of erased subscribers whose time (`identity_hash_days`) is over. Return how many."""
     return connection.execute(
         "UPDATE subscriber SET identity_hash = NULL, identity_kept_until = NULL WHERE identity_kept_until <= %s",
         (now,),
@@ -187,7 +187,7 @@ def forget_identities(connection: Connection, now: datetime) -> int:
 
 
 def subscriber_of(connection: Connection, id_: UUID) -> UUID | None:
-    """Whom an id of a subscriber, an account, a member, a product, an order or a work order is about."""
+    """The subscriber of the subscriber, account, member, product, order or work order with this id."""
     row = connection.execute(
         """SELECT subscriber_id FROM subscriber WHERE subscriber_id = %(id)s OR account_id = %(id)s
            UNION ALL SELECT subscriber_id FROM member WHERE member_id = %(id)s

@@ -1,4 +1,4 @@
-"""The SQL of what suspends subscribers."""
+"""The SQL of suspensions (table `suspension`)."""
 
 from datetime import datetime
 from uuid import UUID
@@ -8,17 +8,17 @@ from psycopg import Connection
 from tokenworks.subscriptions.model import CYCLE_STOPPERS, Suspension
 
 
-def begin_suspension(connection: Connection, found: Suspension) -> None:
+def begin_suspension(connection: Connection, begun: Suspension) -> None:
     connection.execute(
         """INSERT INTO suspension (suspension_id, subscriber_id, cause, reason, began_at) VALUES (%s, %s, %s, %s, %s)""",
-        (found.suspension_id, found.subscriber_id, found.cause, found.reason, found.began_at),
+        (begun.suspension_id, begun.subscriber_id, begun.cause, begun.reason, begun.began_at),
     )
 
 
 def end_suspensions(
     connection: Connection, subscriber_id: UUID, cause: str | None, at: datetime, reason: str | None
 ) -> None:
-    """Of one cause, or of all."""
+    """End a subscriber's open suspensions of one cause (None: of all)."""
     connection.execute(
         """UPDATE suspension SET ended_at = %(at)s, end_reason = %(reason)s
            WHERE subscriber_id = %(id)s AND ended_at IS NULL AND (%(cause)s::text IS NULL OR cause = %(cause)s)""",
@@ -27,7 +27,7 @@ def end_suspensions(
 
 
 def suspensions(connection: Connection, subscriber_id: UUID, limit: int) -> list[Suspension]:
-    """Newest first."""
+    """A subscriber's suspensions, newest first."""
     rows = connection.execute(
         """SELECT suspension_id, subscriber_id, cause, reason, began_at, ended_at, end_reason FROM suspension
            WHERE subscriber_id = %s ORDER BY began_at DESC, suspension_id DESC LIMIT %s""",
@@ -37,7 +37,7 @@ def suspensions(connection: Connection, subscriber_id: UUID, limit: int) -> list
 
 
 def was_stopped_since(connection: Connection, subscriber_id: UUID, since: datetime) -> bool:
-    """Whether a suspension that stops new cycles held at a time, or after it."""
+    """True if a suspension that stops new cycles lasted at an instant, or after it."""
     row = connection.execute(
         """SELECT EXISTS (SELECT 1 FROM suspension WHERE subscriber_id = %s AND cause = ANY(%s)
                AND (ended_at IS NULL OR ended_at > %s))""",

@@ -1,4 +1,4 @@
-"""What of a subscriber a protective limit is for."""
+"""The scope of a protective limit: a subscriber, one of its members, or one of its keys."""
 
 from uuid import UUID
 
@@ -8,10 +8,10 @@ from tokenworks.subscriptions.people.members import Members
 from tokenworks.trust import Keys
 
 
-def limited(
+def scope_of_limit(
     members: Members, keys: Keys, subscriber: Subscriber, member: str | None, key: UUID | None
 ) -> tuple[str, str]:
-    """(scope, reference): one of its members, one of its keys, or all that it spends. Raises `NotFound`, `MemberNotFound`."""
+    """(scope, id) of a limit for a member, else for a key, else for the whole account. Raises `NotFound`, `MemberNotFound`."""
     if member is not None:
         return "member", str(members.find(subscriber, member).member_id)
     if key is None:
