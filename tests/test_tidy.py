@@ -15,14 +15,11 @@ LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 # What is longer still. A list may only shrink: a file or a function that is short by now, or gone, has to leave it.
 LONG_FILES = {
-    "src/tokenworks/app/process/recorder.py",
     "src/tokenworks/charging/worker/slices.py",
     "src/tokenworks/gateway/http/server.py",
     "src/tokenworks/gateway/http/upstream.py",
 }
-LONG_FUNCTIONS = {
-    "src/tokenworks/app/process/recorder.py: serve",
-}
+LONG_FUNCTIONS = set()
 # Named by nothing still, as above.
 UNNAMED = {
     "src/tokenworks/charging/host/journal.py: PAYLOAD_BYTES_MAX",

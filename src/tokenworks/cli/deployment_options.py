@@ -1,13 +1,13 @@
 """Options of `deployment add` and `deployment set`."""
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import click
 
 from tokenworks.factory.facts.profiles import profile_names
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+_Command = TypeVar("_Command", bound=Callable[..., object])
 
 
 _OPTIONS: Final = (
@@ -22,8 +22,8 @@ _OPTIONS: Final = (
 )  # fmt: skip
 
 
-def asked_options(command: _Command) -> _Command:
-    """How a deployment is asked: given as keyword arguments, None where nothing was said."""
+def request_options(command: _Command) -> _Command:
+    """The options of requests to a deployment, as keyword arguments; None where an option is not given."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -30,7 +30,7 @@ second_option: Callable[[Command], Command] = click.option(
 product_option: Callable[[Command], Command] = click.option("--product", required=True, type=click.UUID)
 
 
-# Of a span such as 24h: days of 273 years.
+# Digits of a span such as 24h: enough for 273 years in days.
 SPAN_DIGITS_MAX: Final = 5
 
 

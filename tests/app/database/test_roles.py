@@ -16,7 +16,7 @@ from tests.conftest import as_app
 from tests.support.databases import as_role, drop_role
 from tests.support.server import Server
 from tokenworks.app.database import roles, schema
-from tokenworks.app.database.connections import connect, identity, owned_database
+from tokenworks.app.database.connections import connect, database_identity, owned_database
 from tokenworks.app.database.embedded import Embedded
 from tokenworks.app.database.roles import (
     DELETED_FROM,
@@ -131,7 +131,7 @@ def test_the_role_owns_nothing_and_makes_nothing(connection, owner):
         with pytest.raises(DENIED):
             connection.execute(statement)
     # What it asks of the database beside tables.
-    assert re.fullmatch(r"\d+:[0-9A-F]{8}", identity(connection))
+    assert re.fullmatch(r"\d+:[0-9A-F]{8}", database_identity(connection))
     assert check_role(connection, single_role=False) is False
 
 
@@ -274,7 +274,7 @@ def test_an_owner_who_may_not_make_roles_is_told_what_an_administrator_has_to_ru
             superuser.execute(f"GRANT CREATE ON SCHEMA public TO {owner}")
             superuser.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
             # Nothing was begun before all that was there.
-            assert schema.current(superuser) is None
+            assert schema.current_revision(superuser) is None
             assert migrate(owner_url, app_url=app_url) == schema.SCHEMA
             with contextlib.closing(connect(app_url)) as connection:
                 check_schema(connection)

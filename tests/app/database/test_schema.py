@@ -379,7 +379,7 @@ def test_a_step_waits_shortly_for_a_lock_and_gives_up_whole(services, owner_url,
         other.execute("SELECT count(*) FROM account")
         with pytest.raises(Unavailable, match="see pg_stat_activity"):
             migrate(owner_url, folder=made)
-        assert schema.current(services.connection) == schema.SCHEMA
+        assert schema.current_revision(services.connection) == schema.SCHEMA
         check_schema(services.connection)
         other.rollback()
     assert migrate(owner_url, folder=made) == "9001"

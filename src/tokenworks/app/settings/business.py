@@ -10,7 +10,7 @@ from tokenworks.app.settings.topic import Topic
 
 
 class Operator(Topic):
-    """Who sells, and where the operator is told of things."""
+    """The operator: its name, its webhook, its rules for staff."""
 
     webhook_url: str = Field(
         default="",
@@ -80,13 +80,13 @@ class Operator(Topic):
 
     @property
     def fulfilment(self) -> dict[str, str]:
-        """Where the work orders of each port are sent."""
+        """Port -> the URL to which its work orders are sent."""
         parts = (part.partition("=") for part in self.fulfilment_urls.split())
         return {port: url for port, _, url in parts}
 
 
 class Privacy(Topic):
-    """What the law wants: consent, real names, residency, erasure."""
+    """Requirements of the law: consent, real names, residency, erasure."""
 
     residency_region: str = Field(
         default="cn",
@@ -127,7 +127,7 @@ class Privacy(Topic):
 
 
 class Archive(Topic):
-    """Where the log and backups are kept."""
+    """Where the archive and backups are kept."""
 
     archive_to: str = Field(
         default="",

@@ -6,7 +6,7 @@ from tokenworks.app.settings.topic import Topic, limit
 
 
 class EdgeLimits(Topic):
-    """What one client, one upstream and one request may take: the limits on the edge, in one table."""
+    """Limits for one client, one upstream connection and one request, in one table."""
 
     # fmt: off
     header_bytes_max: int = limit(32_768, 1024, 1_048_576, "a request's line and headers")

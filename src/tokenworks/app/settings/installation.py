@@ -1,4 +1,4 @@
-"""Settings of an installation: where it lives, its journal, how long its processes may take."""
+"""Settings of an installation: its folders and addresses, its journal, the time limits of its processes."""
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -10,7 +10,7 @@ from tokenworks.app.settings.topic import Topic, parse_address
 
 
 class Installation(Topic):
-    """Where the server lives, what it listens on, how it logs."""
+    """Folders, the database, addresses, logs."""
 
     data_dir: Path = Field(
         default=Path("data"), description="where the database, the journal and the secrets live"
@@ -98,12 +98,12 @@ class Installation(Topic):
 
     @property
     def blocked_keys(self) -> Path:
-        """Ids of keys that this host refuses, a line each."""
+        """The file with ids of keys that this host refuses, one per line."""
         return self.data_dir / "blocked-keys"
 
     @property
     def codes_file(self) -> Path:
-        """Where one-time codes go in a dev environment."""
+        """The file that gets one-time codes in a dev environment."""
         return self.data_dir / "one-time-codes"
 
     @property
@@ -116,12 +116,12 @@ class Installation(Topic):
 
     @property
     def log(self) -> Path:
-        """The lines of requests, of each worker in files of its own."""
+        """The folder of the request logs; each worker has its own files."""
         return self.data_dir / "log"
 
     @property
     def leaving(self) -> Path:
-        """There while this host drains: from then on it is not ready."""
+        """A file that exists while this host drains: the host is not ready then."""
         return self.run_dir / "leaving"
 
     @property
@@ -130,7 +130,7 @@ class Installation(Topic):
 
 
 class Hosts(Topic):
-    """News to hosts, idle grants and the journal."""
+    """Changes that are kept for hosts, idle grants and the journal."""
 
     change_retain_h: int = Field(
         default=168,
@@ -151,8 +151,8 @@ class Hosts(Topic):
     )
 
 
-class Ending(Topic):
-    """How long things may take: commands, draining, silence."""
+class Timeouts(Topic):
+    """Time limits: commands, draining, silent processes."""
 
     command_wait_s: int = Field(
         default=60,

@@ -6,7 +6,7 @@ from tokenworks.app.settings.topic import Topic
 
 
 class Placement(Topic):
-    """Where requests are tried, and how long they wait."""
+    """Attempts at deployments, queues and health checks."""
 
     decision_log_every: int = Field(
         default=1000,
@@ -56,7 +56,7 @@ class Placement(Topic):
 
 
 class Recording(Topic):
-    """What is counted, held and written down while requests run."""
+    """Counting, holds and records of running requests."""
 
     tokenize_queue_max: int = Field(
         default=64,
@@ -106,7 +106,7 @@ class Recording(Topic):
 
 
 class Spending(Topic):
-    """The clock, grants, and what may be lost."""
+    """The clock, grants, and the loss budget."""
 
     clock_check_s: int = Field(
         default=2, ge=1, le=3600, description="civil time is compared with the database's this often"
