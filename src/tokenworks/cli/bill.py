@@ -30,7 +30,7 @@ from tokenworks.subscriptions import day_of, last_day
 @json_option
 @pass_context
 def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
-    """Bill all subscribers whose period has ended. It can be stopped and run again: nobody is billed twice."""
+    """Bill all subscribers whose period has ended. It can be stopped and run again: no subscriber is billed twice."""
     with context.services() as services:
         count, amount = services.bills.due()
         if dry_run:

@@ -38,16 +38,18 @@ def _deployment_now(services: AppServices, params: Params) -> object:
     "protocols",
     multiple=True,
     type=click.Choice(PROTOCOLS),
-    help="What it speaks; left out, it is asked.",
+    help="A protocol that it speaks; left out: probed.",
 )
 @click.option("--api-key-env", help="The TOKENWORKS_UPSTREAM_* variable with its credential.")
 @click.option("--api-key-file", help="The file in secrets_dir with its credential.")
 @click.option("--allow-private", is_flag=True, help="It is on a loopback or private address.")
 @click.option("--region", help="Where it is, such as cn-sh.")
 @click.option("--vendor", help="Who runs it.")
-@click.option("--committed", is_flag=True, help="It is paid for anyway: a request more costs nothing.")
-@click.option("--round-trip-ms", type=int, help="How far away it is, until that is seen.")
-@click.option("--prefill-tokens-per-s", type=int, help="How fast it reads a prompt, until that is seen.")
+@click.option(
+    "--committed", is_flag=True, help="Its capacity is paid for in any case: a further request costs nothing."
+)
+@click.option("--round-trip-ms", type=int, help="The round trip to it, until it is measured.")
+@click.option("--prefill-tokens-per-s", type=int, help="How fast it reads a prompt, until it is measured.")
 @click.option("--cache-blocks", type=int, help="Blocks of 512 tokens that its prefix cache has room for.")
 @click.option("--site", help="Where it stands: the name of a site; several deployments may.")
 @click.option(
@@ -62,7 +64,9 @@ def _deployment_now(services: AppServices, params: Params) -> object:
     "--hides-reasoning", is_flag=True, help="Its streams do not show all the tokens that they make."
 )
 @click.option("--tokenizer", help="The folder of tokenizers_dir that counts what it does not report.")
-@click.option("--max-output-tokens", type=int, help="What is held where a client gives no maximum.")
+@click.option(
+    "--max-output-tokens", type=int, help="The output tokens that are held where a client gives no maximum."
+)
 @click.option(
     "--price",
     "prices",
@@ -169,10 +173,12 @@ def deployment_list(context: Context, as_json: bool) -> None:
 @click.option("--api-key-file", help="The file in secrets_dir with its credential.")
 @click.option("--no-credential", is_flag=True, help="It takes no credential any more.")
 @click.option("--context-tokens", type=int, help="Its context length.")
-@click.option("--max-output-tokens", type=int, help="What is held where a client gives no maximum.")
+@click.option(
+    "--max-output-tokens", type=int, help="The output tokens that are held where a client gives no maximum."
+)
 @click.option("--committed/--not-committed", default=None, help="Whether it is paid for anyway.")
-@click.option("--round-trip-ms", type=int, help="How far away it is, until that is seen.")
-@click.option("--prefill-tokens-per-s", type=int, help="How fast it reads a prompt, until that is seen.")
+@click.option("--round-trip-ms", type=int, help="The round trip to it, until it is measured.")
+@click.option("--prefill-tokens-per-s", type=int, help="How fast it reads a prompt, until it is measured.")
 @click.option("--cache-blocks", type=int, help="Blocks of 512 tokens that its prefix cache has room for.")
 @request_options
 @json_option

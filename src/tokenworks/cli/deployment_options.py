@@ -11,8 +11,8 @@ _Command = TypeVar("_Command", bound=Callable[..., object])
 
 
 _OPTIONS: Final = (
-    click.option("--profile", type=click.Choice(profile_names()), help="Whose fields, maxima and headers it takes (default: generic)."),
-    click.option("--pass-unknown/--drop-unknown", default=None, help="Whether it gets fields that no list names (default: dropped and named)."),
+    click.option("--profile", type=click.Choice(profile_names()), help="The profile of its fields, maxima and headers (default: generic)."),
+    click.option("--pass-unknown/--drop-unknown", default=None, help="Whether it gets fields that no list names (default: they are dropped and reported)."),
     click.option("--stream-options/--no-stream-options", default=None, help="Whether usage is asked for in its streams (default: as its profile says)."),
     click.option(
         "--max-tokens-field", type=click.Choice(("max_tokens", "max_completion_tokens")), help="The field of a chat request's maximum that it reads (default: its profile's)."

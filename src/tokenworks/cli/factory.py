@@ -69,7 +69,7 @@ def _figures(outcome: Outcome, limit_s: float) -> dict[str, float]:
     "--deployment",
     "name",
     required=True,
-    help="One that is declared, and speaks chat; nobody else should be using it.",
+    help="A declared deployment that speaks chat; no other client should use it meanwhile.",
 )
 @click.option(
     "--slots", type=click.IntRange(1, 10_000), help="How many requests it has at once, where that is known."
@@ -79,7 +79,7 @@ def _figures(outcome: Outcome, limit_s: float) -> dict[str, float]:
     "checked",
     default=True,
     show_default=True,
-    help="Hold a simulation of the result against it.",
+    help="Compare a simulation of the result with the engine.",
 )
 @click.option(
     "--out",
@@ -150,7 +150,7 @@ def factory_calibrate(
     type=click.FloatRange(0, TRAFFIC_MAX, min_open=True),
     default=1.0,
     show_default=True,
-    help="So many times as fast.",
+    help="A factor: 2 is twice as many requests in the same time.",
 )
 @click.option("--objective", type=click.Choice(OBJECTIVES), default="latency", show_default=True)
 @click.option(
@@ -165,10 +165,14 @@ def factory_calibrate(
     "--machines-for",
     "share",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Say how many of the fleet's first engine bring this share in time.",
+    help="Compute how many of the fleet's first engine serve this share in time.",
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of what the gateway believes wrongly at first."
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="The seed of the gateway's initial errors of prediction.",
 )
 @click.option(
     "--curves",

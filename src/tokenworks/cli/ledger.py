@@ -55,9 +55,11 @@ def ledger_losses(context: Context, since: str, subscriber: str | None, as_json:
 
 
 @click.command("verify")
-@click.option("--full", is_flag=True, help="Everything, also what earlier runs read.")
+@click.option("--full", is_flag=True, help="Check all rows, also those that earlier runs have read.")
 @click.option(
-    "--processes", type=click.IntRange(1), help="So many read at once, in one snapshot (default: one a core)."
+    "--processes",
+    type=click.IntRange(1),
+    help="How many processes read at once, in one snapshot (default: one per core).",
 )
 @json_option
 @pass_context

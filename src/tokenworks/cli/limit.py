@@ -27,7 +27,7 @@ def _limits_now(services: AppServices, params: Params) -> object:
 @click.option("--subscriber", help="Its id or phone number: the limit of all that it spends.")
 @click.option("--member", help="Of the subscriber: a member's or department's id or name.")
 @click.option("--key", type=click.UUID, help="Of the subscriber: a key's id.")
-@click.option("--deployment", help="A deployment's name: what it can take.")
+@click.option("--deployment", help="A deployment's name: the limit of its capacity.")
 @click.option("--requests-per-min", type=int)
 @click.option("--tokens-per-min", type=int, help="Input and output together.")
 @click.option("--streams", type=int, help="Requests in flight at once.")

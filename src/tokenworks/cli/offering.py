@@ -157,7 +157,7 @@ def _file_words(before: Catalogue, after: Catalogue) -> list[str]:
 
 @click.command("sold")
 @click.option("--offering", "offering_id", help="Of this one alone.")
-@click.option("--version", help="Who has this version.")
+@click.option("--version", help="List the products of this version.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=HOLDERS_DEFAULT, show_default=True)
 @json_option
 @pass_context
@@ -197,14 +197,16 @@ def _day(at: object) -> str:
 
 @click.command("move")
 @audited()
-@click.option("--offering", "offering_id", required=True, help="Its version on sale is what they get.")
-@click.option("--from", "from_version", help="Who has this version alone; left out: every other one.")
+@click.option("--offering", "offering_id", required=True, help="Its products get the version on sale.")
+@click.option(
+    "--from", "from_version", help="Move only products of this version; left out: of every other version."
+)
 @click.option(
     "--notice-days",
     type=click.IntRange(0, 366),
     default=NOTICE_DAYS_DEFAULT,
     show_default=True,
-    help="Whose cycle ends sooner is not moved this time.",
+    help="A product whose cycle ends sooner is not moved this time.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @json_option

@@ -25,7 +25,7 @@ dry_run_option: Callable[[Command], Command] = click.option(
     "--dry-run", is_flag=True, help="Say what would be done, and do nothing."
 )
 second_option: Callable[[Command], Command] = click.option(
-    "--confirm", is_flag=True, help="Have it although it is there already: twice, at twice the price."
+    "--confirm", is_flag=True, help="Order it even if the subscriber has it already, and pay twice."
 )
 product_option: Callable[[Command], Command] = click.option("--product", required=True, type=click.UUID)
 

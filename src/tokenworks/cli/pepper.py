@@ -91,7 +91,7 @@ def pepper_new(context: Context, as_json: bool) -> None:
 @audited(_peppers_now)
 @click.argument("version", type=click.IntRange(1, 100))
 @wait_option
-@click.option("--force", is_flag=True, help="Though a host has not loaded it: that host is gone. One that comes back without the file serves nobody.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Even if a host has not loaded it, because that host is gone. A host that comes back without the file does not serve.")  # fmt: skip
 @json_option
 @pass_context
 def pepper_use(context: Context, version: int, wait_s: int, force: bool, as_json: bool) -> None:

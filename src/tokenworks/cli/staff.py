@@ -68,7 +68,7 @@ def staff_revoke(context: Context, name: str, as_json: bool) -> None:
 @click.command("rotate")
 @audited(_staff_now)
 @click.option("--name", required=True)
-@click.option("--overlap-h", type=click.IntRange(0, 720), default=24, show_default=True, help="So long earlier tokens stay good.")  # fmt: skip
+@click.option("--overlap-h", type=click.IntRange(0, 720), default=24, show_default=True, help="How long earlier tokens stay valid.")  # fmt: skip
 @json_option
 @pass_context
 def staff_rotate(context: Context, name: str, overlap_h: int, as_json: bool) -> None:

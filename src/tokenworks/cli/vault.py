@@ -29,12 +29,12 @@ def vault_new_key(context: Context, as_json: bool) -> None:
 @click.command("rewrap")
 @audited()
 @wait_option
-@click.option("--force", is_flag=True, help="Though a host has not loaded the newest version: that host is gone.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Even if a host has not loaded the newest version, because that host is gone.")  # fmt: skip
 @json_option
 @pass_context
 def vault_rewrap(context: Context, wait_s: int, force: bool, as_json: bool) -> None:
-    """Wrap every person's key with the newest version. It can be cut off and run again; older versions can go then. Refused while a
-    host of the fleet has not loaded that version: it could read nobody.
+    """Wrap every person's key with the newest version. It can be interrupted and run again; afterwards older versions can be deleted.
+    Refused while a host of the fleet has not loaded that version: the host could read no personal data.
     """
     count = 0
     with context.services() as services:

@@ -85,9 +85,9 @@ def webhook_remove(context: Context, listener_id: UUID, as_json: bool) -> None:
 @click.command("rotate")
 @audited(_webhook_now)
 @click.option("--listener", "listener_id", type=click.UUID, help="Left out: the operator's own secret, a file of secrets_dir.")  # fmt: skip
-@click.option("--overlap-h", type=click.IntRange(0, 720), default=24, show_default=True, help="Of a listener: so long the old one signs, too.")  # fmt: skip
+@click.option("--overlap-h", type=click.IntRange(0, 720), default=24, show_default=True, help="For a listener: how long the old secret signs, too.")  # fmt: skip
 @click.option(
-    "--force", is_flag=True, help="Though the secret before the one of now still signs: it ends now."
+    "--force", is_flag=True, help="Even if the secret before the current one still signs: it ends now."
 )
 @json_option
 @pass_context

@@ -18,7 +18,7 @@ class Installation(Topic):
     environment: str = Field(
         default="dev",
         pattern=r"^[a-z0-9]{1,12}$",
-        description="part of every key's text: twk_<environment>_…; in dev alone samples are on sale, and all to whoever has not said whom they are",
+        description="part of every key's text: twk_<environment>_…; in dev alone samples are on sale, and a subscriber without audiences may order every offering",
     )
     database_url: str | None = Field(
         default=None,
@@ -55,7 +55,7 @@ class Installation(Topic):
     trusted_proxies: str = Field(
         default="",
         max_length=4000,
-        description="networks (10.0.0.0/8, …) of proxies in front, which may use plain HTTP and name the client; others are not served",
+        description="networks (10.0.0.0/8, …) of proxies in front, which may use plain HTTP and name the client; clients outside of them are not served",
     )
     tls_certificate: Path | None = Field(default=None, description="PEM chain for the public port")
     tls_key: Path | None = Field(default=None, description="PEM key for the public port")
@@ -69,14 +69,14 @@ class Installation(Topic):
         default=10_000,
         ge=0,
         le=1_000_000,
-        description="of a million requests that were served so many have a line in the log of requests; of those that failed or "
-        "were refused each has, up to some a second",
+        description="how many of a million served requests get a line in the log of requests; each failed or refused request gets one, "
+        "up to a limit per second",
     )
     log_requests_bytes: int = Field(
         default=134_217_728,
         ge=0,
         le=2**40,
-        description="what a worker keeps of these lines in data_dir/log, the oldest go first; 0: they go to the server's log instead",
+        description="how many bytes of these lines a worker keeps in data_dir/log, deleting the oldest; 0: the lines go to the server's log",
     )
 
     @field_validator("listen", "admin_listen")
@@ -136,7 +136,7 @@ class Hosts(Topic):
         default=168,
         ge=1,
         le=8760,
-        description="news to hosts (of accounts, keys, the catalogue) are kept this long; a host that was away longer begins anew",
+        description="changes (of accounts, keys, the catalogue) are kept for hosts this long; a host that was away longer starts afresh",
     )
     grant_idle_s: int = Field(default=60, ge=1, le=86_400, description="an idle grant is closed after this")
     journal_dir: Path | None = Field(
@@ -158,7 +158,7 @@ class Timeouts(Topic):
         default=60,
         ge=1,
         le=3600,
-        description="how long a command waits for a lock that another session keeps, and for a database that answers nobody, before it gives up and says so. A statement that is only long is not cut",
+        description="how long a command waits for a lock that another session keeps, and for a database that answers no connection, before it gives up with an error. A statement that only runs long is not cut",
     )
     drain_grace_s: int = Field(
         default=5,
@@ -170,13 +170,13 @@ class Timeouts(Topic):
         default=30,
         ge=0,
         le=3600,
-        description="when nothing new is taken any more running requests get this long; and so does an answer whose client has gone, to come to its end",
+        description="time for running requests to finish after the server stops taking new ones; also for an answer whose client has left",
     )
     drain_tokens: int = Field(
         default=512,
         ge=0,
         le=10_000_000,
-        description="a stream whose client has gone is read to its end where at most this much of its maximum is left",
+        description="a stream whose client has left is read to its end where at most this many tokens of its maximum are left",
     )
     worker_silence_s: int = Field(
         default=5, ge=1, le=600, description="a worker silent for this long is killed"
