@@ -164,7 +164,7 @@ def test_temporary_tables_do_not_lead_the_owners_function_astray(connection):
 def test_the_owner_makes_the_role_once_and_grants_what_is_missing_alone(owner, owner_url, database_url):
     with contextlib.closing(connect(database_url)) as connection:
         role = connection.info.user
-        said = list(roles._to_grant(owner, role))
+        said = list(roles._grant_statements(owner, role))
         assert said == []
         # What was given by hand is taken, what was taken is given.
         owner.execute(f"GRANT ALL ON payment, posting_h0 TO {role}")
@@ -176,7 +176,7 @@ def test_the_owner_makes_the_role_once_and_grants_what_is_missing_alone(owner, o
         assert check_role(connection, single_role=True) is True
         for _ in range(2):
             assert migrate(owner_url, app_url=database_url) == schema.SCHEMA
-            assert list(roles._to_grant(owner, role)) == []
+            assert list(roles._grant_statements(owner, role)) == []
         assert check_role(connection, single_role=False) is False
         owner.execute(f"GRANT UPDATE (amount) ON posting TO {role}")
         with pytest.raises(Invalid, match=r"the right to change posting\.amount"):
@@ -214,7 +214,7 @@ def test_a_new_table_is_granted_in_the_transaction_that_makes_it(owner_url, data
     with contextlib.closing(connect(owner_url)) as owner:
         owner.execute(f"REVOKE UPDATE ON later FROM {user_of(database_url)}")
         migrate(owner_url, app_url=database_url)
-        assert len(list(roles._to_grant(owner, user_of(database_url)))) == 1
+        assert len(list(roles._grant_statements(owner, user_of(database_url)))) == 1
 
 
 @pytest.fixture

@@ -317,7 +317,7 @@ def test_init_says_what_it_does_and_what_was_cut_off(tmp_path, database_url, own
 
 def test_a_log_has_a_line_for_each_thing_and_not_for_each_batch(capsys, monkeypatch):
     monkeypatch.setattr(cli, "PROGRESS_EVERY_S", 3600.0)
-    lines = cli._Lines()
+    lines = cli._LogProgress()
     for text in (
         "Schema 0028",
         "Filling 0028",

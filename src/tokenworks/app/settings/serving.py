@@ -86,7 +86,10 @@ class Recording(Topic):
         description="output tokens that a stream holds at first, and by which its hold grows as it goes",
     )
     progress_tokens: int = Field(
-        default=32, ge=1, le=10_000, description="a stream's progress is recorded whenever it has made this many tokens"
+        default=32,
+        ge=1,
+        le=10_000,
+        description="a stream's progress is recorded whenever it has made this many tokens",
     )
     key_cache_max: int = Field(
         default=500_000, ge=100, le=10_000_000, description="keys that a worker remembers"
