@@ -15,7 +15,7 @@ from typing import NamedTuple
 import httpx
 
 from bench.targets import ROOT
-from tokenworks.app.calibration import some_words
+from tokenworks.app.calibration import random_words
 
 SERVERS = 4
 CHATS_AT_ONCE = 6
@@ -59,10 +59,10 @@ class Outcome(NamedTuple):
 
 
 async def chat(client, port, key, model, rng, found):
-    messages = [{"role": "system", "content": some_words(rng, SYSTEM_WORDS)}]
+    messages = [{"role": "system", "content": random_words(rng, SYSTEM_WORDS)}]
     tokens = 0
     for _ in range(TURNS):
-        messages.append({"role": "user", "content": some_words(rng, TURN_WORDS)})
+        messages.append({"role": "user", "content": random_words(rng, TURN_WORDS)})
         body = {
             "model": model, "messages": messages, "stream": True, "max_tokens": OUTPUT_TOKENS, "temperature": 0,
             "stream_options": {"include_usage": True}, "ignore_eos": True,

@@ -27,7 +27,7 @@ WITH_SQL = {
     "app/process/jobs.py": "the advisory lock by which one host runs the jobs",
     "app/database/connections.py": "what a session is set to, and asks a cluster about itself",
     "app/migrations": "the schema",
-    "app/process/recorder.py": "LISTEN on its own session",
+    "app/process/recall_listener.py": "LISTEN on its own session",
     "app/database/recovery.py": "asks whether the cluster is in recovery",
     "app/database/roles.py": "roles and rights",
     "app/database/schema.py": "the schema's steps, indexes and backfills",
@@ -54,7 +54,7 @@ RAISES = {
     ("pages/page.py", "NotAllowed"): "which roles may see a page",
     ("app/calibration.py", "TraceFaulty"): "a trace that the command reads from an engine",
     (
-        "app/process/recorder.py",
+        "app/process/change_feed.py",
         "LedgerWentBack",
     ): "ends the process that compares the ledger with its journal",
 }

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tests.kernel.test_text import BAD
 from tokenworks.app import views
-from tokenworks.app.edge import FILE_BYTES_MAX, Line, commands, read_text
+from tokenworks.app.edge import FILE_BYTES_MAX, LineType, commands, read_text
 from tokenworks.app.logs import _mask
 from tokenworks.app.output import json_text, print_table, say
 from tokenworks.app.settings import load_settings
@@ -34,7 +34,7 @@ ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\u200b"
 
 @pytest.mark.parametrize("param", PARAMS)
 def test_no_option_takes_what_no_text_may_have(param):
-    assert isinstance(param.type, Line) or "convert" in vars(param.type), "guard has not seen it"
+    assert isinstance(param.type, LineType) or "convert" in vars(param.type), "guard has not seen it"
     with click.Context(cli) as context:
         for text in BAD.values():
             value = text if not getattr(param.type, "lines", False) else text.replace("\n", "\x00")
@@ -46,7 +46,7 @@ def test_no_option_takes_what_no_text_may_have(param):
 
 
 @pytest.mark.parametrize(
-    "param", [p for p in PARAMS if not isinstance(p.values[0].type, Line | click.Path | click.Choice)]
+    "param", [p for p in PARAMS if not isinstance(p.values[0].type, LineType | click.Path | click.Choice)]
 )
 def test_no_number_id_or_date_has_other_scripts_digits(param):
     with click.Context(cli) as context:

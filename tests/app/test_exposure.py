@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tokenworks.app.database.connections import identity
+from tokenworks.app.database.connections import database_identity
 from tokenworks.app.process.starting import check_durability, check_exposure
 from tokenworks.app.settings import load_settings
 from tokenworks.kernel import Invalid, Unavailable
@@ -86,14 +86,14 @@ INSERT INTO node VALUES (1, true, NULL), (2, true, NULL);
 
 def test_each_node_of_a_distributed_database_is_asked(owner):
     """Its coordinator speaks for itself alone."""
-    alone = identity(owner)
+    alone = database_identity(owner)
     owner.execute(NODES)
     prod = settings(environment="prod", allow_no_standby=True)
     strict = settings(environment="prod")
-    assert identity(owner) == f"1={alone} 2={alone}"
+    assert database_identity(owner) == f"1={alone} 2={alone}"
     owner.execute("UPDATE node SET instead = '7:00000001' WHERE nodeid = 2")
     # A worker that was restored, or is another one.
-    assert identity(owner) == f"1={alone} 2=7:00000001"
+    assert database_identity(owner) == f"1={alone} 2=7:00000001"
     owner.execute("""UPDATE node SET instead = '["on", "on", "s1"]'""")
     check_durability(strict, owner)
     owner.execute("""UPDATE node SET instead = '["off", "on", "s1"]' WHERE nodeid = 2""")
@@ -104,6 +104,6 @@ def test_each_node_of_a_distributed_database_is_asked(owner):
     with pytest.raises(Invalid, match="node 2 of the database has no synchronous standby"):
         check_durability(strict, owner)
     owner.execute("UPDATE node SET answers = false, instead = 'connection refused' WHERE nodeid = 2")
-    for ask in (identity, lambda connection: check_durability(prod, connection)):
+    for ask in (database_identity, lambda connection: check_durability(prod, connection)):
         with pytest.raises(Unavailable, match="node 2 of the database does not answer: connection refused"):
             ask(owner)

@@ -43,10 +43,10 @@ def test_a_thousand_lines_of_one_deployment_are_some_and_a_sum(written):
         "bad"
     ] * logs.LINES_BURST + ["good"]
     assert lines[-1]["event"] == "another.event"
-    logs.say_left_out()
+    logs.log_suppressed()
     assert written() == lines, "not yet"
     written(at=logs.SUMMARY_S)
-    logs.say_left_out()
+    logs.log_suppressed()
     assert written()[-1].items() >= {"event": logs.SUPPRESSED, "of": "placement.ejected", "about": "bad", "lines": 1000 - logs.LINES_BURST}.items()  # fmt: skip
     log.warning("placement.ejected", deployment="bad")
     assert written()[-1]["deployment"] == "bad", "and some time later it says so again"

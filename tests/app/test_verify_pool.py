@@ -110,7 +110,7 @@ def test_all_processes_read_the_leaders_snapshot(services, owner, filled, monkey
 
 
 def test_a_process_that_is_killed_is_named_and_nothing_is_remembered(services, owner, filled, monkeypatch):
-    killed, real = [], verify_pool._Worker.send
+    killed, real = [], verify_pool._Reader.send
 
     def send(worker, line):
         real(worker, line)
@@ -119,14 +119,14 @@ def test_a_process_that_is_killed_is_named_and_nothing_is_remembered(services, o
             killed.append(worker.process.pid)
             os.kill(worker.process.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(verify_pool._Worker, "send", send)
+    monkeypatch.setattr(verify_pool._Reader, "send", send)
     with pytest.raises(Unavailable, match=r"process 2 of `ledger verify` \(pid \d+\) ended with status -9"):
         read(services, processes=2)
     assert len(killed) == 1
     assert services.connection.execute("SELECT count(*) FROM verify_run").fetchone() == (0,)
     # Whoever was left is gone, too.
     assert not any(os.path.exists(f"/proc/{pid}") for pid in killed)
-    monkeypatch.setattr(verify_pool._Worker, "send", real)
+    monkeypatch.setattr(verify_pool._Reader, "send", real)
     assert read(services, processes=2)[0] == []
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.auditor import verify
 from tests.support.receiver import Receiver
 from tests.support.spend import balances
-from tokenworks.app.ports.notify import deliver, time_out
+from tokenworks.app.ports.notify import deliver, time_out_deliveries
 from tokenworks.app.settings import load_settings
 from tokenworks.app.webhook_secrets import rotate_webhook_secret, webhook_secret, webhook_secrets
 from tokenworks.kernel import Conflict, Invalid, ManualClock, uuid7
@@ -435,10 +435,10 @@ def test_a_delivery_that_nobody_answers_fails_is_credited_and_withdrawn(
     deliver(services, settings)
     services.orders.answer(security.work_order_id, done=True)
     clock.move(timedelta(hours=167))
-    assert time_out(services, settings) == 0
+    assert time_out_deliveries(services, settings) == 0
     clock.move(timedelta(hours=1))
-    assert time_out(services, settings) == 1
-    assert time_out(services, settings) == 0
+    assert time_out_deliveries(services, settings) == 1
+    assert time_out_deliveries(services, settings) == 0
     failed = services.orders.find(order.order_id)[0]
     assert (failed.state, failed.amount_nano) == ("failed", 0) and "in time" in failed.reason
     assert lines(services, subscriber) == 0
@@ -455,7 +455,7 @@ def test_a_delivery_that_nobody_answers_fails_is_credited_and_withdrawn(
     assert len(services.orders.work_orders()) == 2 and lines(services, subscriber) == 0
     services.charges.recognise()
     assert balances(services)
-    assert time_out(services, settings.model_copy(update={"delivery_timeout_h": 0})) == 0
+    assert time_out_deliveries(services, settings.model_copy(update={"delivery_timeout_h": 0})) == 0
 
 
 def test_what_was_pushed_and_is_cancelled_is_withdrawn_with_its_number(

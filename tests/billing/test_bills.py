@@ -149,7 +149,7 @@ def test_a_server_bills_whose_period_has_ended(
         options = load_settings({"data_dir": str(session_dir / "seed"), "bill_run_every_h": run}).settings
         ensure_pepper(options.secrets)
         jobs = Jobs(options, database_url)
-        monkeypatch.setattr(jobs_module, "anchor", lambda *_: None)
+        monkeypatch.setattr(jobs_module, "anchor_clock", lambda *_: None)
         monkeypatch.setattr(jobs_module, "AnchoredClock", lambda: clock)
         jobs.run()
         assert services.bills.all()[1] == 0, "its month is not over"

@@ -250,7 +250,7 @@ def test_the_real_engine_is_timed_and_simulated(real, monkeypatch, tmp_path):
         "factory", "simulate", "--trace", "synthetic:uniform", "--fleet", str(fleet), "--traffic", "0.001", "--json"
     )  # fmt: skip
     assert json.loads(simulated.stdout)
-    assert len(told) == calibration.steps(), "the bar is full at the end"
+    assert len(told) == calibration.step_count(), "the bar is full at the end"
     assert len(server.usage(subscriber)) == before, "timing goes past the gateway"
     assert server.cli("factory", "calibrate", "--deployment", "nobody", check=False).returncode == 1
 

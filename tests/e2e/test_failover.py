@@ -7,7 +7,7 @@ import signal
 from tests.e2e.test_hosts import _connect, _count, processes
 from tests.support.auditor import verify
 from tests.support.server import Server, until
-from tokenworks.app.database.connections import connect, identity
+from tokenworks.app.database.connections import connect, database_identity
 from tokenworks.app.database.embedded import Embedded
 from tokenworks.catalog import Offerings
 
@@ -30,7 +30,7 @@ def test_a_standby_that_lost_the_last_commits_takes_over(tmp_path, upstream):
             assert server.chat(key, {"tokens": 5, "prompt": 11}, max_tokens=4000)[0] == 200
         until(lambda: _count(url, subscriber) == 4)
         with contextlib.closing(connect(url)) as connection:
-            before = identity(connection)
+            before = database_identity(connection)
         done = primary._run(
             "pg_basebackup", "-h", str(primary.socket_dir), "-U", "tokenworks", "-D", str(standby), "-R", "-c", "fast", "-X", "stream",
         )  # fmt: skip
@@ -55,8 +55,8 @@ def test_a_standby_that_lost_the_last_commits_takes_over(tmp_path, upstream):
             assert "LedgerWentBack" in server.log_text()
             with contextlib.closing(connect(both)) as connection:
                 system, timeline = before.split(":")
-                assert identity(connection).split(":")[0] == system
-                assert identity(connection).split(":")[1] > timeline
+                assert database_identity(connection).split(":")[0] == system
+                assert database_identity(connection).split(":")[1] > timeline
                 assert verify(connection, Offerings(connection).rate_cards()) == []
                 spent = connection.execute(
                     "SELECT sum((p->>5)::bigint) FROM usage, jsonb_array_elements(parts) p"

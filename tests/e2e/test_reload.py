@@ -366,7 +366,7 @@ def test_new_workers_that_do_not_get_ready_are_ended_and_those_of_before_serve_o
     running = streams(server, key)
     before = pids(server)
     change(
-        server.second, "app/process/worker.py", "        gateway.client.connect()\n", "        sys.exit(3)\n"
+        server.second, "app/process/worker.py", "        shared.client.connect()\n", "        sys.exit(3)\n"
     )
     change(server.second, "app/process/worker.py", "import socket\n", "import socket\nimport sys\n")
     change(server.second, "app/process/served.py", "READY_S: Final = 90.0", "READY_S: Final = 5.0")
@@ -377,7 +377,7 @@ def test_new_workers_that_do_not_get_ready_are_ended_and_those_of_before_serve_o
     assert server.ready() and server.chat(key)[0] == 200
     # As good as any: it is looked after, and a reload that is whole takes over from it.
     change(
-        server.second, "app/process/worker.py", "        sys.exit(3)\n", "        gateway.client.connect()\n"
+        server.second, "app/process/worker.py", "        sys.exit(3)\n", "        shared.client.connect()\n"
     )
     server.cli("reload", process=True)
     assert server.chat(key)[0] == 200

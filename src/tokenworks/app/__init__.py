@@ -1,1 +1,1 @@
-"""Configuration, wiring, the command line and the processes."""
+"""Configuration, wiring, the database's processes and the server's processes."""

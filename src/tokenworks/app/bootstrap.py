@@ -1,4 +1,4 @@
-"""The only wiring: rooms are put together here, on one connection or one process."""
+"""The wiring of the rooms' services on one database connection. Each module of `app/process` wires its own process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from psycopg import Connection
 
 from tokenworks import billing, catalog, charging, factory, gateway, trust
 from tokenworks import subscriptions as shop
-from tokenworks.app.database.connections import beside
+from tokenworks.app.database.connections import second_connection
 from tokenworks.kernel import NANO_PER_UNIT, Clock, SystemClock
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class AppServices:
-    """Every room's service, on one database connection. A service is made, and its room imported, when it is first asked for."""
+    """Every room's services, on one database connection. A service is made, and its room imported, at its first use."""
 
     def __init__(
         self,
@@ -45,14 +45,14 @@ class AppServices:
 
     @contextlib.contextmanager
     def transaction(self, *, dry_run: bool = False) -> Iterator[None]:
-        """All of what is done within it, or nothing. Nothing in any case where it is a dry run."""
+        """A transaction of the connection; a dry run is rolled back at its end."""
         with self.connection.transaction(force_rollback=dry_run):
             yield
 
     def verify_books(
         self, progress: Callable[[str, int, int], None], *, full: bool, processes: int | None = None
     ) -> Verified:
-        """What `tokenworks ledger verify` finds."""
+        """The findings of `tokenworks ledger verify`."""
         from tokenworks.app.verifier import verify_books  # noqa: PLC0415 - it has the checks of every room
 
         return verify_books(
@@ -69,7 +69,7 @@ class AppServices:
             self._settings.identity_hash_days,
         )
 
-    # What is on sale, and what serves it.
+    # The catalogue, and the deployments that serve it.
 
     @cached_property
     def offerings(self) -> catalog.Offerings:
@@ -101,9 +101,9 @@ class AppServices:
 
     @cached_property
     def charges(self) -> charging.Charges:
-        made = charging.Charges(self.connection, self.clock)
-        made.when_settled(self._settle_open_items)
-        return made
+        charges = charging.Charges(self.connection, self.clock)
+        charges.when_settled(self._settle_open_items)
+        return charges
 
     def _settle_open_items(self, subscriber_ids: Sequence[UUID]) -> object:
         return billing.OpenItems(self.connection, self.subscriptions, self.clock).settle(subscriber_ids)
@@ -120,7 +120,7 @@ class AppServices:
     def failed_jobs(self) -> charging.FailedJobs:
         return charging.FailedJobs(self.connection, self.clock)
 
-    # Subscribers, and what they have.
+    # Subscribers, and their products.
 
     @cached_property
     def subscriptions(self) -> shop.Subscriptions:
@@ -218,7 +218,7 @@ class AppServices:
              lambda erased: adjustments.forget(erased.account_id), lambda erased: transfers.forget(erased.account_id)],
         )  # fmt: skip
 
-    # Bills, and the money for them.
+    # Bills and payments.
 
     @cached_property
     def bills(self) -> billing.Bills:
@@ -247,7 +247,7 @@ class AppServices:
             self.charges,
             self.subscriptions,
             self.clock,
-            lambda: beside(connection),
+            lambda: second_connection(connection),
         )
 
     @cached_property
@@ -291,7 +291,7 @@ class AppServices:
     def refunds(self) -> billing.Refunds:
         return billing.Refunds(self.connection, self.charges, self.orders, self.subscriptions, self.clock)
 
-    # Who asks.
+    # Keys, identities and approvals.
 
     @cached_property
     def keys(self) -> trust.Keys:
@@ -324,7 +324,7 @@ def make_works(
     peppers: dict[int, bytes] | None = None,
     vault_secrets: trust.VaultSecrets | None = None,
 ) -> AppServices:
-    """`peppers` and `vault_secrets` where the caller has loaded them already."""
+    """The services on a connection. Peppers and vault secrets are read from `secrets_dir` where they are not given."""
     return AppServices(
         settings,
         connection,
@@ -335,7 +335,7 @@ def make_works(
 
 
 def load_services() -> None:
-    """Import every service now: for a process whose children share what it has imported, and whose first request is not to wait."""
+    """Import every service now: forked children then share the imported modules, and their first request does not wait for imports."""
     for service in vars(AppServices).values():
         if isinstance(service, cached_property):
             get_type_hints(service.func)

@@ -1,4 +1,4 @@
-"""Timing a real engine over its OpenAI-compatible route, and holding the simulator against it."""
+"""Times a real engine over its OpenAI-compatible route, and compares the simulator with it."""
 
 import http.client
 import json
@@ -62,8 +62,8 @@ WORDS: Final = [
 ]
 
 
-class Timed(NamedTuple):
-    """One streamed answer, as its client saw it."""
+class TimedAnswer(NamedTuple):
+    """The times of one streamed answer at the client."""
 
     prompt_tokens: int
     output_tokens: int
@@ -71,8 +71,8 @@ class Timed(NamedTuple):
     whole_ms: float
 
 
-class Check(NamedTuple):
-    """Mean times of the same requests, of the engine and of its simulation."""
+class SimulationCheck(NamedTuple):
+    """Mean times of the same requests at the engine and in the simulation."""
 
     first_token_ms: float
     simulated_first_token_ms: float
@@ -80,11 +80,13 @@ class Check(NamedTuple):
     simulated_whole_ms: float
 
 
-def some_words(rng: random.Random, count: int) -> str:
+def random_words(rng: random.Random, count: int) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(count))
 
 
 class Engine:
+    """The client of one deployment."""
+
     def __init__(self, deployment: Deployment, credential: str | None) -> None:
         """Raises `TraceFaulty` where the deployment does not speak chat."""
         if "chat" not in deployment.protocols:
@@ -92,10 +94,10 @@ class Engine:
         self._deployment = deployment
         self._credential = credential
 
-    def ask(self, words: int, tokens: int, seed: int) -> Timed:
-        """A prompt that nobody has sent before. Raises `TraceFaulty` where it is not answered as a stream with usage."""
+    def time_answer(self, words: int, tokens: int, seed: int) -> TimedAnswer:
+        """Send a new prompt, which no cache holds, and time the answer. Raises `TraceFaulty` where the answer is no stream with usage."""
         rng = random.Random(seed)
-        text = f"{rng.random()} {some_words(rng, words)}"
+        text = f"{rng.random()} {random_words(rng, words)}"
         body = {
             "model": self._deployment.upstream_model, "messages": [{"role": "user", "content": text}], "max_tokens": tokens,
             "temperature": 0, "stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True,
@@ -124,7 +126,7 @@ class Engine:
         finally:
             connection.close()
 
-    def _read(self, answer: http.client.HTTPResponse, sent: float) -> Timed:
+    def _read(self, answer: http.client.HTTPResponse, sent: float) -> TimedAnswer:
         if answer.status != 200:
             raise TraceFaulty(f"{self._deployment.base_url} answered {answer.status}")
         first = last = None
@@ -140,21 +142,21 @@ class Engine:
             usage = event.get("usage") or usage
         if first is None or last is None or usage is None:
             raise TraceFaulty(f"{self._deployment.base_url} does not stream content and usage")
-        return Timed(
+        return TimedAnswer(
             int(usage["prompt_tokens"]), int(usage["completion_tokens"]), (first - sent) * 1000.0, (last - sent) * 1000.0
         )  # fmt: skip
 
 
-def steps() -> int:
-    """How many steps `measure` and `check` tell of."""
+def step_count() -> int:
+    """How many steps `measure` and `check` report together."""
     return 1 + len(PROMPT_WORDS) * PROMPTS_EACH + len(AT_ONCE) + CHECK_REQUESTS
 
 
 def measure(
     engine: Engine, name: str, slots_max: int | None, seed: int, step: Callable[[], None]
 ) -> EngineSpec:
-    """Time prompts of several lengths alone, then answers several at once."""
-    engine.ask(PROMPT_WORDS[0], 2, seed)  # what is loaded with the first request is not its price
+    """Time prompts of several lengths one by one, then several answers at once."""
+    engine.time_answer(PROMPT_WORDS[0], 2, seed)  # a warm-up: the first request may load parts of the engine
     step()
     reads: list[PromptTiming] = []
     number = seed
@@ -162,10 +164,10 @@ def measure(
         found = []
         for _ in range(PROMPTS_EACH):
             number += 1
-            timed = engine.ask(words, 1, number)
+            timed = engine.time_answer(words, 1, number)
             found.append(PromptTiming(timed.prompt_tokens, timed.first_token_ms))
             step()
-        # A busy moment only ever makes it longer.
+        # The smallest time: a busy machine only ever makes a time longer.
         reads.append(min(found, key=lambda read: read.first_token_ms))
     written = []
     for at_once in AT_ONCE:
@@ -173,7 +175,7 @@ def measure(
             step()
             continue
         with ThreadPoolExecutor(at_once) as pool:
-            jobs = [pool.submit(engine.ask, PROMPT_WORDS[0], ANSWER_TOKENS, number + n) for n in range(1, at_once + 1)]  # fmt: skip
+            jobs = [pool.submit(engine.time_answer, PROMPT_WORDS[0], ANSWER_TOKENS, number + n) for n in range(1, at_once + 1)]  # fmt: skip
             number += at_once
             gaps = [
                 (timed.whole_ms - timed.first_token_ms) / max(1, timed.output_tokens - 1)
@@ -184,8 +186,8 @@ def measure(
     return fit(name, reads, written, slots_max=slots_max)
 
 
-def check(engine: Engine, spec: EngineSpec, seed: int, step: Callable[[], None]) -> Check:
-    """The same requests at the same times, to the engine and to its simulation, at about half of what it can."""
+def check(engine: Engine, spec: EngineSpec, seed: int, step: Callable[[], None]) -> SimulationCheck:
+    """Send the same requests at the same times to the engine and to its simulation, at about half of its capacity."""
     rng = random.Random(seed)
     words = [rng.choice(PROMPT_WORDS) for _ in range(CHECK_REQUESTS)]
     outputs = [rng.randint(8, ANSWER_TOKENS) for _ in range(CHECK_REQUESTS)]
@@ -197,25 +199,25 @@ def check(engine: Engine, spec: EngineSpec, seed: int, step: Callable[[], None])
     for _ in words:
         at_ms += rng.expovariate(1.0 / own_ms)
         times.append(at_ms)
-    found: list[Timed | None] = [None] * CHECK_REQUESTS
+    found: list[TimedAnswer | None] = [None] * CHECK_REQUESTS
     began = time.monotonic()
 
-    def one(at: int) -> None:
+    def send(at: int) -> None:
         wait_s = began + times[at] / 1000.0 - time.monotonic()
         if wait_s > 0:
             time.sleep(wait_s)
-        found[at] = engine.ask(words[at], outputs[at], seed + 10_000 + at)
+        found[at] = engine.time_answer(words[at], outputs[at], seed + 10_000 + at)
         step()
 
     with ThreadPoolExecutor(CHECK_REQUESTS) as pool:
-        list(pool.map(one, range(CHECK_REQUESTS)))
+        list(pool.map(send, range(CHECK_REQUESTS)))
     timed = [answer for answer in found if answer is not None]
     trace: Sequence[TraceRequest] = [
         TraceRequest(at, answer.prompt_tokens, answer.output_tokens)
         for at, answer in zip(times, timed, strict=True)
     ]
     outcome = simulate(trace, [spec], "round_robin", off=0.0)
-    return Check(
+    return SimulationCheck(
         statistics.mean(answer.first_token_ms for answer in timed),
         outcome.mean_first_token_s * 1000.0,
         statistics.mean(answer.whole_ms for answer in timed),

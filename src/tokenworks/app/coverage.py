@@ -1,7 +1,7 @@
-"""Which tables `tokenworks ledger verify` covers, and what of them it does not, with the reason: docs/VERIFY.md is written from this.
+"""The tables that `tokenworks ledger verify` covers, and the columns that it does not, with the reason: the source of docs/VERIFY.md.
 
-A test corrupts every column of every covered table and holds this to what the auditor then names (tests/charging/mutations).
-Write the page anew: `python -m tokenworks.app.coverage > docs/VERIFY.md`.
+A test corrupts every column of every covered table and compares the auditor's findings with these lists (tests/charging/mutations).
+To write the page: `python -m tokenworks.app.coverage > docs/VERIFY.md`.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Final
 from tokenworks.app.verifier import CHECKS, PASSES, TIMED
 from tokenworks.charging.ledger.verify import checks
 
-# What a corrupted row is called where the whole row is: deleted, or there twice.
+# Names of a whole row's corruption, in place of a column's name.
 ROW_GONE: Final = "row deleted"
 ROW_TWICE: Final = "row doubled"
 
@@ -168,7 +168,7 @@ COVERED: Final[dict[str, dict[str, str]]] = {
         "push_tries": RUN, "pushed_at": RUN, "push_error": RUN, "broadband_sealed": SEALED,
     },
 }  # fmt: skip
-"""Table -> what of it no check names, and why: columns, `ROW_GONE`, `ROW_TWICE`. Everything else of it is covered."""
+"""Table -> what no check covers: a column, `ROW_GONE` or `ROW_TWICE` -> the reason. All other columns of the table are covered."""
 
 UNCOVERED: Final[dict[str, str]] = {
     "account_loss": "yesterday's and today's sums of a protective budget, deleted after days: no money",
@@ -203,7 +203,7 @@ UNCOVERED: Final[dict[str, str]] = {
     "verify_run": "which accounts the auditor reads next",
     "vault_secret": "fingerprints of keys outside the database: a server that has others does not start",
 }
-"""Tables that no check looks at, each with its reason."""
+"""Tables without a check, each with the reason."""
 
 _HEAD = """# What `tokenworks ledger verify` covers
 

@@ -1,4 +1,4 @@
-"""Curves as an SVG file: what share of requests had their first token within so many seconds."""
+"""Draws curves as an SVG file: the share of requests that had their first token within a time."""
 
 import math
 from collections.abc import Mapping, Sequence

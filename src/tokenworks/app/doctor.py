@@ -1,10 +1,9 @@
-"""Is this host fit to serve? One check a thing, each with what to do; none changes anything.
+"""Checks whether this host is fit to serve. Each finding says what to do; no check changes anything.
 
-A check that can't be made since another one failed is left out: the one that failed says what to do first.
+A check that depends on a failed check is left out: the failed check has to be repaired first.
 """
 
 import contextlib
-import json
 import os
 import resource
 import shutil
@@ -20,11 +19,12 @@ from psycopg import Connection
 
 from tokenworks import compiled
 from tokenworks.app.database.backup import last_backup
-from tokenworks.app.database.connections import anchor, archive_state, connect, database
+from tokenworks.app.database.connections import anchor_clock, archive_state, connect, database
 from tokenworks.app.database.roles import check_role
 from tokenworks.app.database.schema import check_schema
 from tokenworks.app.process.listeners import bind
 from tokenworks.app.process.renewing import Certificates
+from tokenworks.app.process.report_file import read_report
 from tokenworks.app.process.served import server_of
 from tokenworks.app.process.starting import check_durability, check_exposure
 from tokenworks.app.sealed import check_sealed
@@ -54,9 +54,9 @@ State = Literal["ok", "warning", "failed"]
 
 CERTIFICATE_WARNING: Final = timedelta(days=14)
 BACKUP_WARNING: Final = timedelta(days=7)
-# Beside a request's two connections: the recorder, listeners, files.
+# Descriptors of a worker beside the two connections of each request: the recorder, listeners, files.
 FILES_BESIDE: Final = 200
-# Of the journal's disk, as the runbook's alarm.
+# For the journal's disk, the same as the alarm of the runbook.
 RESERVES_FREE_MIN: Final = 4
 REPORT_STALE_S: Final = 5.0
 _PRIVATE: Final = 0o077
@@ -73,7 +73,7 @@ class Finding(NamedTuple):
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Every check, in an order in which what is found first is to be mended first."""
+    """Every check, in the order in which failures have to be repaired."""
     yield Finding("data plane", "ok", str(compiled.state()))
     yield _data_dir(settings)
     yield from _secrets(settings)
@@ -89,7 +89,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _guarded(check: str, look: Callable[[], str]) -> Finding:
-    """`look` returns what it found; what it raises on purpose says what to do by itself."""
+    """A finding of a check that returns a text, or raises an error whose text says what to do."""
     try:
         return Finding(check, "ok", look())
     except TokenworksError as error:
@@ -122,7 +122,7 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
         return f"{settings.secrets / WEBHOOK}"
 
     def flaws(kind: str, load: Callable[[Path], Peppers | VaultSecrets]) -> Iterator[Finding]:
-        """Of files that nothing needs yet: what needs one says so itself."""
+        """Faulty files of versions that are not used. A used version that is faulty fails in the checks above."""
         with contextlib.suppress(TokenworksError):
             for version, said in load(settings.secrets).flaws.items():
                 yield Finding(f"file {kind}{version}", "warning", said)
@@ -138,10 +138,10 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
 
 
 def _strays(settings: Settings, credentials: Iterable[str | None]) -> Iterator[Finding]:
-    """Files of `secrets_dir` that nothing reads. `credentials`: what deployments name."""
+    """Files of `secrets_dir` that no process reads. `credentials`: those that deployments name."""
     used = {name.removeprefix(_FILE) for name in credentials if name is not None and name.startswith(_FILE)}
-    for path, said in strays(settings.secrets, used):
-        yield Finding(f"file {path.name}", "warning", f"{path} {said}")
+    for path, why in strays(settings.secrets, used):
+        yield Finding(f"file {path.name}", "warning", f"{path} {why}")
 
 
 def _exposure(settings: Settings) -> Finding:
@@ -237,44 +237,41 @@ def _server(settings: Settings) -> Iterator[Finding]:
     if server_of(settings.data_dir) is None:
         yield Finding("server", "warning", "does not run", "tokenworks serve")
         return
-    path = settings.run_dir / "recorder.json"
-    try:
-        # A file's time is the host's own.
-        age_s = SystemClock().civil_ms() / 1000 - path.stat().st_mtime
-        report = json.loads(path.read_text())
-    except (OSError, ValueError):
+    report = read_report(settings.run_dir)
+    if report is None:
         yield Finding(
             "recorder", "failed", "never reported", "its log says why: `recorder` in what `serve` prints"
         )
         return
-    if age_s > REPORT_STALE_S:
+    if report.age_s > REPORT_STALE_S:
         yield Finding(
-            "recorder", "failed", f"silent for {age_s:.0f} s", "see the runbook: A recorder that hangs"
+            "recorder", "failed", f"silent for {report.age_s:.0f} s", "see the runbook: A recorder that hangs"
         )
         return
+    values = report.values
     faults = [
-        said
-        for name, said in (
+        text
+        for name, text in (
             ("database_ok", "the database does not answer"),
             ("settling_ok", "settlement fails"),
         )
-        if not report.get(name)
+        if not values.get(name)
     ]
-    if report.get("journal_full"):
+    if values.get("journal_full"):
         faults.append("the journal's disk is full, or too much waits for the database")
-    if report.get("peppers_lacking"):
+    if values.get("peppers_lacking"):
         faults.append("a pepper that the works uses is not in secrets_dir here")
-    said = f"{report.get('unsettled_records', 0)} records wait for settlement, {report.get('quarantined_records', 0)} in quarantine"
+    records = f"{values.get('unsettled_records', 0)} records wait for settlement, {values.get('quarantined_records', 0)} in quarantine"
     if faults:
         yield Finding("recorder", "failed", ", ".join(faults), "see the runbook's page for it")
-    elif report.get("quarantined_records"):
-        yield Finding("recorder", "warning", said, "see the runbook: Quarantine")
+    elif values.get("quarantined_records"):
+        yield Finding("recorder", "warning", records, "see the runbook: Quarantine")
     else:
-        yield Finding("recorder", "ok", said)
+        yield Finding("recorder", "ok", records)
 
 
 def _backup(settings: Settings) -> Finding:
-    """The last one that this host made, as it remembers it; another one's in the same place count for themselves."""
+    """The last backup of this host, as the host remembers it. Backups of other hosts in the same place do not count."""
     last = last_backup(settings.data_dir)
     if last is None:
         if settings.environment == "dev":
@@ -324,7 +321,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "database", "ok", f"answers, in {1000 * (time.monotonic() - began_s):.0f} ms with its login"
         )
-        # Nothing that is found out is kept.
+        # The checks change nothing: their transaction is rolled back.
         stack.enter_context(connection.transaction(force_rollback=True))
         yield from _of_database(settings, connection)
 
@@ -361,7 +358,7 @@ def _of_database(settings: Settings, connection: Connection) -> Iterator[Finding
     yield _guarded("durability", durability)
     yield _archive(settings, connection)
     clock = AnchoredClock(SystemClock(settings.clock_shift_s))
-    anchor(clock, connection)
+    anchor_clock(clock, connection)
     off = f"{clock.skew_s:+.3f} s from the database's, give or take {clock.error_s:.3f} s"
     if clock.is_off(settings.clock_skew_max_s):
         yield Finding(
@@ -399,7 +396,7 @@ def _of_database(settings: Settings, connection: Connection) -> Iterator[Finding
 
 
 def _fleet(hosts: list[Host]) -> Iterator[Finding]:
-    """Every host that has not left in order: what it runs, and whether it is heard."""
+    """Every host that has not left in order: its release, and whether it is silent."""
     said = ", ".join(_of_host(host) for host in hosts)
     releases = {host.release for host in hosts if host.alive}
     if not hosts:
@@ -424,7 +421,7 @@ def _of_host(host: Host) -> str:
 
 
 def _secrets_of_fleet(connection: Connection, hosts: list[HostSecrets]) -> Iterator[Finding]:
-    """What is rotated has to be on all hosts."""
+    """Rotated secrets have to be on all hosts."""
     announced = {row.version for row in all_peppers(connection) if row.retired_at is None}
     for name, wanted, loaded in (
         ("pepper", announced, [(host.host, set(host.peppers)) for host in hosts if host.reports]),

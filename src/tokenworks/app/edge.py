@@ -1,25 +1,25 @@
-"""The command line's edge: every option and argument is checked before any command sees it.
+"""The edge of the command line: every option and argument is checked before a command gets it.
 
-`cli/lazy.py` guards each command as it is loaded, so that one that is added later is checked, too.
+`cli/lazy.py` guards each command when it is loaded, so a command that is added later is checked, too.
 """
 
 import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import click
 
 from tokenworks.kernel import LINE_CHARS_MAX, TEXT_CHARS_MAX, Invalid, flaw
 
-# What is a text of several lines; everything else is one line.
+# Parameters that are texts of several lines; all others are one line.
 _TEXTS: Final = frozenset({"prompt"})
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
-class Line(click.ParamType):  # type: ignore[type-arg]
-    """One line (or a text of several) of bounded length, with nothing in it that acts in a terminal, a page or a file."""
+class LineType(click.ParamType):  # type: ignore[type-arg]
+    """The type of a line (or of a text of several lines) of bounded length, without characters that act in a terminal, a page or a file."""
 
     name = "text"
 
@@ -27,8 +27,8 @@ class Line(click.ParamType):  # type: ignore[type-arg]
         self.chars_max = chars_max
         self.lines = lines
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Fails as a usage error, which does not repeat the value."""
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        """Fails with a usage error, which does not repeat the value."""
         if isinstance(value, str):
             _refuse(value, self, param, ctx, lines=self.lines)
             if len(value) > self.chars_max:
@@ -38,7 +38,7 @@ class Line(click.ParamType):  # type: ignore[type-arg]
 
 def _refuse(
     value: str,
-    kind: "click.ParamType[Any]",
+    kind: "click.ParamType[object]",
     param: click.Parameter | None,
     ctx: click.Context | None,
     *,
@@ -49,13 +49,13 @@ def _refuse(
         kind.fail(f"it has {found}: leave it out", param, ctx)
 
 
-def _checked(kind: "click.ParamType[Any]") -> "click.ParamType[Any]":
-    """The same type, which looks at the text first. A number, an id or a date has no other scripts' digits."""
+def _checked(kind: "click.ParamType[object]") -> "click.ParamType[object]":
+    """The same type, which checks the text before it converts it. A number, an id or a date has ASCII digits alone."""
     made = copy.copy(kind)
     ascii_only = not isinstance(kind, click.Path | click.Choice)
     convert = kind.convert
 
-    def check_first(value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def check_first(value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
         if isinstance(value, str):
             _refuse(value, made, param, ctx, lines=False)
             if len(value) > LINE_CHARS_MAX or (ascii_only and not value.isascii()):
@@ -67,7 +67,7 @@ def _checked(kind: "click.ParamType[Any]") -> "click.ParamType[Any]":
 
 
 def commands(command: click.Command) -> Iterator[click.Command]:
-    """A command and all that are under it."""
+    """A command and all its subcommands."""
     yield command
     if isinstance(command, click.Group):
         for under in command.commands.values():
@@ -79,8 +79,8 @@ def guard(command: click.Command) -> None:
     for param in command.params:
         if isinstance(param.type, click.types.StringParamType):
             text = param.name in _TEXTS
-            param.type = Line(TEXT_CHARS_MAX if text else LINE_CHARS_MAX, lines=text)
-        elif not isinstance(param.type, Line):
+            param.type = LineType(TEXT_CHARS_MAX if text else LINE_CHARS_MAX, lines=text)
+        elif not isinstance(param.type, LineType):
             param.type = _checked(param.type)
 
 
@@ -102,14 +102,14 @@ def read_text(path: Path) -> str:
 
 
 def read_regular(path: Path) -> str:
-    """As `read_text`, of a name that no option has looked at. Raises `Invalid` where there is no regular file of that name."""
+    """As `read_text`, for a path that click has not checked. Raises `Invalid` where there is no regular file of that name."""
     if not path.is_file():
         raise Invalid(f"{path}: there is no such file")
     return read_text(path)
 
 
 def open_new(path: Path) -> BinaryIO:
-    """A file of its own that only its owner can read. Raises `Invalid` where it is there already."""
+    """A new file that only its owner can read. Raises `Invalid` where the path exists already."""
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except FileExistsError:

@@ -1,6 +1,6 @@
-"""The embedded database under the name and with the rights that checks from outside have known it by since release 0.1.
+"""The embedded database under the name, and with the rights, that code outside of this repository uses since release 0.1.
 
-`tokenworks.testing.embedded` is the door for new ones.
+New code uses `tokenworks.testing.embedded`.
 """
 
 import contextlib
@@ -14,6 +14,6 @@ class Embedded(embedded.Embedded):
 
     @contextlib.contextmanager
     def use(self) -> Iterator[str]:
-        """The owner's URL, up as long as this context lasts."""
+        """The owner's URL. The server runs while this context lasts."""
         with super().use():
             yield self.owner_url

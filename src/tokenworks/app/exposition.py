@@ -1,17 +1,17 @@
-"""What a host exports for Prometheus beside its workers' counters: sums by model and deployment, the recorder's times, limits."""
+"""Metrics of a host beside the counters of its workers: sums by model and deployment, the recorder's report, settings."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import TOKEN_CLASSES
 from tokenworks.gateway import OUTCOMES, SERIES_MAX, Series, read_series
 from tokenworks.kernel import Histogram
 
-# Settings that something else is compared with: exported under their own names.
+# Settings that other metrics are compared with. Each is exported under its own name.
 LIMITS: Final = (
     "clock_skew_max_s",
     "connections_max",
@@ -26,7 +26,7 @@ LIMITS: Final = (
     "unsettled_records_max",
     "workers",
 )
-# Of what the recorder reports, what only grows while it runs.
+# Values of the recorder's report that only grow while the recorder runs.
 RECORDER_COUNTERS: Final = frozenset(
     {
         "archive_failures",
@@ -45,8 +45,8 @@ _MS_PER_S: Final = 1_000
 _US_PER_S: Final = 1_000_000
 
 
-def limits(settings: Settings) -> Iterator[Any]:
-    """What `tokenworks serve` was told, beside what it is compared with."""
+def limits(settings: Settings) -> Iterator[Metric]:
+    """The settings of `LIMITS`."""
     for name in LIMITS:
         yield GaugeMetricFamily(f"tokenworks_{name}", f"the setting {name}", value=getattr(settings, name))
     yield GaugeMetricFamily(
@@ -54,8 +54,8 @@ def limits(settings: Settings) -> Iterator[Any]:
     )
 
 
-def by_model(run_dir: Path) -> Iterator[Any]:
-    """The sums over all workers of this host, also of those that have ended: none of them ever becomes less."""
+def by_model(run_dir: Path) -> Iterator[Metric]:
+    """Sums over all workers of this host, ended ones too: no sum ever falls."""
     series = read_series(sorted(run_dir.glob("worker-*.series")))
     if not series.pairs:
         return
@@ -83,7 +83,7 @@ def by_model(run_dir: Path) -> Iterator[Any]:
     )
 
 
-def _counts(series: Series) -> Iterator[Any]:
+def _counts(series: Series) -> Iterator[Metric]:
     requests = CounterMetricFamily(
         "tokenworks_model_requests", "requests that ended so", labels=[*_PAIR, "outcome"]
     )
@@ -106,22 +106,21 @@ def _counts(series: Series) -> Iterator[Any]:
     yield from (requests, attempts, failed, tokens)
 
 
-def recorder(report: Mapping[str, Any]) -> Iterator[Any]:
-    """What the recorder reports: counters, values of now, and its histograms ({name: [unit a second, bounds, counts, total]})."""
-    for name, value in report.items():
-        if name in {"pid", "histograms"}:
-            continue
-        kind: Any = CounterMetricFamily if name in RECORDER_COUNTERS else GaugeMetricFamily
-        whose = "" if name.startswith("archive_") else "recorder_"
-        yield kind(
-            f"tokenworks_{whose}{name}",
-            f"{name.replace('_', ' ')}, as the recorder reports it",
-            value=value,
-        )
-    for name, (per_s, bounds, row) in report.get("histograms", {}).items():
-        seen = Histogram(bounds)
-        seen.add(row)
-        yield histogram_family(f"recorder_{name}", name.replace("_", " "), (), [((), seen)], per_s)
+def recorder(
+    values: Mapping[str, float], histograms: Mapping[str, tuple[int, list[int], list[int]]]
+) -> Iterator[Metric]:
+    """What the recorder reports: counters, values of now, and its histograms: name -> (units a second, bounds, counts with their total)."""
+    for name, value in values.items():
+        prefix = "" if name.startswith("archive_") else "recorder_"
+        text = f"{name.replace('_', ' ')}, as the recorder reports it"
+        if name in RECORDER_COUNTERS:
+            yield CounterMetricFamily(f"tokenworks_{prefix}{name}", text, value=value)
+        else:
+            yield GaugeMetricFamily(f"tokenworks_{prefix}{name}", text, value=value)
+    for name, (per_s, bounds, row) in histograms.items():
+        histogram = Histogram(bounds)
+        histogram.add(row)
+        yield histogram_family(f"recorder_{name}", name.replace("_", " "), (), [((), histogram)], per_s)
 
 
 def histogram_family(
@@ -130,13 +129,13 @@ def histogram_family(
     labels: tuple[str, ...],
     seen: Iterable[tuple[tuple[str, ...], Histogram]],
     per_s: int,
-) -> Any:
-    """`seen`: by the values of the labels, in units of which there are so many in a second."""
+) -> HistogramMetricFamily:
+    """`seen`: (values of the labels, histogram) of each series. `per_s`: how many of the histogram's units are a second."""
     family = HistogramMetricFamily(f"tokenworks_{name}", what, labels=labels)
-    for values, histogram in sorted(seen, key=lambda one: one[0]):
-        below, buckets = 0, []
+    for values, histogram in sorted(seen, key=lambda series: series[0]):
+        cumulative, buckets = 0, []
         for bound, count in zip(histogram.bounds, histogram.counts, strict=False):
-            below += count
-            buckets.append((str(bound / per_s), below))
+            cumulative += count
+            buckets.append((str(bound / per_s), cumulative))
         family.add_metric(list(values), [*buckets, ("+Inf", histogram.count)], histogram.total / per_s)
     return family

@@ -1,7 +1,7 @@
 """The HTTP application that the control plane serves: every router, the errors, the OpenAPI document."""
 
 import threading
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from fastapi import FastAPI
 
@@ -15,7 +15,7 @@ ROUTERS: Final = (*api.ROUTERS, *pages.ROUTERS)
 
 
 def make_api(open_rooms: OpenRooms, send_code: CodeSender, public_url: str = "") -> FastAPI:
-    """`open_rooms` gives every room's service on a connection of its own, for one request."""
+    """`open_rooms` opens every room's services for one request, on a connection of the request's own."""
     app = FastAPI(
         title="Tokenworks",
         version=__version__,
@@ -42,9 +42,9 @@ def make_api(open_rooms: OpenRooms, send_code: CodeSender, public_url: str = "")
 
 
 def openapi_document() -> dict[str, Any]:
-    """The document as it is served: the same for every installation."""
+    """The OpenAPI document as the control plane serves it. It is the same for every installation."""
 
-    def nothing() -> Any:
+    def nothing() -> NoReturn:
         raise NotImplementedError
 
     def no_code(phone: str, code: str) -> None:

@@ -1,39 +1,39 @@
-"""Structured logs to stderr. What is logged never holds a prompt, a key, a code or a whole phone number."""
+"""Structured logs on stderr. A log line never has a prompt, a key, a code or a whole phone number."""
 
 import contextlib
 import logging
 import re
 import sys
 import time
-from collections.abc import MutableMapping
-from typing import Any, Final, TextIO, cast
+from typing import Final, TextIO, cast
 
 import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from tokenworks.kernel import LineLimit, shown
 
-# Belt and braces: whatever a message quotes, keys and phone numbers are cut out of it.
+# A second protection: keys and phone numbers are masked in every text, whatever it quotes.
 _KEY: Final = re.compile(r"twk_[a-z0-9]{1,12}_[0-9A-Za-z]{8,}")
 _PHONE: Final = re.compile(r"(?<![0-9a-fA-F-])(\+[1-9]\d{2})\d{4,8}(\d{4})(?![0-9a-fA-F-])")
 _BEARER: Final = re.compile(r"(?i)(bearer\s+|x-api-key:\s*)\S+")
 
-# Of the lines of one event (and deployment, model, child, job …): so many at once, then one every five seconds.
+# For the lines of one event (and one deployment, model, child, job …): a burst of 20, then one every five seconds.
 LINES_BURST: Final = 20
 LINES_PER_S: Final = 0.2
-# What was left out is said so long after the first of it, at the latest.
+# The number of suppressed lines is logged this long after the first of them, at the latest.
 SUMMARY_S: Final = 30.0
-# What tells lines of one event apart.
+# The fields that tell lines of one event apart.
 _ABOUT: Final = ("deployment", "model", "child", "job", "tokenizer", "why")
 _ABOUT_CHARS_MAX: Final = 100
-# The lines of requests, where they come here, have limits of their own (`gateway.request_log`).
+# Lines about requests have limits of their own (`gateway.request_log`).
 _LIMITED_ELSEWHERE: Final = frozenset({"request"})
-# A sample whose size is a setting (`decision_log_every`); those that found no place are no sample.
+# Placement decisions are sampled by a setting (`decision_log_every`); decisions without a deployment are logged in full.
 _SAMPLED: Final = "placement.decision"
 SUPPRESSED: Final = "log.suppressed"
 
 
-class _Patient:
-    """A stream for logs that stops nobody: where the disk is full a line is lost, and not the process that wrote it."""
+class _LossyStream:
+    """A stream for logs: where the disk is full a line is lost, and the process that wrote it goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -54,23 +54,21 @@ def masked(text: str) -> str:
     return _PHONE.sub(r"\1****\2", text)
 
 
-def _mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     for name, value in event.items():
         if isinstance(value, str):
-            # In a terminal a logged text must not act, or begin a line that looks like another one's.
+            # A logged text must not act in a terminal, or begin a line that looks like another log line.
             event[name] = shown(masked(value), lines=name == "exception")
     return event
 
 
-class Limited:
-    """A processor that leaves out lines that come too often, and says how many: a failing upstream fills no disk."""
+class LineLimiter:
+    """A processor that suppresses lines that come too often, and counts them: a failing upstream does not fill the disk."""
 
     def __init__(self) -> None:
         self._limit = LineLimit(LINES_BURST, LINES_PER_S, SUMMARY_S)
 
-    def __call__(
-        self, _logger: Any, _method: str, event: MutableMapping[str, Any]
-    ) -> MutableMapping[str, Any]:
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         name = str(event.get("event", ""))
         if name in _LIMITED_ELSEWHERE or name == SUPPRESSED:
             return event
@@ -82,14 +80,14 @@ class Limited:
         return event
 
     def say(self) -> None:
-        """A line for each kind of which some were left out long enough ago."""
+        """Log the number of suppressed lines of each kind, once `SUMMARY_S` is over."""
         for kind, count in self._limit.left_out(time.monotonic()):
             name, about = kind if isinstance(kind, tuple) else (str(kind), "")
             structlog.get_logger().warning(SUPPRESSED, of=name, about=about or None, lines=count)
 
 
-class _LimitedRecords(logging.Filter):
-    """The same for what libraries log."""
+class _RecordLimiter(logging.Filter):
+    """The same limit for the log lines of libraries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,19 +102,19 @@ class _LimitedRecords(logging.Filter):
         )
 
 
-def say_left_out() -> None:
-    """Say what this process's log left out. Called from time to time by whatever has a clock of its own."""
+def log_suppressed() -> None:
+    """Log how many lines this process has suppressed. Called by each process once in a while."""
     first = structlog.get_config()["processors"][0]
-    if isinstance(first, Limited):
+    if isinstance(first, LineLimiter):
         first.say()
 
 
 def configure_logs(level: str, form: str, process: str) -> None:
     as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    renderer: Any = structlog.dev.ConsoleRenderer() if as_text else structlog.processors.JSONRenderer()
+    renderer: Processor = structlog.dev.ConsoleRenderer() if as_text else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
-            Limited(),
+            LineLimiter(),
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -125,14 +123,14 @@ def configure_logs(level: str, form: str, process: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Patient(sys.stderr))),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _LossyStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
     logging.basicConfig(
         level=logging.WARNING,
-        stream=cast("TextIO", _Patient(sys.stderr)),
+        stream=cast("TextIO", _LossyStream(sys.stderr)),
         format=f'{{"process": "{process}", "event": "%(message)s"}}',
     )
     for handler in logging.getLogger().handlers:
-        handler.addFilter(_LimitedRecords())
+        handler.addFilter(_RecordLimiter())

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for programs, one clear sentence for an error."""
+"""The output of commands: tables for people, JSON for programs, one sentence for an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import click
@@ -28,14 +28,14 @@ def exact_wanted(context: click.Context, _parameter: click.Parameter, value: boo
 
 
 def money_text(amount_nano: int) -> str:
-    """An amount of a table or a sentence: in fen, with `--exact` to the nano. JSON has nano always."""
+    """An amount for a table or a sentence: rounded to fen, exact with `--exact`. JSON always has nano units."""
     context = click.get_current_context(silent=True)
     exact = context is not None and context.meta.get(_EXACT, False)
     return format_money_exact(amount_nano) if exact else format_money(amount_nano)
 
 
-def plain(value: Any) -> Any:
-    """As JSON has it: ids and times as text."""
+def plain(value: object) -> object:
+    """The value as JSON has it: ids and times are texts."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, Mapping):
@@ -49,23 +49,32 @@ def plain(value: Any) -> Any:
     return value
 
 
-def in_mtok(value: Any, *names: str) -> dict[str, Any]:
-    """As JSON has it, with the unit in the names of these quantities: thousandths of a token, or of what `unit` beside them says."""
-    return {f"{name}_mtok" if name in names else name: item for name, item in plain(value).items()}
+def plain_fields(value: object) -> dict[str, object]:
+    """The fields of a dataclass or a mapping as JSON has them."""
+    fields = plain(value)
+    assert isinstance(fields, dict)
+    return fields
+
+
+def in_mtok(value: object, *names: str) -> dict[str, object]:
+    """The fields as JSON has them, with the unit in the names of these quantities: thousandths of a token, or of the unit in the
+    field `unit`.
+    """
+    return {f"{name}_mtok" if name in names else name: item for name, item in plain_fields(value).items()}
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print lines for people: what comes from elsewhere can neither move the cursor nor turn the text."""
+    """Print lines for people. Characters that act in a terminal (that move the cursor or turn the text, say) are escaped."""
     click.echo(shown(text, lines=True), err=err)
 
 
-def print_json(value: Any) -> None:
-    """The value exactly. What would act in a terminal is in JSON's own escapes, so a parser reads the same text."""
+def print_json(value: object) -> None:
+    """Print the value exactly. A character that acts in a terminal is a JSON escape, so a parser reads the same text."""
     click.echo(json_text(value))
 
 
-def json_text(value: Any, indent: int | None = 2) -> str:
-    """JSON in which nothing acts in a terminal; other scripts stay readable."""
+def json_text(value: object, indent: int | None = 2) -> str:
+    """JSON without characters that act in a terminal; other scripts stay readable."""
     text = json.dumps(plain(value), ensure_ascii=False, indent=indent)
     return text if flaw(text, lines=True) is None else _escape(text)
 
@@ -84,19 +93,19 @@ def _escape(text: str) -> str:
 def print_table(
     title: str,
     columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
+    rows: Iterable[Sequence[object]],
     *,
     right: Iterable[str] = (),
     to: Console | None = None,
 ) -> None:
-    """A table where it fits the width, else one record a block: nothing is cut or folded beyond reading."""
+    """Print a table where it fits the width, else a block of lines for each record. No text is cut."""
     from tokenworks.app import tables  # noqa: PLC0415 - rich is imported where a table is printed
 
     tables.print_table(title, columns, rows, right=right, to=to)
 
 
 def on_terminal() -> bool:
-    """True where standard output is a terminal, or the environment says so to rich: progress is shown there alone."""
+    """True where standard output is a terminal, or environment variables tell rich so. Progress is shown on a terminal alone."""
     if not sys.stdout.isatty() and not os.environ.keys() & {"FORCE_COLOR", "TTY_COMPATIBLE"}:
         return False
     from tokenworks.app import tables  # noqa: PLC0415 - as above
@@ -105,7 +114,7 @@ def on_terminal() -> bool:
 
 
 def print_marked(text: str) -> None:
-    """A text of ours with rich's markup. What comes from elsewhere is never in it."""
+    """Print a text with rich's markup. Only for constant texts and numbers: stored texts could contain markup."""
     from tokenworks.app import tables  # noqa: PLC0415 - as above
 
     tables.console.print(text)

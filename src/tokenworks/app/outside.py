@@ -1,13 +1,19 @@
-"""Names that checks from outside have known a service by since before it was cut in several. `tokenworks.testing` is their door."""
+"""Services under names that code outside of this repository uses since before they were cut. New code uses `tokenworks.testing`."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
-from tokenworks.billing import ChargeFiles, Dunning, Payments
+from psycopg import Connection
+
+from tokenworks.billing import Bills, ChargeFiles, Dunning, Payments
 from tokenworks.billing.model import DunningStep
+from tokenworks.billing.providers import SecondConnection
+from tokenworks.charging import Charges
+from tokenworks.kernel import Clock
+from tokenworks.subscriptions import Subscriptions
 
 
 class _Services(Protocol):
-    """What `Payments` was cut into; each is made when it is first asked for."""
+    """The services that took over methods of `Payments`. Each is made when it is first used."""
 
     @property
     def charge_files(self) -> ChargeFiles: ...
@@ -16,10 +22,19 @@ class _Services(Protocol):
 
 
 class OutsidePayments(Payments):
-    """`Works.payments`, which has the charge files and the dunning, too."""
+    """The service `payments` with the methods of charge files and dunning that it had before."""
 
-    def __init__(self, services: _Services, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(
+        self,
+        services: _Services,
+        connection: Connection,
+        bills: Bills,
+        charges: Charges,
+        subscriptions: Subscriptions,
+        clock: Clock,
+        beside: SecondConnection,
+    ) -> None:
+        super().__init__(connection, bills, charges, subscriptions, clock, beside)
         self._services = services
 
     def make_file(self) -> tuple[int, str] | None:

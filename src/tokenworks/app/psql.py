@@ -1,4 +1,4 @@
-"""A session of PostgreSQL's own client, and the address that a person is shown."""
+"""A session of psql, PostgreSQL's own client, and the database's address as people see it."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ CONNECT_S: Final = "5"
 
 
 def url_of(settings: Settings, *, owner: bool) -> str:
-    """Of the role that serves, or of the owner. Raises `Invalid` where no owner's is known."""
+    """The URL of the role that serves, or of the owner. Raises `Invalid` where the owner's URL is unknown."""
     if settings.database_url:
         if owner and not settings.database_owner_url:
             raise Invalid("no owner's URL is known: set database_owner_url for this command")
@@ -25,7 +25,7 @@ def url_of(settings: Settings, *, owner: bool) -> str:
 
 
 def without_password(url: str) -> str:
-    """As a person may read it."""
+    """The URL as people may read it."""
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     query = "&".join(
@@ -35,7 +35,7 @@ def without_password(url: str) -> str:
 
 
 def run_psql(settings: Settings, *, owner: bool, statement: str | None) -> int:
-    """Returns the client's exit code. The embedded server is up meanwhile. Raises `Unavailable` where there is no client."""
+    """Run psql. Returns its exit code. The embedded server runs meanwhile. Raises `Unavailable` where psql is not installed."""
     program = shutil.which("psql") if settings.database_url else None
     with database(settings):
         try:
@@ -50,10 +50,10 @@ def run_psql(settings: Settings, *, owner: bool, statement: str | None) -> int:
 
 
 def _environment(url: str) -> dict[str, str]:
-    """The address in variables, so that no password is in the list of processes."""
+    """The address in environment variables, so that the list of processes does not show a password."""
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    said = {
+    address = {
         "PGHOST": query.get("host") or parts.hostname or "",
         "PGPORT": query.get("port") or str(parts.port or ""),
         "PGUSER": query.get("user") or unquote(parts.username or "") or APP_ROLE,
@@ -64,4 +64,4 @@ def _environment(url: str) -> dict[str, str]:
         "PGCONNECT_TIMEOUT": CONNECT_S,
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "TOKENWORKS_"))}
-    return kept | {name: value for name, value in said.items() if value}
+    return kept | {name: value for name, value in address.items() if value}

@@ -1,4 +1,4 @@
-"""What holds before a restore begins, and the copy of secrets that it may begin with."""
+"""Checks before a restore, and the restore of secrets."""
 
 import json
 import shutil
@@ -10,7 +10,9 @@ from tokenworks.kernel import Invalid, NotFound
 
 
 def check_restorable(settings: Settings, *, erased_named: bool, nobody_erased: bool) -> None:
-    """Raises `Invalid` where the database is not the embedded one, and where it is not said who was erased since the backup."""
+    """Raises `Invalid` where the database is not the embedded one, and where the list of erased persons is neither given nor declared
+    empty.
+    """
     if settings.database_url:
         raise Invalid(
             "the database is a PostgreSQL of your own (database_url): restore it with its own tools; `restore` is for the embedded one"
@@ -23,7 +25,9 @@ def check_restorable(settings: Settings, *, erased_named: bool, nobody_erased: b
 
 
 def put_secrets(copies: Path, to: Path) -> None:
-    """The newest copy of a folder of `--secrets-to`, or the copy that the folder is."""
+    """Put the newest copy of a folder of `--secrets-to`, or the one copy that `copies` is, into `to`. Raises `NotFound`, `Invalid`,
+    `Damaged`.
+    """
     found = sorted(path.parent for path in copies.glob("*/manifest.json"))
     folder = copies if (copies / "manifest.json").exists() else found[-1] if found else None
     if folder is None:

@@ -1,4 +1,4 @@
-"""Whether the personal texts that were there before encryption are encrypted: every start and every command asks."""
+"""Checks that personal texts from before encryption are encrypted by now. Every start and every command does."""
 
 from psycopg import Connection
 
@@ -6,7 +6,7 @@ from tokenworks.kernel import Unavailable
 
 
 def check_sealed(connection: Connection) -> None:
-    """Raise `Unavailable` where plain texts are left from before."""
+    """Raise `Unavailable` where the encryption of a table is not finished."""
     row = connection.execute("SELECT place FROM sealing WHERE done_at IS NULL LIMIT 1").fetchone()
     if row is not None:
         raise Unavailable(

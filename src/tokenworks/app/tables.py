@@ -1,9 +1,9 @@
-"""Tables for people. Apart from `output.py`, since rich takes longer to import than most commands take to run."""
+"""Tables for people. They are separate from `output.py`, since importing rich takes longer than most commands."""
 
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.text import Text
 from tokenworks.kernel import shown
 from tokenworks.subscriptions import minute_of
 
-# A terminal says how wide it is; anywhere else a line has this many columns.
+# The width where the output is no terminal.
 WIDTH: Final = 80
 console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
 
@@ -21,7 +21,7 @@ console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
 def print_table(
     title: str,
     columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
+    rows: Iterable[Sequence[object]],
     *,
     right: Iterable[str] = (),
     to: Console | None = None,
@@ -41,19 +41,19 @@ def print_table(
     for column in columns:
         table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
     for row in texts:
-        # As a text, not as markup: a name such as [red] or [link=…] is shown as it is.
+        # A `Text` is not read as markup: a name such as [red] or [link=…] is shown as it is.
         table.add_row(*(Text(cell) for cell in row))
     shown_on.print(table)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return ""
     return minute_of(value) if isinstance(value, datetime) else shown(str(value))
 
 
 def _print_blocks(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], to: Console) -> None:
-    """Each record as lines of a name and a value; what is empty is left out, what is long goes on below itself."""
+    """Print each record as lines of a name and a value. Empty values are left out; long values go on in further lines."""
     to.print(Text(shown(title), style="italic"))
     names = max(cell_len(column) for column in columns)
     room = max(20, to.width - names - 2)
@@ -67,7 +67,7 @@ def _print_blocks(title: str, columns: Sequence[str], rows: Sequence[Sequence[st
 
 
 def _pieces(text: str, width: int) -> list[str]:
-    """A text in lines of a width, cut at spaces where there are some."""
+    """The text in lines of a width, cut at spaces where possible."""
     found: list[str] = []
     for line in text.split("\n"):
         left = ""

@@ -1,4 +1,4 @@
-"""The auditor with the checks of every room: what `tokenworks ledger verify` runs."""
+"""The auditor with the checks of every room, for `tokenworks ledger verify`."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -28,8 +28,10 @@ from tokenworks.trust import verify_store as trust
 _COUNTED: Final = ("account", "bucket", "grants", "usage", "entry", "posting", "charge", "bill")
 
 
-class _Made(NamedTuple):
-    """A table whose ids are made with their rows: UUIDv7, which begin with the instant. `beside`: columns that name the row, too."""
+class _DatedTable(NamedTuple):
+    """A table whose ids (UUIDv7) are made together with its rows, so they contain the row's time. `beside`: further columns that name
+    the row in a finding.
+    """
 
     table: str
     id: str
@@ -38,48 +40,48 @@ class _Made(NamedTuple):
     beside: tuple[str, ...] = ("account_id",)
 
 
-_MADE: Final = (
-    _Made("account", "account_id", "created_at", beside=()),
-    _Made("adjustment", "adjustment_id", "asked_at"),
-    _Made("api_key", "key_id", "created_at"),
-    _Made("approval", "approval_id", "asked_at", beside=()),
-    _Made("audit", "audit_id", "at", beside=()),
-    _Made("bill", "bill_id", "issued_at"),
-    _Made("bucket", "bucket_id", "created_at"),
-    _Made("charge", "charge_id", "charged_at"),
-    _Made("charge_file", "charge_file_id", "made_at", beside=()),
-    _Made("consent", "consent_id", "at", beside=("subscriber_id",)),
-    _Made("credit_note", "credit_note_id", "issued_at"),
-    _Made("dispute", "dispute_id", "asked_at", beside=("subscriber_id",)),
-    _Made("entry", "entry_id", "posted_at"),
-    _Made("grants", "grant_id", "opened_at"),
-    _Made("member", "member_id", "created_at"),
-    _Made("payment", "payment_id", "paid_at"),
-    _Made("payment_reversal", "reversal_id", "reversed_at", beside=("account_id", "payment_id")),
-    _Made("payout", "payout_id", "paid_at"),
-    _Made("phone_history", "phone_history_id", "changed_at", beside=("subscriber_id",)),
-    _Made("product_order", "order_id", "ordered_at"),
-    _Made("quarantine", "quarantine_id", "quarantined_at"),
-    _Made("rate_limit", "limit_id", "created_at", beside=()),
-    _Made("real_name_check", "check_id", "asked_at", beside=("subscriber_id",)),
-    _Made("reconciliation_case", "case_id", "opened_at", beside=("subscriber_id",)),
-    _Made("refund", "refund_id", "asked_at"),
-    _Made("staff", "staff_id", "created_at", beside=()),
-    _Made("staff_token", "token_id", "created_at", beside=()),
-    _Made("subscriber", "subscriber_id", "created_at"),
-    _Made("suspension", "suspension_id", "began_at", beside=("subscriber_id",)),
-    _Made("top_up", "top_up_id", "made_at", beside=("subscriber_id",)),
-    _Made("transfer", "transfer_id", "made_at"),
-    # An id is made when a request arrives; it may wait, run, and be settled by a host whose clock was off.
-    _Made("usage", "usage_id", "started_at", "1 day"),
-    _Made("work_order", "work_order_id", "created_at", beside=("subscriber_id",)),
+_DATED_TABLES: Final = (
+    _DatedTable("account", "account_id", "created_at", beside=()),
+    _DatedTable("adjustment", "adjustment_id", "asked_at"),
+    _DatedTable("api_key", "key_id", "created_at"),
+    _DatedTable("approval", "approval_id", "asked_at", beside=()),
+    _DatedTable("audit", "audit_id", "at", beside=()),
+    _DatedTable("bill", "bill_id", "issued_at"),
+    _DatedTable("bucket", "bucket_id", "created_at"),
+    _DatedTable("charge", "charge_id", "charged_at"),
+    _DatedTable("charge_file", "charge_file_id", "made_at", beside=()),
+    _DatedTable("consent", "consent_id", "at", beside=("subscriber_id",)),
+    _DatedTable("credit_note", "credit_note_id", "issued_at"),
+    _DatedTable("dispute", "dispute_id", "asked_at", beside=("subscriber_id",)),
+    _DatedTable("entry", "entry_id", "posted_at"),
+    _DatedTable("grants", "grant_id", "opened_at"),
+    _DatedTable("member", "member_id", "created_at"),
+    _DatedTable("payment", "payment_id", "paid_at"),
+    _DatedTable("payment_reversal", "reversal_id", "reversed_at", beside=("account_id", "payment_id")),
+    _DatedTable("payout", "payout_id", "paid_at"),
+    _DatedTable("phone_history", "phone_history_id", "changed_at", beside=("subscriber_id",)),
+    _DatedTable("product_order", "order_id", "ordered_at"),
+    _DatedTable("quarantine", "quarantine_id", "quarantined_at"),
+    _DatedTable("rate_limit", "limit_id", "created_at", beside=()),
+    _DatedTable("real_name_check", "check_id", "asked_at", beside=("subscriber_id",)),
+    _DatedTable("reconciliation_case", "case_id", "opened_at", beside=("subscriber_id",)),
+    _DatedTable("refund", "refund_id", "asked_at"),
+    _DatedTable("staff", "staff_id", "created_at", beside=()),
+    _DatedTable("staff_token", "token_id", "created_at", beside=()),
+    _DatedTable("subscriber", "subscriber_id", "created_at"),
+    _DatedTable("suspension", "suspension_id", "began_at", beside=("subscriber_id",)),
+    _DatedTable("top_up", "top_up_id", "made_at", beside=("subscriber_id",)),
+    _DatedTable("transfer", "transfer_id", "made_at"),
+    # A usage id is made when the request arrives; the record may be settled much later, by a host whose clock was off.
+    _DatedTable("usage", "usage_id", "started_at", "1 day"),
+    _DatedTable("work_order", "work_order_id", "created_at", beside=("subscriber_id",)),
 )
 
 
-def _made_at(made: _Made) -> str:
+def _check_of_dates(made: _DatedTable) -> str:
     beside = "".join(f" || ' of ' || {column}" for column in made.beside)
     at = f"to_timestamp(('x' || left(replace({made.id}::text, '-', ''), 12))::bit(48)::bigint / 1000.0)"
-    # What a migration or a statement made has a random id, which says no time.
+    # A row that a migration or a statement made has a random id, without a time.
     return f"""SELECT '{made.table} ' || {made.id}{beside}, format('%s %s, its id was made at %s', '{made.at}', {made.at}, {at})
         FROM {made.table} WHERE substr({made.id}::text, 15, 1) = '7'
             AND {made.at} NOT BETWEEN {at} - interval '{made.slack}' AND {at} + interval '{made.slack}'"""
@@ -88,12 +90,14 @@ def _made_at(made: _Made) -> str:
 CHECKS: Final[dict[str, str]] = {
     **billing.CHECKS, **subscriptions.CHECKS, **catalog.CHECKS, **trust.CHECKS,
 }  # fmt: skip
-"""Of the rooms beside charging: invariant -> statement."""
+"""Checks of the rooms other than charging: invariant -> statement."""
 TIMED: Final[dict[str, str]] = {
     **subscriptions.TIMED,
-    "id: what is dated was made at that time, as its id says": " UNION ALL ".join(map(_made_at, _MADE)),
+    "id: what is dated was made at that time, as its id says": " UNION ALL ".join(
+        map(_check_of_dates, _DATED_TABLES)
+    ),
 }
-"""What holds where all clocks are one: of a works whose clock a test has moved it says nothing."""
+"""Checks that hold only where all processes use the same clock, and not where a test has moved one."""
 PASSES: Final[tuple[tuple[str, CheckFunction], ...]] = (
     (sold_store.INVARIANT, sold_store.sold),
     (cycle_store.INVARIANT, cycle_store.cycles),
@@ -109,13 +113,13 @@ ACROSS: Final = frozenset(
         "numbers: every one up to the last is a document's, or its gap is accounted for",
     }
 )
-"""Invariants that compare rows of several accounts: a run over a part of them does not look at these."""
+"""Invariants that compare rows of several accounts: a run over a part of the accounts leaves them out."""
 PURE: Final = frozenset(
     {*CHARGING, RERATED, CHAINED, "usage: it is of a key of its member, of its account"} - ACROSS
 )
-"""Invariants over the large tables that compare rows of one account: what a part of the accounts shows of them is all that there is."""
+"""Invariants over the large tables that compare rows of one account: a run over a part of the accounts finds all violations in it."""
 ONCE: Final = frozenset({*catalog.CHECKS, *trust.CHECKS})
-"""Invariants of what belongs to no account: one part of a run looks at these."""
+"""Invariants of tables without accounts: one piece of a run checks them."""
 
 
 def audit(
@@ -125,13 +129,13 @@ def audit(
     *,
     timed: bool = True,
 ) -> list[Finding]:
-    """Every broken invariant of every room, in one snapshot. Changes nothing. `timed`: whether the clocks of all are one."""
-    return verify(connection, cards, progress, _more(timed=timed), PASSES)
+    """Every broken invariant of every room, in one snapshot. Changes nothing. `timed`: with the checks of `TIMED`."""
+    return verify(connection, cards, progress, _checks_beside_charging(timed=timed), PASSES)
 
 
 def audit_checks(cards: dict[str, RateCard], *, timed: bool = True) -> list[tuple[str, CheckFunction]]:
-    """(invariant, check) of all of them; each is for a transaction of the caller's."""
-    return list(checks(cards, _more(timed=timed), PASSES))
+    """(invariant, check) of all checks. The caller runs each in a transaction of its own."""
+    return list(checks(cards, _checks_beside_charging(timed=timed), PASSES))
 
 
 def audit_on(
@@ -143,11 +147,11 @@ def audit_on(
     timed: bool = True,
     processes: int = 1,
 ) -> tuple[list[Finding], rolling.Coverage]:
-    """What breaks an invariant of what is new since the last run, and of a part of the old; of everything where `full`. It
-    remembers how far it came. `progress(what, steps done, of how many)`.
+    """Broken invariants among the rows since the last run and a part of the older rows; among all rows where `full`. The database
+    remembers how far the run came. `progress(what, steps done, of how many)`.
 
-    Where there is much, `processes` read it, in one snapshot; of what is not committed on this connection they see nothing. Raises
-    `Unavailable` where one of them ends before its time.
+    Where many rows are to be read, `processes` read them in one snapshot; they do not see uncommitted rows of this connection. Raises
+    `Unavailable` where one of them ends early.
     """
     readers = None if processes == 1 else verify_pool.readers(connection, processes, timed=timed)
     return rolling.run(
@@ -157,7 +161,7 @@ def audit_on(
 
 
 class Verified(NamedTuple):
-    """`counts`: how many rows of each table the books have, where everything was read."""
+    """The result of a run. `counts`: the number of rows by table, where all rows were read; else empty."""
 
     findings: list[Finding]
     read: rolling.Coverage
@@ -172,14 +176,14 @@ def verify_books(
     full: bool,
     processes: int | None = None,
 ) -> Verified:
-    """`audit_on`, as `tokenworks ledger verify` says it: by a process for each core where no number is given."""
-    processes = processes or verify_pool.processes_at_most()
+    """`audit_on` for `tokenworks ledger verify`, with one process per core where `processes` is None."""
+    processes = processes or verify_pool.default_processes()
     findings, read = audit_on(connection, cards, progress, full=full, processes=processes)
     return Verified(findings, read, ledger_counts(connection) if read.full else {})
 
 
 def ledger_counts(connection: Connection) -> dict[str, int]:
-    """How many rows of each table the books have."""
+    """The number of rows by table of the books."""
     return {
         table: int(connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()[0])  # type: ignore[index]
         for table in _COUNTED
@@ -187,9 +191,9 @@ def ledger_counts(connection: Connection) -> dict[str, int]:
 
 
 def audit_steps() -> int:
-    """How many steps `progress` of `audit` counts to."""
-    return steps(_more(timed=True), PASSES)
+    """The number of steps that `audit` reports to `progress`."""
+    return steps(_checks_beside_charging(timed=True), PASSES)
 
 
-def _more(*, timed: bool) -> dict[str, str]:
+def _checks_beside_charging(*, timed: bool) -> dict[str, str]:
     return CHECKS | (TIMED if timed else {})

@@ -1,4 +1,4 @@
-"""Processes that read the pieces of a run of the auditor, each on a connection of its own, all in one snapshot."""
+"""Processes that read the pieces of an auditor's run, each on a connection of its own, all in one snapshot."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import selectors
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 
@@ -20,13 +20,13 @@ PROCESSES_MAX: Final = 32
 _READ_BYTES: Final = 1 << 16
 
 
-def processes_at_most() -> int:
-    """As many as there are cores for this process, at most `PROCESSES_MAX`."""
+def default_processes() -> int:
+    """One per core that this process may use, at most `PROCESSES_MAX`."""
     return min(PROCESSES_MAX, len(os.sched_getaffinity(0)))
 
 
-def readers(connection: psycopg.Connection[Any], processes: int, *, timed: bool) -> Readers:
-    """`processes` that read pieces of this connection's database. Raises `Invalid` where these are too many."""
+def readers(connection: psycopg.Connection, processes: int, *, timed: bool) -> Readers:
+    """A function that reads pieces of this connection's database with several processes. Raises `Invalid` for too many."""
     if processes > PROCESSES_MAX:
         raise Invalid(f"{processes} processes: at most {PROCESSES_MAX} read at once")
     info = connection.info
@@ -35,16 +35,16 @@ def readers(connection: psycopg.Connection[Any], processes: int, *, timed: bool)
         begin = Begin(info.dsn, info.password or None, snapshot, timed)
         with contextlib.ExitStack() as stack:
             workers = [
-                stack.enter_context(_worker(number, begin))
+                stack.enter_context(_reader(number, begin))
                 for number in range(1, min(processes, len(pieces)) + 1)
             ]
-            return _Run(workers, pieces, step).results()
+            return _PieceRun(workers, pieces, step).results()
 
     return read
 
 
-class _Worker:
-    """One process: the piece that it reads now, and what it wrote of a line."""
+class _Reader:
+    """One process: the piece that it reads now, and the beginning of its next line."""
 
     def __init__(self, number: int, process: subprocess.Popen[bytes]) -> None:
         self.number, self.process = number, process
@@ -53,7 +53,7 @@ class _Worker:
         self.rest = b""
 
     def lines(self) -> list[bytes]:
-        """Whole lines that it wrote. Raises `Unavailable` where it has ended."""
+        """The complete lines that the process wrote. Raises `Unavailable` where it has ended."""
         assert self.process.stdout is not None
         read = os.read(self.process.stdout.fileno(), _READ_BYTES)
         if not read:
@@ -77,36 +77,36 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _worker(number: int, begin: Begin) -> Iterator[_Worker]:
-    """A process that begins; it is gone at the end, whatever it does."""
-    # An interrupt at the terminal is for the leader, which ends the others.
+def _reader(number: int, begin: Begin) -> Iterator[_Reader]:
+    """A started process; it is killed at the end of the context."""
+    # Ctrl-C at the terminal is for the leading process, which ends the others.
     process = subprocess.Popen(
         [sys.executable, "-m", verify_worker.__name__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
     )
-    worker = _Worker(number, process)
+    worker = _Reader(number, process)
     try:
-        worker.send(verify_worker.line_of(begin))
+        worker.send(verify_worker.encode_line(begin))
         yield worker
     finally:
         process.kill()
         process.communicate()
 
 
-class _Run:
-    """Pieces are given to whoever is free, in their order."""
+class _PieceRun:
+    """Gives the pieces, in their order, to processes that are free."""
 
     def __init__(
-        self, workers: Sequence[_Worker], pieces: Sequence[Piece], step: Callable[[str], None]
+        self, workers: Sequence[_Reader], pieces: Sequence[Piece], step: Callable[[str], None]
     ) -> None:
         self._workers, self._pieces, self._step = workers, pieces, step
         self._next = 0
         self._found: dict[int, PieceResult] = {}
 
     def results(self) -> list[PieceResult]:
-        """What was found in each piece. Raises `Unavailable` where a process ends or fails: what it did not read nobody has read."""
+        """The result of each piece. Raises `Unavailable` where a process ends or fails, since its piece is not read then."""
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
                 assert worker.process.stdout is not None
@@ -118,8 +118,8 @@ class _Run:
                         self._take(key.data, line)
         return [self._found[at] for at in range(len(self._pieces))]
 
-    def _take(self, worker: _Worker, line: bytes) -> None:
-        match verify_worker.said_of(line):
+    def _take(self, worker: _Reader, line: bytes) -> None:
+        match verify_worker.decode_message(line):
             case Step(invariant):
                 worker.invariant = invariant
                 self._step(invariant)
@@ -130,8 +130,8 @@ class _Run:
             case Failed(reason):
                 raise worker.ended(f"failed ({reason})")
 
-    def _give(self, worker: _Worker) -> None:
+    def _give(self, worker: _Reader) -> None:
         worker.at = None
         if self._next < len(self._pieces):
             worker.at, self._next = self._next, self._next + 1
-            worker.send(verify_worker.line_of(self._pieces[worker.at]))
+            worker.send(verify_worker.encode_line(self._pieces[worker.at]))

@@ -1,11 +1,12 @@
-"""A process that reads pieces of a run of the auditor for the process that leads it: `verify_pool.py`.
+"""A process that reads pieces of an auditor's run for the leading process (`verify_pool.py`).
 
-Its standard input and output have a JSON value a line. The first line in says which database and which snapshot (`Begin`), each line after it
-is a piece; for each check of it goes out a `Step`, and then what was found (`Done`). It ends with its input.
+Each line of its standard input and output is a JSON value. The first input line names the database and the snapshot (`Begin`), each
+further line is a piece. For each check of a piece the process writes a `Step`, and then the piece's result (`Done`). It ends at the end
+of its input.
 """
 
 import sys
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import psycopg
@@ -27,28 +28,28 @@ class Begin(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, tag=True, frozen=True):
-    """A check of the piece is done."""
+    """A check of the piece has ended."""
 
     invariant: str
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
-    """What was found in the piece."""
+    """The result of the piece."""
 
     found: PieceResult
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """Why the piece was not read: the kind of the error, and its first line where it is PostgreSQL's."""
+    """Why the piece was not read: the class of PostgreSQL's error, and its first line."""
 
     reason: str
 
 
-Said = Step | Done | Failed
-begin_of: Final = msgspec.json.Decoder(Begin).decode
-piece_of: Final = msgspec.json.Decoder(Piece).decode
-said_of: Final = msgspec.json.Decoder(Said).decode
-line_of: Final = msgspec.json.Encoder().encode
+Message = Step | Done | Failed
+decode_begin: Final = msgspec.json.Decoder(Begin).decode
+decode_piece: Final = msgspec.json.Decoder(Piece).decode
+decode_message: Final = msgspec.json.Decoder(Message).decode
+encode_line: Final = msgspec.json.Encoder().encode
 _ERROR_CHARS_MAX: Final = 300
 
 
@@ -56,7 +57,7 @@ def main() -> int:
     from tokenworks.app.verifier import audit_checks  # noqa: PLC0415  (which imports the pool, which imports this)
 
     source = sys.stdin.buffer
-    begin = begin_of(source.readline())
+    begin = decode_begin(source.readline())
     try:
         with (
             psycopg.connect(
@@ -65,34 +66,34 @@ def main() -> int:
             ) as connection,
             connection.transaction(force_rollback=True),
         ):  # fmt: skip
-            _follow(connection, begin.snapshot)
+            _use_snapshot(connection, begin.snapshot)
             cards = Offerings(connection, SystemClock(), is_dev=False).rate_cards()
             checks = dict(audit_checks(cards, timed=begin.timed))
             while line := source.readline():
                 found = check_piece(
-                    connection, piece_of(line), checks, lambda name: _say(Step(name)), FINDINGS_MAX
+                    connection, decode_piece(line), checks, lambda name: _send(Step(name)), FINDINGS_MAX
                 )
-                _say(Done(found))
+                _send(Done(found))
     except psycopg.Error as error:
-        _say(Failed(f"{type(error).__name__}: {error}".splitlines()[0][:_ERROR_CHARS_MAX]))
+        _send(Failed(f"{type(error).__name__}: {error}".splitlines()[0][:_ERROR_CHARS_MAX]))
         return 1
     return 0
 
 
-def _follow(connection: psycopg.Connection[Any], snapshot: str) -> None:
-    """Read what the leader reads."""
+def _use_snapshot(connection: psycopg.Connection, snapshot: str) -> None:
+    """Set the transaction to the leader's snapshot."""
     connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
     connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
     connection.execute(f"SET LOCAL temp_buffers = '{TEMP_BUFFERS}'")
-    # There are as many processes as may work at once.
+    # The pool has as many processes as may work at once, so each query stays in one.
     connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
-    # Whoever leads may be gone: then nobody waits for the answer to a long statement.
+    # Where the leading process is gone, the server cancels a long statement.
     connection.execute("SET LOCAL client_connection_check_interval = '2s'")
 
 
-def _say(said: Said) -> None:
-    sys.stdout.buffer.write(line_of(said) + b"\n")
+def _send(said: Message) -> None:
+    sys.stdout.buffer.write(encode_line(said) + b"\n")
     sys.stdout.buffer.flush()
 
 

@@ -1,13 +1,21 @@
-"""How the CLI and the demo show things."""
+"""Tables and sentences of the CLI and of the demo."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from tokenworks import charging
-from tokenworks.app.output import in_mtok, money_text, plain, print_json, print_marked, print_table, say
+from tokenworks.app.output import (
+    in_mtok,
+    money_text,
+    plain_fields,
+    print_json,
+    print_marked,
+    print_table,
+    say,
+)
 from tokenworks.kernel import format_quantity, parse_money
 from tokenworks.subscriptions import day_of, last_day, minute_of, second_of
 
@@ -21,20 +29,22 @@ if TYPE_CHECKING:
 BUCKET_QUANTITIES: Final = (
     "total", "remaining", "granted", "granted_used", "used", "expired", "withdrawn", "window_quantity", "left", "spent",
 )  # fmt: skip
-# Of a key's models in a table.
+LedgerRow = Mapping[str, Any]
+"""A row of the ledger's history as `Ledger` returns it, by column."""
+# How many of a key's models a table shows.
 NAMES_SHOWN: Final = 3
 NAMES_CHARS_SHOWN: Final = 80
 
 
-def bucket_json(bucket: Bucket) -> dict[str, Any]:
-    """A bucket with what people ask for, too: what is left and what is spent. Quantities are in thousandths of its unit, and say so
-    in their names.
+def bucket_json(bucket: Bucket) -> dict[str, object]:
+    """A bucket with two more quantities: what is left and what is spent. Quantities are in thousandths of the bucket's unit; their
+    names say so.
     """
-    return in_mtok({**plain(bucket), "left": bucket.left, "spent": bucket.spent}, *BUCKET_QUANTITIES)
+    return in_mtok({**plain_fields(bucket), "left": bucket.left, "spent": bucket.spent}, *BUCKET_QUANTITIES)
 
 
 def _bucket_kind(bucket: Bucket) -> str:
-    """A window by its length."""
+    """The kind of a bucket; for a window, its length."""
     if bucket.window_s is None:
         return bucket.kind
     days, hours = divmod(bucket.window_s // 3600, 24)
@@ -57,12 +67,12 @@ def print_buckets(title: str, buckets: Iterable[Bucket]) -> None:
     )
 
 
-def lost_tokens(losses: Iterable[dict[str, Any]]) -> int:
-    """Tokens of a record that the operator bears, whatever for."""
+def lost_tokens(losses: Iterable[LedgerRow]) -> int:
+    """Tokens of a record that the operator bears, over all causes."""
     return sum(sum(loss["counts"].values()) for loss in losses)
 
 
-def print_losses(rows: Iterable[dict[str, Any]]) -> None:
+def print_losses(rows: Iterable[LedgerRow]) -> None:
     shown = [
         (
             row["day"], row["cause"], row["records"], row["requests"], f"{row['tokens']:,}",
@@ -74,7 +84,7 @@ def print_losses(rows: Iterable[dict[str, Any]]) -> None:
     print_table("The operator's losses", columns, shown, right=columns[2:5])
 
 
-def print_flagged(rows: Iterable[dict[str, Any]]) -> None:
+def print_flagged(rows: Iterable[LedgerRow]) -> None:
     columns = [
         "usage",
         "at",
@@ -97,7 +107,7 @@ def print_flagged(rows: Iterable[dict[str, Any]]) -> None:
     print_table("Records to reconcile", columns, shown, right=columns[6:])
 
 
-def print_usage_by_member(rows: Iterable[dict[str, Any]]) -> None:
+def print_usage_by_member(rows: Iterable[LedgerRow]) -> None:
     columns = ["member", "records", "input", "output", "charged"]
     shown = [
         (
@@ -110,7 +120,7 @@ def print_usage_by_member(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def print_members(members: Sequence[Member], used: dict[UUID, int], *, as_json: bool) -> None:
-    """Members as a tree by indentation, with what is used of each cap (settled) in its period of now."""
+    """Print members as an indented tree, with the settled usage of each cap in its current period."""
     if as_json:
         print_json(
             [
@@ -138,7 +148,7 @@ def print_members(members: Sequence[Member], used: dict[UUID, int], *, as_json: 
     print_table("Members", ["member", "role", "cap", "used of it", "id"], rows, right=["cap", "used of it"])
 
 
-def print_usage(title: str, records: Iterable[dict[str, Any]]) -> None:
+def print_usage(title: str, records: Iterable[LedgerRow]) -> None:
     rows = []
     for record in records:
         parts = [part for part in record["parts"] if part[4] == "balance"]
@@ -186,7 +196,7 @@ def print_products(products: Iterable[Product]) -> None:
 
 
 def print_bill(lines: Sequence[Charge]) -> None:
-    """What is not billed yet."""
+    """Print the charges that are not billed yet."""
     rows: list[tuple[object, ...]] = [
         (
             day_of(line.period_start),
@@ -209,7 +219,7 @@ def print_bill(lines: Sequence[Charge]) -> None:
 
 
 def print_issued_bill(bill: Bill, lines: Sequence[BillLine], notes: Sequence[CreditNote]) -> None:
-    """A bill as it was issued, with its corrections."""
+    """Print a bill as it was issued, with its corrections."""
     rows: list[tuple[object, ...]] = [
         (line.line_no, line.description, line.kind, line.charges, money_text(line.tax_nano), money_text(line.amount_nano))
         for line in lines
@@ -225,7 +235,7 @@ def print_issued_bill(bill: Bill, lines: Sequence[BillLine], notes: Sequence[Cre
 
 
 def print_keys(keys: Sequence[ApiKeyInfo], count: int | None = None) -> None:
-    """`count`: how many there are in all, where this is a page of them."""
+    """`count`: the number of all keys, where `keys` is a page of them."""
     rows = [
         (k.key_id, k.name, k.hint, _few(k.models) if k.models else "all", "none" if k.cap_tokens is None else f"{k.cap_tokens:,} tokens",
          "revoked" if k.revoked_at else "live", last_day(k.expires_at) if k.expires_at else "never")
@@ -236,7 +246,7 @@ def print_keys(keys: Sequence[ApiKeyInfo], count: int | None = None) -> None:
 
 
 def _few(names: Sequence[str]) -> str:
-    """The first of a list, and how many more there are: a table is for reading, `--json` has all."""
+    """The first names of a list, and how many more it has. `--json` has all of them."""
     more = len(names) - NAMES_SHOWN
     text = ", ".join(names[:NAMES_SHOWN])
     text = text if len(text) <= NAMES_CHARS_SHOWN else f"{text[:NAMES_CHARS_SHOWN]}…"
@@ -269,29 +279,29 @@ PRORATION: Final = {
 
 
 def quote_text(quote: Quote) -> str:
-    """What an operation costs, for people: the last day is the last one that it is there."""
+    """What an operation costs, for people. A last day is inclusive."""
     amount = f"{money_text(abs(quote.amount_nano))} {quote.currency}"
-    said = [
+    parts = [
         f"{amount} {'come back' if quote.amount_nano < 0 else 'now'}{', at most' if quote.at_most else ''}"
     ]
     if quote.action != "delete" and quote.begins_at == quote.ends_at:
-        said.append(f"it begins on {day_of(quote.begins_at)}")
+        parts.append(f"it begins on {day_of(quote.begins_at)}")
     elif quote.ends_at is not None and quote.action == "delete":
-        said.append(f"it ends at {second_of(quote.ends_at)}")
+        parts.append(f"it ends at {second_of(quote.ends_at)}")
     elif quote.ends_at is not None:
-        said.append(f"to the end of {last_day(quote.ends_at)}")
+        parts.append(f"to the end of {last_day(quote.ends_at)}")
     if quote.renews_at is not None and quote.renewal_nano is not None:
         renewal = f"{money_text(quote.renewal_nano)} {quote.currency}"
-        said.append(f"then {renewal} a cycle from {day_of(quote.renews_at)} on")
+        parts.append(f"then {renewal} a cycle from {day_of(quote.renews_at)} on")
     waits = ""
     if quote.waits_for is not None:
         rest = "it is delivered" if quote.waits_for == "delivery" else "nothing of it is used any more"
         waits = f" Of that {money_text(quote.now_nano)} {quote.currency} at once, the rest when {rest}."
-    return f"{'; '.join(said)}.{waits} A part of a cycle: {PRORATION[quote.proration]}."
+    return f"{'; '.join(parts)}.{waits} A part of a cycle: {PRORATION[quote.proration]}."
 
 
 def print_policy(policy: ChargingPolicy) -> None:
-    """What is charged where things do not go as usual."""
+    """Print what is charged for requests that do not end as usual."""
     rows = [(words, getattr(policy, name)) for name, words in _POLICY_WORDS.items()]
     words = {"produced": "what was produced", "nothing": "nothing"}
     print_table(

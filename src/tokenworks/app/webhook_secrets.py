@@ -1,4 +1,4 @@
-"""The secret of the operator's own webhook and work orders, where these settings keep it."""
+"""The secret that signs the operator's own webhook and work orders, in the files of these settings."""
 
 from datetime import datetime, timedelta
 
@@ -11,15 +11,15 @@ def _secret(settings: Settings) -> WebhookSecret:
 
 
 def webhook_secret(settings: Settings) -> bytes:
-    """What is signed with, for the operator's own webhook and work orders. Raises `Unavailable` where it can't be used."""
+    """The current secret. Raises `Unavailable` where it can't be read."""
     return _secret(settings).current()
 
 
 def webhook_secrets(settings: Settings, now: datetime) -> list[bytes]:
-    """The secret, and in the overlap after a rotation the one of before."""
+    """The secrets to sign with: the current one, and during the overlap after a rotation also the one before."""
     return _secret(settings).signing(now)
 
 
 def rotate_webhook_secret(settings: Settings, now: datetime, *, force: bool = False) -> str:
-    """The text of a new secret. Raises `Conflict` while the one of before still signs, but for `force`."""
+    """Make a new secret and return its text. Raises `Conflict` while the one before still signs, unless `force`."""
     return _secret(settings).rotate(now, force=force)

@@ -11,7 +11,7 @@ from tokenworks.billing.charge_file import (
 )
 from tokenworks.billing.charge_files import ChargeFiles
 from tokenworks.billing.concessions import discount_nano, raise_nano
-from tokenworks.billing.disputes import Disputes, QUESTION_CHARS_MAX
+from tokenworks.billing.disputes import QUESTION_CHARS_MAX, Disputes
 from tokenworks.billing.documents import Documents
 from tokenworks.billing.dunning import Dunning
 from tokenworks.billing.errors import (
@@ -58,6 +58,8 @@ from tokenworks.billing.providers import PaymentProvider
 from tokenworks.billing.refunds import RefundPart, Refunds
 
 __all__ = [
+    "LAYOUT",
+    "QUESTION_CHARS_MAX",
     "AcknowledgementFaulty",
     "Bill",
     "BillNotFound",
@@ -83,7 +85,6 @@ __all__ = [
     "Dunning",
     "DunningPlan",
     "Focus",
-    "LAYOUT",
     "OpenItems",
     "Payment",
     "PaymentDeclined",
@@ -95,7 +96,6 @@ __all__ = [
     "Payments",
     "Payout",
     "PayoutNotAllowed",
-    "QUESTION_CHARS_MAX",
     "ReconciliationCase",
     "Refund",
     "RefundNotAllowed",

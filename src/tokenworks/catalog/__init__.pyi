@@ -1,5 +1,5 @@
 from tokenworks.catalog.catalogue import Catalogue
-from tokenworks.catalog.counts import Counts, INPUT_CLASSES, TOKEN_CLASSES, Weights, weights_of
+from tokenworks.catalog.counts import INPUT_CLASSES, TOKEN_CLASSES, Counts, Weights, weights_of
 from tokenworks.catalog.differences import OfferingChange, card_differences, offering_differences
 from tokenworks.catalog.drafts import Draft, Drafts
 from tokenworks.catalog.errors import (
@@ -25,6 +25,8 @@ from tokenworks.catalog.rating import Share, amount, first_tokens, split
 from tokenworks.catalog.service import Offerings, SoldOffering
 
 __all__ = [
+    "INPUT_CLASSES",
+    "TOKEN_CLASSES",
     "Audience",
     "BucketSpec",
     "Catalogue",
@@ -36,7 +38,6 @@ __all__ = [
     "DraftNotFound",
     "DraftNotReady",
     "Drafts",
-    "INPUT_CLASSES",
     "Offering",
     "OfferingChange",
     "OfferingChanged",
@@ -48,7 +49,6 @@ __all__ = [
     "Service",
     "Share",
     "SoldOffering",
-    "TOKEN_CLASSES",
     "Weights",
     "amount",
     "card_differences",

@@ -26,14 +26,15 @@ from tokenworks.charging.host.journal_copy import (
 )
 from tokenworks.charging.host.journal_inspection import inspect_journal, read_journal_id, records_after
 from tokenworks.charging.host.limits import HostLimits
-from tokenworks.charging.host.port import DatabaseThread, GATHER_S, RecorderLedger
-from tokenworks.charging.host.queues import HostQueues, SHED, TIMED_OUT
+from tokenworks.charging.host.port import GATHER_S, DatabaseThread, RecorderLedger
+from tokenworks.charging.host.queues import SHED, TIMED_OUT, HostQueues
 from tokenworks.charging.host.recorder import COMMIT_US, Recorder
 from tokenworks.charging.host.settlement import SETTLE_US, Settler
 from tokenworks.charging.host.worker_connection import WorkerConnection
 from tokenworks.charging.ledger.chains import chain_all, chain_batch
-from tokenworks.charging.ledger.failures import FailedJobs, JOB_NAMES, JOB_STATES
-from tokenworks.charging.ledger.following import ID_CHARS_MAX as REQUEST_ID_CHARS_MAX, RequestLookup
+from tokenworks.charging.ledger.failures import JOB_NAMES, JOB_STATES, FailedJobs
+from tokenworks.charging.ledger.following import ID_CHARS_MAX as REQUEST_ID_CHARS_MAX
+from tokenworks.charging.ledger.following import RequestLookup
 from tokenworks.charging.ledger.model import (
     BalanceMove,
     Bucket,
@@ -114,12 +115,37 @@ from tokenworks.charging.wiring_messages import (
     UpstreamObject,
 )
 from tokenworks.charging.worker.account import AccountSlices, Hold, Shortage
-from tokenworks.charging.worker.admission import Admission, NO_ANSWER
+from tokenworks.charging.worker.admission import NO_ANSWER, Admission
 from tokenworks.charging.worker.client import RecorderClient
 from tokenworks.charging.worker.pending import SliceWait
 from tokenworks.charging.worker.slices import Slices
 
 __all__ = [
+    "BLOCKED_KEYS",
+    "CLOCK_OFFSET",
+    "COMMIT_US",
+    "COUNT_NEED",
+    "DATABASE_ALIVE",
+    "DEPLOYMENT_PAUSE",
+    "FEN_NANO",
+    "FOLLOW_UP",
+    "GATHER_S",
+    "JOB_NAMES",
+    "JOB_STATES",
+    "JOURNAL_SPACE",
+    "KEYS",
+    "LOSSY_ACCOUNTS",
+    "LOSS_CAUSES",
+    "MISSING_PEPPERS",
+    "NO_ANSWER",
+    "OBJECT_OWNER",
+    "PAUSED_DEPLOYMENTS",
+    "PER_UNIT",
+    "REQUEST_ID_CHARS_MAX",
+    "SETTLE_US",
+    "SHED",
+    "SNAPSHOT",
+    "TIMED_OUT",
     "AccountNotFound",
     "AccountSlices",
     "Adjustment",
@@ -128,70 +154,49 @@ __all__ = [
     "Adjustments",
     "Admission",
     "Attempt",
-    "BLOCKED_KEYS",
     "BalanceMove",
     "BillLine",
     "BlockedKeys",
     "Bucket",
-    "CLOCK_OFFSET",
-    "COMMIT_US",
-    "COUNT_NEED",
     "Charge",
     "ChargeNotFound",
     "Charges",
     "ClockOffset",
     "CountedBy",
     "CreditLimitReached",
-    "DATABASE_ALIVE",
-    "DEPLOYMENT_PAUSE",
     "DatabaseAlive",
     "DatabaseThread",
     "DeploymentPause",
     "EndedKey",
-    "FEN_NANO",
-    "FOLLOW_UP",
     "FailedJob",
     "FailedJobNotFound",
     "FailedJobs",
     "Finding",
-    "GATHER_S",
     "Hold",
     "Host",
     "HostGrants",
     "HostLimits",
     "HostQueues",
-    "JOB_NAMES",
-    "JOB_STATES",
-    "JOURNAL_SPACE",
     "JobName",
     "Journal",
     "JournalBusy",
     "JournalCorrupt",
     "JournalFailed",
     "JournalSpace",
-    "KEYS",
     "KeyEnd",
-    "LOSSY_ACCOUNTS",
-    "LOSS_CAUSES",
     "Ledger",
     "LedgerWentBack",
     "Limit",
     "LiveKey",
     "Loss",
-    "MISSING_PEPPERS",
     "MissingPeppers",
-    "NO_ANSWER",
     "Need",
     "NotConfirmed",
-    "OBJECT_OWNER",
     "ObjectOwner",
-    "PAUSED_DEPLOYMENTS",
-    "PER_UNIT",
     "Part",
     "PausedDeployments",
     "PublishedSnapshot",
     "QueueEntry",
-    "REQUEST_ID_CHARS_MAX",
     "RateLookup",
     "Recorder",
     "RecorderAway",
@@ -200,9 +205,6 @@ __all__ = [
     "RefundTooMuch",
     "Release",
     "RequestLookup",
-    "SETTLE_US",
-    "SHED",
-    "SNAPSHOT",
     "Sale",
     "ScopedLimit",
     "SegmentCopy",
@@ -212,7 +214,6 @@ __all__ = [
     "Slices",
     "Start",
     "State",
-    "TIMED_OUT",
     "Transfer",
     "TransferNotAllowed",
     "TransferNotFound",

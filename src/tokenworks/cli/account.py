@@ -1,16 +1,13 @@
 """`tokenworks account`: frozen accounts."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 
 from tokenworks.app.bootstrap import AppServices
-from tokenworks.cli.base import Context, json_option, pass_context, said
-from tokenworks.cli.trail import audited
+from tokenworks.cli.base import Context, json_option, pass_context, print_result
+from tokenworks.cli.trail import Params, audited
 
 
-def _frozen_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _frozen_now(services: AppServices, params: Params) -> object:
     found = services.subscriptions.find(params["subscriber"])
     return {"account": services.ledger.account_state(found.account_id), "subscriber": found.state}
 
@@ -22,7 +19,7 @@ def _frozen_now(services: AppServices, params: Mapping[str, Any]) -> object:
 @json_option
 @pass_context
 def account_freeze(context: Context, subscriber: str, undo: bool, as_json: bool) -> None:
-    """Suspend a subscriber by the operator: nothing more is granted or charged, and what no request holds comes back."""
+    """Suspend a subscriber on behalf of the operator: no new grants and charges; tokens that no request holds are released."""
     with context.services() as services:
         found = services.subscriptions.find(subscriber)
         services.subscriptions.set_state(found, "active" if undo else "suspended")
@@ -31,4 +28,4 @@ def account_freeze(context: Context, subscriber: str, undo: bool, as_json: bool)
     text = "Frozen: running requests finish, nothing new is granted." if frozen else "It can spend again."
     if undo and frozen:
         text = f"It stays suspended: {', '.join(found.suspended_by)}."
-    said({"account_id": found.account_id, "frozen": frozen}, text, as_json)
+    print_result({"account_id": found.account_id, "frozen": frozen}, text, as_json)

@@ -1,17 +1,14 @@
 """`tokenworks alias`: other names of models."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
-from tokenworks.cli.base import Context, json_option, pass_context, said
-from tokenworks.cli.trail import audited
+from tokenworks.cli.base import Context, json_option, pass_context, print_result
+from tokenworks.cli.trail import Params, audited
 
 
-def _alias_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _alias_now(services: AppServices, params: Params) -> object:
     return services.deployments.aliases()[params["name"]]
 
 
@@ -27,10 +24,10 @@ def _alias_now(services: AppServices, params: Mapping[str, Any]) -> object:
 @json_option
 @pass_context
 def alias_add(context: Context, name: str, model: str, as_json: bool) -> None:
-    """Let clients name a model otherwise."""
+    """Add another name for a model."""
     with context.services() as services:
         services.deployments.set_alias(name, model)
-    said({"alias": name, "model": model}, f"{name} stands for {model}.", as_json)
+    print_result({"alias": name, "model": model}, f"{name} stands for {model}.", as_json)
 
 
 @click.command("list")
@@ -52,7 +49,7 @@ def alias_list(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def alias_remove(context: Context, name: str, as_json: bool) -> None:
-    """Forget an alias."""
+    """Remove an alias."""
     with context.services() as services:
         services.deployments.remove_alias(name)
-    said({"removed": name}, f"Alias {name} is removed.", as_json)
+    print_result({"removed": name}, f"Alias {name} is removed.", as_json)

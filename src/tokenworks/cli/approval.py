@@ -1,22 +1,20 @@
 """`tokenworks approval`: two persons for large amounts."""
 
-from collections.abc import Mapping
-from typing import Any
 from uuid import UUID
 
 import click
 
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
-from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.base import Context, json_option, pass_context, print_result
 from tokenworks.cli.options import LIST_DEFAULT
-from tokenworks.cli.trail import audited
+from tokenworks.cli.trail import Params, audited
 from tokenworks.kernel import format_money
 
 
-def _approval_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _approval_now(services: AppServices, params: Params) -> object:
     found, _ = services.approvals.all(limit=1000)
-    return next(one for one in found if one.approval_id == params["approval_id"])
+    return next(approval for approval in found if approval.approval_id == params["approval_id"])
 
 
 @click.command("list")
@@ -25,15 +23,15 @@ def _approval_now(services: AppServices, params: Mapping[str, Any]) -> object:
 @json_option
 @pass_context
 def approval_list(context: Context, state: str | None, limit: int, as_json: bool) -> None:
-    """What is asked for, newest first."""
+    """Requests for approval, newest first."""
     with context.services() as services:
         found, count = services.approvals.all(state, 0, limit)
     if as_json:
         print_json(found)
         return
     rows = [
-        (one.approval_id, one.action, one.ref, format_money(one.amount_nano), one.asked_by, one.state, one.decided_by or "")
-        for one in found
+        (approval.approval_id, approval.action, approval.ref, format_money(approval.amount_nano), approval.asked_by, approval.state, approval.decided_by or "")
+        for approval in found
     ]  # fmt: skip
     columns = ["id", "what", "of", "CNY", "asked by", "state", "decided by"]
     print_table(f"Approvals ({len(found)} of {count})", columns, rows, right=["CNY"])
@@ -45,11 +43,11 @@ def approval_list(context: Context, state: str | None, limit: int, as_json: bool
 @json_option
 @pass_context
 def approval_give(context: Context, approval_id: UUID, as_json: bool) -> None:
-    """Approve what another person asks for; they do it then."""
+    """Approve another person's request; that person then repeats the operation."""
     with context.services() as services:
         made = services.approvals.decide(approval_id, context.actor, approve=True)
     text = f"{made.asked_by} may give back {format_money(made.amount_nano)} CNY now: {made.action} of {made.ref}."
-    said(made, text, as_json)
+    print_result(made, text, as_json)
 
 
 @click.command("refuse")
@@ -58,7 +56,7 @@ def approval_give(context: Context, approval_id: UUID, as_json: bool) -> None:
 @json_option
 @pass_context
 def approval_refuse(context: Context, approval_id: UUID, as_json: bool) -> None:
-    """Refuse it, or take back what one asked for."""
+    """Refuse a request for approval, or withdraw your own."""
     with context.services() as services:
         made = services.approvals.decide(approval_id, context.actor, approve=False)
-    said(made, f"{made.action} of {made.ref} is refused.", as_json)
+    print_result(made, f"{made.action} of {made.ref} is refused.", as_json)

@@ -1,4 +1,4 @@
-"""`tokenworks backup`: its options. What it does is in `backups.py`, which the help does not import."""
+"""`tokenworks backup`: its options. The implementation is in `backups.py`, which the help does not import."""
 
 from pathlib import Path
 

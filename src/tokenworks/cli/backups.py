@@ -1,8 +1,8 @@
 """`tokenworks backup`: making, listing and deleting backups."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -10,19 +10,19 @@ from tokenworks.app.database.archive import configure_archive
 from tokenworks.app.database.backup import Backup, find_backups, make_backup, prune
 from tokenworks.app.database.places import place_of
 from tokenworks.app.output import print_json, print_table, say
-from tokenworks.cli.bars import bars
-from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.bars import progress_bars
+from tokenworks.cli.base import Context, json_option, pass_context, print_result
 from tokenworks.kernel import SystemClock
 
 
 def back_up(context: Context, to: str | None, secrets_to: Path | None, *, as_json: bool) -> None:
-    """`backup` without a further word."""
+    """`tokenworks backup` without a subcommand."""
     settings = context.installed()
     if settings.archive_to:
-        # From now on, so that the log goes on where the backup ends.
+        # Before the backup, so that the archive has all of the log after it.
         configure_archive(settings)
-    with bars(quiet=as_json) as told:
-        made = make_backup(settings, place_of(settings, to), secrets_to, told)
+    with progress_bars(quiet=as_json) as progress:
+        made = make_backup(settings, place_of(settings, to), secrets_to, progress)
     where = to or settings.archive_to
     if as_json:
         print_json(made | {"to": where})
@@ -49,24 +49,26 @@ def back_up(context: Context, to: str | None, secrets_to: Path | None, *, as_jso
 @json_option
 @pass_context
 def backup_list(context: Context, where: str | None, as_json: bool) -> None:
-    """The backups in a place, oldest first; those that were cut off, too."""
+    """The backups in a place, oldest first, unfinished ones too."""
     settings = context.settings()
     found = find_backups(place_of(settings, where))
     if as_json:
-        print_json([_row(one) for one in found])
+        print_json([_row(backup) for backup in found])
         return
     rows = []
-    for one in found:
-        row = _row(one)
+    for backup in found:
+        row = _row(backup)
+        ended_at = None if row["ended_at"] is None else str(row["ended_at"])[:19]
         rows.append(
-            (row["backup_id"], row["state"], row["kind"], row["ended_at"] and row["ended_at"][:19], row["host"], row["release"], row["schema"])
+            (row["backup_id"], row["state"], row["kind"], ended_at, row["host"], row["release"], row["schema"])
         )  # fmt: skip
     print_table("Backups", ["backup", "state", "of", "ended (UTC)", "host", "release", "schema"], rows)
 
 
-def _row(one: Backup) -> dict[str, Any]:
-    state = one.fault or ("unfinished" if one.manifest is None else "whole")
-    manifest = one.manifest or {}
+def _row(backup: Backup) -> dict[str, object]:
+    state = backup.fault or ("unfinished" if backup.manifest is None else "whole")
+    manifest: Mapping[str, object] = {} if backup.manifest is None else backup.manifest
+    files = [] if backup.manifest is None else backup.manifest["files"]
     names = (
         "kind",
         "host",
@@ -80,11 +82,11 @@ def _row(one: Backup) -> dict[str, Any]:
         "secrets",
     )
     return {
-        "backup_id": one.backup_id,
-        "source": one.source,
+        "backup_id": backup.backup_id,
+        "source": backup.source,
         "state": state,
         **{name: manifest.get(name) for name in names},
-        "bytes": sum(file["bytes"] for file in manifest.get("files", ())),
+        "bytes": sum(file["bytes"] for file in files),
     }
 
 
@@ -97,7 +99,7 @@ def _row(one: Backup) -> dict[str, Any]:
 @json_option
 @pass_context
 def backup_prune(context: Context, where: str | None, days: int | None, dry_run: bool, as_json: bool) -> None:
-    """Delete backups that are older than backup_days, and what of the log no backup needs. The newest whole one stays."""
+    """Delete backups that are older than backup_days, and files of the log that no backup needs. The newest whole one stays."""
     settings = context.settings()
     keep_days = settings.backup_days if days is None else days
     now = datetime.fromtimestamp(SystemClock().civil_ms() / 1000, UTC)
@@ -108,7 +110,7 @@ def backup_prune(context: Context, where: str | None, days: int | None, dry_run:
         if gone.overdue
         else ""
     )
-    said(
+    print_result(
         gone._asdict() | {"days": keep_days, "dry_run": dry_run},
         f"Deleted{dry}: {len(gone.backups)} backups older than {keep_days} days, {len(gone.unfinished)} unfinished, "
         f"{gone.wal_files} files of the log, {gone.segments} segments of journals.{stays}",

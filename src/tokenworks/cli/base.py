@@ -1,6 +1,6 @@
-"""What the commands share: options before the command, settings and connections when they are needed.
+"""Shared by all commands: options before the command, and settings and connections when a command needs them.
 
-It imports no database driver and no settings: the help of a command needs neither.
+This module imports no database driver and no settings: the help of a command needs neither.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import pwd
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SINGLE_ROLE: Final = "Allow a database_url whose role could change history."
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Command = TypeVar("Command", bound=Callable[..., object])
 
 json_option: Callable[[Command], Command] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON."
@@ -42,23 +42,23 @@ subscriber_option: Callable[[Command], Command] = click.option(
 
 
 wait_option: Callable[[Command], Command] = click.option(
-    "--wait-s", type=click.IntRange(0, 600), default=10, show_default=True, help="So long hosts may take until they have loaded it."
+    "--wait-s", type=click.IntRange(0, 600), default=10, show_default=True, help="How long hosts may take to load it."
 )  # fmt: skip
 
 
 class Context:
-    """The options before the command; settings and connections are made when they are needed."""
+    """The options before the command. Settings are read, and connections opened, when a command needs them."""
 
     def __init__(self, data_dir: str | None, *, single_role: bool = False) -> None:
         self._data_dir = data_dir
-        # None: as the settings say.
+        # None: the setting decides.
         self._single_role = single_role or None
-        # Whether the role that `works` connects as could change history.
+        # Set by `services`: whether the role of its connection could change history.
         self.may_change_history = False
 
     @property
     def actor(self) -> str:
-        """Who runs the command, for what is kept of it: the system's user, whatever the environment says (`LOGNAME`)."""
+        """The actor for stored rows: the user of the operating system, not a variable such as `LOGNAME`."""
         uid = os.getuid()
         try:
             return f"cli:{pwd.getpwuid(uid).pw_name}"
@@ -72,15 +72,15 @@ class Context:
 
     @property
     def data_dir(self) -> Path:
-        """Where the data directory is, without a look at what the settings say: a file that is broken is not in the way."""
+        """The path of the data directory. It does not need the settings, so a faulty settings file does not matter."""
         return Path(self.named_data_dir or "data").absolute()
 
-    def effective(self, **options: Any) -> Effective:
+    def effective(self, **options: object) -> Effective:
         from tokenworks.app.settings import load_settings  # noqa: PLC0415 - help needs no settings
 
         return load_settings({"data_dir": self._data_dir, "single_role": self._single_role} | options)
 
-    def settings(self, **options: Any) -> Settings:
+    def settings(self, **options: object) -> Settings:
         return self.effective(**options).settings
 
     def installed(self) -> Settings:
@@ -93,17 +93,18 @@ class Context:
 
     @contextlib.contextmanager
     def services(self) -> Iterator[AppServices]:
-        """Every room's service, for the command that runs: one transaction, with its row of the audit trail (`opening.py`)."""
-        from tokenworks.cli.opening import opened  # noqa: PLC0415 - help needs no database
+        """Every room's services for the running command, with its row of the audit trail (`opening.py`)."""
+        from tokenworks.cli.opening import open_services  # noqa: PLC0415 - help needs no database
 
-        with opened(self) as services:
+        with open_services(self) as services:
             yield services
 
 
 pass_context = click.make_pass_decorator(Context)
 
 
-def said(value: Any, text: str, as_json: bool) -> None:
+def print_result(value: object, text: str, as_json: bool) -> None:
+    """Print the result of a command: `value` as JSON, or the sentence for people."""
     if as_json:
         print_json(value)
     else:

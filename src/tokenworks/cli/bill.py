@@ -14,10 +14,10 @@ from tokenworks.cli.base import (
     exact_option,
     json_option,
     pass_context,
-    said,
+    print_result,
 )
-from tokenworks.cli.looks import look_at_bill
 from tokenworks.cli.options import LIST_DEFAULT, dry_run_option, idempotency_option
+from tokenworks.cli.states import bill_state
 from tokenworks.cli.trail import audited
 from tokenworks.kernel import parse_money
 from tokenworks.subscriptions import day_of, last_day
@@ -30,17 +30,17 @@ from tokenworks.subscriptions import day_of, last_day
 @json_option
 @pass_context
 def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
-    """Bill everybody whose period has ended. It can be stopped and run again: nobody is billed twice."""
+    """Bill all subscribers whose period has ended. It can be stopped and run again: no subscriber is billed twice."""
     with context.services() as services:
         count, amount = services.bills.due()
         if dry_run:
             text = f"{count} bill(s) over about {money_text(amount)} CNY would be made."
-            said({"bills": count, "amount_nano": amount, "dry_run": True}, text, as_json)
+            print_result({"bills": count, "amount_nano": amount, "dry_run": True}, text, as_json)
             return
         with Progress(console=console, transient=True, disable=as_json) as bar:
             task = bar.add_task("Bills", total=count)
             made = services.bills.run_by_hand(lambda done: bar.update(task, completed=done))
-    said(
+    print_result(
         made,
         f"{made.bills} bill(s) with {made.lines} line(s) over {money_text(made.amount_nano)} CNY.",
         as_json,
@@ -101,7 +101,7 @@ def bill_export(context: Context, bill_no: str, out: Path, language: Literal["zh
 
 
 @click.command("correct")
-@audited(look_at_bill)
+@audited(bill_state)
 @click.argument("bill_no")
 @click.option("--line", "line_no", type=int, required=True)
 @click.option("--amount", required=True, help="In yuan.")
@@ -115,7 +115,7 @@ def bill_correct(
     context: Context, bill_no: str, line_no: int, amount: str, reason: str, idempotency_key: str | None, dry_run: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Give back a part of a line by a credit note. The bill stays as it is; the note is taken off what is open on it."""
+    """Credit a part of a bill line with a credit note. The bill stays as it is; the note is taken off what is open on it."""
     amount_nano = parse_money(amount).amount_nano
     with context.services() as services, services.transaction(dry_run=dry_run):
         found = services.bills.find(bill_no)
@@ -125,4 +125,6 @@ def bill_correct(
                 context.actor, "bill.correct", str(found.bill_id), note.amount_nano, idempotency_key
             )
     dry = " (dry run)" if dry_run else ""
-    said(note, f"Credit note {note.credit_note_no} over {money_text(note.amount_nano)} CNY{dry}.", as_json)
+    print_result(
+        note, f"Credit note {note.credit_note_no} over {money_text(note.amount_nano)} CNY{dry}.", as_json
+    )

@@ -1,8 +1,7 @@
 """`tokenworks bill`: the phone bill's charge files, and the channel that collects a bill."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
@@ -14,15 +13,15 @@ from tokenworks.cli.base import (
     exact_option,
     json_option,
     pass_context,
-    said,
+    print_result,
 )
-from tokenworks.cli.looks import look_at_bill
 from tokenworks.cli.options import dry_run_option, limit_option, reason_option
-from tokenworks.cli.trail import audited
+from tokenworks.cli.states import bill_state
+from tokenworks.cli.trail import Params, audited
 from tokenworks.subscriptions import day_of
 
 
-def _files_now(services: AppServices, _params: Mapping[str, Any]) -> object:
+def _files_now(services: AppServices, _params: Params) -> object:
     return services.charge_files.files(1)
 
 
@@ -32,7 +31,7 @@ def _files_now(services: AppServices, _params: Mapping[str, Any]) -> object:
 @json_option
 @pass_context
 def bill_direct(context: Context, limit: int, as_json: bool) -> None:
-    """Open bills that are collected from subscribers themselves: of closed ones, and what was moved. Oldest first."""
+    """Open bills that are collected from subscribers directly: bills of closed subscribers, and bills that were moved to this channel. Oldest first."""
     with context.services() as services:
         found, count = services.payments.direct(0, limit)
     if as_json:
@@ -51,21 +50,23 @@ def bill_direct(context: Context, limit: int, as_json: bool) -> None:
 
 
 @click.command("resend")
-@audited(look_at_bill)
+@audited(bill_state)
 @click.argument("bill_no")
 @reason_option
 @dry_run_option
 @json_option
 @pass_context
 def bill_resend(context: Context, bill_no: str, reason: str, dry_run: bool, as_json: bool) -> None:
-    """Send a bill to the carrier again that was rejected too often."""
+    """Send a bill to the carrier again after it was rejected too often."""
     with context.services() as services, services.transaction(dry_run=dry_run):
         made = services.payments.resend(services.bills.find(bill_no), reason)
-    said(made, f"Bill {bill_no} is on the next charge file{' (dry run)' if dry_run else ''}.", as_json)
+    print_result(
+        made, f"Bill {bill_no} is on the next charge file{' (dry run)' if dry_run else ''}.", as_json
+    )
 
 
 @click.command("channel")
-@audited(look_at_bill)
+@audited(bill_state)
 @click.argument("bill_no")
 @click.option("--to", type=click.Choice(["phone", "direct"]), required=True)
 @reason_option
@@ -79,7 +80,7 @@ def bill_channel(
     with context.services() as services, services.transaction(dry_run=dry_run):
         made = services.payments.set_channel(services.bills.find(bill_no), to, reason)
     how = "by the phone bill" if made.channel == "phone" else "from the subscriber"
-    said(made, f"Bill {bill_no} is collected {how}{' (dry run)' if dry_run else ''}.", as_json)
+    print_result(made, f"Bill {bill_no} is collected {how}{' (dry run)' if dry_run else ''}.", as_json)
 
 
 @click.command("lapse")
@@ -90,11 +91,13 @@ def bill_channel(
 @json_option
 @pass_context
 def bill_lapse(context: Context, sequence: int, reason: str, dry_run: bool, as_json: bool) -> None:
-    """Wait no longer for the carrier's answer to a charge file: its bills may be sent again."""
+    """Stop waiting for the carrier's answer to a charge file: its bills may be sent again."""
     with context.services() as services, services.transaction(dry_run=dry_run):
         lines = services.charge_files.lapse(sequence, reason)
     dry = " (dry run)" if dry_run else ""
-    said({"sequence_no": sequence, "lines": lines}, f"{lines} line(s) are not waited for{dry}.", as_json)
+    print_result(
+        {"sequence_no": sequence, "lines": lines}, f"{lines} line(s) are not waited for{dry}.", as_json
+    )
 
 
 @click.command("file")
@@ -106,21 +109,21 @@ def bill_lapse(context: Context, sequence: int, reason: str, dry_run: bool, as_j
 @json_option
 @pass_context
 def bill_file(context: Context, out: Path, again: int | None, as_json: bool) -> None:
-    """The next phone-bill charge file: what no file has yet. It names phone numbers."""
+    """Make the next charge file for the phone bill: all bills that are on no file yet. It names phone numbers."""
     with context.services() as services:
         if again is not None:
             sequence, text = again, services.charge_files.file(again)
         else:
             made = services.charge_files.make_file()
             if made is None:
-                said({"sequence_no": None}, "There is nothing to send.", as_json)
+                print_result({"sequence_no": None}, "There is nothing to send.", as_json)
                 return
             sequence, text = made
     out.touch(0o600)
     out.chmod(0o600)  # also where there was one
     out.write_text(text, encoding="utf-8")
     lines = text.count("\n") - 2
-    said(
+    print_result(
         {"sequence_no": sequence, "lines": lines, "path": out},
         f"{out}: file {sequence}, {lines} line(s).",
         as_json,
@@ -158,7 +161,7 @@ def bill_acknowledge(context: Context, path: Path, dry_run: bool, as_json: bool)
     with context.services() as services:
         accepted, rejected = services.charge_files.acknowledge(read_bytes(path), dry_run=dry_run)
     dry = " (dry run)" if dry_run else ""
-    said(
+    print_result(
         {"accepted": accepted, "rejected": rejected, "dry_run": dry_run},
         f"{accepted} line(s) accepted and paid, {rejected} rejected{dry}.",
         as_json,

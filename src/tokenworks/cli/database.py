@@ -6,7 +6,7 @@ import click
 
 from tokenworks.app.output import say
 from tokenworks.app.psql import run_psql, url_of, without_password
-from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.base import Context, json_option, pass_context, print_result
 
 _owner_option = click.option(
     "--owner", is_flag=True, help="As the owner, who may change history. Not for services."
@@ -28,7 +28,7 @@ def database_url(context: Context, owner: bool, as_json: bool) -> None:
         )
     if not settings.database_url:
         say("The embedded database is up while a server or a command of Tokenworks runs.", err=True)
-    said({"url": without_password(url), "owner": owner}, without_password(url), as_json)
+    print_result({"url": without_password(url), "owner": owner}, without_password(url), as_json)
 
 
 @click.command("psql")
@@ -36,7 +36,7 @@ def database_url(context: Context, owner: bool, as_json: bool) -> None:
 @click.option("-c", "statement", help="Run this, and end.")
 @pass_context
 def database_psql(context: Context, owner: bool, statement: str | None) -> None:
-    """Psql in the database, as the role that serves; the embedded server is started where it is not up."""
+    """Run psql in the database, as the role that serves; starts the embedded server where it does not run."""
     settings = context.installed()
     if owner:
         say(

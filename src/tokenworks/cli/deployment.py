@@ -1,15 +1,15 @@
 """`tokenworks deployment`: servers of models."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table, say
-from tokenworks.cli.base import Context, json_option, pass_context, said
-from tokenworks.cli.deployment_options import asked_options
-from tokenworks.cli.trail import audited
+from tokenworks.cli.base import Context, json_option, pass_context, print_result
+from tokenworks.cli.deployment_options import request_options
+from tokenworks.cli.trail import Params, audited
 from tokenworks.factory import (
     KINDS,
     PROTOCOLS,
@@ -23,7 +23,7 @@ from tokenworks.kernel import is_digits
 HISTORY_DEFAULT: Final = 50
 
 
-def _deployment_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _deployment_now(services: AppServices, params: Params) -> object:
     return next(d for d in services.deployments.all() if d.name == params["name"]).model_dump(mode="json")
 
 
@@ -38,16 +38,18 @@ def _deployment_now(services: AppServices, params: Mapping[str, Any]) -> object:
     "protocols",
     multiple=True,
     type=click.Choice(PROTOCOLS),
-    help="What it speaks; left out, it is asked.",
+    help="A protocol that it speaks; left out: probed.",
 )
 @click.option("--api-key-env", help="The TOKENWORKS_UPSTREAM_* variable with its credential.")
 @click.option("--api-key-file", help="The file in secrets_dir with its credential.")
 @click.option("--allow-private", is_flag=True, help="It is on a loopback or private address.")
 @click.option("--region", help="Where it is, such as cn-sh.")
 @click.option("--vendor", help="Who runs it.")
-@click.option("--committed", is_flag=True, help="It is paid for anyway: a request more costs nothing.")
-@click.option("--round-trip-ms", type=int, help="How far away it is, until that is seen.")
-@click.option("--prefill-tokens-per-s", type=int, help="How fast it reads a prompt, until that is seen.")
+@click.option(
+    "--committed", is_flag=True, help="Its capacity is paid for in any case: a further request costs nothing."
+)
+@click.option("--round-trip-ms", type=int, help="The round trip to it, until it is measured.")
+@click.option("--prefill-tokens-per-s", type=int, help="How fast it reads a prompt, until it is measured.")
 @click.option("--cache-blocks", type=int, help="Blocks of 512 tokens that its prefix cache has room for.")
 @click.option("--site", help="Where it stands: the name of a site; several deployments may.")
 @click.option(
@@ -62,7 +64,9 @@ def _deployment_now(services: AppServices, params: Mapping[str, Any]) -> object:
     "--hides-reasoning", is_flag=True, help="Its streams do not show all the tokens that they make."
 )
 @click.option("--tokenizer", help="The folder of tokenizers_dir that counts what it does not report.")
-@click.option("--max-output-tokens", type=int, help="What is held where a client gives no maximum.")
+@click.option(
+    "--max-output-tokens", type=int, help="The output tokens that are held where a client gives no maximum."
+)
 @click.option(
     "--price",
     "prices",
@@ -70,20 +74,20 @@ def _deployment_now(services: AppServices, params: Mapping[str, Any]) -> object:
     metavar="CLASS=NANO",
     help="Price paid, nano yuan per token of a class, such as output=8000.",
 )
-@asked_options
+@request_options
 @json_option
 @pass_context
 def deployment_add(
     context: Context, /, name: str, model: str, base_url: str, upstream_model: str | None, protocols: tuple[str, ...],
     api_key_env: str | None, api_key_file: str | None, allow_private: bool, region: str | None, context_tokens: int | None,
     tokenizer: str | None, max_output_tokens: int | None, hides_reasoning: bool, prices: tuple[str, ...], vendor: str | None, committed: bool, round_trip_ms: int | None,
-    prefill_tokens_per_s: int | None, cache_blocks: int | None, site: str | None, kind: str, as_json: bool, **asked: object,
+    prefill_tokens_per_s: int | None, cache_blocks: int | None, site: str | None, kind: str, as_json: bool, **options: object,
 ) -> None:  # fmt: skip
     """Declare a deployment: any OpenAI-compatible or Anthropic-compatible server."""
     if api_key_env and api_key_file:
         raise click.UsageError("--api-key-env and --api-key-file exclude each other")
     credential = f"env:{api_key_env}" if api_key_env else f"file:{api_key_file}" if api_key_file else None
-    fields: dict[str, Any] = {
+    fields: dict[str, object] = {
         "name": name,
         "model": model,
         "upstream_model": upstream_model or model,
@@ -105,11 +109,11 @@ def deployment_add(
     fields |= {"context_tokens": context_tokens} if context_tokens is not None else {}
     fields |= {"max_output_tokens": max_output_tokens} if max_output_tokens is not None else {}
     fields["hides_reasoning"] = hides_reasoning
-    fields |= {name: value for name, value in asked.items() if value is not None}
+    fields |= {name: value for name, value in options.items() if value is not None}
     made = make_deployment(**fields)
     settings = context.settings()
     if made.tokenizer is not None:
-        ModelTokenizer(settings.tokenizers / made.tokenizer)  # or it says what is wrong with it
+        ModelTokenizer(settings.tokenizers / made.tokenizer)  # raises where the tokenizer can't be loaded
     if not protocols:
         secret = read_credential(credential, settings.secrets) if credential else None
         made = made.model_copy(update={"protocols": probe_protocols(made, secret)})
@@ -169,22 +173,24 @@ def deployment_list(context: Context, as_json: bool) -> None:
 @click.option("--api-key-file", help="The file in secrets_dir with its credential.")
 @click.option("--no-credential", is_flag=True, help="It takes no credential any more.")
 @click.option("--context-tokens", type=int, help="Its context length.")
-@click.option("--max-output-tokens", type=int, help="What is held where a client gives no maximum.")
+@click.option(
+    "--max-output-tokens", type=int, help="The output tokens that are held where a client gives no maximum."
+)
 @click.option("--committed/--not-committed", default=None, help="Whether it is paid for anyway.")
-@click.option("--round-trip-ms", type=int, help="How far away it is, until that is seen.")
-@click.option("--prefill-tokens-per-s", type=int, help="How fast it reads a prompt, until that is seen.")
+@click.option("--round-trip-ms", type=int, help="The round trip to it, until it is measured.")
+@click.option("--prefill-tokens-per-s", type=int, help="How fast it reads a prompt, until it is measured.")
 @click.option("--cache-blocks", type=int, help="Blocks of 512 tokens that its prefix cache has room for.")
-@asked_options
+@request_options
 @json_option
 @pass_context
 def deployment_set(
     context: Context, /, name: str, prices: tuple[str, ...], api_key_env: str | None, api_key_file: str | None,
-    no_credential: bool, as_json: bool, **asked: object,
+    no_credential: bool, as_json: bool, **options: object,
 ) -> None:  # fmt: skip
-    """Change a deployment's price, credential, limits or how it is asked; what is not said stays. `deployment history` shows it."""
+    """Change a deployment's price, credential, limits or request options; options that are left out stay. `deployment history` shows it."""
     if sum(map(bool, (api_key_env, api_key_file, no_credential))) > 1:
         raise click.UsageError("--api-key-env, --api-key-file and --no-credential exclude each other")
-    fields = {field: value for field, value in asked.items() if value is not None}
+    fields = {field: value for field, value in options.items() if value is not None}
     if api_key_env or api_key_file or no_credential:
         fields["credential"] = (
             None if no_credential else f"env:{api_key_env}" if api_key_env else f"file:{api_key_file}"
@@ -207,7 +213,7 @@ def deployment_set(
 @json_option
 @pass_context
 def deployment_history(context: Context, name: str, limit: int, as_json: bool) -> None:
-    """Who changed what of a deployment and when, newest first; also of one that was removed."""
+    """The changes of a deployment, with time and actor, newest first; also of a removed deployment."""
     with context.services() as services:
         found, _ = services.identity.audited(name, 0, limit)
     rows = [row for row in found if str(row["action"]).startswith("deployment ")]
@@ -222,7 +228,7 @@ def deployment_history(context: Context, name: str, limit: int, as_json: bool) -
 
 
 def _changed(row: Mapping[str, object]) -> list[str]:
-    """The fields that a row of the trail changed: name, before, after."""
+    """The fields that a row of the audit trail changed, as "name: before -> after"."""
     after = row["after"]
     now = after.get("is") if isinstance(after, dict) else None
     was = row["before"] if isinstance(row["before"], dict) else {}
@@ -237,10 +243,10 @@ def _changed(row: Mapping[str, object]) -> list[str]:
 @json_option
 @pass_context
 def deployment_drain(context: Context, name: str, as_json: bool) -> None:
-    """Send it nothing new until it is resumed; what it serves goes on to its end."""
+    """Drain the deployment: no new requests; requests in flight finish."""
     with context.services() as services:
         services.deployments.drain(name, draining=True)
-    said({"draining": name}, f"Deployment {name} takes nothing new.", as_json)
+    print_result({"draining": name}, f"Deployment {name} takes nothing new.", as_json)
 
 
 @click.command("resume")
@@ -249,10 +255,10 @@ def deployment_drain(context: Context, name: str, as_json: bool) -> None:
 @json_option
 @pass_context
 def deployment_resume(context: Context, name: str, as_json: bool) -> None:
-    """Send requests to a deployment that drained."""
+    """Send requests to a drained deployment again."""
     with context.services() as services:
         services.deployments.drain(name, draining=False)
-    said({"resumed": name}, f"Deployment {name} takes requests again.", as_json)
+    print_result({"resumed": name}, f"Deployment {name} takes requests again.", as_json)
 
 
 @click.command("remove")
@@ -261,7 +267,7 @@ def deployment_resume(context: Context, name: str, as_json: bool) -> None:
 @json_option
 @pass_context
 def deployment_remove(context: Context, name: str, as_json: bool) -> None:
-    """Send it nothing more; what it serves goes on to its end."""
+    """Remove the deployment: no new requests; requests in flight finish."""
     with context.services() as services:
         services.deployments.remove(name)
-    said({"removed": name}, f"Deployment {name} is removed.", as_json)
+    print_result({"removed": name}, f"Deployment {name} is removed.", as_json)

@@ -1,18 +1,18 @@
 """Options of `deployment add` and `deployment set`."""
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import click
 
 from tokenworks.factory.facts.profiles import profile_names
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+_Command = TypeVar("_Command", bound=Callable[..., object])
 
 
 _OPTIONS: Final = (
-    click.option("--profile", type=click.Choice(profile_names()), help="Whose fields, maxima and headers it takes (default: generic)."),
-    click.option("--pass-unknown/--drop-unknown", default=None, help="Whether it gets fields that no list names (default: dropped and named)."),
+    click.option("--profile", type=click.Choice(profile_names()), help="The profile of its fields, maxima and headers (default: generic)."),
+    click.option("--pass-unknown/--drop-unknown", default=None, help="Whether it gets fields that no list names (default: they are dropped and reported)."),
     click.option("--stream-options/--no-stream-options", default=None, help="Whether usage is asked for in its streams (default: as its profile says)."),
     click.option(
         "--max-tokens-field", type=click.Choice(("max_tokens", "max_completion_tokens")), help="The field of a chat request's maximum that it reads (default: its profile's)."
@@ -22,8 +22,8 @@ _OPTIONS: Final = (
 )  # fmt: skip
 
 
-def asked_options(command: _Command) -> _Command:
-    """How a deployment is asked: given as keyword arguments, None where nothing was said."""
+def request_options(command: _Command) -> _Command:
+    """The options of requests to a deployment, as keyword arguments; None where an option is not given."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

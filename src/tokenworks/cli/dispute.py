@@ -1,7 +1,6 @@
 """`tokenworks bill dispute`: questions about bill lines."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 import click
@@ -10,14 +9,14 @@ from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.billing import Dispute
 from tokenworks.charging import FEN_NANO
-from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.base import Context, json_option, pass_context, print_result
 from tokenworks.cli.options import LIST_DEFAULT
-from tokenworks.cli.trail import audited
+from tokenworks.cli.trail import Params, audited
 from tokenworks.kernel import format_money
 from tokenworks.subscriptions import BILLING_ZONE
 
 
-def _dispute_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _dispute_now(services: AppServices, params: Params) -> object:
     if "dispute_id" in params:
         return services.disputes.find(params["dispute_id"])
     return services.disputes.of_bills([services.bills.find(params["bill_no"])])
@@ -56,7 +55,7 @@ def bill_dispute_list(
 @json_option
 @pass_context
 def bill_dispute_show(context: Context, dispute_id: UUID, as_json: bool) -> None:
-    """One question, with the line that it is about and its answer."""
+    """A question with its bill line and its answer."""
     with context.services() as services:
         found = services.disputes.find(dispute_id)
     if as_json:
@@ -75,10 +74,10 @@ def bill_dispute_show(context: Context, dispute_id: UUID, as_json: bool) -> None
 @json_option
 @pass_context
 def bill_dispute_ask(context: Context, bill_no: str, line_no: int, text: str, as_json: bool) -> None:
-    """Write down a question for a subscriber who calls."""
+    """Enter a question for a subscriber who calls."""
     with context.services() as services:
         made = services.disputes.ask(services.bills.find(bill_no), line_no, text)
-    said(made, f"Dispute {made.dispute_id}: line {line_no} of bill {made.bill_no}.", as_json)
+    print_result(made, f"Dispute {made.dispute_id}: line {line_no} of bill {made.bill_no}.", as_json)
 
 
 @click.command("answer")
@@ -91,7 +90,7 @@ def bill_dispute_answer(context: Context, dispute_id: UUID, text: str, as_json: 
     """Answer a question; the subscriber is told, and reads it on the bill page. `bill correct` gives money back."""
     with context.services() as services:
         made = services.disputes.answer(dispute_id, text, context.actor)
-    said(made, f"Line {made.line_no} of bill {made.bill_no} is answered.", as_json)
+    print_result(made, f"Line {made.line_no} of bill {made.bill_no} is answered.", as_json)
 
 
 def _money(dispute: Dispute) -> str:

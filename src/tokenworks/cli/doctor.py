@@ -19,13 +19,13 @@ def doctor(context: Context, as_json: bool) -> None:
     from tokenworks.app.doctor import examine  # noqa: PLC0415
 
     found = list(examine(context.settings()))
-    failed = [one.check for one in found if one.state == "failed"]
+    failed = [finding.check for finding in found if finding.state == "failed"]
     if as_json:
-        print_json({"fit": not failed, "checks": [one._asdict() for one in found]})
+        print_json({"fit": not failed, "checks": [finding._asdict() for finding in found]})
     else:
-        for one in found:
-            say(f"{one.state:8} {one.check}: {one.said}")
-            if one.todo:
-                say(f"         {one.todo}")
+        for finding in found:
+            say(f"{finding.state:8} {finding.check}: {finding.said}")
+            if finding.todo:
+                say(f"         {finding.todo}")
         say(f"Not fit to serve: {', '.join(failed)}." if failed else "Fit to serve.")
     sys.exit(1 if failed else 0)

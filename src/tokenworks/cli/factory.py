@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 import yaml
@@ -49,7 +49,7 @@ _CALIBRATED: Final = frozenset(
 TRAFFIC_MAX: Final = 1000.0
 
 
-def _figures(outcome: Outcome, limit_s: float) -> dict[str, Any]:
+def _figures(outcome: Outcome, limit_s: float) -> dict[str, float]:
     return {
         "first_token_mean_s": round(outcome.mean_first_token_s, 4),
         "first_token_p50_s": round(outcome.first_token_s(0.5), 4),
@@ -69,7 +69,7 @@ def _figures(outcome: Outcome, limit_s: float) -> dict[str, Any]:
     "--deployment",
     "name",
     required=True,
-    help="One that is declared, and speaks chat; nobody else should be using it.",
+    help="A declared deployment that speaks chat; no other client should use it meanwhile.",
 )
 @click.option(
     "--slots", type=click.IntRange(1, 10_000), help="How many requests it has at once, where that is known."
@@ -79,7 +79,7 @@ def _figures(outcome: Outcome, limit_s: float) -> dict[str, Any]:
     "checked",
     default=True,
     show_default=True,
-    help="Hold a simulation of the result against it.",
+    help="Compare a simulation of the result with the engine.",
 )
 @click.option(
     "--out",
@@ -92,13 +92,13 @@ def _figures(outcome: Outcome, limit_s: float) -> dict[str, Any]:
 def factory_calibrate(
     context: Context, name: str, slots: int | None, checked: bool, out: Path | None, seed: int, as_json: bool
 ) -> None:
-    """Time a real engine, so that a simulation is of it: about forty requests, past the gateway, charged to nobody."""
+    """Time a real engine, for simulations of it: about forty requests, which bypass the gateway and are not charged."""
     with context.services() as services:
         found = services.deployments.find(name)
     engine = calibration.Engine(found, read_credential(found.credential, context.settings().secrets))
     slug = re.sub(r"[^a-z0-9.-]", "-", name.lower())[:40]
     with Progress(console=console, transient=True, disable=as_json) as bar:
-        task = bar.add_task("timing", total=calibration.steps())
+        task = bar.add_task("timing", total=calibration.step_count())
         spec = calibration.measure(engine, slug, slots, seed, lambda: bar.advance(task))
         spec = spec.model_copy(update={"kind": found.kind, "region": found.region})
         check = calibration.check(engine, spec, seed, lambda: bar.advance(task)) if checked else None
@@ -150,7 +150,7 @@ def factory_calibrate(
     type=click.FloatRange(0, TRAFFIC_MAX, min_open=True),
     default=1.0,
     show_default=True,
-    help="So many times as fast.",
+    help="A factor: 2 is twice as many requests in the same time.",
 )
 @click.option("--objective", type=click.Choice(OBJECTIVES), default="latency", show_default=True)
 @click.option(
@@ -165,10 +165,14 @@ def factory_calibrate(
     "--machines-for",
     "share",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Say how many of the fleet's first engine bring this share in time.",
+    help="Compute how many of the fleet's first engine serve this share in time.",
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of what the gateway believes wrongly at first."
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="The seed of the gateway's initial errors of prediction.",
 )
 @click.option(
     "--curves",
@@ -181,7 +185,7 @@ def factory_simulate(
     context: Context, trace_name: str, fleet: str, policies: tuple[PolicyName, ...], traffic: float, objective: Objective,
     limit_s: float, share: float | None, seed: int, curves: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """What a fleet would do with traffic: times to first token, throughput, cost, energy; by the gateway's own placement."""
+    """Simulate a fleet under traffic: times to first token, throughput, cost, energy; with the gateway's own placement."""
     engines = read_fleet(fleet)
     with Progress(console=console, transient=True, disable=as_json) as bar:
         task = bar.add_task("Reading the trace", total=None)
@@ -200,16 +204,17 @@ def factory_simulate(
             encoding="utf-8",
         )
     figures = {name: _figures(outcome, limit_s) for name, outcome in found.items()}
-    for name, count in machines.items():
-        figures[name]["machines"] = count
     if as_json:
-        print_json({"trace": trace_name, "requests": len(trace), "traffic": traffic, "policies": figures})
+        shown = {
+            name: {**f, "machines": machines[name]} if name in machines else f for name, f in figures.items()
+        }
+        print_json({"trace": trace_name, "requests": len(trace), "traffic": traffic, "policies": shown})
         return
     rows = [
         (
             name, f"{f['first_token_mean_s']:.2f}", f"{f['first_token_p99_s']:.2f}", f"{f['end_to_end_mean_s']:.2f}", f"{f['in_time']:.1%}",
-            f"{f['tokens_per_s']:.0f}", f"{f['cache_hits']:.1%}", format_money(f["cost_nano"] // 10_000_000 * 10_000_000),
-            f"{f['energy_wh']:.0f}", (f["machines"] or f"over {MACHINES_MAX}") if "machines" in f else "",
+            f"{f['tokens_per_s']:.0f}", f"{f['cache_hits']:.1%}", format_money(found[name].cost_nano // 10_000_000 * 10_000_000),
+            f"{f['energy_wh']:.0f}", (machines[name] or f"over {MACHINES_MAX}") if name in machines else "",
         )
         for name, f in figures.items()
     ]  # fmt: skip

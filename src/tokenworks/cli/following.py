@@ -1,11 +1,11 @@
-"""`tokenworks usage show`: one request followed from its id to its postings."""
+"""`tokenworks usage show`: follows one request from its id to its postings."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import click
 
 from tokenworks.app.output import money_text, print_json, print_table, say
+from tokenworks.app.views import LedgerRow
 from tokenworks.catalog import TOKEN_CLASSES
 from tokenworks.cli.base import Context, json_option, pass_context
 from tokenworks.cli.options import since_of
@@ -40,7 +40,7 @@ def usage_show(
         _print_followed(found)
 
 
-def _print_followed(found: Mapping[str, Any]) -> None:
+def _print_followed(found: LedgerRow) -> None:
     records = found["records"]
     if found["account_id"] is not None:
         say(f"Account {found['account_id']}")
@@ -63,7 +63,7 @@ def _print_followed(found: Mapping[str, Any]) -> None:
     _print_lines(found["log"])
 
 
-def _print_records(records: Sequence[Mapping[str, Any]]) -> None:
+def _print_records(records: Sequence[LedgerRow]) -> None:
     columns = [
         "record", "request", "attempt", "client's id", "protocol", "asked", "model", "why", "deployment", "tried before", "state", "begun", "first byte ms",
         "ms", "tokens", "counted by", "flags", "upstream's id", "key", "member", "recorded by",
@@ -71,7 +71,7 @@ def _print_records(records: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         (
             r["usage_id"], r["request_id"], r["attempt_no"], r["client_request_id"], r["protocol"], r["asked"], r["model"], r["choice"], r["deployment"],
-            ", ".join(f"{one['deployment']}: {one['cause']}" for one in r["tried"]),
+            ", ".join(f"{attempt['deployment']}: {attempt['cause']}" for attempt in r["tried"]),
             r["state"] if r["state"] == "complete" else f"{r['state']}: {r['reason']}", second_of(r["started_at"]), r["first_byte_ms"], r["latency_ms"],
             ", ".join(f"{r[name]:,} {name}" for name in TOKEN_CLASSES if r[name]), r["counted_by"], ", ".join(r["flags"]), r["upstream_id"],
             r["key_id"], r["member_id"], r["host"],
@@ -81,15 +81,15 @@ def _print_records(records: Sequence[Mapping[str, Any]]) -> None:
     print_table("Records", columns, rows)
 
 
-def _print_draws(draws: Iterable[Mapping[str, Any]]) -> None:
+def _print_draws(draws: Iterable[LedgerRow]) -> None:
     rows = []
-    for one in draws:
-        grant, charge, rate = one["grant"], one["charge"], one["rate"]
+    for draw in draws:
+        grant, charge, rate = draw["grant"], draw["charge"], draw["rate"]
         rows.append(
             (
-                f"{one['kind']} {one['bucket_id']}", format_quantity(one["amount"], one["unit"]),
-                "" if grant is None else f"{grant['grant_id']} ({grant['state']}: {format_quantity(grant['used'], one['unit'])} of "
-                f"{format_quantity(grant['amount'], one['unit'])} settled)",
+                f"{draw['kind']} {draw['bucket_id']}", format_quantity(draw["amount"], draw["unit"]),
+                "" if grant is None else f"{grant['grant_id']} ({grant['state']}: {format_quantity(grant['used'], draw['unit'])} of "
+                f"{format_quantity(grant['amount'], draw['unit'])} settled)",
                 f"{rate['rate_version']}{'' if rate['model_class'] is None else ', class ' + rate['model_class']}",
                 "" if charge is None else f"{charge['description']}, {money_text(charge['amount_nano'])} {charge['currency']}",
             )
@@ -97,7 +97,7 @@ def _print_draws(draws: Iterable[Mapping[str, Any]]) -> None:
     print_table("What it drew", ["bucket", "amount", "grant", "rate", "charge"], rows)
 
 
-def _print_losses(records: Iterable[Mapping[str, Any]]) -> None:
+def _print_losses(records: Iterable[LedgerRow]) -> None:
     rows = [
         (
             loss["cause"],
@@ -111,12 +111,12 @@ def _print_losses(records: Iterable[Mapping[str, Any]]) -> None:
         print_table("The operator's losses", ["cause", "tokens", "what it means"], rows)
 
 
-def _print_entries(entries: Iterable[Mapping[str, Any]]) -> None:
-    entries = {one["entry_id"]: one for one in entries}.values()
+def _print_entries(entries: Iterable[LedgerRow]) -> None:
+    entries = {entry["entry_id"]: entry for entry in entries}.values()
     rows = [
-        (one["entry_id"], second_of(one["posted_at"]) if one["posted_at"] else "", p["ledger_account"], format_quantity(p["amount"], p["unit"]), p["bucket_id"])
-        for one in entries
-        for p in one["postings"]
+        (entry["entry_id"], second_of(entry["posted_at"]) if entry["posted_at"] else "", p["ledger_account"], format_quantity(p["amount"], p["unit"]), p["bucket_id"])
+        for entry in entries
+        for p in entry["postings"]
     ]  # fmt: skip
     print_table(
         "Postings, of all that its batch settled for the account",
@@ -124,14 +124,14 @@ def _print_entries(entries: Iterable[Mapping[str, Any]]) -> None:
         rows,
     )
     links = [
-        (one["entry_id"], link["chain_id"], link["link_no"], "yes" if link["intact"] else "NO: it was changed", link["hash"])
-        for one in entries
-        if (link := one["link"]) is not None
+        (entry["entry_id"], link["chain_id"], link["link_no"], "yes" if link["intact"] else "NO: it was changed", link["hash"])
+        for entry in entries
+        if (link := entry["link"]) is not None
     ]  # fmt: skip
     print_table("Chain links", ["entry", "chain", "link", "as it was chained", "hash"], links)
 
 
-def _print_lines(lines: Iterable[Mapping[str, Any]]) -> None:
+def _print_lines(lines: Iterable[LedgerRow]) -> None:
     rows = [
         (
             line["time"], line.get("outcome"), line.get("status"), line.get("cause"), line.get("model"), line.get("deployment"), line.get("attempts"),

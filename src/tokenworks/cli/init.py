@@ -10,8 +10,7 @@ import click
 
 from tokenworks.app.database.connections import owned_database
 from tokenworks.app.edge import read_text
-from tokenworks.app.install import Plan, bring_schema, install, older_hosts
-from tokenworks.app.install import plan as planned
+from tokenworks.app.install import InstallPlan, bring_schema, install, older_hosts, plan_install
 from tokenworks.app.output import on_terminal, print_json, say
 from tokenworks.catalog import read_catalogue, seed_catalogue
 from tokenworks.charging import Host
@@ -43,9 +42,9 @@ def init(context: Context, catalogue: Path | None, plan: bool, as_json: bool) ->
         with _status("Starting the database") as doing:
             place = stack.enter_context(owned_database(settings))
             if plan:
-                _show_plan(planned(place.owner_url), as_json=as_json)
+                _show_plan(plan_install(place.owner_url), as_json=as_json)
                 return
-            schema = bring_schema(place, doing if on_terminal() else _Lines())
+            schema = bring_schema(place, doing if on_terminal() else _LogProgress())
         new = install(settings, place, content, _sealing)
     result = {
         "data_dir": settings.data_dir,
@@ -61,7 +60,7 @@ def init(context: Context, catalogue: Path | None, plan: bool, as_json: bool) ->
         )
 
 
-def _show_plan(plan: Plan, *, as_json: bool) -> None:
+def _show_plan(plan: InstallPlan, *, as_json: bool) -> None:
     there, steps, hosts = plan
     rows = [step._asdict() for step in steps]
     if as_json:
@@ -93,7 +92,7 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
 
 
 def hosts_of(hosts: list[Host]) -> list[dict[str, object]]:
-    """For JSON."""
+    """The hosts as JSON has them."""
     return [
         {
             "host": host.host,
@@ -107,24 +106,24 @@ def hosts_of(hosts: list[Host]) -> list[dict[str, object]]:
     ]
 
 
-class _Lines:
-    """Progress where no terminal is: a line on stderr for each thing that begins, and one now and then for the batches of a backfill."""
+class _LogProgress:
+    """The progress where no terminal is: a line on stderr for each step, and one every `PROGRESS_EVERY_S` for the batches of a backfill."""
 
     def __init__(self) -> None:
-        self._said = ""
-        self._said_s = 0.0
+        self._step = ""
+        self._printed_s = 0.0
 
     def __call__(self, text: str) -> None:
-        what, _, batches = text.partition(": ")
+        step, _, batches = text.partition(": ")
         now_s = time.monotonic()
-        if what != self._said or not batches or now_s - self._said_s >= PROGRESS_EVERY_S:
-            self._said, self._said_s = what, now_s
+        if step != self._step or not batches or now_s - self._printed_s >= PROGRESS_EVERY_S:
+            self._step, self._printed_s = step, now_s
             say(text, err=True)
 
 
 @contextlib.contextmanager
 def _sealing() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars of what is encrypted, on a terminal; yields what moves them."""
+    """On a terminal, a bar for each table that is encrypted. Yields the callback for progress."""
     if not on_terminal():
         yield lambda _place, _done, _total: None
         return
@@ -145,7 +144,7 @@ def _sealing() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextlib.contextmanager
 def _status(what: str) -> Iterator[Callable[[str], None]]:
-    """A spinner with a text, on a terminal; yields what changes the text."""
+    """On a terminal, a spinner with a text. Yields the function that changes the text."""
     if on_terminal():
         from tokenworks.app.tables import console  # noqa: PLC0415 - shown on a terminal alone
 

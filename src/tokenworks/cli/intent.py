@@ -1,15 +1,13 @@
 """`tokenworks intent`: names that stand for the model that fits."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
-from tokenworks.cli.base import Context, json_option, pass_context, said
-from tokenworks.cli.trail import audited
+from tokenworks.cli.base import Context, json_option, pass_context, print_result
+from tokenworks.cli.trail import Params, audited
 from tokenworks.factory import (
     BUILT_IN,
     OBJECTIVES,
@@ -24,8 +22,10 @@ from tokenworks.factory import (
 from tokenworks.kernel import is_digits
 
 
-def _intent_now(services: AppServices, params: Mapping[str, Any]) -> object:
-    return next(one for one in services.deployments.intents() if one.name == params["name"]).model_dump()
+def _intent_now(services: AppServices, params: Params) -> object:
+    return next(
+        intent for intent in services.deployments.intents() if intent.name == params["name"]
+    ).model_dump()
 
 
 @click.command("set")
@@ -39,11 +39,11 @@ def _intent_now(services: AppServices, params: Mapping[str, Any]) -> object:
 def intent_set(
     context: Context, name: str, objective: str, models: tuple[str, ...], quality_min: int, as_json: bool
 ) -> None:
-    """Define an intent, or one of the built-in ones anew."""
+    """Define an intent, or redefine a built-in one."""
     made = make_intent(name=name, objective=objective, models=models, quality_min=quality_min)
     with context.services() as services:
         services.deployments.set_intent(made)
-    said(made.model_dump(mode="json"), f"Clients may name {name} in place of a model.", as_json)
+    print_result(made.model_dump(mode="json"), f"Clients may name {name} in place of a model.", as_json)
 
 
 @click.command("list")
@@ -52,20 +52,22 @@ def intent_set(
 def intent_list(context: Context, as_json: bool) -> None:
     """All intents, the built-in ones first."""
     with context.services() as services:
-        set_here = {one.name: one for one in services.deployments.intents()}
+        set_here = {intent.name: intent for intent in services.deployments.intents()}
     found = [*(BUILT_IN | set_here).values()]
     if as_json:
-        print_json([one.model_dump(mode="json") | {"built_in": one.name not in set_here} for one in found])
+        print_json(
+            [intent.model_dump(mode="json") | {"built_in": intent.name not in set_here} for intent in found]
+        )
         return
     rows = [
         (
-            one.name,
-            one.objective,
-            ", ".join(one.models) or "all with a quality",
-            one.quality_min,
-            "" if one.name in set_here else "built in",
+            intent.name,
+            intent.objective,
+            ", ".join(intent.models) or "all with a quality",
+            intent.quality_min,
+            "" if intent.name in set_here else "built in",
         )
-        for one in found
+        for intent in found
     ]
     print_table(
         "Intents", ["intent", "objective", "models", "quality at least", ""], rows, right=["quality at least"]
@@ -78,10 +80,10 @@ def intent_list(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def intent_remove(context: Context, name: str, as_json: bool) -> None:
-    """Forget an intent. A built-in one means again what it did."""
+    """Remove an intent. A built-in one means again what it did."""
     with context.services() as services:
         services.deployments.remove_intent(name)
-    said({"removed": name}, f"Intent {name} is removed.", as_json)
+    print_result({"removed": name}, f"Intent {name} is removed.", as_json)
 
 
 @click.command("evaluate")
@@ -90,13 +92,13 @@ def intent_remove(context: Context, name: str, as_json: bool) -> None:
 @click.option("--large", "large_text", default="90:16", show_default=True, metavar="QUALITY:PRICE", help="A large one.")  # fmt: skip
 @json_option
 def intent_evaluate(path: Path | None, small_text: str, large_text: str, as_json: bool) -> None:
-    """What each built-in intent saves on labelled requests against always taking the large model, and what of the hard ones keeps it.
+    """What each built-in intent saves on labelled requests, compared with always the large model, and how many hard requests still get the large model.
 
     An easy request counts as well answered by both models, a hard one by the large model alone.
     """
     requests = read_requests(SYNTHETIC_REQUESTS if path is None else path)
     small, large = _priced("small", small_text), _priced("large", large_text)
-    found = {name: evaluate(one, requests, small, large) for name, one in BUILT_IN.items()}
+    found = {name: evaluate(intent, requests, small, large) for name, intent in BUILT_IN.items()}
     if as_json:
         print_json({name: _verdict(verdict) for name, verdict in found.items()})
         return
@@ -108,7 +110,7 @@ def intent_evaluate(path: Path | None, small_text: str, large_text: str, as_json
     print_table(f"{len(requests)} labelled requests", columns, rows, right=columns[1:])
 
 
-def _verdict(verdict: IntentEvaluation) -> dict[str, Any]:
+def _verdict(verdict: IntentEvaluation) -> dict[str, object]:
     return verdict._asdict() | {"saving": round(verdict.saving, 4), "well_answered": round(verdict.well_answered, 4)}  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """`tokenworks job`: jobs that failed."""
 
-from collections.abc import Mapping
-from typing import Any
 from uuid import UUID
 
 import click
@@ -9,12 +7,12 @@ import click
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.charging import JOB_NAMES, JobName
-from tokenworks.cli.base import Context, json_option, pass_context, said
-from tokenworks.cli.trail import audited
+from tokenworks.cli.base import Context, json_option, pass_context, print_result
+from tokenworks.cli.trail import Params, audited
 from tokenworks.subscriptions import minute_of
 
 
-def _failed_job_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _failed_job_now(services: AppServices, params: Params) -> object:
     found = services.failed_jobs.all()
     return next(f for f in found if (f.job, f.ref) == (params["job_name"], params["ref"]))
 
@@ -23,7 +21,7 @@ def _failed_job_now(services: AppServices, params: Mapping[str, Any]) -> object:
 @json_option
 @pass_context
 def job_list(context: Context, as_json: bool) -> None:
-    """Failed jobs, oldest first: those that are tried again, and those in quarantine."""
+    """Failed jobs, oldest first: jobs that are tried again, and jobs in quarantine."""
     with context.services() as services:
         found = services.failed_jobs.all()
     if as_json:
@@ -44,7 +42,9 @@ def job_list(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def job_release(context: Context, job_name: JobName, ref: UUID, as_json: bool) -> None:
-    """Try a failed job again at the next run, once its cause is mended."""
+    """Try a failed job again in the next run, once its cause is repaired."""
     with context.services() as services:
         services.failed_jobs.release(job_name, ref)
-    said({"job": job_name, "ref": ref, "state": "released"}, f"{job_name} {ref} is tried again.", as_json)
+    print_result(
+        {"job": job_name, "ref": ref, "state": "released"}, f"{job_name} {ref} is tried again.", as_json
+    )

@@ -1,15 +1,13 @@
-"""`tokenworks journal`: the journals of hosts, and the way on where one is lost."""
+"""`tokenworks journal`: the journals of hosts, and giving up a lost one."""
 
 import contextlib
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
 import click
 
 from tokenworks.app.bootstrap import AppServices
-from tokenworks.app.database.alone import nobody_serves
+from tokenworks.app.database.locks import lock_out_server
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.charging import (
     PER_UNIT,
@@ -22,14 +20,14 @@ from tokenworks.charging import (
     why_lost,
 )
 from tokenworks.cli.base import Context, json_option, pass_context
-from tokenworks.cli.trail import audited
+from tokenworks.cli.trail import Params, audited
 from tokenworks.kernel import SystemClock
 from tokenworks.subscriptions import second_of
 
 
-def _journal_now(services: AppServices, params: Mapping[str, Any]) -> object:
-    """The grants that go are found in the books by their journal."""
-    return {"reserved": [row._asdict() for row in services.ledger.reserved(params["journal_id"])]}
+def _journal_now(services: AppServices, params: Params) -> object:
+    """The open grants of the journal, which `journal reset` writes off."""
+    return {"reserved": _reserved(services, params["journal_id"])}
 
 
 @click.command("inspect")
@@ -57,18 +55,16 @@ def journal_inspect(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def journal_list(context: Context, as_json: bool) -> None:
-    """The journals that the database knows: host, how far each is settled, and what its host has reserved."""
+    """The journals that the database knows: host, settled sequence, and the grants of the host."""
     with context.services() as services:
-        found = [
-            row._asdict() | {"reserved": _reserved(services, row.journal_id)}
-            for row in services.ledger.journals()
-        ]
+        found = services.ledger.journals()
+        reserved = {row.journal_id: _reserved(services, row.journal_id) for row in found}
+        words = {row.journal_id: _reserved_words(services, row.journal_id) for row in found}
     if as_json:
-        print_json(found)
+        print_json([row._asdict() | {"reserved": reserved[row.journal_id]} for row in found])
         return
     rows = [
-        [row["journal_id"], row["host"], row["settled_seq"], second_of(row["settled_at"]) if row["settled_at"] else "",
-         _words(row["reserved"])]
+        [row.journal_id, row.host, row.settled_seq, second_of(row.settled_at) if row.settled_at else "", words[row.journal_id]]
         for row in found
     ]  # fmt: skip
     print_table(
@@ -76,14 +72,16 @@ def journal_list(context: Context, as_json: bool) -> None:
     )
 
 
-def _reserved(services: Any, journal_id: UUID) -> list[dict[str, Any]]:
+def _reserved(services: AppServices, journal_id: UUID) -> list[dict[str, object]]:
+    """What the journal's host has been granted and has not settled, for JSON."""
     return [row._asdict() for row in services.ledger.reserved(journal_id)]
 
 
-def _words(reserved: list[dict[str, Any]]) -> str:
+def _reserved_words(services: AppServices, journal_id: UUID) -> str:
+    """The same for people."""
     return "; ".join(
-        f"{row['quantity'] // PER_UNIT:,} {row['unit']}s in {row['grants']} grants of {row['accounts']} accounts"
-        for row in reserved
+        f"{row.quantity // PER_UNIT:,} {row.unit}s in {row.grants} grants of {row.accounts} accounts"
+        for row in services.ledger.reserved(journal_id)
     )
 
 
@@ -99,47 +97,47 @@ def _words(reserved: list[dict[str, Any]]) -> str:
 @json_option
 @pass_context
 def journal_reset(context: Context, journal_id: UUID | None, confirm: UUID | None, as_json: bool) -> None:
-    """Give up a journal that is lost, damaged or older than the database: its host begins an empty one, with an id of its own.
+    """Give up a journal that is lost, damaged or older than the database: its host starts an empty journal with a new id.
 
     What the old one reserved is written off and free again. Shows first what that means.
     """
     settings = context.settings()
     wanted, ours = journal_to_reset(settings.journal, journal_id)
-    # For the audit trail.
+    # The audit trail reads the journal's id from the parameters.
     click.get_current_context().params["journal_id"] = wanted
     with contextlib.ExitStack() as stack:
         if ours:
-            stack.enter_context(nobody_serves(settings.data_dir))
+            stack.enter_context(lock_out_server(settings.data_dir))
             stack.enter_context(journal_locked(settings.journal))
         with context.services() as services:
             known = services.ledger.journals(wanted)
             settled = known[0].settled_seq if known else 0
             why = why_lost(settings.journal, settled) if ours else "its host, or its disk, is taken for lost"
-            reserved = _reserved(services, wanted)
-            shown = {
+            words = _reserved_words(services, wanted)
+            shown: dict[str, object] = {
                 "journal_id": wanted,
                 "host": known[0].host if known else None,
                 "settled_seq": settled,
                 "why": why,
-                "reserved": reserved,
+                "reserved": _reserved(services, wanted),
             }
             if confirm != wanted:
-                _show(shown, as_json=as_json)
+                _show(shown, words, as_json=as_json)
             check_confirmed(wanted, confirm)
             count = services.ledger.give_up_journal(wanted, ended=ours)
-        # After the commit: cut off here, the same command goes on.
+        # After the commit: where the command is interrupted here, running it again goes on.
         mark = f"{datetime.fromtimestamp(SystemClock().civil_ms() / 1000, UTC):%Y%m%dT%H%M%SZ}"
         aside = put_journal_aside(settings.journal, mark) if ours else None
     if as_json:
         print_json(shown | {"written_off": count, "aside": aside})
         return
-    say(f"{count} grants are written off: {_words(reserved) or 'nothing was reserved'}.")
+    say(f"{count} grants are written off: {words or 'nothing was reserved'}.")
     if aside is not None:
         say(f"What there was is in {aside}. The host begins an empty journal when it starts.")
     say("Records that turn up later are settled as late when a host starts on their journal (journal_dir).")
 
 
-def _show(shown: dict[str, Any], *, as_json: bool) -> None:
+def _show(shown: dict[str, object], reserved_words: str, *, as_json: bool) -> None:
     if as_json:
         print_json(shown)
         return
@@ -147,7 +145,7 @@ def _show(shown: dict[str, Any], *, as_json: bool) -> None:
         f"Journal {shown['journal_id']} of {shown['host'] or 'a host that this database does not know'}: {shown['why']}."
     )
     say(f"The database has settled it up to {shown['settled_seq']}.")
-    say(f"Reserved and not settled: {_words(shown['reserved']) or 'nothing'}.")
+    say(f"Reserved and not settled: {reserved_words or 'nothing'}.")
     say(
         "Nobody can know what of that was served: records that were only in the missing part are charged to nobody, at most so much. "
         "Given up, it is free for the subscribers again. If the missing part turns up, its records are settled as late: they draw on "

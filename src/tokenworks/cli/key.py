@@ -1,7 +1,6 @@
 """`tokenworks key`: API keys."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import click
@@ -14,15 +13,15 @@ from tokenworks.cli.base import (
     Context,
     json_option,
     pass_context,
-    said,
+    print_result,
     subscriber_option,
 )
-from tokenworks.cli.trail import audited
+from tokenworks.cli.trail import Params, audited
 
 KEYS_LIMIT_DEFAULT: Final = 50
 
 
-def _keys_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _keys_now(services: AppServices, params: Params) -> object:
     if "key_id" in params:
         return services.keys.info(params["key_id"])
     return services.keys.of_account(services.subscriptions.find(params["subscriber"]).account_id, {})
@@ -89,7 +88,7 @@ def key_list(context: Context, subscriber: str, limit: int, after: UUID | None, 
 def key_block(context: Context, key_id: UUID, undo: bool, as_json: bool) -> None:
     """Refuse a key on this host within a second, also while the database is away. `revoke` is for everywhere."""
     block_key(context.settings().blocked_keys, key_id, undo=undo)
-    said(
+    print_result(
         {"key_id": key_id, "blocked": not undo},
         f"Key {key_id} is {'taken again' if undo else 'refused'} on this host.",
         as_json,
@@ -102,10 +101,10 @@ def key_block(context: Context, key_id: UUID, undo: bool, as_json: bool) -> None
 @json_option
 @pass_context
 def key_revoke(context: Context, key_id: UUID, as_json: bool) -> None:
-    """Stop a key everywhere, at once."""
+    """Revoke a key on all hosts, at once."""
     with context.services() as services:
         revoked = services.keys.revoke(key_id)
-    said(
+    print_result(
         {"key_id": key_id, "revoked": revoked},
         f"Key {key_id} {'is revoked' if revoked else 'was revoked already'}.",
         as_json,

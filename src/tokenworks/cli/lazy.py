@@ -1,8 +1,7 @@
-"""Groups whose commands are imported when they are run, or when their own help is asked for."""
+"""Groups of commands. A command is imported when it is run, or when its own help is printed."""
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from importlib import import_module
-from typing import Any
 
 import click
 
@@ -11,15 +10,32 @@ from tokenworks.cli.commands import COMMANDS, NOUNS, WITH_OPTIONS
 
 
 class Noun(click.Group):
-    """The group of `path`, such as `bill dispute`; the root's is empty. Its help imports none of its commands."""
+    """The group of `path`, such as `bill dispute`; the path of the root is empty. Printing its help imports no command."""
 
-    def __init__(self, *args: Any, path: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        path: str,
+        help: str | None = None,  # noqa: A002 - the name that click's decorator gives it
+        callback: Callable[..., object] | None = None,
+        params: list[click.Parameter] | None = None,
+        invoke_without_command: bool = False,
+        context_settings: MutableMapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(
+            name,
+            help=help,
+            callback=callback,
+            params=params,
+            invoke_without_command=invoke_without_command,
+            context_settings=context_settings,
+        )
         self.path = path
         self.commands = _Commands(path)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """As click prints them, from the table."""
+        """The list of commands in click's format, from the table in `commands.py`."""
         names = self.list_commands(ctx)
         limit = formatter.width - 6 - max(len(name) for name in names)
         rows = [(name, _summary(f"{self.path} {name}".strip(), limit)) for name in names]
@@ -33,7 +49,7 @@ def _summary(path: str, limit: int) -> str:
 
 
 class _Commands(MutableMapping[str, click.Command]):
-    """The commands of a noun by their last word. One that is asked for is imported, and its parameters are guarded."""
+    """The commands of a noun by their last word. The first access to a command imports it and guards its parameters."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -46,9 +62,9 @@ class _Commands(MutableMapping[str, click.Command]):
         if name not in self._loaded:
             if name not in self._names:
                 raise KeyError(name)
-            made = _load(f"{self._path} {name}".strip())
-            guard(made)
-            self._loaded[name] = made
+            command = _load(f"{self._path} {name}".strip())
+            guard(command)
+            self._loaded[name] = command
         return self._loaded[name]
 
     def __setitem__(self, name: str, command: click.Command) -> None:
@@ -68,10 +84,10 @@ class _Commands(MutableMapping[str, click.Command]):
 
 
 def _load(path: str) -> click.Command:
-    """`bill write-off` is `bill_write_off` in the file that the table names."""
+    """Import a command: `bill write-off` is the function `bill_write_off` in the file that the table names."""
     if path in NOUNS and path not in WITH_OPTIONS:
         return Noun(path.rpartition(" ")[2], path=path, help=NOUNS[path])
     file = path if path in WITH_OPTIONS else COMMANDS[path][0]
-    found = getattr(import_module(f"tokenworks.cli.{file}"), path.replace(" ", "_").replace("-", "_"))
-    assert isinstance(found, click.Command)
-    return found
+    command = getattr(import_module(f"tokenworks.cli.{file}"), path.replace(" ", "_").replace("-", "_"))
+    assert isinstance(command, click.Command)
+    return command

@@ -27,7 +27,7 @@ from tokenworks.subscriptions import BILLING_ZONE
 def ledger_flagged(
     context: Context, since: str | None, limit: int, before: UUID | None, as_json: bool
 ) -> None:
-    """Records to reconcile with a deployment's own figures: not reported, not adding up, late, or waived."""
+    """Records to reconcile with a deployment's own figures: usage that was not reported, is inconsistent, late, or waived."""
     with context.services() as services:
         found = services.ledger.flagged(since_of(since), limit, before)
     if as_json:
@@ -44,7 +44,7 @@ def ledger_flagged(
 @json_option
 @pass_context
 def ledger_losses(context: Context, since: str, subscriber: str | None, as_json: bool) -> None:
-    """What was produced and nobody paid for, by day (UTC) and cause."""
+    """Tokens that were produced and not charged, by day (UTC) and cause."""
     with context.services() as services:
         account_id = None if subscriber is None else services.subscriptions.find(subscriber).account_id
         found = services.ledger.losses(since_of(since), account_id, BILLING_ZONE)
@@ -55,15 +55,17 @@ def ledger_losses(context: Context, since: str, subscriber: str | None, as_json:
 
 
 @click.command("verify")
-@click.option("--full", is_flag=True, help="Everything, also what earlier runs read.")
+@click.option("--full", is_flag=True, help="Check all rows, also those that earlier runs have read.")
 @click.option(
-    "--processes", type=click.IntRange(1), help="So many read at once, in one snapshot (default: one a core)."
+    "--processes",
+    type=click.IntRange(1),
+    help="How many processes read at once, in one snapshot (default: one per core).",
 )
 @json_option
 @pass_context
 def ledger_verify(context: Context, as_json: bool, full: bool, processes: int | None) -> None:
-    """Recompute invariants from the tables: of what is new since the last run, and of a thirtieth of the accounts (all, where they
-    are few); exit 1 with the offending rows where one is broken.
+    """Recompute invariants from the tables: for rows since the last run, and for a thirtieth of the accounts (all accounts, where they
+    are few); exit 1 with the offending rows where an invariant is broken.
     """
     with context.services() as services, _bar(quiet=as_json) as progress:
         findings, read, counts = services.verify_books(progress, full=full, processes=processes)
@@ -87,7 +89,7 @@ def ledger_verify(context: Context, as_json: bool, full: bool, processes: int | 
 
 @contextlib.contextmanager
 def _bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar of the checks, on a terminal; yields what moves it."""
+    """On a terminal, a bar of the checks. Yields the callback for progress."""
     if quiet or not on_terminal():
         yield lambda _what, _done, _total: None
         return

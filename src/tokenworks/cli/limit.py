@@ -1,20 +1,18 @@
 """`tokenworks limit`: protective limits."""
 
-from collections.abc import Mapping
-from typing import Any
 from uuid import UUID
 
 import click
 
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
-from tokenworks.cli.base import Context, json_option, pass_context, said
-from tokenworks.cli.trail import audited
+from tokenworks.cli.base import Context, json_option, pass_context, print_result
+from tokenworks.cli.trail import Params, audited
 from tokenworks.subscriptions import scope_of_limit
 
 
-def _limits_now(services: AppServices, params: Mapping[str, Any]) -> object:
-    """The one that is named, or what the subscriber, the member, the key or the deployment has."""
+def _limits_now(services: AppServices, params: Params) -> object:
+    """The named limit, or the limits of the subscriber or the deployment."""
     found = services.ledger.limits()
     if "limit_id" in params:
         return next(limit for limit in found if limit["limit_id"] == params["limit_id"])
@@ -29,7 +27,7 @@ def _limits_now(services: AppServices, params: Mapping[str, Any]) -> object:
 @click.option("--subscriber", help="Its id or phone number: the limit of all that it spends.")
 @click.option("--member", help="Of the subscriber: a member's or department's id or name.")
 @click.option("--key", type=click.UUID, help="Of the subscriber: a key's id.")
-@click.option("--deployment", help="A deployment's name: what it can take.")
+@click.option("--deployment", help="A deployment's name: the limit of its capacity.")
 @click.option("--requests-per-min", type=int)
 @click.option("--tokens-per-min", type=int, help="Input and output together.")
 @click.option("--streams", type=int, help="Requests in flight at once.")
@@ -66,7 +64,7 @@ def limit_set(
             tokens_per_min=tokens_per_min,
             streams_max=streams,
         )
-    said({"limit_id": limit_id, "scope": scope}, f"Limited. Limit id {limit_id}.", as_json)
+    print_result({"limit_id": limit_id, "scope": scope}, f"Limited. Limit id {limit_id}.", as_json)
 
 
 @click.command("list")
@@ -102,7 +100,7 @@ def limit_list(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def limit_remove(context: Context, limit_id: UUID, as_json: bool) -> None:
-    """Take a limit away."""
+    """Remove a limit."""
     with context.services() as services:
         services.ledger.remove_limit(limit_id)
-    said({"limit_id": limit_id, "removed": True}, "It is not limited any more.", as_json)
+    print_result({"limit_id": limit_id, "removed": True}, "It is not limited any more.", as_json)

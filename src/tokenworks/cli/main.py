@@ -1,6 +1,6 @@
-"""The command line. Errors are one clear sentence on stderr with exit code 1, usage errors 2, never a traceback.
+"""The command line. An error is one sentence on stderr with exit code 1, a usage error has exit code 2; no traceback is printed.
 
-This file and what it imports is all that `tokenworks --help` loads: see `lazy.py`.
+`tokenworks --help` loads this module and its imports only: see `lazy.py`.
 """
 
 import io
@@ -43,11 +43,11 @@ guard(cli)
 
 
 def main() -> None:
-    """The entry point: errors that we raise on purpose become one sentence."""
+    """The entry point: an error of Tokenworks is printed as one sentence."""
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
-        # It quotes what was given.
+        # The message quotes arguments, which may have characters that act in a terminal.
         text = io.StringIO()
         error.show(text)
         say(text.getvalue().rstrip("\n"), err=True)
@@ -64,13 +64,13 @@ def main() -> None:
         )
         sys.exit(1)
     except Exception as error:
-        if not _is_of_the_database(error):
+        if not _is_database_error(error):
             raise
         say(f"tokenworks: the database refused: {str(error).splitlines()[0]}", err=True)
         sys.exit(1)
 
 
-def _is_of_the_database(error: Exception) -> bool:
-    """True for an error of the driver. Where the driver is not imported, there is none."""
+def _is_database_error(error: Exception) -> bool:
+    """True for an error of the database driver. A driver that is not imported has raised no error."""
     driver = sys.modules.get("psycopg")
     return driver is not None and isinstance(error, driver.Error)

@@ -1,8 +1,5 @@
 """`tokenworks member`: people and departments that spend from an account."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 
 from tokenworks.app import views
@@ -11,11 +8,11 @@ from tokenworks.cli.base import (
     Context,
     json_option,
     pass_context,
-    said,
+    print_result,
     subscriber_option,
 )
 from tokenworks.cli.options import dry_run_option
-from tokenworks.cli.trail import audited
+from tokenworks.cli.trail import Params, audited
 from tokenworks.subscriptions import CapPeriod
 
 _cap_tokens = click.option("--cap-tokens", type=int, help="The most that it may use in a period.")
@@ -26,7 +23,7 @@ _cap_period = click.option(
 )
 
 
-def _member_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _member_now(services: AppServices, params: Params) -> object:
     found = services.subscriptions.find(params["subscriber"])
     names = [params[name] for name in ("reference", "giver", "taker", "name") if params.get(name)]
     members = [member for name in names for member in [services.members.find(found, name)]]
@@ -69,7 +66,9 @@ def member_add(
             cap_tokens=cap_tokens,
             cap_period=cap_period,
         )
-    said({"member_id": made.member_id, "name": made.name}, f"{made.name}: member {made.member_id}.", as_json)
+    print_result(
+        {"member_id": made.member_id, "name": made.name}, f"{made.name}: member {made.member_id}.", as_json
+    )
 
 
 @click.command("cap")
@@ -93,7 +92,7 @@ def member_cap(
         found = services.members.find(services.subscriptions.find(subscriber), reference)
         services.members.set_cap(found, cap_tokens, cap_period)
     text = "no cap" if cap_tokens is None else f"{cap_tokens} tokens ({cap_period})"
-    said({"member_id": found.member_id, "cap_tokens": cap_tokens}, f"{found.name}: {text}.", as_json)
+    print_result({"member_id": found.member_id, "cap_tokens": cap_tokens}, f"{found.name}: {text}.", as_json)
 
 
 @click.command("transfer")
@@ -118,7 +117,7 @@ def member_transfer(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Give a part of a member's cap to another one, in the periods of now. The pool's balance stays."""
+    """Transfer a part of a member's cap to another member, in the current periods. The pool's balance stays."""
     with context.services() as services, services.transaction(dry_run=dry_run):
         found = services.subscriptions.find(subscriber)
         made = services.members.transfer(
@@ -131,7 +130,7 @@ def member_transfer(
             idempotency_key=idempotency_key,
         )
     dry = " (dry run)" if dry_run else ""
-    said(made, f"{tokens:,} tokens from {giver} to {taker}{dry}.", as_json)
+    print_result(made, f"{tokens:,} tokens from {giver} to {taker}{dry}.", as_json)
 
 
 @click.command("list")
@@ -139,7 +138,7 @@ def member_transfer(
 @json_option
 @pass_context
 def member_list(context: Context, subscriber: str, as_json: bool) -> None:
-    """Members with their caps and what is used of them in the period of now."""
+    """Members with their caps and the usage of each cap in the current period."""
     with context.services() as services:
         found = services.subscriptions.find(subscriber)
         members = services.members.of(found)

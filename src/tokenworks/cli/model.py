@@ -1,14 +1,11 @@
 """`tokenworks model`: what is declared of models."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
-from tokenworks.cli.base import Context, json_option, pass_context, said
-from tokenworks.cli.trail import audited
+from tokenworks.cli.base import Context, json_option, pass_context, print_result
+from tokenworks.cli.trail import Params, audited
 from tokenworks.factory import (
     FILINGS,
     MODALITIES,
@@ -16,7 +13,7 @@ from tokenworks.factory import (
 )
 
 
-def _model_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _model_now(services: AppServices, params: Params) -> object:
     return next(card for card in services.deployments.models() if card.name == params["name"]).model_dump()
 
 
@@ -33,20 +30,20 @@ def _model_now(services: AppServices, params: Mapping[str, Any]) -> object:
 def model_set(
     context: Context, name: str, quality: int | None, modalities: tuple[str, ...], tools: bool, filing: str, filing_no: str | None, as_json: bool
 ) -> None:  # fmt: skip
-    """Declare what a model is; what was declared before is replaced."""
+    """Declare a model's properties; replaces an earlier declaration."""
     card = make_model(
         name=name, quality=quality, modalities=modalities or ("text",), tools=tools, filing=filing, filing_no=filing_no
     )  # fmt: skip
     with context.services() as services:
         services.deployments.set_model(card)
-    said(card.model_dump(mode="json"), f"Model {name} is declared.", as_json)
+    print_result(card.model_dump(mode="json"), f"Model {name} is declared.", as_json)
 
 
 @click.command("list")
 @json_option
 @pass_context
 def model_list(context: Context, as_json: bool) -> None:
-    """What is declared."""
+    """The declared models."""
     with context.services() as services:
         found = services.deployments.models()
     if as_json:
@@ -69,7 +66,7 @@ def model_list(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def model_remove(context: Context, name: str, as_json: bool) -> None:
-    """Forget what is declared of a model. Its deployments stay."""
+    """Remove the declaration of a model. Its deployments stay."""
     with context.services() as services:
         services.deployments.remove_model(name)
-    said({"removed": name}, f"Nothing is declared of {name} any more.", as_json)
+    print_result({"removed": name}, f"Nothing is declared of {name} any more.", as_json)

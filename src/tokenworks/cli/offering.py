@@ -1,10 +1,9 @@
 """`tokenworks offering`: what is on sale, what a file changes, and which versions products have."""
 
 import contextlib
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -19,8 +18,8 @@ from tokenworks.catalog import (
     offering_differences,
     read_catalogue,
 )
-from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said
-from tokenworks.cli.trail import audited
+from tokenworks.cli.base import Context, exact_option, json_option, pass_context, print_result
+from tokenworks.cli.trail import Params, audited
 from tokenworks.subscriptions import day_of, minute_of
 
 NOTICE_DAYS_DEFAULT: Final = 30
@@ -29,7 +28,7 @@ NOTICE_DAYS_DEFAULT: Final = 30
 HOLDERS_DEFAULT: Final = 50
 
 
-def _offerings_now(services: AppServices, _params: Mapping[str, Any]) -> object:
+def _offerings_now(services: AppServices, _params: Params) -> object:
     return {sold.offering.id: sold.offering_version for sold in services.offerings.all()}
 
 
@@ -62,7 +61,7 @@ def offering_list(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def offering_show(context: Context, offering_id: str, as_json: bool) -> None:
-    """One offering, with what its plan charges where things do not go as usual."""
+    """An offering, with its charging policy for requests that do not end as usual."""
     with context.services() as services:
         found = services.offerings.known(offering_id)
     if as_json:
@@ -96,7 +95,7 @@ def offering_load(context: Context, file: Path, dry_run: bool, as_json: bool) ->
         else:
             say("\n".join(_words(changes)) or "Nothing would change.")
         return
-    said(
+    print_result(
         {"offerings": len(content.offerings), "new_versions": new},
         f"{len(content.offerings)} offerings, {new} new versions.",
         as_json,
@@ -109,7 +108,7 @@ def offering_load(context: Context, file: Path, dry_run: bool, as_json: bool) ->
 @json_option
 @pass_context
 def offering_diff(context: Context, old: str, new: str | None, as_json: bool) -> None:
-    """What is different, in words: between what is on sale and a file (OLD alone), or between two versions or two files."""
+    """The differences, in words, between the catalogue on sale and a file (OLD alone), or between two versions or two files."""
     with context.services() as services:
         if new is None:
             changes = services.offerings.compare(_read(Path(old)))
@@ -121,7 +120,7 @@ def offering_diff(context: Context, old: str, new: str | None, as_json: bool) ->
         else:
             words = _file_words(_read(Path(old)), _read(Path(new)))
             value = words
-    said(value, "\n".join(words) or "Nothing is different.", as_json)
+    print_result(value, "\n".join(words) or "Nothing is different.", as_json)
 
 
 def _read(file: Path) -> Catalogue:
@@ -146,7 +145,7 @@ def _version_words(services: AppServices, old: str, new: str) -> list[str]:
 
 
 def _file_words(before: Catalogue, after: Catalogue) -> list[str]:
-    """By id, and by time where an offering has several versions."""
+    """The differences of two files, by offering id, and by begin where an offering has several versions."""
     lines = []
     cards = [{card.id: card for card in catalogue.rate_cards} for catalogue in (before, after)]
     old, new = ({(o.id, o.begins): o for o in catalogue.offerings} for catalogue in (before, after))
@@ -164,14 +163,14 @@ def _file_words(before: Catalogue, after: Catalogue) -> list[str]:
 
 @click.command("sold")
 @click.option("--offering", "offering_id", help="Of this one alone.")
-@click.option("--version", help="Who has this version.")
+@click.option("--version", help="List the products of this version.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=HOLDERS_DEFAULT, show_default=True)
 @json_option
 @pass_context
 def offering_sold(
     context: Context, offering_id: str | None, version: str | None, limit: int, as_json: bool
 ) -> None:
-    """Which versions live products have, and how many of them; with --version, whose they are."""
+    """The versions of live products, with the number of products; with --version, the products and their subscribers."""
     with context.services() as services:
         if version is not None:
             held = services.moves.holders(services.offerings.sold(version).offering_version, limit)
@@ -204,14 +203,16 @@ def _day(at: object) -> str:
 
 @click.command("move")
 @audited()
-@click.option("--offering", "offering_id", required=True, help="Its version on sale is what they get.")
-@click.option("--from", "from_version", help="Who has this version alone; left out: every other one.")
+@click.option("--offering", "offering_id", required=True, help="Its products get the version on sale.")
+@click.option(
+    "--from", "from_version", help="Move only products of this version; left out: of every other version."
+)
 @click.option(
     "--notice-days",
     type=click.IntRange(0, 366),
     default=NOTICE_DAYS_DEFAULT,
     show_default=True,
-    help="Whose cycle ends sooner is not moved this time.",
+    help="A product whose cycle ends sooner is not moved this time.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @json_option
@@ -224,7 +225,7 @@ def offering_move(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Move live products to the version on sale, with their next cycle, and tell their subscribers now."""
+    """Move live products to the version on sale from their next cycle on, and notify their subscribers now."""
     with context.services() as services, contextlib.ExitStack() as stack:
         # Each product is a transaction of its own; a dry run is one, which is rolled back.
         if dry_run:
@@ -235,4 +236,4 @@ def offering_move(
         f"{moved.moved} product(s) get {moved.offering_version} with their next cycle and are told; {moved.too_soon} renew "
         f"within {notice_days} days: run it again after that; {moved.left_alone} end, or change, and are left alone{dry}."
     )
-    said(moved, text, as_json)
+    print_result(moved, text, as_json)

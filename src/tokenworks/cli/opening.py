@@ -1,29 +1,37 @@
-"""What a command works on: a connection that is checked, the services on it, and the row that the command leaves in the audit trail."""
+"""Opens the database for a command: a checked connection, the services on it, and the command's row of the audit trail."""
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from tokenworks.app.bootstrap import AppServices, make_works
-from tokenworks.app.database.connections import anchor, connect, database
+from tokenworks.app.database.connections import anchor_clock, connect, database
 from tokenworks.app.database.roles import check_role
 from tokenworks.app.database.schema import check_schema
 from tokenworks.app.database.waiting import watched
 from tokenworks.app.output import json_text, say
 from tokenworks.app.sealed import check_sealed
 from tokenworks.cli.base import Context
-from tokenworks.cli.trail import as_said, audit_of, look_at, person_of, pinned, ref_of
+from tokenworks.cli.trail import (
+    Params,
+    audit_of,
+    options_as_given,
+    person_of,
+    read_state,
+    ref_of,
+    with_subscriber_id,
+)
 from tokenworks.kernel import AnchoredClock, SystemClock
 from tokenworks.trust import ApprovalNeeded, check_peppers, load_peppers
 
-# Of a command's parameters: how it is asked, not what.
+# Parameters that concern the form of the command, not its effect.
 _FORM: Final = frozenset({"as_json", "dry_run"})
 
 
 def command_name() -> str:
-    """Such as `order place`: what is run, without the program's own name."""
+    """The name of the running command without the program's, such as `order place`."""
     names = []
     context: click.Context | None = click.get_current_context()
     while context is not None and context.parent is not None:
@@ -33,7 +41,7 @@ def command_name() -> str:
 
 
 @contextlib.contextmanager
-def opened(context: Context) -> Iterator[AppServices]:
+def open_services(context: Context) -> Iterator[AppServices]:
     """Raises `Unavailable` or `Invalid` where the database can't be used as it is."""
     settings = context.installed()
     with (
@@ -44,9 +52,9 @@ def opened(context: Context) -> Iterator[AppServices]:
         check_schema(connection)
         context.may_change_history = check_role(connection, single_role=settings.single_role)
         check_sealed(connection)
-        # What a command dates is by the database's clock, as what a server dates is.
+        # Commands date rows by the database's clock, as servers do.
         clock = AnchoredClock(SystemClock(settings.clock_shift_s))
-        anchor(clock, connection)
+        anchor_clock(clock, connection)
         peppers = load_peppers(settings.secrets)
         check_peppers(connection, peppers, settings.secrets, clock.now())
         services = make_works(settings, connection, clock, peppers)
@@ -57,26 +65,28 @@ def opened(context: Context) -> Iterator[AppServices]:
 
 @contextlib.contextmanager
 def _audited(services: AppServices, actor: str) -> Iterator[None]:
-    """What an operator does is written down, in the transaction of what was done; a dry run is not."""
+    """Write the audit trail in the command's own transaction. A command that only reads, and a dry run, write no row."""
     running = click.get_current_context()
     command, params, audit = command_name(), running.params, audit_of(running.command)
     if audit is None or params.get("dry_run"):
         with services.transaction(dry_run=True):
             _begin(services, command, params)
         yield
-    elif audit.look is None:
+    elif audit.reader is None:
         yield
-        _write(services, actor, command, params, pinned(services, params), None, None)
+        _write(services, actor, command, params, with_subscriber_id(services, params), None, None)
     else:
         try:
             with services.transaction():
                 _begin(services, command, params)
-                about = pinned(services, params)
-                before = look_at(services, audit.look, about)
+                about = with_subscriber_id(services, params)
+                before = read_state(services, audit.reader, about)
                 yield
-                # Who was registered just now has an id, too.
-                about = about if about.get("subscriber") else pinned(services, params)
-                _write(services, actor, command, params, about, before, look_at(services, audit.look, about))
+                # A subscriber that the command registered has an id now.
+                about = about if about.get("subscriber") else with_subscriber_id(services, params)
+                _write(
+                    services, actor, command, params, about, before, read_state(services, audit.reader, about)
+                )
         except ApprovalNeeded as error:
             services.approvals.ask(error.wanted)
             raise
@@ -86,30 +96,30 @@ def _write(
     services: AppServices,
     actor: str,
     command: str,
-    params: dict[str, Any],
-    about: dict[str, Any],
+    params: Params,
+    about: Params,
     before: object,
     after: object,
 ) -> None:
     ref = ref_of(command, about)
-    asked = {"asked": as_said(params), "is": after}
+    details = {"asked": options_as_given(params), "is": after}
     services.identity.audit(
-        actor, "operator", command, ref, before, asked, person_id=person_of(services, ref)
+        actor, "operator", command, ref, before, details, person_id=person_of(services, ref)
     )
 
 
-def _begin(services: AppServices, command: str, params: dict[str, Any]) -> None:
-    """Take the command's idempotency key, where it has one. The services give a repeat what they gave before.
+def _begin(services: AppServices, command: str, params: Params) -> None:
+    """Register the command's idempotency key, where it has one: the services answer a repetition as they did the first time.
 
     Raises `KeyReused`.
     """
     key = params.get("idempotency_key")
     if key is not None:
-        about = pinned(services, params)
-        asked = {name: str(value) for name, value in about.items() if name not in _FORM}
-        # One subscriber's keys are not another's: scripts number what they do for each.
+        about = with_subscriber_id(services, params)
+        options = {name: str(value) for name, value in about.items() if name not in _FORM}
+        # Each subscriber has its own keys: scripts number their commands for each subscriber.
         asker = f"command line:{about['subscriber']}" if "subscriber" in about else "command line"
-        services.answers.begin(asker, key, json_text([command, sorted(asked.items())], None).encode())
+        services.answers.begin(asker, key, json_text([command, sorted(options.items())], None).encode())
 
 
 def _say_wait(text: str) -> None:

@@ -25,12 +25,12 @@ dry_run_option: Callable[[Command], Command] = click.option(
     "--dry-run", is_flag=True, help="Say what would be done, and do nothing."
 )
 second_option: Callable[[Command], Command] = click.option(
-    "--confirm", is_flag=True, help="Have it although it is there already: twice, at twice the price."
+    "--confirm", is_flag=True, help="Order it even if the subscriber has it already, and pay twice."
 )
 product_option: Callable[[Command], Command] = click.option("--product", required=True, type=click.UUID)
 
 
-# Of a span such as 24h: days of 273 years.
+# Digits of a span such as 24h: enough for 273 years in days.
 SPAN_DIGITS_MAX: Final = 5
 
 

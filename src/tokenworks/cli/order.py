@@ -1,24 +1,21 @@
 """`tokenworks order`: orders and products."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import click
 
 from tokenworks.app import views
 from tokenworks.app.bootstrap import AppServices
-from tokenworks.app.output import money_text, plain, print_json, print_table
+from tokenworks.app.output import money_text, plain_fields, print_json, print_table
 from tokenworks.cli.base import (
     Context,
     exact_option,
     json_option,
     pass_context,
-    said,
+    print_result,
     subscriber_option,
 )
-from tokenworks.cli.looks import look_at_order, look_at_subscriber
 from tokenworks.cli.options import (
     LIST_DEFAULT,
     dry_run_option,
@@ -27,16 +24,17 @@ from tokenworks.cli.options import (
     second_option,
     when_option,
 )
-from tokenworks.cli.trail import audited
+from tokenworks.cli.states import order_state, subscriber_state
+from tokenworks.cli.trail import Params, audited
 from tokenworks.subscriptions import ChangeTiming, day_of
 
 
-def _product_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _product_now(services: AppServices, params: Params) -> object:
     return services.orders.product(params["product"])[0]
 
 
 @click.command("place")
-@audited(look_at_subscriber)
+@audited(subscriber_state)
 @subscriber_option
 @click.option("--offering", required=True, help="An id from `tokenworks offering list`.")
 @click.option("--delivery", help="How an add-on is delivered, where there is a choice.")
@@ -80,7 +78,9 @@ def order_place(
         text = (
             f"{offering} begins on {day_of(made.starts_at)} ({made.state}); nothing is charged before{again}."
         )
-    said(made, f"It would be {text}{quoted}" if dry_run else f"Order {made.order_id}: {text}", as_json)
+    print_result(
+        made, f"It would be {text}{quoted}" if dry_run else f"Order {made.order_id}: {text}", as_json
+    )
 
 
 @click.command("change")
@@ -104,7 +104,7 @@ def order_change(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Another plan for a product, now or from the next cycle on. What a part of a cycle costs: `tokenworks order quote`."""
+    """Change a product to another plan, now or from the next cycle on. What a part of a cycle costs: `tokenworks order quote`."""
     with context.services() as services, services.transaction(dry_run=dry_run):
         made = services.orders.change(product, offering, when, idempotency_key, confirm=confirm)
     amount = f"{money_text(made.amount_nano)} {made.currency}"
@@ -113,7 +113,7 @@ def order_change(
         "inProgress": f"is {offering} now: {amount}; the old plan is credited when nothing of it is granted any more",
         "pending": f"is {offering} from its next cycle on",
     }[made.state]
-    said(made, f"Product {product} {text}{' (dry run)' if dry_run else ''}.", as_json)
+    print_result(made, f"Product {product} {text}{' (dry run)' if dry_run else ''}.", as_json)
 
 
 @click.command("cancel")
@@ -133,7 +133,7 @@ def order_cancel(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """End a product, now or with its cycle; what is unused is withdrawn. What comes back says its offering's proration."""
+    """Cancel a product, now or with its cycle; unused tokens are withdrawn. What comes back says its offering's proration."""
     with context.services() as services, services.transaction(dry_run=dry_run):
         made = services.orders.cancel(product, when, idempotency_key)
         account_id = services.subscriptions.find(str(services.orders.find(made.order_id)[1])).account_id
@@ -149,7 +149,9 @@ def order_cancel(
     elif made.state == "inProgress":
         ends += ": what comes back is known when nothing of it is granted any more"
     dry = " (dry run)" if dry_run else ""
-    said({**plain(made), "pending_buckets": pending}, f"Product {product} {ends}{more}{dry}.", as_json)
+    print_result(
+        {**plain_fields(made), "pending_buckets": pending}, f"Product {product} {ends}{more}{dry}.", as_json
+    )
 
 
 @click.command("suspend")
@@ -158,10 +160,10 @@ def order_cancel(
 @json_option
 @pass_context
 def order_suspend(context: Context, product: UUID, as_json: bool) -> None:
-    """Nothing more is spent of a product, and it does not renew, until it is resumed."""
+    """Suspend a product: no spending and no renewal until it is resumed."""
     with context.services() as services:
         services.orders.suspend(product)
-    said({"product_id": product, "state": "suspended"}, f"Product {product} is suspended.", as_json)
+    print_result({"product_id": product, "state": "suspended"}, f"Product {product} is suspended.", as_json)
 
 
 @click.command("resume")
@@ -170,10 +172,10 @@ def order_suspend(context: Context, product: UUID, as_json: bool) -> None:
 @json_option
 @pass_context
 def order_resume(context: Context, product: UUID, as_json: bool) -> None:
-    """Go on with a suspended product; where its cycle has ended meanwhile, one begins now, for the rest of the month."""
+    """Resume a suspended product; where its cycle has ended meanwhile, a new cycle begins now, for the rest of the month."""
     with context.services() as services:
         services.orders.resume(product)
-    said({"product_id": product, "state": "active"}, f"Product {product} is active.", as_json)
+    print_result({"product_id": product, "state": "active"}, f"Product {product} is active.", as_json)
 
 
 @click.command("list")
@@ -200,14 +202,14 @@ def order_list(context: Context, subscriber: str | None, limit: int, as_json: bo
 
 
 @click.command("withdraw")
-@audited(look_at_order)
+@audited(order_state)
 @click.argument("order_id", type=click.UUID)
 @click.option("--reason", help="Why; it is kept.")
 @json_option
 @pass_context
 def order_withdraw(context: Context, order_id: UUID, reason: str | None, as_json: bool) -> None:
-    """Take an order back that has not begun, or waits for a cycle's end or its delivery. Nothing is charged for it."""
+    """Withdraw an order that has not begun, or waits for a cycle's end or its delivery. Nothing is charged for it."""
     with context.services() as services:
         services.orders.withdraw(order_id, reason)
         made, _ = services.orders.find(order_id)
-    said(made, f"Order {order_id} is {made.state}.", as_json)
+    print_result(made, f"Order {order_id} is {made.state}.", as_json)

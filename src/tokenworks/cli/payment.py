@@ -1,27 +1,32 @@
 """`tokenworks bill`: payments, reversals, payouts, cases to reconcile and write-offs."""
 
-from collections.abc import Mapping
-from typing import Any
 from uuid import UUID
 
 import click
 
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import money_text, print_json, print_table
-from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said, subscriber_option
-from tokenworks.cli.looks import look_at_bill, look_at_subscriber
+from tokenworks.cli.base import (
+    Context,
+    exact_option,
+    json_option,
+    pass_context,
+    print_result,
+    subscriber_option,
+)
 from tokenworks.cli.options import dry_run_option, limit_option, reason_option
-from tokenworks.cli.trail import audited
+from tokenworks.cli.states import bill_state, subscriber_state
+from tokenworks.cli.trail import Params, audited
 from tokenworks.kernel import parse_money
 from tokenworks.subscriptions import day_of
 
 
-def _case_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _case_now(services: AppServices, params: Params) -> object:
     cases, _ = services.payments.cases(still_open=False)
     return next(case for case in cases if case.case_id == params["case_id"])
 
 
-def _payment_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _payment_now(services: AppServices, params: Params) -> object:
     return services.payments.find(params["payment_id"])
 
 
@@ -57,7 +62,7 @@ def bill_payments(context: Context, subscriber: str | None, limit: int, as_json:
 @json_option
 @pass_context
 def bill_reverse(context: Context, payment_id: UUID, reason: str, dry_run: bool, as_json: bool) -> None:
-    """Take a payment back: a chargeback, or a booking by mistake. What it paid is open again."""
+    """Reverse a payment: a chargeback, or a wrong booking. What it paid is open again."""
     with context.services() as services, services.transaction(dry_run=dry_run):
         made = services.payments.reverse(services.payments.find(payment_id), reason)
         if not dry_run:
@@ -66,7 +71,9 @@ def bill_reverse(context: Context, payment_id: UUID, reason: str, dry_run: bool,
                 context.actor, "payment.reverse", str(payment_id), made.amount_nano, str(payment_id)
             )
     dry = " (dry run)" if dry_run else ""
-    said(made, f"Payment {payment_id} over {money_text(made.amount_nano)} CNY is reversed{dry}.", as_json)
+    print_result(
+        made, f"Payment {payment_id} over {money_text(made.amount_nano)} CNY is reversed{dry}.", as_json
+    )
 
 
 @click.command("cases")
@@ -76,7 +83,7 @@ def bill_reverse(context: Context, payment_id: UUID, reason: str, dry_run: bool,
 @json_option
 @pass_context
 def bill_cases(context: Context, everything: bool, limit: int, as_json: bool) -> None:
-    """Money whose place a person has to find, oldest first."""
+    """Payments that a person has to assign, oldest first."""
     with context.services() as services:
         found, count = services.payments.cases(still_open=not everything, limit=limit)
     if as_json:
@@ -98,14 +105,14 @@ def bill_cases(context: Context, everything: bool, limit: int, as_json: bool) ->
 @json_option
 @pass_context
 def bill_close_case(context: Context, case_id: UUID, resolution: str, dry_run: bool, as_json: bool) -> None:
-    """Say what became of a case, and close it. No money moves."""
+    """Close a case with its resolution. No money moves."""
     with context.services() as services, services.transaction(dry_run=dry_run):
         closed = services.payments.close_case(case_id, resolution)
-    said(closed, f"Case {case_id} is closed{' (dry run)' if dry_run else ''}.", as_json)
+    print_result(closed, f"Case {case_id} is closed{' (dry run)' if dry_run else ''}.", as_json)
 
 
 @click.command("write-off")
-@audited(look_at_bill)
+@audited(bill_state)
 @click.argument("bill_no")
 @click.option("--reference", required=True, help="The decision's own number: the same again is the same.")
 @reason_option
@@ -116,7 +123,7 @@ def bill_close_case(context: Context, case_id: UUID, resolution: str, dry_run: b
 def bill_write_off(
     context: Context, bill_no: str, reference: str, reason: str, dry_run: bool, as_json: bool
 ) -> None:
-    """Give up what is open on a bill. Where it is paid after all, it is a debt again."""
+    """Write off the open amount of a bill. Where it is paid after all, it is a debt again."""
     with context.services() as services, services.transaction(dry_run=dry_run):
         found = services.bills.find(bill_no)
         made = services.payments.write_off(found, reason, reference)
@@ -125,11 +132,11 @@ def bill_write_off(
                 context.actor, "bill.write_off", str(found.bill_id), made.amount_nano, reference
             )
     dry = " (dry run)" if dry_run else ""
-    said(made, f"{money_text(made.amount_nano)} CNY of bill {bill_no} are written off{dry}.", as_json)
+    print_result(made, f"{money_text(made.amount_nano)} CNY of bill {bill_no} are written off{dry}.", as_json)
 
 
 @click.command("pay")
-@audited(look_at_bill)
+@audited(bill_state)
 @click.argument("bill_no")
 @click.option(
     "--reference", required=True, help="The payment's own number: the same again is the same payment."
@@ -157,17 +164,19 @@ def bill_pay(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Book money that came in for a bill."""
+    """Book a payment for a bill."""
     amount_nano = None if amount is None else parse_money(amount).amount_nano
     with context.services() as services, services.transaction(dry_run=dry_run):
         found = services.bills.find(bill_no)
         made = services.desk.take(found, method, reference, amount_nano, dry_run=dry_run)
     dry = " (dry run)" if dry_run else ""
-    said(made, f"{money_text(made.amount_nano)} {made.currency} on bill {found.bill_no}{dry}.", as_json)
+    print_result(
+        made, f"{money_text(made.amount_nano)} {made.currency} on bill {found.bill_no}{dry}.", as_json
+    )
 
 
 @click.command("pay-out")
-@audited(look_at_subscriber)
+@audited(subscriber_state)
 @subscriber_option
 @click.option(
     "--reference", required=True, help="The transfer's own number: the same again is the same payout."
@@ -182,7 +191,7 @@ def bill_pay(
 def bill_pay_out(
     context: Context, subscriber: str, reference: str, method: str, dry_run: bool, as_json: bool
 ) -> None:
-    """Book what a closed subscriber was owed and has got: credits that no bill will take up."""
+    """Book the payout of credits to a closed subscriber."""
     with context.services() as services, services.transaction(dry_run=dry_run):
         made = services.payments.pay_out(services.subscriptions.find(subscriber), method, reference)
         if not dry_run:
@@ -190,4 +199,6 @@ def bill_pay_out(
                 context.actor, "bill.pay_out", str(made.subscriber_id), made.amount_nano, reference
             )
     dry = " (dry run)" if dry_run else ""
-    said(made, f"{money_text(made.amount_nano)} {made.currency} to {made.subscriber_id}{dry}.", as_json)
+    print_result(
+        made, f"{money_text(made.amount_nano)} {made.currency} to {made.subscriber_id}{dry}.", as_json
+    )

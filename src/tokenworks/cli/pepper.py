@@ -1,22 +1,19 @@
 """`tokenworks pepper`: versions of the pepper, and the hosts that have loaded them."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.app.process.host_secrets import fleet, wait_for_hosts
-from tokenworks.cli.base import Context, json_option, pass_context, said, wait_option
-from tokenworks.cli.trail import audited
+from tokenworks.cli.base import Context, json_option, pass_context, print_result, wait_option
+from tokenworks.cli.trail import Params, audited
 
 
 def _day(at: object) -> str:
     return "" if at is None else f"{at:%Y-%m-%d}"
 
 
-def _peppers_now(services: AppServices, _params: Mapping[str, Any]) -> object:
+def _peppers_now(services: AppServices, _params: Params) -> object:
     return [
         {"version": row.version, "used_since": row.used_since, "retired_at": row.retired_at}
         for row in services.peppers.all()
@@ -27,7 +24,7 @@ def _peppers_now(services: AppServices, _params: Mapping[str, Any]) -> object:
 @json_option
 @pass_context
 def pepper_list(context: Context, as_json: bool) -> None:
-    """Versions, by fingerprint, which one is used, and which ones each host of the fleet has loaded."""
+    """The versions by fingerprint, the version in use, and the versions that each host of the fleet has loaded."""
     with context.services() as services:
         found, hosts = services.peppers.all(), fleet(services)
     if as_json:
@@ -87,24 +84,24 @@ def pepper_new(context: Context, as_json: bool) -> None:
         f"{secrets}/pepper-{version}: copy it to the secrets of every host, mode 600, then `tokenworks pepper use {version}`. "
         "Hosts that serve take it within seconds; `tokenworks pepper list` shows which have."
     )
-    said({"version": version, "path": secrets / f"pepper-{version}"}, text, as_json)
+    print_result({"version": version, "path": secrets / f"pepper-{version}"}, text, as_json)
 
 
 @click.command("use")
 @audited(_peppers_now)
 @click.argument("version", type=click.IntRange(1, 100))
 @wait_option
-@click.option("--force", is_flag=True, help="Though a host has not loaded it: that host is gone. One that comes back without the file serves nobody.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Even if a host has not loaded it, because that host is gone. A host that comes back without the file does not serve.")  # fmt: skip
 @json_option
 @pass_context
 def pepper_use(context: Context, version: int, wait_s: int, force: bool, as_json: bool) -> None:
-    """From now on make what is new under this version. Refused while a host of the fleet has not loaded it. What is there stays
+    """Use a version for all new keys, sessions and tokens. Refused while a host of the fleet has not loaded it. What is there stays
     good.
     """
     with context.services() as services:
         hosts = wait_for_hosts(services, lambda host: version in host.peppers, 0 if force else wait_s)
         services.peppers.use(version, hosts, force=force)
-    said({"version": version, "used": True}, f"Pepper {version} is used.", as_json)
+    print_result({"version": version, "used": True}, f"Pepper {version} is used.", as_json)
 
 
 @click.command("retire")
@@ -114,8 +111,10 @@ def pepper_use(context: Context, version: int, wait_s: int, force: bool, as_json
 @json_option
 @pass_context
 def pepper_retire(context: Context, version: int, wait_s: int, as_json: bool) -> None:
-    """Hosts may be without this version from now on. Refused while something live was made under it, or a host makes more."""
+    """Retire a version: hosts may be without it from now on. Refused while something live was made under it, or a host makes more."""
     with context.services() as services:
         hosts = wait_for_hosts(services, lambda host: host.issues_under != version, wait_s)
         services.peppers.retire(version, hosts)
-    said({"version": version, "retired": True}, f"Pepper {version} is retired: its files may go.", as_json)
+    print_result(
+        {"version": version, "retired": True}, f"Pepper {version} is retired: its files may go.", as_json
+    )

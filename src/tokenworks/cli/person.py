@@ -1,9 +1,8 @@
 """`tokenworks subscriber`: consent, real name, identity document, export and erasure of personal data."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 import click
 from rich.progress import Progress, SpinnerColumn, TextColumn
@@ -16,12 +15,12 @@ from tokenworks.cli.base import (
     Context,
     json_option,
     pass_context,
-    said,
+    print_result,
     subscriber_option,
 )
-from tokenworks.cli.looks import look_at_subscriber
 from tokenworks.cli.options import dry_run_option
-from tokenworks.cli.trail import audited
+from tokenworks.cli.states import subscriber_state
+from tokenworks.cli.trail import Params, audited
 from tokenworks.kernel import format_money
 from tokenworks.subscriptions import PURPOSES
 from tokenworks.trust import Document
@@ -29,7 +28,7 @@ from tokenworks.trust import Document
 ID_NUMBER_LINE_MAX: Final = 100
 
 
-def _consents_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _consents_now(services: AppServices, params: Params) -> object:
     return services.consents.latest_answers(services.subscriptions.find(params["subscriber"]))
 
 
@@ -43,7 +42,7 @@ def _consents_now(services: AppServices, params: Mapping[str, Any]) -> object:
 def subscriber_consent(
     context: Context, subscriber: str, purpose: str | None, given: bool | None, as_json: bool
 ) -> None:
-    """What a subscriber agreed to; or write down what it says, of the text as it is now."""
+    """The consents of a subscriber; or enter an answer of the subscriber to the current text."""
     if (purpose is None) != (given is None):
         raise click.UsageError("--purpose goes with --give or --withdraw")
     with context.services() as services:
@@ -77,11 +76,11 @@ def subscriber_consent(
         )
         for state in states
     ]
-    print_table("Consents", ["purpose", "said", "at", "text"], rows)
+    print_table("Consents", ["purpose", "print_result", "at", "text"], rows)
 
 
 @click.command("real-name")
-@audited(look_at_subscriber)
+@audited(subscriber_state)
 @subscriber_option
 @click.option("--name", required=True, help="As on the identity document.")
 @json_option
@@ -94,7 +93,7 @@ def subscriber_real_name(context: Context, subscriber: str, name: str, as_json: 
         number = sys.stdin.readline(ID_NUMBER_LINE_MAX).strip()
     with context.services() as services:
         found = services.privacy.check_real_name(services.subscriptions.find(subscriber), name, number)
-    said(
+    print_result(
         {"subscriber_id": found.subscriber_id, "real_name": found.real_name},
         f"Subscriber {found.subscriber_id}: {found.real_name}.",
         as_json,
@@ -108,7 +107,7 @@ def subscriber_real_name(context: Context, subscriber: str, name: str, as_json: 
 @json_option
 @pass_context
 def subscriber_export(context: Context, subscriber: str, path: Path, as_json: bool) -> None:
-    """All that is stored of a subscriber, as one JSON document in a new file that only you can read."""
+    """Export all stored data of a subscriber, as one JSON document in a new file that only you can read."""
     with context.services() as services:
         found = services.subscriptions.find(subscriber)
         count = 0
@@ -124,7 +123,7 @@ def subscriber_export(context: Context, subscriber: str, path: Path, as_json: bo
                 out.write(piece)
                 count += len(piece)
                 bar.update(task, description=f"Exporting, {count // 1024:,} KiB")
-    said(
+    print_result(
         {"subscriber_id": found.subscriber_id, "file": path, "bytes": count},
         f"{count:,} bytes in {path}.",
         as_json,
@@ -132,7 +131,7 @@ def subscriber_export(context: Context, subscriber: str, path: Path, as_json: bo
 
 
 @click.command("erase")
-@audited(look_at_subscriber)
+@audited(subscriber_state)
 @subscriber_option
 @click.option(
     "--even-if-owed", is_flag=True, help="Erase now, though something is owed: it can't be collected then."
@@ -161,26 +160,26 @@ def subscriber_erase(
             "owed": owed,
             "work_orders": "its open work orders are answered (`tokenworks order work list`)",
         }
-        text = f"is closed, and is erased when {' and '.join(waits[one] for one in done.waits_for)}"
+        text = f"is closed, and is erased when {' and '.join(waits[cause] for cause in done.waits_for)}"
     else:
         text = f"is erased; backups forget by {done.backups_forget_at:%Y-%m-%d}"
-    said(done, f"Subscriber {done.subscriber_id} {text}{dry}.", as_json)
+    print_result(done, f"Subscriber {done.subscriber_id} {text}{dry}.", as_json)
 
 
 @click.command("identify")
-@audited(look_at_subscriber)
+@audited(subscriber_state)
 @subscriber_option
 @click.option("--document", type=click.Choice(get_args(Document)), default="resident_id", show_default=True)
 @json_option
 @pass_context
 def subscriber_identify(context: Context, subscriber: str, document: Document, as_json: bool) -> None:
-    """Keep who a subscriber is. The number is asked for, or read from standard input; a keyed hash of it is kept, no more."""
+    """Store the identity of a subscriber. The number is asked for, or read from standard input; a keyed hash of it is kept, no more."""
     hidden = sys.stdin.isatty()
     number = click.prompt("Number", hide_input=hidden, err=True, prompt_suffix=": " if hidden else "")
     with context.services() as services:
         found = services.subscriptions.find(subscriber)
         services.subscriptions.identify(found, document, number)
-    said(
+    print_result(
         {"subscriber_id": found.subscriber_id, "document": document},
         f"Subscriber {found.subscriber_id} is identified.",
         as_json,

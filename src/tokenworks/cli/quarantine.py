@@ -1,7 +1,5 @@
 """`tokenworks quarantine`: usage records that the database refused."""
 
-from collections.abc import Mapping
-from typing import Any
 from uuid import UUID
 
 import click
@@ -10,13 +8,13 @@ from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.catalog import Weights
 from tokenworks.charging import RateLookup
-from tokenworks.cli.base import Context, json_option, pass_context, said
-from tokenworks.cli.trail import audited
+from tokenworks.cli.base import Context, json_option, pass_context, print_result
+from tokenworks.cli.trail import Params, audited
 from tokenworks.subscriptions import second_of
 
 
-def _quarantine_now(services: AppServices, params: Mapping[str, Any]) -> object:
-    """Not the record itself: it has its own place."""
+def _quarantine_now(services: AppServices, params: Params) -> object:
+    """The row without its record, which the table of quarantine keeps."""
     found = next(q for q in services.ledger.quarantined() if q["quarantine_id"] == params["quarantine_id"])
     return {name: value for name, value in found.items() if name != "record"}
 
@@ -25,7 +23,7 @@ def _quarantine_now(services: AppServices, params: Mapping[str, Any]) -> object:
 @json_option
 @pass_context
 def quarantine_list(context: Context, as_json: bool) -> None:
-    """Records that wait for a decision, and why they were refused."""
+    """Refused records that wait for a decision, with the reason."""
     with context.services() as services:
         found = services.ledger.quarantined()
     if as_json:
@@ -47,10 +45,10 @@ def quarantine_list(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def quarantine_release(context: Context, quarantine_id: UUID, as_json: bool) -> None:
-    """Settle a record after all, now that the cause is repaired."""
+    """Settle a record after its cause is repaired."""
     with context.services() as services:
         services.ledger.decide_quarantine(quarantine_id, release=True, rates=_rates(services))
-    said({"quarantine_id": quarantine_id, "state": "released"}, "Settled.", as_json)
+    print_result({"quarantine_id": quarantine_id, "state": "released"}, "Settled.", as_json)
 
 
 @click.command("drop")
@@ -59,10 +57,12 @@ def quarantine_release(context: Context, quarantine_id: UUID, as_json: bool) -> 
 @json_option
 @pass_context
 def quarantine_drop(context: Context, quarantine_id: UUID, as_json: bool) -> None:
-    """Never charge a record. It stays in the table of quarantine."""
+    """Drop a record: it is never charged. It stays in the table of quarantine."""
     with context.services() as services:
         services.ledger.decide_quarantine(quarantine_id, release=False, rates=_rates(services))
-    said({"quarantine_id": quarantine_id, "state": "dropped"}, "Dropped: it is never charged.", as_json)
+    print_result(
+        {"quarantine_id": quarantine_id, "state": "dropped"}, "Dropped: it is never charged.", as_json
+    )
 
 
 def _rates(services: AppServices) -> RateLookup:

@@ -5,7 +5,7 @@ from uuid import UUID
 import click
 
 from tokenworks.app import views
-from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said
+from tokenworks.cli.base import Context, exact_option, json_option, pass_context, print_result
 from tokenworks.cli.options import second_option, when_option
 from tokenworks.subscriptions import ChangeTiming
 
@@ -37,7 +37,7 @@ def order_quote(
     confirm: bool,
     as_json: bool,
 ) -> None:
-    """What an order, a change, a resume or a cancellation would cost now, until when that is, and when it renews."""
+    """What an order, a change, a resume or a cancellation would cost now, the period that this pays for, and the next renewal."""
     with context.services() as services:
         if action == "place" and subscriber is not None and offering is not None:
             found = services.subscriptions.find(subscriber)
@@ -52,4 +52,4 @@ def order_quote(
             raise click.UsageError(
                 "place goes with --subscriber and --offering; change with --product and --offering; resume and cancel with --product"
             )
-    said(made, views.quote_text(made), as_json)
+    print_result(made, views.quote_text(made), as_json)

@@ -11,16 +11,16 @@ from tokenworks.cli.base import (
     exact_option,
     json_option,
     pass_context,
-    said,
+    print_result,
 )
-from tokenworks.cli.looks import look_at_order
 from tokenworks.cli.options import dry_run_option, idempotency_option
+from tokenworks.cli.states import order_state
 from tokenworks.cli.trail import audited
 from tokenworks.kernel import parse_money
 
 
 @click.command()
-@audited(look_at_order)
+@audited(order_state)
 @click.option("--order", "order_id", required=True, type=click.UUID)
 @click.option(
     "--part",
@@ -45,7 +45,7 @@ def refund(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Give back what an order cost, by a credit: on the bill that has it, or on the next one."""
+    """Refund an order with a credit: on the bill that has its charges, or on the next bill."""
     amount_nano = None if amount is None else parse_money(amount).amount_nano
     with context.services() as services:
         made = services.refunds.refund(
@@ -60,4 +60,4 @@ def refund(
     text = f"{money_text(total)} CNY {'would be' if dry_run else 'are'} credited"
     if waits:
         text += f"; {waits} refund(s) wait until nothing of what they take back is granted any more"
-    said(made, f"{text}.", as_json)
+    print_result(made, f"{text}.", as_json)

@@ -8,11 +8,11 @@ import click
 
 from tokenworks.app.database.archive import check_apart
 from tokenworks.app.database.places import place_of
-from tokenworks.app.database.restore import Report, Restore, choose
+from tokenworks.app.database.restore import Restore, RestoreReport, choose_backup
 from tokenworks.app.edge import read_text
 from tokenworks.app.output import print_json, say
 from tokenworks.app.restore_checks import check_restorable, put_secrets
-from tokenworks.cli.bars import bars
+from tokenworks.cli.bars import progress_bars
 from tokenworks.cli.base import Context, json_option, pass_context
 
 
@@ -49,7 +49,7 @@ def restore(
     nobody_erased: bool,
     as_json: bool,
 ) -> None:
-    """Make this data directory from a backup: the database up to its newest or to a time, and the journal; and verify it.
+    """Restore this data directory from a backup: the database up to its newest state or to a time, and the journal; and verify the ledger.
 
     The server of this host is stopped. What is there is changed at the end, or not at all. Ends with 1 where `ledger verify` finds
     something, or where the journal does not go with the database.
@@ -61,13 +61,13 @@ def restore(
         raise click.UsageError("--at needs the log, which --without-log leaves out")
     place = place_of(settings, where)
     check_apart(place, settings.data_dir, "data_dir")
-    chosen = choose(place, moment, backup_id)
+    chosen = choose_backup(place, moment, backup_id)
     ids = [] if erased is None else read_text(erased).split()
-    with bars(quiet=as_json) as told:
-        making = Restore(settings, place, chosen, told, at=moment, with_log=not without_log)
+    with progress_bars(quiet=as_json) as progress:
+        restoration = Restore(settings, place, chosen, progress, at=moment, with_log=not without_log)
         if secrets_from is not None:
             put_secrets(secrets_from, settings.secrets)
-        report = making.run(ids, context.actor, replace=replace)
+        report = restoration.run(ids, context.actor, replace=replace)
     bad = bool(report.findings or report.journal_fault)
     if as_json:
         print_json(report._asdict() | {"findings": [f._asdict() for f in report.findings], "ok": not bad})
@@ -86,7 +86,7 @@ def _moment(text: str) -> datetime:
     return found
 
 
-def _say_restored(report: Report, moment: datetime | None) -> None:
+def _say_restored(report: RestoreReport, moment: datetime | None) -> None:
     last = report.last_transaction_at
     until = (
         f"up to the transaction of {last.astimezone(UTC).isoformat(sep=' ', timespec='milliseconds')}"

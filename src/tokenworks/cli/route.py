@@ -33,7 +33,7 @@ def route_explain(
     context: Context, model: str, subscriber: str, prompt: str | None, prompt_tokens: int, output_tokens: int, objective: Objective | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Where a subscriber's request would go now, and why: every deployment with what is foreseen there, or why it is out.
+    """Where a subscriber's request would go now, and why: every deployment with its predicted times and cost, or the reason why it is excluded.
 
     With a server running on this host it is as its workers see it now (queues, speeds, health; one line each where they differ);
     else by what is declared. What a prompt begins with is not known here, so caches are not in it.
@@ -66,7 +66,9 @@ def route_explain(
 def _say(views: list[tuple[str, Decision]], found: Subscriber, as_json: bool) -> None:
     worker, first = views[0]
     candidates, ask, name = first.candidates, first.request, first.model
-    by_worker = {one: None if view.chosen is None else view.chosen.name for one, view in views}
+    by_worker = {
+        worker_name: None if view.chosen is None else view.chosen.name for worker_name, view in views
+    }
     chosen = by_worker[worker]
     if as_json:
         rows = [

@@ -55,7 +55,7 @@ def serve(
 @json_option
 @pass_context
 def reload(context: Context, as_json: bool) -> None:
-    """Have the server of this data directory take its settings and its release anew, without closing its ports.
+    """Reload the server of this data directory: it takes new settings and a new release without closing its ports.
 
     Waits until new processes serve. Ends with 1, and the server serves as before, where they would not start.
     """

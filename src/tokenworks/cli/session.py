@@ -1,18 +1,16 @@
 """`tokenworks session`: who is signed in."""
 
-from collections.abc import Mapping
-from typing import Any
 from uuid import UUID
 
 import click
 
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
-from tokenworks.cli.base import Context, json_option, pass_context, said, subscriber_option
-from tokenworks.cli.trail import audited
+from tokenworks.cli.base import Context, json_option, pass_context, print_result, subscriber_option
+from tokenworks.cli.trail import Params, audited
 
 
-def _sessions_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _sessions_now(services: AppServices, params: Params) -> object:
     return len(services.identity.sessions(services.subscriptions.find(params["subscriber"]).subscriber_id))
 
 
@@ -28,9 +26,9 @@ def session_list(context: Context, subscriber: str, as_json: bool) -> None:
         print_json(found)
         return
     rows = [
-        (one.session_id, f"{one.created_at:%Y-%m-%d %H:%M}", one.seen_address or "",
-         f"{one.seen_at:%Y-%m-%d %H:%M}" if one.seen_at else "", one.client or "")
-        for one in found
+        (session.session_id, f"{session.created_at:%Y-%m-%d %H:%M}", session.seen_address or "",
+         f"{session.seen_at:%Y-%m-%d %H:%M}" if session.seen_at else "", session.client or "")
+        for session in found
     ]  # fmt: skip
     print_table("Sessions", ["id", "since", "from", "seen last", "with"], rows)
 
@@ -45,8 +43,8 @@ def session_end(context: Context, subscriber: str, session_id: UUID | None, as_j
     """Sign a subscriber out."""
     with context.services() as services:
         found = services.subscriptions.find(subscriber)
-        live = {one.session_id for one in services.identity.sessions(found.subscriber_id)}
+        live = {session.session_id for session in services.identity.sessions(found.subscriber_id)}
         ended = sorted(live if session_id is None else live & {session_id})
-        for one in ended:
-            services.identity.end_session(one)
-    said({"ended": ended}, f"{len(ended)} session(s) ended.", as_json)
+        for id_ in ended:
+            services.identity.end_session(id_)
+    print_result({"ended": ended}, f"{len(ended)} session(s) ended.", as_json)

@@ -1,15 +1,13 @@
 """`tokenworks staff`: who may ask over HTTP, and their tokens."""
 
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 import click
 
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
-from tokenworks.cli.base import Context, json_option, pass_context, said
-from tokenworks.cli.trail import audited
+from tokenworks.cli.base import Context, json_option, pass_context, print_result
+from tokenworks.cli.trail import Params, audited
 from tokenworks.trust import StaffRole
 
 
@@ -17,7 +15,7 @@ def _day(at: object) -> str:
     return "" if at is None else f"{at:%Y-%m-%d}"
 
 
-def _staff_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _staff_now(services: AppServices, params: Params) -> object:
     return next(s for s in services.identity.staff() if s["name"] == params["name"])
 
 
@@ -28,10 +26,10 @@ def _staff_now(services: AppServices, params: Mapping[str, Any]) -> object:
 @json_option
 @pass_context
 def staff_add(context: Context, name: str, role: StaffRole, as_json: bool) -> None:
-    """Add somebody. Their token is shown this once."""
+    """Add a person to the staff. Their token is shown this once."""
     with context.services() as services:
         token = services.identity.add_staff(name, role)
-    said(
+    print_result(
         {"name": name, "role": role, "token": token},
         f"{name} is {role}. Their token, shown this once:\n{token}",
         as_json,
@@ -61,20 +59,20 @@ def staff_list(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def staff_revoke(context: Context, name: str, as_json: bool) -> None:
-    """Somebody may ask no more, from now on."""
+    """Revoke a person's access, at once."""
     with context.services() as services:
         services.identity.revoke_staff(name)
-    said({"name": name, "revoked": True}, f"{name} is revoked.", as_json)
+    print_result({"name": name, "revoked": True}, f"{name} is revoked.", as_json)
 
 
 @click.command("rotate")
 @audited(_staff_now)
 @click.option("--name", required=True)
-@click.option("--overlap-h", type=click.IntRange(0, 720), default=24, show_default=True, help="So long earlier tokens stay good.")  # fmt: skip
+@click.option("--overlap-h", type=click.IntRange(0, 720), default=24, show_default=True, help="How long earlier tokens stay valid.")  # fmt: skip
 @json_option
 @pass_context
 def staff_rotate(context: Context, name: str, overlap_h: int, as_json: bool) -> None:
-    """A new token for somebody, shown this once."""
+    """Make a new token for a person; it is shown only once."""
     with context.services() as services:
         token = services.identity.rotate_staff(name, timedelta(hours=overlap_h))
-    said({"name": name, "token": token}, f"{name}'s new token, shown this once:\n{token}", as_json)
+    print_result({"name": name, "token": token}, f"{name}'s new token, shown this once:\n{token}", as_json)

@@ -1,6 +1,6 @@
 """`tokenworks subscriber`: who a subscriber is."""
 
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 import click
 
@@ -8,9 +8,16 @@ from tokenworks.app import views
 from tokenworks.app.output import money_text, print_json, print_table, say
 from tokenworks.billing import raise_nano
 from tokenworks.catalog import Audience
-from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said, subscriber_option
-from tokenworks.cli.looks import look_at_subscriber
+from tokenworks.cli.base import (
+    Context,
+    exact_option,
+    json_option,
+    pass_context,
+    print_result,
+    subscriber_option,
+)
 from tokenworks.cli.options import dry_run_option
+from tokenworks.cli.states import subscriber_state
 from tokenworks.cli.trail import audited
 from tokenworks.kernel import parse_money
 from tokenworks.subscriptions import day_of
@@ -36,7 +43,7 @@ def subscriber_find(context: Context, text: str, limit: int, as_json: bool) -> N
 
 
 @click.command("owner")
-@audited(look_at_subscriber)
+@audited(subscriber_state)
 @subscriber_option
 @click.option("--name", help="The new holder's.")
 @click.option("--language", type=click.Choice(["zh", "en"]), default="zh", show_default=True)
@@ -46,7 +53,7 @@ def subscriber_find(context: Context, text: str, limit: int, as_json: bool) -> N
 def subscriber_owner(
     context: Context, subscriber: str, name: str | None, language: Language, dry_run: bool, as_json: bool
 ) -> None:
-    """A number goes to somebody else: its subscriber is closed and keeps what it owes, a new one is registered."""
+    """Give a phone number to a new owner: its subscriber is closed and keeps its debts, and a new subscriber is registered."""
     with context.services() as services, services.transaction(dry_run=dry_run):
         found = services.subscriptions.find(subscriber)
         made = services.subscriptions.change_owner(found, name, language=language)
@@ -55,11 +62,11 @@ def subscriber_owner(
     text = (
         f"Subscriber {made.subscriber_id} has {made.phone_masked} now; {found.subscriber_id} is closed{dry}."
     )
-    said(made, text, as_json)
+    print_result(made, text, as_json)
 
 
 @click.command("set")
-@audited(look_at_subscriber)
+@audited(subscriber_state)
 @subscriber_option
 @click.option("--name")
 @click.option(
@@ -92,15 +99,16 @@ def subscriber_set(
     broadband: str | None, bill_day: int | None, real_name: str | None, credit_limit: str | None, cap: str | None, lock: bool | None,
     spill_over: bool | None, regions: tuple[str, ...], anywhere: bool, home_region: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Set what is known of a subscriber, and what it may spend."""
-    profile: dict[str, Any] = {
+    """Set a subscriber's profile and spending limits."""
+    limit_nano = None if credit_limit is None else parse_money(credit_limit).amount_nano
+    profile = {
         "name": name,
         "audiences": audiences or None,
         "language": language,
         "broadband": broadband,
         "bill_day": bill_day,
         "real_name": real_name,
-        "credit_limit_nano": None if credit_limit is None else parse_money(credit_limit).amount_nano,
+        "credit_limit_nano": limit_nano,
     }
     if regions and anywhere:
         raise click.UsageError("--region and --anywhere exclude each other")
@@ -110,39 +118,39 @@ def subscriber_set(
     cap_nano = None if cap is None else parse_money(cap).amount_nano
     with context.services() as services:
         found = services.subscriptions.find(subscriber)
-        raised = raise_nano(found.credit_limit_nano, profile["credit_limit_nano"])
+        raised = raise_nano(found.credit_limit_nano, limit_nano)
         services.subscriptions.set_profile(found, **fields)
         services.approvals.check(context.actor, "subscriber.credit_limit", str(found.subscriber_id), raised)
         found = services.payg.control(
             found, cap_nano=cap_nano, locked=lock, spill_over=spill_over, said_by=context.actor
         )
-    said(found, f"Subscriber {found.subscriber_id} is set.", as_json)
+    print_result(found, f"Subscriber {found.subscriber_id} is set.", as_json)
 
 
 @click.command("phone")
-@audited(look_at_subscriber)
+@audited(subscriber_state)
 @subscriber_option
 @click.option("--to", required=True, help="The new number, E.164.")
 @json_option
 @pass_context
 def subscriber_phone(context: Context, subscriber: str, to: str, as_json: bool) -> None:
-    """Another phone number; account, products and keys stay."""
+    """Change the phone number; account, products and keys stay."""
     with context.services() as services:
         found = services.subscriptions.find(subscriber)
         found = services.subscriptions.change_phone(found, to)
         services.identity.end_sessions(found.subscriber_id)
-    said(found, f"Subscriber {found.subscriber_id} has {found.phone_masked} now.", as_json)
+    print_result(found, f"Subscriber {found.subscriber_id} has {found.phone_masked} now.", as_json)
 
 
 @click.command("close")
-@audited(look_at_subscriber)
+@audited(subscriber_state)
 @subscriber_option
 @dry_run_option
 @exact_option
 @json_option
 @pass_context
 def subscriber_close(context: Context, subscriber: str, dry_run: bool, as_json: bool) -> None:
-    """End everything of a subscriber. What is owed comes on a last bill."""
+    """Close a subscriber with all its products. What is owed comes on a last bill."""
     with context.services() as services:
         found = services.subscriptions.find(subscriber)
         owed = services.charges.receivable(found.account_id)
@@ -150,7 +158,7 @@ def subscriber_close(context: Context, subscriber: str, dry_run: bool, as_json: 
             services.subscriptions.close(found)
             services.identity.end_sessions(found.subscriber_id)
     dry = " would be" if dry_run else " is"
-    said(
+    print_result(
         {"subscriber_id": found.subscriber_id, "owes_nano": owed, "dry_run": dry_run},
         f"Subscriber {found.subscriber_id}{dry} closed and owes {money_text(owed)} CNY.",
         as_json,
@@ -158,7 +166,7 @@ def subscriber_close(context: Context, subscriber: str, dry_run: bool, as_json: 
 
 
 @click.command("create")
-@audited(look_at_subscriber)
+@audited(subscriber_state)
 @click.option("--phone", required=True, help="E.164, such as +8613800000001.")
 @click.option("--name")
 @json_option
@@ -167,7 +175,7 @@ def subscriber_create(context: Context, phone: str, name: str | None, as_json: b
     """Register a subscriber by phone number."""
     with context.services() as services:
         made = services.subscriptions.register(phone, name)
-    said(made, f"Subscriber {made.subscriber_id} ({made.phone_masked}).", as_json)
+    print_result(made, f"Subscriber {made.subscriber_id} ({made.phone_masked}).", as_json)
 
 
 @click.command("list")

@@ -1,8 +1,6 @@
 """`tokenworks subscriber`: contract prices, top-ups and the history of balances."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 import click
 
@@ -14,17 +12,17 @@ from tokenworks.cli.base import (
     exact_option,
     json_option,
     pass_context,
-    said,
+    print_result,
     subscriber_option,
 )
-from tokenworks.cli.looks import look_at_subscriber
 from tokenworks.cli.options import LIST_DEFAULT, dry_run_option
-from tokenworks.cli.trail import audited
+from tokenworks.cli.states import subscriber_state
+from tokenworks.cli.trail import Params, audited
 from tokenworks.kernel import format_quantity, parse_money
 from tokenworks.subscriptions import end_of_day
 
 
-def _prices_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _prices_now(services: AppServices, params: Params) -> object:
     return services.subscriptions.contract_prices(services.subscriptions.find(params["subscriber"]))
 
 
@@ -44,7 +42,7 @@ def _prices_now(services: AppServices, params: Mapping[str, Any]) -> object:
 def subscriber_contract(
     context: Context, subscriber: str, offering: str, price: str, contract_no: str, until: datetime | None, as_json: bool
 ) -> None:  # fmt: skip
-    """A price of a subscriber's own, from now on. Charges that are made stay."""
+    """Set a contract price for a subscriber, from now on. Charges that are made stay."""
     end = None if until is None else end_of_day(until)
     with context.services() as services:
         found = services.subscriptions.find(subscriber)
@@ -53,7 +51,7 @@ def subscriber_contract(
             context.actor, "subscriber.contract", f"{found.subscriber_id} {offering}",
             discount_nano(services.offerings, offering, price), contract_no,
         )  # fmt: skip
-    said(
+    print_result(
         {"subscriber_id": found.subscriber_id, "offering": offering, "price": price, "until": end},
         f"{offering} costs {price} yuan for {found.subscriber_id}.",
         as_json,
@@ -61,7 +59,7 @@ def subscriber_contract(
 
 
 @click.command("top-up")
-@audited(look_at_subscriber)
+@audited(subscriber_state)
 @subscriber_option
 @click.option("--amount", required=True, help="In yuan: a whole number of steps.")
 @click.option("--idempotency-key", required=True, help="The same key again is the same top-up.")
@@ -82,7 +80,7 @@ def subscriber_top_up(
                 context.actor, "balance.topup", str(found.subscriber_id), amount_nano, idempotency_key
             )
     dry = " (dry run)" if dry_run else ""
-    said(made, f"{made.steps} step(s) for {money_text(made.amount_nano)} CNY{dry}.", as_json)
+    print_result(made, f"{made.steps} step(s) for {money_text(made.amount_nano)} CNY{dry}.", as_json)
 
 
 @click.command("history")
@@ -91,7 +89,7 @@ def subscriber_top_up(
 @json_option
 @pass_context
 def subscriber_history(context: Context, subscriber: str, limit: int, as_json: bool) -> None:
-    """What came to a subscriber's balances and what went, but for usage, newest first."""
+    """Increases and decreases of a subscriber's balances except usage, newest first."""
     with context.services() as services:
         found = services.subscriptions.find(subscriber)
         moves, count = services.transfers.history(found.account_id, 0, limit)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import click
 
 from tokenworks.app.output import print_json, print_table
-from tokenworks.cli.base import Command, Context, json_option, pass_context, said, subscriber_option
-from tokenworks.cli.looks import look_at_subscriber
+from tokenworks.cli.base import Command, Context, json_option, pass_context, print_result, subscriber_option
+from tokenworks.cli.states import subscriber_state
 from tokenworks.cli.trail import audited
 from tokenworks.subscriptions import BILLING_ZONE, SUSPENSIONS, Subscriber, SuspensionCause
 
@@ -23,7 +23,7 @@ _why_option: Callable[[Command], Command] = click.option("--reason", required=Tr
 
 
 @click.command("suspend")
-@audited(look_at_subscriber)
+@audited(subscriber_state)
 @subscriber_option
 @_cause_option
 @_why_option
@@ -32,14 +32,14 @@ _why_option: Callable[[Command], Command] = click.option("--reason", required=Tr
 def subscriber_suspend(
     context: Context, subscriber: str, cause: SuspensionCause, reason: str, as_json: bool
 ) -> None:
-    """Stop serving a subscriber; nothing new is charged meanwhile, except where a phone is lost."""
+    """Suspend a subscriber: no requests are served; nothing new is charged meanwhile, except where a phone is lost."""
     with context.services() as services:
         found = services.subscriptions.suspend(services.subscriptions.find(subscriber), cause, reason)
-    said(found, f"Subscriber {found.subscriber_id} is suspended by {_by(found)}.", as_json)
+    print_result(found, f"Subscriber {found.subscriber_id} is suspended by {_by(found)}.", as_json)
 
 
 @click.command("resume")
-@audited(look_at_subscriber)
+@audited(subscriber_state)
 @subscriber_option
 @_cause_option
 @_why_option
@@ -48,11 +48,11 @@ def subscriber_suspend(
 def subscriber_resume(
     context: Context, subscriber: str, cause: SuspensionCause, reason: str, as_json: bool
 ) -> None:
-    """Lift what one cause suspended. Where nothing else suspends it, plans that waited begin their next cycle now."""
+    """End the suspension for one cause. Where nothing else suspends it, plans that waited begin their next cycle now."""
     with context.services() as services:
         found = services.subscriptions.lift(services.subscriptions.find(subscriber), cause, reason)
     text = f"still suspended by {_by(found)}" if found.suspended_by else "active"
-    said(found, f"Subscriber {found.subscriber_id} is {text}.", as_json)
+    print_result(found, f"Subscriber {found.subscriber_id} is {text}.", as_json)
 
 
 def _by(found: Subscriber) -> str:
@@ -64,7 +64,7 @@ def _by(found: Subscriber) -> str:
 @json_option
 @pass_context
 def subscriber_suspensions(context: Context, subscriber: str, as_json: bool) -> None:
-    """What suspended a subscriber, newest first."""
+    """The suspensions of a subscriber, newest first."""
     with context.services() as services:
         found = services.subscriptions.suspensions(services.subscriptions.find(subscriber))
     if as_json:

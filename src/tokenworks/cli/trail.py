@@ -1,7 +1,7 @@
-"""The audit trail of commands: which commands write it, and what of a command's parameters stands in it.
+"""The audit trail of commands: which commands write it, and which of their parameters it has.
 
-A command that changes something says so with `@audited(look)`, where `look` reads what the command is about, from what its parameters
-name. It is read before and after the command. Readers stand beside their commands; those that several files share are in `looks.py`.
+A command that changes something is marked with `@audited(reader)`. The reader returns the state of the object that the command's
+parameters name; it is called before and after the command. Readers are beside their commands; shared readers are in `states.py`.
 """
 
 import contextlib
@@ -18,37 +18,39 @@ from tokenworks.kernel import TokenworksError
 if TYPE_CHECKING:
     from tokenworks.app.bootstrap import AppServices
 
-Look = Callable[["AppServices", Mapping[str, Any]], object]
+Params = Mapping[str, Any]
+"""A command's parameters by name, as click has converted them."""
+StateReader = Callable[["AppServices", Params], object]
 _PHONE = re.compile(r"\+\d{7,15}")
 _MARK: Final = "_audit"
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 class Audit(NamedTuple):
-    """`look` is None for a command that commits as it goes: what it did is what it says."""
+    """The mark of a command. `reader` is None for a command that commits in several transactions: its row has no states."""
 
-    look: Look | None
+    reader: StateReader | None
 
 
-def audited(look: Look | None = None) -> Callable[[_Function], _Function]:
-    """The command writes a row of the audit trail: it changes something of a subscriber, of the books, or of who may."""
+def audited(reader: StateReader | None = None) -> Callable[[_Function], _Function]:
+    """Mark a command that writes a row of the audit trail: it changes a subscriber, the books, or permissions."""
 
     def mark(function: _Function) -> _Function:
-        function.__dict__[_MARK] = Audit(look)
+        function.__dict__[_MARK] = Audit(reader)
         return function
 
     return mark
 
 
 def audit_of(command: click.Command) -> Audit | None:
-    """None for a command that only reads."""
-    found = getattr(command.callback, _MARK, None)
-    assert found is None or isinstance(found, Audit)
-    return found
+    """The mark of a command; None for a command that only reads."""
+    mark = getattr(command.callback, _MARK, None)
+    assert mark is None or isinstance(mark, Audit)
+    return mark
 
 
 def audited_commands(group: click.Group, path: str = "") -> Iterator[str]:
-    """Every command that writes the trail, such as `order place`. Imports all commands."""
+    """The names of all commands that write the trail, such as `order place`. Imports all commands."""
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from audited_commands(command, f"{path}{name} ")
@@ -57,33 +59,32 @@ def audited_commands(group: click.Group, path: str = "") -> Iterator[str]:
 
 
 def mask_phone(text: str) -> str:
-    """Full phone numbers are not kept where they are not needed."""
+    """Mask the phone numbers of a text: the audit trail does not store whole numbers."""
     return _PHONE.sub(lambda match: f"{match[0][:3]}{'*' * (len(match[0]) - 7)}{match[0][-4:]}", text)
 
 
-def pinned(services: "AppServices", params: Mapping[str, Any]) -> dict[str, Any]:
-    """With the subscriber by its id: a number that is another one's, or nobody's, after the command still finds it."""
-    found = dict(params)
-    named = found.get("subscriber") or found.get("phone")
+def with_subscriber_id(services: "AppServices", params: Params) -> Params:
+    """The parameters with the subscriber by its id: the command may change the number by which the subscriber is found."""
+    named = params.get("subscriber") or params.get("phone")
     if named:
         with contextlib.suppress(TokenworksError):
-            found["subscriber"] = str(services.subscriptions.find(named).subscriber_id)
-    return found
+            return {**params, "subscriber": str(services.subscriptions.find(named).subscriber_id)}
+    return params
 
 
 def person_of(services: "AppServices", ref: str) -> UUID | None:
-    """Whose key encrypts what is written down of an act on `ref`; None: nobody in particular."""
+    """The person whose key encrypts the row of an operation on `ref`; None: no particular person."""
     return services.subscriptions.subscriber_of(ref)
 
 
-def look_at(services: "AppServices", look: Look, params: Mapping[str, Any]) -> object:
-    """What the command is about as it is now, None where it is not there (yet, or any more)."""
+def read_state(services: "AppServices", reader: StateReader, params: Params) -> object:
+    """The current state of the command's object; None where the object does not exist (yet, or any more)."""
     with contextlib.suppress(TokenworksError, StopIteration, KeyError):
-        return _masked(plain(look(services, params)))
+        return _masked(plain(reader(services, params)))
     return None
 
 
-def _masked(value: Any) -> Any:
+def _masked(value: object) -> object:
     if isinstance(value, dict):
         return {name: _masked(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -97,13 +98,13 @@ _REFS: Final = (
 )  # fmt: skip
 
 
-def ref_of(command: str, params: Mapping[str, Any]) -> str:
-    """What the row of the trail is found by."""
+def ref_of(command: str, params: Params) -> str:
+    """The reference by which the row of the trail is found: the first of `_REFS` that is given, else the command."""
     return next((mask_phone(str(params[name])) for name in _REFS if params.get(name)), command)
 
 
-def as_said(params: Mapping[str, Any]) -> dict[str, str]:
-    """The command's options as they were given, but for what asks for a form of output."""
+def options_as_given(params: Params) -> dict[str, str]:
+    """The command's options as they were given, without those of the form of output."""
     return {
         name: mask_phone(str(value))
         for name, value in params.items()

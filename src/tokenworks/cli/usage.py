@@ -22,7 +22,7 @@ from tokenworks.cli.options import LIST_DEFAULT, since_of
 def usage(
     ctx: click.Context, subscriber: str | None, since: str | None, limit: int, by_member: bool, as_json: bool
 ) -> None:
-    """Usage records, newest first; or who spent how much. `usage show` follows one request."""
+    """Usage records, newest first; or the usage of each member. `usage show` follows one request."""
     if ctx.invoked_subcommand is not None:
         return
     if subscriber is None:

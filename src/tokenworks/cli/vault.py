@@ -9,7 +9,7 @@ from tokenworks.app.edge import read_text
 from tokenworks.app.output import print_json, say
 from tokenworks.app.process.host_secrets import wait_for_hosts
 from tokenworks.app.tables import console
-from tokenworks.cli.base import Context, json_option, pass_context, said, wait_option
+from tokenworks.cli.base import Context, json_option, pass_context, print_result, wait_option
 from tokenworks.cli.trail import audited
 from tokenworks.trust import add_wrapping_key
 
@@ -23,18 +23,18 @@ def vault_new_key(context: Context, as_json: bool) -> None:
     version = add_wrapping_key(settings.secrets)
     path = settings.secrets / f"person-wrap-{version}"
     text = f"Version {version} is in {path}: copy it to the secrets of every host, mode 600, then `tokenworks vault rewrap`."
-    said({"version": version, "file": path}, text, as_json)
+    print_result({"version": version, "file": path}, text, as_json)
 
 
 @click.command("rewrap")
 @audited()
 @wait_option
-@click.option("--force", is_flag=True, help="Though a host has not loaded the newest version: that host is gone.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Even if a host has not loaded the newest version, because that host is gone.")  # fmt: skip
 @json_option
 @pass_context
 def vault_rewrap(context: Context, wait_s: int, force: bool, as_json: bool) -> None:
-    """Wrap every person's key with the newest version. It can be cut off and run again; older versions can go then. Refused while a
-    host of the fleet has not loaded that version: it could read nobody.
+    """Wrap every person's key with the newest version. It can be interrupted and run again; afterwards older versions can be deleted.
+    Refused while a host of the fleet has not loaded that version: the host could read no personal data.
     """
     count = 0
     with context.services() as services:
@@ -56,7 +56,7 @@ def vault_rewrap(context: Context, wait_s: int, force: bool, as_json: bool) -> N
 @json_option
 @pass_context
 def vault_erased(context: Context, as_json: bool) -> None:
-    """The ids of who was erased, a line each: to be kept beside the backups, for `vault erase-again` after a restore."""
+    """The ids of erased subscribers, one per line: keep the list beside the backups, for `vault erase-again` after a restore."""
     with context.services() as services:
         found = list(services.privacy.erased())
     if as_json:
@@ -72,7 +72,7 @@ def vault_erased(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def vault_erase_again(context: Context, file: Path, as_json: bool) -> None:
-    """After a restore: erase whom a list of `vault erased` names and who came back with the backup. It can be run again."""
+    """After a restore: erase the subscribers again that a list of `vault erased` names and that came back with the backup. It can be run again."""
     ids = read_text(file).split()
     count = 0
     with (
@@ -83,7 +83,7 @@ def vault_erase_again(context: Context, file: Path, as_json: bool) -> None:
         for number, text in enumerate(ids, 1):
             count += services.privacy.erase_again(text)
             bar.update(task, completed=number)
-    said(
+    print_result(
         {"erased": count, "named": len(ids)},
         f"{count:,} of {len(ids):,} had come back and are erased.",
         as_json,

@@ -1,7 +1,5 @@
 """`tokenworks order work`: what other systems deliver."""
 
-from collections.abc import Mapping
-from typing import Any
 from uuid import UUID
 
 import click
@@ -12,13 +10,13 @@ from tokenworks.cli.base import (
     Context,
     json_option,
     pass_context,
-    said,
+    print_result,
 )
-from tokenworks.cli.trail import audited
+from tokenworks.cli.trail import Params, audited
 from tokenworks.subscriptions import WorkOrder
 
 
-def _work_now(services: AppServices, params: Mapping[str, Any]) -> object:
+def _work_now(services: AppServices, params: Params) -> object:
     return next(w for w in services.orders.work_orders(None) if w.work_order_id == params["work_order_id"])
 
 
@@ -50,7 +48,7 @@ def order_work_list(context: Context, as_json: bool) -> None:
 
 
 def _pushed(work: WorkOrder) -> str:
-    """Whether the delivering system has it, where it is sent there."""
+    """When the work order was sent to the delivering system, or the error; empty where it is not sent."""
     return work.push_error or ("" if work.pushed_at is None else f"{work.pushed_at:%Y-%m-%d %H:%M}")
 
 
@@ -65,7 +63,7 @@ def _pushed(work: WorkOrder) -> str:
 def order_work_answer(
     context: Context, work_order_id: UUID, done: bool, reason: str | None, again: bool, as_json: bool
 ) -> None:
-    """A delivery is done, or refused: then its whole order fails, and what it charged is credited."""
+    """Enter that a delivery is done or refused; with a refusal the whole order fails, and its charges are credited."""
     with context.services() as services:
         state = services.orders.answer(work_order_id, done=done, reason=reason, again=again)
-    said({"work_order_id": work_order_id, "state": state}, f"The work order is {state}.", as_json)
+    print_result({"work_order_id": work_order_id, "state": state}, f"The work order is {state}.", as_json)

@@ -29,10 +29,10 @@ from tokenworks.factory.facts.profiles import (
 from tokenworks.factory.fleet_file import read_fleet
 from tokenworks.factory.intents.choice import (
     BUILT_IN,
-    Choice,
     FILINGS,
-    Intent,
     MODALITIES,
+    Choice,
+    Intent,
     ModelCard,
     Option,
     Requirements,
@@ -42,26 +42,26 @@ from tokenworks.factory.intents.choice import (
     rank,
     unfit,
 )
-from tokenworks.factory.intents.labelled import IntentEvaluation, SYNTHETIC_REQUESTS, evaluate, read_requests
+from tokenworks.factory.intents.labelled import SYNTHETIC_REQUESTS, IntentEvaluation, evaluate, read_requests
 from tokenworks.factory.model import (
-    Deployment,
     KINDS,
-    PROTOCOLS,
     PROTOCOL_PATHS,
+    PROTOCOLS,
+    Deployment,
     Price,
     Protocol,
     address_refusal,
     parse_address,
 )
-from tokenworks.factory.placing.fairness import FLEX, FairQueue, PRIORITY, STANDARD, Waiter, headroom
+from tokenworks.factory.placing.fairness import FLEX, PRIORITY, STANDARD, FairQueue, Waiter, headroom
 from tokenworks.factory.placing.health import COOL_DOWN_S, FAILURES_TO_OPEN, RetryBudget, eject_outlier
 from tokenworks.factory.placing.placement import Placement
 from tokenworks.factory.placing.prefixes import BLOCK_BYTES, hash_blocks
 from tokenworks.factory.placing.request import (
     OBJECTIVES,
+    TRIVIAL_REQUEST,
     Objective,
     PlacementRequest,
-    TRIVIAL_REQUEST,
     may_have,
 )
 from tokenworks.factory.placing.views import Candidate, DeploymentView, carry_over, retry_after_wait_s
@@ -70,8 +70,8 @@ from tokenworks.factory.simulation.calibrate import AnswerTiming, PromptTiming, 
 from tokenworks.factory.simulation.engine import EngineSpec, TraceRequest
 from tokenworks.factory.simulation.simulate import (
     MACHINES_MAX,
-    Outcome,
     POLICIES,
+    Outcome,
     PolicyName,
     machines_for,
     simulate,
@@ -80,10 +80,25 @@ from tokenworks.factory.simulation.simulate import (
 from tokenworks.factory.simulation.traces import SYNTHETIC, read_trace
 
 __all__ = [
-    "AnswerTiming",
     "BLOCK_BYTES",
     "BUILT_IN",
     "COOL_DOWN_S",
+    "FAILURES_TO_OPEN",
+    "FILINGS",
+    "FLEX",
+    "KINDS",
+    "MACHINES_MAX",
+    "MODALITIES",
+    "OBJECTIVES",
+    "POLICIES",
+    "PRIORITY",
+    "PROTOCOLS",
+    "PROTOCOL_PATHS",
+    "STANDARD",
+    "SYNTHETIC",
+    "SYNTHETIC_REQUESTS",
+    "TRIVIAL_REQUEST",
+    "AnswerTiming",
     "Candidate",
     "Choice",
     "CredentialMissing",
@@ -95,26 +110,15 @@ __all__ = [
     "DeploymentView",
     "Deployments",
     "EngineSpec",
-    "FAILURES_TO_OPEN",
-    "FILINGS",
-    "FLEX",
     "FairQueue",
     "Intent",
     "IntentEvaluation",
-    "KINDS",
-    "MACHINES_MAX",
-    "MODALITIES",
     "MediaRules",
     "ModelCard",
     "ModelNotFound",
-    "OBJECTIVES",
     "Objective",
     "Option",
     "Outcome",
-    "POLICIES",
-    "PRIORITY",
-    "PROTOCOLS",
-    "PROTOCOL_PATHS",
     "Placement",
     "PlacementRequest",
     "PolicyName",
@@ -125,11 +129,7 @@ __all__ = [
     "ProtocolsUnknown",
     "Requirements",
     "RetryBudget",
-    "STANDARD",
-    "SYNTHETIC",
-    "SYNTHETIC_REQUESTS",
     "SubscriberPolicy",
-    "TRIVIAL_REQUEST",
     "TraceFaulty",
     "TraceRequest",
     "Waiter",

@@ -6,7 +6,7 @@ from tokenworks.gateway.protocol.codes import CODES
 from tokenworks.gateway.protocol.fields import warm
 from tokenworks.gateway.request_log import file_of, find_lines
 from tokenworks.gateway.seen import read_seen
-from tokenworks.gateway.series import ADDED_US, OUTCOMES, SERIES_MAX, Series, TIMES_MS, read_series
+from tokenworks.gateway.series import ADDED_US, OUTCOMES, SERIES_MAX, TIMES_MS, Series, read_series
 from tokenworks.gateway.snapshot import Snapshot, snapshot_from_wire, snapshot_to_wire
 from tokenworks.gateway.stats import (
     BUCKETS_MS,
@@ -27,16 +27,16 @@ __all__ = [
     "COUNTERS",
     "GAUGES",
     "HISTOGRAMS",
+    "OUTCOMES",
+    "SERIES_MAX",
+    "TIMES_MS",
     "Heartbeat",
     "KeyCache",
     "ModelTokenizer",
-    "OUTCOMES",
     "Plane",
-    "SERIES_MAX",
     "Series",
     "Snapshot",
     "Stats",
-    "TIMES_MS",
     "TokenizerClient",
     "TokenizerCounts",
     "TokenizerJob",

@@ -36,10 +36,10 @@ from tokenworks.subscriptions.errors import (
 )
 from tokenworks.subscriptions.hub.notices import Notice, Notices, notice_text
 from tokenworks.subscriptions.hub.service import (
+    EVENTS,
     Api,
     Delivery,
     DeliveryNotFound,
-    EVENTS,
     Event,
     Hub,
     Listener,
@@ -50,6 +50,7 @@ from tokenworks.subscriptions.hub.service import (
 from tokenworks.subscriptions.limit_scope import scope_of_limit
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
+    SUSPENSIONS,
     CapPeriod,
     ConsentText,
     ContractPrice,
@@ -57,7 +58,6 @@ from tokenworks.subscriptions.model import (
     Order,
     PrivacyRules,
     Product,
-    SUSPENSIONS,
     Subscriber,
     Suspension,
     SuspensionCause,
@@ -73,7 +73,7 @@ from tokenworks.subscriptions.model import (
 )
 from tokenworks.subscriptions.orders.change import ChangeTiming
 from tokenworks.subscriptions.orders.deliveries import Deliveries
-from tokenworks.subscriptions.orders.eligibility import Eligibility, LIVE_STATES, Offer, actions_on
+from tokenworks.subscriptions.orders.eligibility import LIVE_STATES, Eligibility, Offer, actions_on
 from tokenworks.subscriptions.orders.moves import MoveResult, Moves, SoldProduct, SoldVersion
 from tokenworks.subscriptions.orders.proration import unearned
 from tokenworks.subscriptions.orders.quotes import Quote, QuoteLine, Quotes
@@ -81,7 +81,7 @@ from tokenworks.subscriptions.orders.sales import Sales
 from tokenworks.subscriptions.orders.service import Orders
 from tokenworks.subscriptions.orders.starts import START_DAYS_MAX
 from tokenworks.subscriptions.payg import PayAsYouGo
-from tokenworks.subscriptions.people.consents import ConsentState, ConsentTexts, Consents, PURPOSES
+from tokenworks.subscriptions.people.consents import PURPOSES, Consents, ConsentState, ConsentTexts
 from tokenworks.subscriptions.people.member_rights import MemberRights
 from tokenworks.subscriptions.people.members import Members
 from tokenworks.subscriptions.people.people_store import lock_subscriber, subscriber_columns
@@ -102,9 +102,15 @@ from tokenworks.texts import LANGUAGES
 from tokenworks.trust.identity.answers import KeyReused
 
 __all__ = [
+    "BILLING_ZONE",
+    "EVENTS",
+    "LANGUAGES",
+    "LIVE_STATES",
+    "PURPOSES",
+    "START_DAYS_MAX",
+    "SUSPENSIONS",
     "Access",
     "Api",
-    "BILLING_ZONE",
     "BroadbandMissing",
     "BroadbandTaken",
     "CapBelowSpent",
@@ -123,7 +129,6 @@ __all__ = [
     "Deliveries",
     "Delivery",
     "DeliveryNotFound",
-    "EVENTS",
     "Eligibility",
     "Erasure",
     "Event",
@@ -132,8 +137,6 @@ __all__ = [
     "Hub",
     "IdentityKnown",
     "KeyReused",
-    "LANGUAGES",
-    "LIVE_STATES",
     "Listener",
     "ListenerNotFound",
     "Member",
@@ -155,7 +158,6 @@ __all__ = [
     "OrderNotFound",
     "Orders",
     "OtherAudience",
-    "PURPOSES",
     "PayAsYouGo",
     "PhoneLost",
     "PhoneTaken",
@@ -171,8 +173,6 @@ __all__ = [
     "RealNameCheck",
     "RealNameNeeded",
     "RealNameRefused",
-    "START_DAYS_MAX",
-    "SUSPENSIONS",
     "Sales",
     "SecondNotConfirmed",
     "ServedKeys",

@@ -10,8 +10,8 @@ from tokenworks.trust.errors import (
 from tokenworks.trust.hosts import HostSecrets, host_secrets, report_secrets
 from tokenworks.trust.identity.answers import Answers, KeyReused, StoredAnswer
 from tokenworks.trust.identity.approvals import Approval, ApprovalNeeded, ApprovalNotFound, Approvals
-from tokenworks.trust.identity.money_moves import MONEY_MOVES, MoneyMove, ONE_PERSON_OPERATIONS
-from tokenworks.trust.identity.roles import Role, STAFF_ROLES, StaffRole
+from tokenworks.trust.identity.money_moves import MONEY_MOVES, ONE_PERSON_OPERATIONS, MoneyMove
+from tokenworks.trust.identity.roles import STAFF_ROLES, Role, StaffRole
 from tokenworks.trust.identity.service import (
     CODE_LIFE,
     Challenge,
@@ -65,6 +65,18 @@ from tokenworks.trust.vault.store import wrapping_known
 from tokenworks.trust.webhook_secret import WebhookSecret
 
 __all__ = [
+    "CODE_LIFE",
+    "MONEY_MOVES",
+    "NO_PERSON",
+    "ONE_PERSON_OPERATIONS",
+    "PEPPER",
+    "PEPPER_BYTES",
+    "STAFF_ROLES",
+    "TAIL_DIGITS",
+    "VAULT_KEY_BYTES",
+    "WEBHOOK",
+    "WEBHOOK_OLD",
+    "WRAP",
     "Answers",
     "ApiKey",
     "ApiKeyInfo",
@@ -72,7 +84,6 @@ __all__ = [
     "ApprovalNeeded",
     "ApprovalNotFound",
     "Approvals",
-    "CODE_LIFE",
     "Challenge",
     "CodeWrong",
     "Document",
@@ -81,33 +92,22 @@ __all__ = [
     "KeyNotFound",
     "KeyReused",
     "Keys",
-    "MONEY_MOVES",
     "MoneyMove",
-    "NO_PERSON",
     "NotAllowed",
     "NotSignedIn",
-    "ONE_PERSON_OPERATIONS",
-    "PEPPER",
-    "PEPPER_BYTES",
     "PepperVersions",
     "Peppers",
     "PersonKey",
     "PersonVault",
     "Principal",
     "Role",
-    "STAFF_ROLES",
     "Session",
     "StaffExists",
     "StaffNotFound",
     "StaffRole",
     "StoredAnswer",
-    "TAIL_DIGITS",
     "TooManyCodes",
-    "VAULT_KEY_BYTES",
     "VaultSecrets",
-    "WEBHOOK",
-    "WEBHOOK_OLD",
-    "WRAP",
     "WebhookSecret",
     "add_wrapping_key",
     "all_peppers",

@@ -7,9 +7,10 @@ import pytest
 
 from tests.support.server import Server, until
 from tokenworks.app.database.archive import check_apart, keep_journal, keep_log, source_of
-from tokenworks.app.database.backup import MANIFEST, find_backups, prune
+from tokenworks.app.database.backup import find_backups, prune
+from tokenworks.app.database.manifest import MANIFEST
 from tokenworks.app.database.places import Damaged, Exists, Folder, pack, prepare, put_json, sha256, unpack
-from tokenworks.app.database.wal_handover import Handover, Missing
+from tokenworks.app.database.wal_handover import FileMissing, LogHandover
 from tokenworks.charging import Journal, copy_journal, journal_end
 from tokenworks.kernel import Unavailable
 
@@ -82,14 +83,14 @@ def test_a_journal_is_copied_as_it_grows(tmp_path, place):
 
 
 def test_a_handover_says_how_it_went(tmp_path):
-    asked = Handover(tmp_path / "it", lambda path, mode: path.chmod(mode))
+    asked = LogHandover(tmp_path / "it", lambda path, mode: path.chmod(mode))
     asked.prepare()
     asked.prepare()
     (folder,) = [tmp_path / "it"]
 
     def do(name):
         if name.endswith(".history"):
-            raise Missing
+            raise FileMissing
         if name == SEGMENT:
             return b"content"
         raise Unavailable("the place is away")

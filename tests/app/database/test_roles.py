@@ -16,7 +16,7 @@ from tests.conftest import as_app
 from tests.support.databases import as_role, drop_role
 from tests.support.server import Server
 from tokenworks.app.database import roles, schema
-from tokenworks.app.database.connections import connect, identity, owned_database
+from tokenworks.app.database.connections import connect, database_identity, owned_database
 from tokenworks.app.database.embedded import Embedded
 from tokenworks.app.database.roles import (
     DELETED_FROM,
@@ -131,7 +131,7 @@ def test_the_role_owns_nothing_and_makes_nothing(connection, owner):
         with pytest.raises(DENIED):
             connection.execute(statement)
     # What it asks of the database beside tables.
-    assert re.fullmatch(r"\d+:[0-9A-F]{8}", identity(connection))
+    assert re.fullmatch(r"\d+:[0-9A-F]{8}", database_identity(connection))
     assert check_role(connection, single_role=False) is False
 
 
@@ -164,7 +164,7 @@ def test_temporary_tables_do_not_lead_the_owners_function_astray(connection):
 def test_the_owner_makes_the_role_once_and_grants_what_is_missing_alone(owner, owner_url, database_url):
     with contextlib.closing(connect(database_url)) as connection:
         role = connection.info.user
-        said = list(roles._to_grant(owner, role))
+        said = list(roles._grant_statements(owner, role))
         assert said == []
         # What was given by hand is taken, what was taken is given.
         owner.execute(f"GRANT ALL ON payment, posting_h0 TO {role}")
@@ -176,7 +176,7 @@ def test_the_owner_makes_the_role_once_and_grants_what_is_missing_alone(owner, o
         assert check_role(connection, single_role=True) is True
         for _ in range(2):
             assert migrate(owner_url, app_url=database_url) == schema.SCHEMA
-            assert list(roles._to_grant(owner, role)) == []
+            assert list(roles._grant_statements(owner, role)) == []
         assert check_role(connection, single_role=False) is False
         owner.execute(f"GRANT UPDATE (amount) ON posting TO {role}")
         with pytest.raises(Invalid, match=r"the right to change posting\.amount"):
@@ -214,7 +214,7 @@ def test_a_new_table_is_granted_in_the_transaction_that_makes_it(owner_url, data
     with contextlib.closing(connect(owner_url)) as owner:
         owner.execute(f"REVOKE UPDATE ON later FROM {user_of(database_url)}")
         migrate(owner_url, app_url=database_url)
-        assert len(list(roles._to_grant(owner, user_of(database_url)))) == 1
+        assert len(list(roles._grant_statements(owner, user_of(database_url)))) == 1
 
 
 @pytest.fixture
@@ -274,7 +274,7 @@ def test_an_owner_who_may_not_make_roles_is_told_what_an_administrator_has_to_ru
             superuser.execute(f"GRANT CREATE ON SCHEMA public TO {owner}")
             superuser.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
             # Nothing was begun before all that was there.
-            assert schema.current(superuser) is None
+            assert schema.current_revision(superuser) is None
             assert migrate(owner_url, app_url=app_url) == schema.SCHEMA
             with contextlib.closing(connect(app_url)) as connection:
                 check_schema(connection)

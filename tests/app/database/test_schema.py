@@ -317,7 +317,7 @@ def test_init_says_what_it_does_and_what_was_cut_off(tmp_path, database_url, own
 
 def test_a_log_has_a_line_for_each_thing_and_not_for_each_batch(capsys, monkeypatch):
     monkeypatch.setattr(cli, "PROGRESS_EVERY_S", 3600.0)
-    lines = cli._Lines()
+    lines = cli._LogProgress()
     for text in (
         "Schema 0028",
         "Filling 0028",
@@ -379,7 +379,7 @@ def test_a_step_waits_shortly_for_a_lock_and_gives_up_whole(services, owner_url,
         other.execute("SELECT count(*) FROM account")
         with pytest.raises(Unavailable, match="see pg_stat_activity"):
             migrate(owner_url, folder=made)
-        assert schema.current(services.connection) == schema.SCHEMA
+        assert schema.current_revision(services.connection) == schema.SCHEMA
         check_schema(services.connection)
         other.rollback()
     assert migrate(owner_url, folder=made) == "9001"

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from tests.support.server import FAST, Server, in_process, until
-from tokenworks.app.database.connections import beside, connect
+from tokenworks.app.database.connections import connect, second_connection
 from tokenworks.app.database.embedded import Embedded
 from tokenworks.app.database.waiting import KEEPALIVES, BoundedConnection, watched
 from tokenworks.kernel import Unavailable
@@ -108,7 +108,7 @@ def test_an_answer_that_is_late_closes_a_bounded_connection(own_cluster):
 
 def test_every_connection_notices_a_peer_that_vanished(own_cluster):
     url, _ = own_cluster
-    with contextlib.closing(connect(url)) as connection, beside(connection) as another:
+    with contextlib.closing(connect(url)) as connection, second_connection(connection) as another:
         for each in (connection, another):
             given = each.info.get_parameters()
             assert {name: int(given[name]) for name in KEEPALIVES} == KEEPALIVES

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.support.server import until
-from tokenworks.app.process.children import Child, Kept, free_slots
+from tokenworks.app.process.children import Child, ChildRecord, free_slots
 from tokenworks.app.settings import load_settings
 from tokenworks.gateway import Heartbeat
 
@@ -48,7 +48,7 @@ def test_silence_is_counted_from_the_last_heartbeat_of_this_process(recorder, se
 
 def test_one_of_before_whose_file_is_its_successors_is_not_silent(recorder, settings):
     Heartbeat(recorder.stats, os.getpid()).beat()
-    old = Child.adopted(Kept("recorder", 0, recorder.process.pid, recorder.started_s, 0.0), settings)
+    old = Child.adopted(ChildRecord("recorder", 0, recorder.process.pid, recorder.started_s, 0.0), settings)
     assert old.alive() and not old.silent_s(time.monotonic() + LATER_S, 0.0)
 
 

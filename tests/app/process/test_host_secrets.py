@@ -43,9 +43,9 @@ def test_a_host_has_what_all_of_its_processes_have(host, tmp_path, secrets, serv
     assert [set(loaded_by_all(tmp_path, PROCESSES)[at]) for at in (0, 1)] == [{"1"}, {"1"}]
     new_pepper(services.connection, secrets, services.clock.now())
     for name in ("control", "recorder"):
-        assert host[name].look() and not host[name].look()
+        assert host[name].load_new() and not host[name].load_new()
     assert set(loaded_by_all(tmp_path, PROCESSES).peppers) == {"1"}
-    assert host["worker-0"].look()
+    assert host["worker-0"].load_new()
     assert set(loaded_by_all(tmp_path, PROCESSES).peppers) == {"1", "2"}
     # A process that has not said anything may have nothing.
     (tmp_path / f"worker-0{SUFFIX}").unlink()
@@ -59,17 +59,17 @@ def test_what_is_half_there_is_taken_when_it_is_whole(host, secrets):
     for content, mode in ((b"", 0o600), (b"x" * 10, 0o600), (b"x" * 32, 0o644)):
         path.write_bytes(content)
         path.chmod(mode)
-        assert not worker.look()
+        assert not worker.load_new()
     path.chmod(0o600)
-    assert worker.look() and set(worker.peppers) == {1, 2}
+    assert worker.load_new() and set(worker.peppers) == {1, 2}
     # Whoever reads the ones of before is not disturbed, and nothing is made under a new one by itself.
     assert set(before) == {1} and worker.peppers.issuing == 1
     # One that came while serving is corrected; one of the start stays, and what is gone from the disk is kept.
     path.write_bytes(b"y" * 32)
-    assert worker.look() and worker.peppers[2] == b"y" * 32
+    assert worker.load_new() and worker.peppers[2] == b"y" * 32
     (secrets / "pepper-1").write_bytes(b"z" * 32)
     path.unlink()
-    assert not worker.look() and worker.peppers[1] == before[1] and worker.peppers[2] == b"y" * 32
+    assert not worker.load_new() and worker.peppers[1] == before[1] and worker.peppers[2] == b"y" * 32
 
 
 def test_no_secret_is_in_a_report(host, tmp_path, secrets):
@@ -93,13 +93,13 @@ def test_the_database_hears_of_what_is_the_works_own(host, tmp_path, secrets, se
     (secrets / "pepper-2").write_bytes(b"x" * 32)
     (secrets / "pepper-2").chmod(0o600)
     for process in host.values():
-        process.look()
+        process.load_new()
     assert reported().peppers == (1,)
     assert new_pepper(services.connection, secrets, services.clock.now()) == 3
     with pytest.raises(Conflict, match="pepper-3 is not loaded on a"):
         use_pepper(services.connection, 3, services.clock.now(), [reported()])
     for process in host.values():
-        process.look()
+        process.load_new()
     use_pepper(services.connection, 3, services.clock.now(), [reported()])
     assert [row.used_since is not None for row in all_peppers(services.connection)] == [True, True]
 
@@ -111,7 +111,7 @@ def test_a_host_that_lacks_what_is_used_hears_so(host, tmp_path, secrets, servic
     use_pepper(services.connection, 2, services.clock.now(), force=True)
     assert report.tell(services.connection) == [2]
     for process in host.values():
-        process.look()
+        process.load_new()
     assert report.tell(services.connection) == []
 
 

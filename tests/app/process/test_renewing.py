@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.support.server import Server, StubUpstream, until
-from tokenworks.app.process.renewing import Certificates, Watched
+from tokenworks.app.process.renewing import Certificates, WatchedFiles
 from tokenworks.kernel import Invalid
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -55,18 +55,18 @@ def test_a_new_pair_is_used_when_both_halves_are_there(files):
     assert certificates.expires_at == NOW + timedelta(days=30) and certificates.words(NOW) is None
     new_chain, new_key = pair("second", days=90)
     chain.write_bytes(new_chain)
-    certificates.look()
+    certificates.load_changed()
     assert certificates.failed == "the key is of another certificate"
     assert certificates.expires_at == NOW + timedelta(days=30)
     assert "was not loaded (the key is of another certificate)" in certificates.words(NOW)
     key.write_bytes(new_key[:-40])
-    certificates.look()
+    certificates.load_changed()
     assert certificates.failed is not None
     key.write_bytes(new_key)
-    certificates.look()
+    certificates.load_changed()
     assert certificates.failed is None and certificates.expires_at == NOW + timedelta(days=90)
     chain.unlink()
-    certificates.look()
+    certificates.load_changed()
     assert str(chain) in certificates.failed and certificates.expires_at == NOW + timedelta(days=90)
     assert "expired" in certificates.words(NOW + timedelta(days=91))
 
@@ -89,7 +89,7 @@ def test_what_can_not_be_used_at_the_start_is_said_without_what_the_files_hold(f
 def test_a_file_that_is_replaced_within_the_same_size_counts_as_changed(tmp_path):
     path, half = tmp_path / "a", tmp_path / "b"
     path.write_text("one")
-    watched = Watched([path, tmp_path / "not there"])
+    watched = WatchedFiles([path, tmp_path / "not there"])
     assert not watched.changed()
     half.write_text("two")
     half.rename(path)

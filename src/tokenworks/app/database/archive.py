@@ -1,4 +1,4 @@
-"""The write-ahead log of the embedded database and the journal, kept as they grow. Runs in the guardian, as our user.
+"""The archive: the write-ahead log of the embedded database and the journal, copied as they grow. Runs in the guardian, as its user.
 
 In a place (`places.py`):
 
@@ -6,10 +6,10 @@ In a place (`places.py`):
     journal/<source>/<journal>/<segment>.<bytes>.zst     a segment of the journal up to its last whole frame
     journal/<source>/<journal>/journal.json              which of them are the newest copy of each segment
 
-A `source` is one life of one cluster: its system identifier and an id of our own, which `restore` changes. So whatever is restored,
-for good or to try it, writes nothing beside what its original writes.
+A `source` is one lineage of one cluster: its system identifier and an id of our own, which `restore` changes. So a restored cluster,
+restored for good or as a trial, writes its log apart from the log of the original.
 
-Before a file of the log is kept the journal is: what the log has settled is in the journal's copy, so a restore from here never
+The journal is copied before each file of the log: every record that the log has settled is in the journal's copy, so a restore never
 finds a journal that is older than its database.
 """
 
@@ -19,7 +19,7 @@ import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NotRequired, TypedDict
 from uuid import UUID
 
 from tokenworks.app.database.embedded import ARCHIVE_FILE, Embedded
@@ -42,23 +42,44 @@ from tokenworks.kernel import NotFound, SystemClock, TokenworksError, Unavailabl
 
 LINEAGE_FILE: Final = "lineage"
 JOURNAL_INDEX: Final = "journal.json"
-# Those of the settings that the guardian needs: it is started by whichever process uses the database first.
+# The settings that the guardian needs: any process that uses the database may start it, so it reads them from a file.
 _SETTINGS: Final = ("archive_to", "archive_timeout_s", "s3_endpoint", "s3_region", "s3_path_style")
 
 
-def configure_archive(settings: Settings) -> None:
-    """Have the guardian keep the log as the settings say, now or when it starts. For `serve`: other commands leave it as it is.
+class SegmentCopy(TypedDict):
+    """The newest copy of a segment of the journal: `name` is the object's, `first` and `last` are sequences of frames, `bytes` counts
+    the content and `sha256` is of the packed object.
+    """
 
-    Raises `PlaceAway` where a new place can't be used; one that was used before may be away.
+    name: str
+    first: int
+    last: int
+    bytes: int
+    sha256: str
+
+
+class JournalIndex(TypedDict):
+    """What `journal.json` says. `at`: when a segment was copied last."""
+
+    journal_id: str
+    segments: dict[str, SegmentCopy]
+    at: NotRequired[str]
+
+
+def configure_archive(settings: Settings) -> None:
+    """Tell the guardian to archive the log as the settings say, now or when it starts. Called by `serve` and `backup`; other commands
+    do not change the archive.
+
+    Raises `PlaceAway` where a new place can't be used. A place that was used before may be away.
     """
     if settings.database_url:
         return
     path = settings.data_dir / ARCHIVE_FILE
     if settings.archive_to:
-        before: dict[str, Any] = {}
+        before: dict[str, object] = {}
         with contextlib.suppress(OSError, ValueError):
             before = json.loads(path.read_text())
-        wanted = {name: getattr(settings, name) for name in _SETTINGS}
+        wanted: dict[str, object] = {name: getattr(settings, name) for name in _SETTINGS}
         wanted |= {"secrets_dir": str(settings.secrets), "journal_dir": str(settings.journal)}
         if before.get("archive_to") != settings.archive_to:
             place = open_place(settings.archive_to, settings)
@@ -76,14 +97,15 @@ def configure_archive(settings: Settings) -> None:
 
 
 def check_apart(place: Place, folder: Path, what: str) -> None:
-    """Raise `Unavailable` where one of both is inside the other."""
+    """Raise `Unavailable` where the place and the folder are the same, or one is inside the other."""
     if isinstance(place, Folder):
-        one, other = place.root.resolve(), folder.resolve()
-        if one == other or one in other.parents or other in one.parents:
+        root, other = place.root.resolve(), folder.resolve()
+        if root == other or root in other.parents or other in root.parents:
             raise Unavailable(f"{place.where} and {what} ({folder}) are not apart: name another place")
 
 
 def write_whole(path: Path, text: str) -> None:
+    """Replace a file as a whole; it is on disk when this returns."""
     half = path.with_name(f"{path.name}.new")
     file = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(file, "w") as out:
@@ -94,7 +116,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def source_of(data_dir: Path, system_identifier: str) -> str:
-    """The life of this cluster; the first one that asks makes its id."""
+    """The source of this cluster. The first call makes the id of its lineage."""
     path = data_dir / LINEAGE_FILE
     with contextlib.suppress(FileNotFoundError):
         return f"{system_identifier}-{path.read_text().strip()}"
@@ -108,24 +130,24 @@ def source_of(data_dir: Path, system_identifier: str) -> str:
 
 
 def archive_file(embedded: Embedded, name: str) -> None:
-    """Keep a file of the log, and the journal before it. Keeping the same file again is nothing; another one of its name raises
-    `Exists`.
+    """Archive the journal, and then a file of the log. Archiving the same file again does nothing. Raises `Exists` where the place has
+    another file of this name.
     """
     try:
-        said = json.loads((embedded.data_dir / ARCHIVE_FILE).read_text())
+        written = json.loads((embedded.data_dir / ARCHIVE_FILE).read_text())
     except FileNotFoundError:
         return
     settings = Settings.model_validate(
-        {one: said[one] for one in _SETTINGS}
-        | {"data_dir": embedded.data_dir, "secrets_dir": said["secrets_dir"]}
+        {name: written[name] for name in _SETTINGS}
+        | {"data_dir": embedded.data_dir, "secrets_dir": written["secrets_dir"]}
     )
     place = open_place(settings.archive_to, settings)
     check_prepared(place)
     source = source_of(embedded.data_dir, embedded.system_identifier())
     try:
-        keep_journal(place, source, Path(said["journal_dir"]))
+        keep_journal(place, source, Path(written["journal_dir"]))
     except JournalCorrupt as error:
-        # The recorder does not start on it either. The log is no worse for it.
+        # A damaged journal does not keep the log from being archived. The recorder does not start on it.
         os.write(1, f"tokenworks: {error}\n".encode())
     content = (embedded.pgdata / "pg_wal" / name).read_bytes()
     keep_log(place, source, name, content)
@@ -143,14 +165,14 @@ def keep_log(place: Place, source: str, name: str, content: bytes) -> None:
             ) from None
 
 
-def keep_journal(place: Place, source: str, folder: Path, under: str = "journal") -> dict[str, Any] | None:
-    """Copy what is new of a journal. Returns its index; None where there is no journal."""
+def keep_journal(place: Place, source: str, folder: Path, under: str = "journal") -> JournalIndex | None:
+    """Copy the new parts of a journal. Returns its index; None where there is no journal."""
     journal_id = read_journal_id(folder)
     if journal_id is None:
         return None
     prefix = f"{under}/{source}/{journal_id}"
     index = journal_index(place, source, journal_id, under) or {"journal_id": str(journal_id), "segments": {}}
-    known: dict[str, Any] = index["segments"]
+    known = index["segments"]
     superseded = []
     for segment in copy_journal(folder, journal_id):
         before = known.get(segment.name)
@@ -172,11 +194,12 @@ def keep_journal(place: Place, source: str, folder: Path, under: str = "journal"
 
 def journal_index(
     place: Place, source: str, journal_id: UUID | str, under: str = "journal"
-) -> dict[str, Any] | None:
+) -> JournalIndex | None:
+    """The index of a journal in a place; None where the place has none. Raises `TokenworksError` where it is damaged."""
     where = f"{under}/{source}/{journal_id}/{JOURNAL_INDEX}"
     try:
-        found: dict[str, Any] = json.loads(place.get(where))
-        return found
+        index: JournalIndex = json.loads(place.get(where))
+        return index
     except NotFound:
         return None
     except ValueError:

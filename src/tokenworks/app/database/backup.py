@@ -2,13 +2,14 @@
 
 In a place (`places.py`):
 
-    base/<source>/<backup>/begun.json           what is begun
+    base/<source>/<backup>/begun.json           when the backup was begun
     base/<source>/<backup>/base.000001.zst …    pieces of one tar of the cluster, as pg_basebackup makes it, with the log it needs
     base/<source>/<backup>/journal/…            the journal
-    base/<source>/<backup>/erased.json          who was erased until then, ids alone
-    base/<source>/<backup>/manifest.json        what belongs to it, with the SHA-256 of each; last, so that without it there is none
+    base/<source>/<backup>/erased.zst           the ids of the subscribers that were erased until then
+    base/<source>/<backup>/manifest.json        all objects of the backup with their SHA-256; written last, so a backup without it is
+                                                unfinished
 
-Secrets go into a folder of their own: who has both can read everybody.
+Secrets go into a separate folder: a backup together with its secrets can be read in plain text.
 """
 
 import contextlib
@@ -23,16 +24,24 @@ import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
 
 from psycopg import Connection
 
 from tokenworks import __version__
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database.alone import no_other_backup
-from tokenworks.app.database.archive import check_apart, journal_index, keep_journal, source_of, write_whole
-from tokenworks.app.database.connections import anchor, connect, database, embedded_of
+from tokenworks.app.database.archive import (
+    JournalIndex,
+    check_apart,
+    journal_index,
+    keep_journal,
+    source_of,
+    write_whole,
+)
+from tokenworks.app.database.connections import anchor_clock, connect, database, embedded_of
 from tokenworks.app.database.embedded import Embedded
+from tokenworks.app.database.locks import lock_out_backups
+from tokenworks.app.database.manifest import FORMAT, MANIFEST, Manifest, read_manifest
 from tokenworks.app.database.places import (
     PIECE_BYTES,
     Damaged,
@@ -43,31 +52,38 @@ from tokenworks.app.database.places import (
     put_json,
     sha256,
 )
-from tokenworks.app.database.schema import current
+from tokenworks.app.database.schema import current_revision
 from tokenworks.app.settings import Settings
 from tokenworks.charging import Ledger, read_journal_id
-from tokenworks.kernel import AnchoredClock, Invalid, NotFound, SystemClock, Unavailable
+from tokenworks.kernel import AnchoredClock, NotFound, SystemClock, Unavailable
 
-FORMAT: Final = 1
-MANIFEST: Final = "manifest.json"
 LAST_FILE: Final = "backup.json"
-# pg_basebackup that says nothing for so long has failed: it waits for a checkpoint at first.
+# A pg_basebackup that is silent for this long has failed. At first it waits for a checkpoint.
 SILENT_MAX_S: Final = 300.0
 ENDS_MAX_S: Final = 60.0
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 _ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _READ_BYTES: Final = 1024 * 1024
 Progress = Callable[[str, int, int], None]
-"""Called with what is done, how much of it, and of how much (0: nobody knows)."""
+"""Called with (the name of the step, how much is done, of how much); 0 of how much: unknown."""
+
+
+class LastBackup(TypedDict):
+    """What a host remembers of its last backup."""
+
+    backup_id: str
+    to: str
+    ended_at: str
+    kind: str
 
 
 class Backup(NamedTuple):
-    """One in a place. `manifest` is None where it was cut off, or is being made."""
+    """A backup in a place. `manifest` is None where the backup was cut off, or is being made."""
 
     source: str
     backup_id: str
     names: tuple[str, ...]
-    manifest: dict[str, Any] | None
+    manifest: Manifest | None
     fault: str = ""
 
     @property
@@ -76,27 +92,25 @@ class Backup(NamedTuple):
         return datetime.fromisoformat(self.manifest["ended_at"])
 
 
-def make_backup(
-    settings: Settings, place: Place, secrets_to: Path | None, progress: Progress
-) -> dict[str, Any]:
-    """Returns the manifest. What an earlier run left that was cut off is deleted first. Raises `InUse`, `PlaceAway`."""
+def make_backup(settings: Settings, place: Place, secrets_to: Path | None, progress: Progress) -> Manifest:
+    """Returns the manifest. Deletes first what an interrupted run left. Raises `InUse`, `PlaceAway`."""
     if secrets_to is not None:
         check_apart(place, secrets_to, "--secrets-to")
     check_apart(place, settings.secrets, "secrets_dir")
-    with no_other_backup(settings.data_dir):
+    with lock_out_backups(settings.data_dir):
         prepare(place)
         with database(settings) as url, contextlib.closing(connect(url)) as connection:
             clock = AnchoredClock(SystemClock(settings.clock_shift_s))
-            anchor(clock, connection)
-            made = _Making(settings, place, connection, clock, progress)
+            anchor_clock(clock, connection)
+            writer = _BackupWriter(settings, place, connection, clock, progress)
             if settings.database_url is None:
-                made.base(embedded_of(settings))
-            made.journal()
-            made.erased()
+                writer.base(embedded_of(settings))
+            writer.journal()
+            writer.erased()
             if secrets_to is not None:
-                made.secrets(secrets_to)
-            manifest = made.finish()
-    last = {
+                writer.secrets(secrets_to)
+            manifest = writer.finish()
+    last: LastBackup = {
         "backup_id": manifest["backup_id"],
         "to": place.where,
         "ended_at": manifest["ended_at"],
@@ -106,8 +120,8 @@ def make_backup(
     return manifest
 
 
-class _Making:
-    """A backup that is being made."""
+class _BackupWriter:
+    """Writes one backup, part by part; `finish` writes its manifest."""
 
     def __init__(
         self,
@@ -134,47 +148,45 @@ class _Making:
             if old.source == self._source and old.manifest is None and not old.fault:
                 delete_backup(place, old)
         self._prefix = f"base/{self._source}/{backup_id}"
-        self._manifest: dict[str, Any] = {
+        self._manifest: Manifest = {
             "format": FORMAT,
             "backup_id": backup_id,
             "source": self._source,
             "kind": "database" if embedded else "host",
             "host": socket.gethostname(),
             "release": __version__,
-            "schema": current(connection),
+            "schema": current_revision(connection),
             "begun_at": begun_at.isoformat(),
             "files": [],
         }
         put_json(place, f"{self._prefix}/begun.json", {"begun_at": begun_at.isoformat()}, new=True)
 
     def base(self, embedded: Embedded) -> None:
-        """As the cluster's superuser, whom replication needs."""
+        """Copy the cluster. The connection is the superuser's, since replication needs that role."""
         with contextlib.closing(connect(embedded.owner_url)) as owner:
-            # The log that the copy needs stays until this connection ends, however long it takes.
+            # The slot keeps the log that the copy needs until this connection ends, however long the copy takes.
             slot = f"tokenworks_backup_{os.getpid()}"
             owner.execute("SELECT pg_create_physical_replication_slot(%s, true, true)", (slot,))
             row = owner.execute("SELECT sum(pg_database_size(oid)) FROM pg_database").fetchone()
             total = int(row[0]) if row else 0
-            said = self._copy(embedded, total)
-        found = {
-            which: re.search(rf"log {which} point: ([0-9A-F]+)/([0-9A-F]+)(?: on timeline (\d+))?", said)
+            output = self._copy(embedded, total)
+        points = {
+            which: re.search(rf"log {which} point: ([0-9A-F]+)/([0-9A-F]+)(?: on timeline (\d+))?", output)
             for which in ("start", "end")
         }
-        start, end = found["start"], found["end"]
+        start, end = points["start"], points["end"]
         if start is None or end is None:
             raise Unavailable("pg_basebackup does not say which part of the log its copy needs")
         timeline = int(start[3])
-        self._manifest |= {
-            "system_identifier": embedded.system_identifier(),
-            "timeline": timeline,
-            "start_lsn": f"{start[1]}/{start[2]}",
-            "end_lsn": f"{end[1]}/{end[2]}",
-            "start_wal": wal_name(timeline, start[1], start[2]),
-            "end_wal": wal_name(timeline, end[1], end[2]),
-        }
+        self._manifest["system_identifier"] = embedded.system_identifier()
+        self._manifest["timeline"] = timeline
+        self._manifest["start_lsn"] = f"{start[1]}/{start[2]}"
+        self._manifest["end_lsn"] = f"{end[1]}/{end[2]}"
+        self._manifest["start_wal"] = wal_name(timeline, start[1], start[2])
+        self._manifest["end_wal"] = wal_name(timeline, end[1], end[2])
 
     def _copy(self, embedded: Embedded, total: int) -> str:
-        """The pieces of the tar. Returns what pg_basebackup said."""
+        """Store the pieces of the tar. Returns the messages of pg_basebackup."""
         command = [
             embedded.program("pg_basebackup"), "-h", str(embedded.socket_dir), "-U", "tokenworks", "-D", "-", "-F", "tar",
             "-X", "fetch", "-c", "fast", "-v", "-w",
@@ -201,11 +213,11 @@ class _Making:
                 if process.stdout is not None:
                     process.stdout.close()
             log.seek(0)
-            said = log.read().decode("utf-8", "replace")
+            output = log.read().decode("utf-8", "replace")
         if code:
-            last = said.strip().splitlines()[-1:] or [f"exit code {code}"]
+            last = output.strip().splitlines()[-1:] or [f"exit code {code}"]
             raise Unavailable(f"the copy of the database failed: {last[0]}")
-        return said
+        return output
 
     def _keep(self, name: str, content: bytes) -> None:
         packed = pack(content)
@@ -213,7 +225,7 @@ class _Making:
         self._manifest["files"].append({"name": name, "bytes": len(content), "sha256": sha256(packed)})
 
     def journal(self) -> None:
-        """After the database: what the copy has settled is in it."""
+        """Copy the journal after the database, so that every record that the database copy has settled is in it."""
         self._progress("Copying the journal", 0, 0)
         under = f"{self._prefix}/journal"
         index = keep_journal(self._place, "of", self._settings.journal, under)
@@ -236,12 +248,12 @@ class _Making:
 
     def erased(self) -> None:
         services = make_works(self._settings, self._connection, self._clock)
-        ids = [str(one) for one in services.privacy.erased()]
-        self._keep("erased.zst", "".join(f"{one}\n" for one in ids).encode())
+        ids = [str(subscriber_id) for subscriber_id in services.privacy.erased()]
+        self._keep("erased.zst", "".join(f"{id_}\n" for id_ in ids).encode())
         self._manifest["erased"] = len(ids)
 
     def secrets(self, to: Path) -> None:
-        """Files of `secrets_dir`, readable by their owner alone."""
+        """Copy the files of `secrets_dir`, readable by their owner alone."""
         self._progress("Copying the secrets", 0, 0)
         folder = Folder(to)
         folder.make()
@@ -256,7 +268,8 @@ class _Making:
             part.chmod(0o700)
         self._manifest["secrets"] = sorted(files)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> Manifest:
+        """Write the manifest: from now on the backup exists."""
         self._manifest["ended_at"] = _database_time(self._connection).isoformat()
         text = json.dumps(self._manifest, sort_keys=True)
         whole = {"manifest": self._manifest, "sha256": sha256(text.encode())}
@@ -265,7 +278,7 @@ class _Making:
 
 
 def _pieces(file: int) -> Iterator[bytes]:
-    """What a pipe has, in pieces of `PIECE_BYTES`. Raises `Unavailable` where nothing comes for `SILENT_MAX_S`."""
+    """The content of a pipe in pieces of `PIECE_BYTES`. Raises `Unavailable` where nothing arrives for `SILENT_MAX_S`."""
     piece = bytearray()
     while True:
         ready, _, _ = select.select([file], [], [], SILENT_MAX_S)
@@ -288,12 +301,12 @@ def _database_time(connection: Connection) -> datetime:
 
 
 def wal_name(timeline: int, high: str, low: str) -> str:
-    """The file of the log that has a position."""
+    """The name of the log file that contains a position."""
     return f"{timeline:08X}{int(high, 16):08X}{int(low, 16) // SEGMENT_BYTES:08X}"
 
 
 def find_backups(place: Place) -> list[Backup]:
-    """All of a place, oldest first; those that were cut off, too. One whose manifest is damaged has a `fault`."""
+    """All backups of a place, oldest first, unfinished ones too. A backup whose manifest is damaged has a `fault`."""
     found: dict[tuple[str, str], list[str]] = {}
     for name in place.names("base/"):
         parts = name.split("/")
@@ -314,32 +327,15 @@ def find_backups(place: Place) -> list[Backup]:
     return sorted(backups, key=lambda backup: (backup.backup_id, backup.source))
 
 
-def read_manifest(place: Place, where: str) -> dict[str, Any]:
-    """Raises `Damaged`, `Invalid`."""
-    try:
-        whole = json.loads(place.get(where))
-        manifest: dict[str, Any] = whole["manifest"]
-        right = whole["sha256"] == sha256(json.dumps(manifest, sort_keys=True).encode())
-    except (ValueError, KeyError, TypeError):
-        right = False
-    if not right:
-        raise Damaged(f"{place.where}/{where} is damaged")
-    if manifest["format"] != FORMAT:
-        raise Invalid(
-            f"{place.where}/{where} is of another release: format {manifest['format']}, and this one reads {FORMAT}"
-        )
-    return manifest
-
-
 def delete_backup(place: Place, backup: Backup) -> None:
-    """The manifest first: what is left is none."""
+    """Delete the manifest first: a backup of which only a part is left is unfinished, and not taken for whole."""
     for name in sorted(backup.names, key=lambda name: not name.endswith(f"/{MANIFEST}")):
         place.delete(name)
 
 
-class Pruned(NamedTuple):
-    """What `prune` deleted: backups and unfinished ones by id, files of the log, segments of journals. `overdue`: what is as old and
-    stays, since there is no newer one of its source.
+class PruneResult(NamedTuple):
+    """What `prune` deleted: ids of backups and of unfinished backups, numbers of log files and of journal segments. `overdue`: ids of
+    backups that are as old and stay, since their source has no newer one.
     """
 
     backups: list[str]
@@ -349,9 +345,9 @@ class Pruned(NamedTuple):
     overdue: list[str]
 
 
-def prune(place: Place, days: int, now: datetime, *, dry_run: bool = False) -> Pruned:
-    """Delete backups that ended more than `days` ago, but for the newest whole one of each source, and what of the log and of
-    journals no backup that is left needs. One that was begun within a day and has no manifest may be being made.
+def prune(place: Place, days: int, now: datetime, *, dry_run: bool = False) -> PruneResult:
+    """Delete backups that ended more than `days` ago, except the newest whole one of each source, and the log files and journal segments
+    that no remaining backup needs. A backup without a manifest that was begun within a day may still be running, and stays.
     """
     backups, before = find_backups(place), now - timedelta(days=days)
     whole = [backup for backup in backups if backup.manifest is not None]
@@ -376,7 +372,7 @@ def prune(place: Place, days: int, now: datetime, *, dry_run: bool = False) -> P
                 place.delete(name)
     count = sum(len(names) for _, _, names in segments)
     overdue = [b.backup_id for b in kept if b.ended_at < before]
-    return Pruned(
+    return PruneResult(
         [b.backup_id for b in old], [b.backup_id for b in unfinished], len(wal_files), count, overdue
     )
 
@@ -386,8 +382,8 @@ def _begun(backup_id: str) -> datetime:
 
 
 def _needless_log(place: Place, kept: list[Backup]) -> list[str]:
-    """Files of the log before the oldest backup that is kept of their source. A source without one keeps all: its first backup
-    may be being made.
+    """Log files from before the oldest remaining backup of their source. A source without a backup keeps all its files: its first
+    backup may still be running.
     """
     oldest: dict[str, str] = {}
     for backup in kept:
@@ -398,17 +394,17 @@ def _needless_log(place: Place, kept: list[Backup]) -> list[str]:
     found = []
     for name in place.names("wal/"):
         _, source, file = name.split("/")
-        # By position; a file's timeline, which comes before it, says nothing of its age. Histories are small and stay.
+        # Compared by position: the timeline, which comes first in the name, does not say how old a file is. History files are small and stay.
         if source in oldest and not file.endswith(".history.zst") and file[8:24] < oldest[source]:
             found.append(name)
     return found
 
 
-def _needless_segments(place: Place, kept: list[Backup]) -> list[tuple[str, dict[str, Any], list[str]]]:
-    """(index, its new content, names to delete) of journals: segments that were settled before the oldest backup that is kept."""
+def _needless_segments(place: Place, kept: list[Backup]) -> list[tuple[str, JournalIndex, list[str]]]:
+    """(name of the index, its new content, names to delete) of journals: segments that were settled before the oldest backup that is kept."""
     settled: dict[tuple[str, str], int] = {}
     for backup in kept:
-        journal = (backup.manifest or {}).get("journal")
+        journal = None if backup.manifest is None else backup.manifest.get("journal")
         if journal:
             key = (backup.source, journal["journal_id"])
             settled[key] = min(journal["settled_seq"], settled.get(key, journal["settled_seq"]))
@@ -418,7 +414,7 @@ def _needless_segments(place: Place, kept: list[Backup]) -> list[tuple[str, dict
         if index is None:
             continue
         names = {name: s for name, s in index["segments"].items() if s["last"] <= seq}
-        # The newest stays, so that the journal's end is known.
+        # The newest segment stays, so that the end of the journal is known.
         newest = max(index["segments"], default="")
         names.pop(newest, None)
         if names:
@@ -428,10 +424,10 @@ def _needless_segments(place: Place, kept: list[Backup]) -> list[tuple[str, dict
     return found
 
 
-def last_backup(data_dir: Path) -> dict[str, Any] | None:
-    """What this host's last backup was, as the host remembers it; None where it never made one."""
+def last_backup(data_dir: Path) -> LastBackup | None:
+    """The last backup of this host; None where the host never made one."""
     try:
-        found: dict[str, Any] = json.loads((data_dir / LAST_FILE).read_text())
-        return found
+        last: LastBackup = json.loads((data_dir / LAST_FILE).read_text())
+        return last
     except (OSError, ValueError):
         return None

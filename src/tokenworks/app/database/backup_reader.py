@@ -1,4 +1,4 @@
-"""What a backup holds, read and held against the sums of its manifest before a byte of it is used."""
+"""Reads a backup. Every object is compared with the sums of the manifest before a byte of it is used."""
 
 import io
 import json
@@ -7,13 +7,16 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from tokenworks.app.database.archive import journal_index
+from tokenworks.app.database.archive import SegmentCopy, journal_index
 from tokenworks.app.database.backup import Backup, Progress
 from tokenworks.app.database.embedded import Embedded
 from tokenworks.app.database.places import Damaged, Place, sha256, unpack
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 class JournalCopy(NamedTuple):
@@ -25,7 +28,7 @@ class JournalCopy(NamedTuple):
 
 
 class BackupReader:
-    """The files of one backup, and the journal that it and the archive have."""
+    """The files of one backup, and the journal copies of the backup and of the archive."""
 
     def __init__(self, place: Place, backup: Backup, progress: Progress) -> None:
         assert backup.manifest is not None
@@ -37,7 +40,7 @@ class BackupReader:
         self._hashes = {file["name"]: file["sha256"] for file in self._manifest["files"]}
 
     def check_others(self) -> None:
-        """All but the pieces of the database, which are checked as they are unpacked. Raises `Damaged`."""
+        """Check all objects except the pieces of the database, which `unpack` checks. Raises `Damaged`."""
         for name in self._hashes:
             if not name.startswith("base."):
                 self._get(name)
@@ -51,9 +54,9 @@ class BackupReader:
         return content
 
     def unpack(self, embedded: Embedded) -> None:
-        """Make the cluster of the backup. Each piece is held against its sum before a byte of it is used."""
+        """Make the cluster of the backup. Raises `Damaged`."""
         names = [name for name in self._hashes if name.startswith("base.")]
-        pieces = _Pieces(self._pieces(names))
+        pieces = _PieceStream(self._pieces(names))
         embedded.pgdata.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         embedded.socket_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         half = embedded.pgdata.with_name("pgdata.new")
@@ -61,7 +64,7 @@ class BackupReader:
         half.mkdir(mode=0o700)
         with tarfile.open(fileobj=io.BufferedReader(pieces, 1024 * 1024), mode="r|") as tar:
             tar.extractall(half, filter="data")
-        # Pieces after the tar's end are read, too: each is what was written.
+        # Pieces after the end of the tar are read, too, so that their sums are checked.
         while pieces.read(1024 * 1024):
             pass
         (half / "recovery.signal").write_text("")
@@ -73,7 +76,7 @@ class BackupReader:
             for name in files:
                 embedded.give(Path(folder, name), 0o600)
         embedded.give(half, 0o700)
-        # PostgreSQL puts all of it on disk before it replays the log.
+        # PostgreSQL syncs the files to disk before it replays the log.
         half.rename(embedded.pgdata)
 
     def _pieces(self, names: list[str]) -> Iterator[bytes]:
@@ -84,17 +87,17 @@ class BackupReader:
             yield content
 
     def read_journal(self) -> JournalCopy | None:
-        """The newest copy of each segment that the backup or the archive has: (journal, segments). All are read before anything
-        is changed.
+        """The newest copy of each segment that the backup or the archive has; None where the backup has no journal. All segments are
+        read before the restore changes anything.
         """
-        said = self._manifest.get("journal")
-        if not said:
+        journal = self._manifest.get("journal")
+        if not journal:
             return None
-        journal_id = said["journal_id"]
+        journal_id = journal["journal_id"]
         index = json.loads(self._get(f"journal/of/{journal_id}/journal.json"))
-        newest: dict[str, Any] = dict(index["segments"])
+        newest: dict[str, SegmentCopy] = dict(index["segments"])
         kept = journal_index(self._place, self._source, journal_id)
-        for name, segment in (kept or {"segments": {}})["segments"].items():
+        for name, segment in ({} if kept is None else kept["segments"]).items():
             if name not in newest or segment["last"] > newest[name]["last"]:
                 newest[name] = segment
         segments = []
@@ -109,14 +112,14 @@ class BackupReader:
         return JournalCopy(UUID(journal_id), segments, last)
 
     def erased_ids(self) -> list[str]:
-        """Whom this backup knew as erased."""
+        """The ids of subscribers that were erased before this backup."""
         return (
             unpack(f"{self._place.where}/{self._prefix}/erased.zst", self._get("erased.zst")).decode().split()
         )
 
 
-class _Pieces(io.RawIOBase):
-    """The tar, from its pieces."""
+class _PieceStream(io.RawIOBase):
+    """The tar as one stream, from its pieces."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
@@ -125,10 +128,11 @@ class _Pieces(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        target = memoryview(buffer).cast("B")
         if not self._left:
             self._left = memoryview(next(self._pieces, b""))
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
+        count = min(len(target), len(self._left))
+        target[:count] = self._left[:count]
         self._left = self._left[count:]
         return count

@@ -1,4 +1,4 @@
-"""Where the database is, its schema, and connections to it."""
+"""The address of the database, connections to it, and what the database says of itself."""
 
 import contextlib
 import re
@@ -26,7 +26,7 @@ def check_installed(settings: Settings) -> None:
 
 @contextlib.contextmanager
 def database(settings: Settings) -> Iterator[str]:
-    """The database's URL: the configured one, or that of the embedded server, up while the context lasts."""
+    """The database's URL: the configured one, or that of the embedded server, which runs while the context lasts."""
     if settings.database_url:
         yield settings.database_url
         return
@@ -34,26 +34,26 @@ def database(settings: Settings) -> Iterator[str]:
         yield url
 
 
-def hold(settings: Settings) -> int:
-    """A descriptor that keeps the embedded server up as long as it is open, taken while `database` lasts; -1 where it is another
-    server, which needs nobody. Whoever has it asks nothing of the database.
+def hold_embedded(settings: Settings) -> int:
+    """A descriptor that keeps the embedded server running as long as it is open; -1 for another server. Called while `database` lasts.
+    The holder of the descriptor needs no connection.
     """
     return -1 if settings.database_url else embedded_of(settings).hold()
 
 
 def embedded_of(settings: Settings) -> Embedded:
-    """The embedded cluster of these settings, up or not."""
+    """The embedded cluster of these settings, whether or not it runs."""
     return Embedded(settings.data_dir, embedded_options(settings))
 
 
 def embedded_options(settings: Settings) -> dict[str, str]:
-    """The server's own settings, beside those that each has."""
+    """Options of the embedded server beside its fixed ones."""
     fast = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
     return {} if settings.embedded_fsync else fast
 
 
 class OwnedDatabase(NamedTuple):
-    """A database for `init`: the owner's URL, the URL that serves, and whether both are of one role."""
+    """A database for `init`: the owner's URL, the URL of the role that serves, and whether both have one role."""
 
     owner_url: str
     url: str
@@ -98,8 +98,8 @@ def connect(url: str) -> Connection:
         raise Unavailable(f"the database does not answer: {said}") from error
 
 
-def beside(connection: Connection) -> contextlib.closing[Connection]:
-    """Another connection to the same database: what is written there stays, whatever becomes of a transaction here."""
+def second_connection(connection: Connection) -> contextlib.closing[Connection]:
+    """Another connection to the same database. Rows written on it stay when a transaction on `connection` is rolled back."""
     info = connection.info
     return contextlib.closing(
         psycopg.connect(
@@ -113,28 +113,28 @@ def beside(connection: Connection) -> contextlib.closing[Connection]:
 
 
 def connect_planned(url: str) -> Connection:
-    """As `connect`, for few statements that are made over and over: each is planned once, whatever its parameters are.
+    """As `connect`, for a few statements that repeat: each is planned once, whatever its parameters are.
 
-    To plan a statement over partitions costs ten times what it costs to run it (0.4 ms against 0.03 ms of a load of terms).
+    Planning a statement over partitions costs ten times its execution (0.4 ms against 0.03 ms for loading an account's terms).
     """
     connection = connect(url)
     connection.execute("SET plan_cache_mode = force_generic_plan")
     return connection
 
 
-def of_each_node(connection: Connection, question: LiteralString) -> dict[str, str]:
-    """What each node of the database says to a statement of one text, by node. Raises `Unavailable` where one does not answer.
+def ask_each_node(connection: Connection, question: LiteralString) -> dict[str, str]:
+    """The answer of each node of the database to a query with one text column, by node. Raises `Unavailable` where a node does not answer.
 
-    A plain PostgreSQL is one node, ``. Citus lists its nodes and asks them (`run_command_on_all_nodes`, since its version 11): what is
-    asked of its coordinator alone says nothing of the nodes that have the rows. Of other engines only the node of the URL is asked.
+    A plain PostgreSQL is one node, ``. Citus runs the query on each node (`run_command_on_all_nodes`, since its version 11): the answer
+    of its coordinator says nothing about the nodes that have the rows. With another engine only the node of the URL is asked.
     """
     row = connection.execute(
         "SELECT EXISTS (SELECT 1 FROM pg_proc WHERE proname = %s AND pronamespace = 'pg_catalog'::regnamespace)",
         ("run_command_on_all_nodes",),
     ).fetchone()
     if row is None or not row[0]:
-        said = connection.execute(question).fetchone()
-        return {"": "" if said is None else str(said[0])}
+        answer = connection.execute(question).fetchone()
+        return {"": "" if answer is None else str(answer[0])}
     rows = connection.execute(
         "SELECT nodeid, success, result FROM run_command_on_all_nodes(%s) ORDER BY nodeid", (question,)
     ).fetchall()
@@ -144,12 +144,12 @@ def of_each_node(connection: Connection, question: LiteralString) -> dict[str, s
     return {str(node): str(result) for node, _, result in rows}
 
 
-def identity(connection: Connection) -> str:
-    """Which database this is, and on which timeline, of each of its nodes: it changes with a fail-over and with a restore. Empty where
-    it can't say.
+def database_identity(connection: Connection) -> str:
+    """The system identifier and the timeline of each node: the text changes with a fail-over and with a restore. Empty where the
+    database does not say.
     """
     try:
-        said = of_each_node(
+        answers = ask_each_node(
             connection,
             """SELECT system_identifier || ':' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
                FROM pg_control_system()""",
@@ -160,11 +160,11 @@ def identity(connection: Connection) -> str:
         psycopg.errors.ObjectNotInPrerequisiteState,
     ):
         return ""
-    return " ".join(f"{node}={one}" if node else one for node, one in said.items())
+    return " ".join(f"{node}={answer}" if node else answer for node, answer in answers.items())
 
 
 class ArchiveState(NamedTuple):
-    """What PostgreSQL says of its archive: files kept, failures, and for how long the last one could not be kept (0: it could)."""
+    """What PostgreSQL reports of its archive: files archived, failures, and for how long archiving has failed (0: it works)."""
 
     files: int
     failures: int
@@ -174,7 +174,7 @@ class ArchiveState(NamedTuple):
 
 
 def archive_state(connection: Connection) -> ArchiveState:
-    """Any role may ask."""
+    """Every role has the right to this query."""
     row = connection.execute(
         """SELECT archived_count, failed_count, coalesce(last_archived_wal, ''), current_setting('archive_mode') <> 'off',
                   CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity')
@@ -185,8 +185,8 @@ def archive_state(connection: Connection) -> ArchiveState:
     return ArchiveState(row[0], row[1], max(0.0, float(row[4] or 0)), row[2], row[3])
 
 
-def anchor(clock: AnchoredClock, connection: Connection) -> None:
-    """Set a clock by the database's: all hosts of a works have that one."""
+def anchor_clock(clock: AnchoredClock, connection: Connection) -> None:
+    """Set a clock by the database's clock, which is the same for all hosts."""
     asked_ns = clock.boot_ns()
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     assert row is not None
@@ -194,7 +194,7 @@ def anchor(clock: AnchoredClock, connection: Connection) -> None:
 
 
 def ensure_usage_months(connection: Connection, now: datetime | None = None) -> None:
-    """Partitions for this month, by the database's clock, and the next ones; idempotent, called at start and daily."""
+    """Make the partitions for this month, by the database's clock, and for the next ones. Idempotent; called at start and by the jobs."""
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     assert row is not None
     month = (now or row[0]).astimezone(UTC).replace(day=1)

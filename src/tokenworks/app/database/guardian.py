@@ -1,4 +1,4 @@
-"""The guardian of an embedded PostgreSQL: it starts the server, waits until nobody uses it, and stops it.
+"""The guardian of an embedded PostgreSQL: it starts the server, waits until no process uses it, and stops it.
 
 Run: python -m tokenworks.app.database.guardian DATA_DIR NAME=VALUE ...
 """
@@ -18,13 +18,13 @@ from typing import Final
 from tokenworks.app.database.embedded import ARCHIVE_FILE, COMMAND_TIMEOUT_S, Embedded, locked_by, open_lock
 from tokenworks.app.database.wal_handover import CONFIGURE
 
-# How long the server may take over each way of ending: fast (SIGINT), immediate (SIGQUIT). Then it is killed.
+# How long the server may take to end, first fast (SIGINT), then immediately (SIGQUIT). After both it is killed.
 STOP_TIMEOUT_S: Final = 30.0
 
 
 def guard(data_dir: Path, settings: dict[str, str], stop_timeout_s: float = STOP_TIMEOUT_S) -> None:
-    """Start the server, wait until nobody uses it, stop it. Runs in the guardian process; returns at once where there is another
-    one, or where the server ends by itself.
+    """Start the server, wait until no process uses it, stop it. Runs in the guardian process. Returns at once where another guardian
+    runs; the process exits where the server ends by itself.
     """
     embedded = Embedded(data_dir, settings)
     guardian = open_lock(data_dir / "pg.guardian")
@@ -33,7 +33,7 @@ def guard(data_dir: Path, settings: dict[str, str], stop_timeout_s: float = STOP
     os.truncate(guardian, 0)
     os.pwrite(guardian, f"{os.getpid()}\n".encode(), 0)
     answers = embedded._answers()
-    # Before the server runs: what it hands over has a taker. It keeps the log as it is told to from its first byte on.
+    # Before the server starts, so that its first log file already finds a process that archives it as configured.
     embedded.handover.prepare()
     _configure(embedded)
     threading.Thread(target=_take_log, args=(embedded,), daemon=True).start()
@@ -62,7 +62,7 @@ def guard(data_dir: Path, settings: dict[str, str], stop_timeout_s: float = STOP
 
 
 def _configure(embedded: Embedded) -> None:
-    """As `archive.json` says, which `archive.py` writes: whether the log is kept, and how long a part of it may wait."""
+    """Apply `archive.json`, which `archive.py` writes: whether the log is archived, and after which time at the latest."""
     path, timeout_s = embedded.data_dir / ARCHIVE_FILE, 0
     with contextlib.suppress(FileNotFoundError):
         timeout_s = int(json.loads(path.read_text())["archive_timeout_s"])
@@ -71,11 +71,11 @@ def _configure(embedded: Embedded) -> None:
 
 
 def _take_log(embedded: Embedded) -> None:
-    """Keep what the server hands over. What can't be kept stays with the server, which asks again and says so in its log."""
+    """Archive the files that the server hands over. A file that can't be archived stays with the server, which retries and logs it."""
     handover = embedded.handover
 
     def archive(name: str) -> None:
-        # Seldom, so that a guardian starts without our packages; read anew each time, since the settings may have changed.
+        # Imported here, so that a guardian starts without these modules; archiving is rare.
         from tokenworks.app.database.archive import archive_file  # noqa: PLC0415
 
         archive_file(embedded, name)
@@ -89,7 +89,7 @@ def _take_log(embedded: Embedded) -> None:
 
 
 def _leave_with(server: int) -> None:
-    """A server that did not start, or that somebody killed, takes its guardian with it: the next user starts another."""
+    """Exit when the server ends, because it did not start or was killed: the next user starts another guardian."""
     with contextlib.suppress(ProcessLookupError):
         ended = os.pidfd_open(server)
         select.select([ended], [], [])
@@ -111,7 +111,7 @@ def _stop(server: subprocess.Popen[bytes], timeout_s: float) -> None:
 
 
 def _kill(server: int) -> None:
-    """With its children: a new server does not start beside those of an old one. What was committed is in its write-ahead log."""
+    """Kill the server with its children: a new server does not start beside them. Every commit is in the write-ahead log."""
     children = Path(f"/proc/{server}/task/{server}/children")
     pids = [int(pid) for pid in children.read_text().split()] if children.exists() else []
     for pid in (server, *pids):
@@ -120,6 +120,6 @@ def _kill(server: int) -> None:
 
 
 if __name__ == "__main__":
-    # The terminal's Ctrl-C is not for us: we leave with the last user.
+    # Ctrl-C at the terminal is for the users of the server: the guardian ends after the last of them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     guard(Path(sys.argv[1]), dict(pair.split("=", 1) for pair in sys.argv[2:]))

@@ -1,7 +1,7 @@
-"""Where backups are kept: a folder, or an S3 bucket (`s3.py`). Objects by name, each whole or not there.
+"""Places for backups: a folder, or an S3 bucket (`s3.py`). A place has objects by name; an object is there as a whole or not at all.
 
-An object has at most `PIECE_BYTES` before it is compressed, so that it fits memory and is sent, and tried again, in one piece.
-A place is marked by `MARK` when it is first used; one whose mark is gone (a disk that is not mounted) takes nothing.
+An object has at most `PIECE_BYTES` before it is compressed, so that it fits into memory and is sent, and sent again, in one piece.
+The object `MARK` marks a place when it is first used; a place without its mark (a disk that is not mounted) accepts no archive.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from tokenworks.app.settings import Settings
 from tokenworks.charging import sync_folder
@@ -23,7 +23,7 @@ else:
     from backports import zstd
 
 PIECE_BYTES: Final = 32 * 1024 * 1024
-# Of what is read back: a piece that does not compress has a few bytes more.
+# Limit of an object that is read: a piece that does not compress is a few bytes larger than its content.
 OBJECT_BYTES_MAX: Final = PIECE_BYTES + 1024 * 1024
 MARK: Final = "tokenworks-backups"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -31,7 +31,7 @@ _LEVEL: Final = 3
 
 
 class PlaceAway(Unavailable):
-    """A folder or bucket that does not answer, or not as it should; what was to be kept is where it was."""
+    """A folder or bucket does not answer, or answers with an error. Nothing was stored, and nothing was lost."""
 
 
 class Exists(TokenworksError):
@@ -49,21 +49,21 @@ class Place(Protocol):
     """As the operator named it."""
 
     def put(self, name: str, content: bytes, *, new: bool = False) -> None:
-        """Keep an object, durable when this returns. `new`: raises `Exists` where there is one of this name."""
+        """Store an object; it is durable when this returns. `new`: raise `Exists` where an object of this name is there."""
 
     def get(self, name: str) -> bytes:
         """Raises `NotFound`."""
 
     def names(self, prefix: str) -> list[str]:
-        """The names that begin so, sorted."""
+        """The names with this prefix, sorted."""
 
     def delete(self, name: str) -> None:
-        """What is not there is deleted."""
+        """Delete an object. Does nothing where it is not there."""
 
 
 class Folder:
-    """Objects are files of mode 600 in folders of mode 700; one is written beside its name and renamed when it is on disk. The folder
-    itself is made for its mark alone.
+    """Objects are files of mode 600 in folders of mode 700. A file is written under another name and renamed when it is on disk. The
+    folder itself is made only for its mark.
     """
 
     def __init__(self, root: Path) -> None:
@@ -83,7 +83,7 @@ class Folder:
                 out.flush()
                 os.fsync(out.fileno())
             if new:
-                # A link, unlike a rename, takes no name that is taken.
+                # Unlike a rename, a link fails where the name is taken.
                 try:
                     os.link(half, path)
                 except FileExistsError:
@@ -110,7 +110,7 @@ class Folder:
             raise PlaceAway(f"{path} can't be read: {error.strerror or error}") from error
 
     def names(self, prefix: str) -> list[str]:
-        # The deepest folder that all of them are in.
+        # The deepest folder that contains all of these names.
         top = self.root / prefix.rpartition("/")[0]
         try:
             self.root.stat()
@@ -128,7 +128,7 @@ class Folder:
         path = self._path(name)
         try:
             path.unlink(missing_ok=True)
-            # Folders that are empty now go, too.
+            # Delete the folders that are empty now.
             for folder in path.parents:
                 if folder == self.root:
                     break
@@ -142,11 +142,11 @@ class Folder:
         return self.root / name
 
     def make(self) -> None:
-        """The folder itself: when it is first used, and never after that, where it would be the place of a disk that is away."""
+        """Make the folder itself. Called when the place is first used: later a missing folder means that a disk is not mounted."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def _make(self, folder: Path) -> None:
-        """What is inside of it. Raises `FileNotFoundError` where the folder itself is not there."""
+        """Make folders inside the place. Raises `FileNotFoundError` where the place's own folder is missing."""
         made = self.root
         for part in folder.relative_to(self.root).parts:
             made = made / part
@@ -198,21 +198,22 @@ def check_prepared(place: Place) -> None:
         ) from None
 
 
-def put_json(place: Place, name: str, value: Any, *, new: bool = False) -> None:
+def put_json(place: Place, name: str, value: object, *, new: bool = False) -> None:
+    """Keep a value as JSON, its names sorted."""
     place.put(name, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n", new=new)
 
 
 def pack(content: bytes) -> bytes:
-    """Compressed, with a checksum of the content."""
+    """Compress the content, with its checksum."""
     return zstd.compress(content, options={zstd.CompressionParameter.compression_level: _LEVEL, zstd.CompressionParameter.checksum_flag: 1})  # fmt: skip
 
 
 def unpack(name: str, packed: bytes, bytes_max: int = PIECE_BYTES) -> bytes:
-    """Raises `Damaged`, which names it."""
+    """The content of a packed object. Raises `Damaged` with the name."""
     try:
-        made = zstd.ZstdDecompressor()
-        content = made.decompress(packed, bytes_max + 1)
-        whole = made.eof and not made.unused_data
+        decompressor = zstd.ZstdDecompressor()
+        content = decompressor.decompress(packed, bytes_max + 1)
+        whole = decompressor.eof and not decompressor.unused_data
     except zstd.ZstdError as error:
         raise Damaged(f"{name} is damaged: {error}") from None
     if not whole or len(content) > bytes_max:

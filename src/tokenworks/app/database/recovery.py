@@ -1,7 +1,7 @@
 """The recovery of a restored cluster: PostgreSQL replays the log, file by file, and opens for writing.
 
-The log is asked for by PostgreSQL (`wal_handover.py`): a file that is damaged ends the recovery; one that is missing with later ones there
-is refused before it begins.
+PostgreSQL asks for the files of the log (`wal_handover.py`). A damaged file ends the recovery; a gap in the log is found before the
+recovery begins.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from psycopg import Connection
 
 from tokenworks.app.bootstrap import AppServices, make_works
 from tokenworks.app.database.backup import SEGMENT_BYTES, Backup, Progress
-from tokenworks.app.database.connections import anchor, connect
+from tokenworks.app.database.connections import anchor_clock, connect
 from tokenworks.app.database.embedded import Embedded
 from tokenworks.app.database.places import Damaged, Place, unpack
 from tokenworks.app.database.schema import check_schema
-from tokenworks.app.database.wal_handover import Missing
+from tokenworks.app.database.wal_handover import FileMissing
 from tokenworks.app.settings import Settings
 from tokenworks.kernel import (
     AnchoredClock,
@@ -35,7 +35,7 @@ from tokenworks.kernel import (
 )
 from tokenworks.trust import check_peppers, load_peppers
 
-# PostgreSQL that neither asks for a file of the log nor answers for so long has failed.
+# A PostgreSQL that neither asks for a file of the log nor answers for this long has failed.
 STALLED_S: Final = 600.0
 STOP_S: Final = 120.0
 _POLL_S: Final = 0.1
@@ -44,7 +44,7 @@ _LAST: Final = re.compile(r"last completed transaction was at log time ([0-9:. +
 
 
 class Recovery:
-    """One recovery, of a cluster that `BackupReader.unpack` made. `at`: up to this point in time; None: all that there is."""
+    """The recovery of a cluster that `BackupReader.unpack` made. `at`: the point in time up to which it goes; None: the end of the log."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Recovery:
         self._log_names = self._log()
         self._asked_s = time.monotonic()
         self._fault = ""
-        # Files of the log that were replayed, and when the last transaction in them was.
+        # The number of log files that were replayed, and the time of the last transaction in them.
         self.log_files = 0
         self.last_at: datetime | None = None
 
@@ -85,7 +85,7 @@ class Recovery:
         later = sorted(
             n for n in names if len(n) == 24 and n.startswith(timeline) and n >= self._manifest["start_wal"]
         )
-        # What the backup needs is in it; what goes on from there has to be whole.
+        # The log that the backup needs is in the backup; the files after it must follow without a gap.
         wanted = _number(self._manifest["end_wal"])
         for name in later:
             if _number(name) > wanted + 1:
@@ -98,15 +98,15 @@ class Recovery:
         return later
 
     def _fetch(self, name: str) -> bytes:
-        """A file of the log that PostgreSQL asks for."""
+        """A file of the log for PostgreSQL. Raises `FileMissing` at the end of the log."""
         self._asked_s = time.monotonic()
         if not self._with_log:
-            raise Missing
+            raise FileMissing
         where = f"wal/{self._source}/{name}.zst"
         try:
             content = unpack(f"{self._place.where}/{where}", self._place.get(where))
         except NotFound:
-            raise Missing from None
+            raise FileMissing from None
         except TokenworksError as error:
             self._fault = str(error)
             raise
@@ -117,7 +117,7 @@ class Recovery:
 
     @contextlib.contextmanager
     def recovered(self, embedded: Embedded) -> Iterator[AppServices]:
-        """The cluster, recovered and open for writing, as this context lasts; then it is shut down in order."""
+        """The services on the recovered cluster, which is open for writing while this context lasts and is shut down after it."""
         handover = embedded.handover
         handover.prepare()
         threading.Thread(target=self._serve, args=(embedded,), daemon=True).start()
@@ -140,7 +140,7 @@ class Recovery:
             with contextlib.closing(connect(embedded.url)) as connection:
                 self._check_release(connection)
                 clock = AnchoredClock(SystemClock(self._settings.clock_shift_s))
-                anchor(clock, connection)
+                anchor_clock(clock, connection)
                 peppers = load_peppers(self._settings.secrets)
                 check_peppers(connection, peppers, self._settings.secrets, clock.now())
                 services = make_works(self._settings, connection, clock, peppers)
@@ -204,7 +204,7 @@ class Recovery:
 
 
 def _number(name: str) -> int:
-    """The position of a file of the log, counted in files."""
+    """The position of a log file, counted in files."""
     return int(name[8:16], 16) * (2**32 // SEGMENT_BYTES) + int(name[16:24], 16)
 
 

@@ -1,7 +1,7 @@
-"""Make a host from a backup: the database, up to its newest or to a point in time, and the journal.
+"""Restores a host from a backup: the database, up to its newest state or to a point in time, and the journal.
 
-All is made in `data_dir/restoring` and moved into place when it is whole, verified, and nobody is in it who was erased: a restore that
-is cut off, or refused, leaves the data directory as it was.
+The new files are made in `data_dir/restoring`, and moved into place when they are complete and verified and every erased person is
+erased again: a restore that is interrupted or refused leaves the data directory as it was.
 
 `backup_reader.py` reads the backup, `recovery.py` replays the log.
 """
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tokenworks.app.bootstrap import AppServices
-from tokenworks.app.database.alone import no_other_backup, nobody_serves
 from tokenworks.app.database.archive import LINEAGE_FILE, write_whole
 from tokenworks.app.database.backup import Backup, Progress, find_backups
 from tokenworks.app.database.backup_reader import BackupReader, JournalCopy
 from tokenworks.app.database.connections import embedded_of, embedded_options
 from tokenworks.app.database.embedded import Embedded
+from tokenworks.app.database.locks import lock_out_backups, lock_out_server
 from tokenworks.app.database.places import Damaged, Place
 from tokenworks.app.database.recovery import Recovery
 from tokenworks.app.settings import Settings
@@ -52,11 +52,11 @@ class NotEmpty(Conflict):
     """There is data where a backup is to be restored to: move it aside with --replace, or name another data directory."""
 
 
-class Report(NamedTuple):
-    """What a restore made. Times are of the database's clock; sequences are the journal's.
+class RestoreReport(NamedTuple):
+    """The result of a restore. Times are of the database's clock; sequences are the journal's.
 
-    `last_transaction_at`: None where the log after the backup had none. `journal_records`: what the journal has beyond what this
-    database has settled; it is settled when the server starts. `journal`: `kept` (that of this host), `restored`, `none`.
+    `last_transaction_at`: None where the log after the backup had no transaction. `journal_records`: records of the journal that this
+    database has not settled; they are settled when the server starts. `journal`: `kept` (this host's own), `restored`, `none`.
     """
 
     backup_id: str
@@ -76,7 +76,7 @@ class Report(NamedTuple):
     aside: list[str]
 
 
-def choose(place: Place, at: datetime | None, backup_id: str | None) -> Backup:
+def choose_backup(place: Place, at: datetime | None, backup_id: str | None) -> Backup:
     """The newest whole backup of a database that ended before `at`. Raises `NotFound`, `Invalid`, `Damaged`."""
     found = find_backups(place)
     if backup_id is not None:
@@ -101,10 +101,10 @@ def choose(place: Place, at: datetime | None, backup_id: str | None) -> Backup:
     if len(sources) > 1 and len({b.source.partition("-")[0] for b in fitting}) > 1:
         raise Invalid(f"{place.where} has backups of several databases: name one with --backup")
     chosen = max(fitting, key=lambda backup: backup.ended_at)
-    # A younger one that can't be read is not passed over in silence.
-    younger = [b for b in found if b.fault and b.backup_id > chosen.backup_id]
-    if younger:
-        raise Damaged(f"{younger[0].fault}; --backup {chosen.backup_id} names the newest one that is whole")
+    # A newer backup that can't be read is an error, and not passed over in silence.
+    newer = [b for b in found if b.fault and b.backup_id > chosen.backup_id]
+    if newer:
+        raise Damaged(f"{newer[0].fault}; --backup {chosen.backup_id} names the newest one that is whole")
     return chosen
 
 
@@ -130,8 +130,10 @@ class Restore:
         self._reader = BackupReader(place, backup, progress)
         self._recovery = Recovery(settings, place, backup, progress, self._staging, at, with_log=with_log)
 
-    def run(self, erased: list[str], actor: str, *, replace: bool) -> Report:
-        """Raises `NotEmpty`, `Damaged`, `Unavailable`; then the data directory is as it was."""
+    def run(self, erased: list[str], actor: str, *, replace: bool) -> RestoreReport:
+        """Restore, and erase again the ids of `erased`. `replace`: move a database that is there aside. Raises `NotEmpty`, `Damaged`,
+        `Unavailable`; then the data directory is as it was.
+        """
         data_dir = self._settings.data_dir
         if not self._settings.secrets.is_dir():
             raise Unavailable(
@@ -139,7 +141,7 @@ class Restore:
             )
         load_peppers(self._settings.secrets)
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with nobody_serves(data_dir), no_other_backup(data_dir), journal_locked(self._settings.journal):
+        with lock_out_server(data_dir), lock_out_backups(data_dir), journal_locked(self._settings.journal):
             if has_database(data_dir) and not replace:
                 raise NotEmpty(
                     f"there is a database in {data_dir}: --replace moves it aside, or name an empty --data-dir"
@@ -154,32 +156,32 @@ class Restore:
                 with self._recovery.recovered(embedded) as services:
                     again = self._erase(services, erased)
                     findings = self._verify(services)
-                    report = self._say(services, journal, again, findings, actor)
+                    report = self._report(services, journal, again, findings, actor)
                 aside = self._put_in_place(embedded, journal)
             finally:
                 self._clear()
         return report._replace(aside=aside)
 
     def _clear(self) -> None:
-        """What is left in the staging folder goes, with the cluster that it points to, unless that is in place now."""
-        pointer, ours = self._staging / "pg.location", self._settings.data_dir / "pg.location"
-        if pointer.exists() and not (ours.exists() and ours.read_text() == pointer.read_text()):
+        """Delete the staging folder with the cluster that it points to, unless that cluster is in place by now."""
+        pointer, in_place = self._staging / "pg.location", self._settings.data_dir / "pg.location"
+        if pointer.exists() and not (in_place.exists() and in_place.read_text() == pointer.read_text()):
             shutil.rmtree(Path(pointer.read_text().strip()), ignore_errors=True)
         shutil.rmtree(self._staging, ignore_errors=True)
 
-    # What is done before anybody may serve.
+    # Before the restored database is moved into place.
 
     def _erase(self, services: AppServices, named: list[str]) -> int:
-        """Erase again whom the list names, and whom younger backups knew as erased."""
+        """Erase the persons again that the list or a newer backup names as erased. Returns how many had come back."""
         ids = set(named)
         for backup in find_backups(self._place):
             same = backup.source.partition("-")[0] == self._backup.source.partition("-")[0]
             if same and backup.manifest is not None and backup.ended_at > self._backup.ended_at:
                 ids |= set(BackupReader(self._place, backup, self._progress).erased_ids())
         count = 0
-        for number, one in enumerate(sorted(ids), 1):
+        for number, id_ in enumerate(sorted(ids), 1):
             self._progress("Erasing again", number, len(ids))
-            count += services.privacy.erase_again(one)
+            count += services.privacy.erase_again(id_)
         return count
 
     def _verify(self, services: AppServices) -> list[Finding]:
@@ -191,14 +193,14 @@ class Restore:
             lambda _what, done: self._progress("Verifying", done, total),
         )
 
-    def _say(
+    def _report(
         self,
         services: AppServices,
         journal: JournalCopy | None,
         again: int,
         findings: list[Finding],
         actor: str,
-    ) -> Report:
+    ) -> RestoreReport:
         folder = self._settings.journal
         journal_id = read_journal_id(folder)
         kept = journal_id is not None and (
@@ -224,7 +226,7 @@ class Restore:
             actor, "operator", "restore", self._backup.backup_id, None,
             {"from": self._place.where, "at": None if self._at is None else self._at.isoformat(), "erased_again": again},
         )  # fmt: skip
-        return Report(
+        return RestoreReport(
             backup_id=self._backup.backup_id,
             source=self._backup.source,
             backup_ended_at=self._backup.ended_at,
@@ -243,7 +245,7 @@ class Restore:
         )
 
     def _is_newer(self, journal: JournalCopy) -> bool:
-        """Whether this host's own journal, of the same id, has all that the copy has."""
+        """True where this host's own journal, of the same id, has every record of the copy."""
         with contextlib.suppress(TokenworksError):
             return journal_end(self._settings.journal, journal.journal_id) >= journal.last
         return False
@@ -257,7 +259,7 @@ class Restore:
                     if (data_dir / name).exists():
                         (data_dir / name).rename(data_dir / f"{name}.before-{mark}")
                         aside.append(str(data_dir / f"{name}.before-{mark}"))
-            # From here on it is another life of the cluster: what it archives is beside what its original archives.
+            # A new lineage: the restored cluster archives its log apart from the original's.
             write_whole(data_dir / LINEAGE_FILE, f"{secrets.token_hex(4)}\n")
             pointer = self._staging / "pg.location"
             if pointer.exists():

@@ -1,9 +1,9 @@
-"""Two roles of the database: its owner, which `init` alone connects as, and the app's, which `serve` and all commands connect as.
+"""The two roles of the database: the owner, for `init` alone, and the app's role, for `serve` and all other commands.
 
-The app's role may add history and read it, and has no right to change, delete or empty it. It owns nothing, so it can switch no
-trigger off. Tables are granted by the name that statements use: a partition is reached through its table, and has no grant itself.
+The app's role may add rows to history and read them; it has no right to change, delete or truncate them. It owns nothing, so it can't
+switch a trigger off. Rights are granted on tables: a partition is used through its table, and has no grant of its own.
 
-Where one role has both duties (`single_role`), history is kept by triggers alone, which an owner can drop.
+Where one role is both (`single_role`), only triggers protect history, and an owner can drop triggers.
 """
 
 import os
@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from tokenworks.app.database.embedded import APP_ROLE
 from tokenworks.kernel import Invalid, Unavailable
 
-# History, and of each table the columns whose text an erasure overwrites: its trigger lets `(erased)` through, and nothing else.
+# Tables of history, each with the columns whose text an erasure overwrites: the table's trigger allows the text `(erased)` alone.
 HISTORY: Final[dict[str, tuple[str, ...]]] = {
     "audit": (),
     "bill_line": (),
@@ -35,19 +35,19 @@ HISTORY: Final[dict[str, tuple[str, ...]]] = {
     "transfer": ("reason",),
     "usage": (),
 }
-# Of these rows are deleted: what is over, and what a person takes away. Of all other tables none is.
+# Tables from which rows are deleted, when they are over or a person removes them. No other table loses rows.
 DELETED_FROM: Final = (
     "account_loss", "change", "failed_job", "hub_delivery", "hub_event", "kept_answer", "limit_lease", "model_alias", "model_card",
     "model_intent", "offering_current", "offering_draft", "person_key", "rate_limit", "recall", "session", "sign_in_code",
     "window_use",
 )  # fmt: skip
-# What `init` alone writes.
+# Tables that only `init` writes.
 READ_ONLY: Final = ("alembic_version", "schema_backfill", "schema_step", "sealing")
 MONTHS: Final = "ensure_usage_month(timestamptz)"
 
 
 def user_of(url: str) -> str:
-    """The role that a URL names, or that libpq takes where it names none."""
+    """The role that a URL names, or libpq's default where it names none."""
     named = conninfo_to_dict(url).get("user") or os.environ.get("PGUSER")
     if named:
         return str(named)
@@ -62,14 +62,14 @@ def _privileges(table: str) -> set[str]:
     return {"SELECT", "INSERT", "UPDATE"} | ({"DELETE"} if table in DELETED_FROM else set())
 
 
-# What `init` does, as the owner.
+# For `init`, as the owner.
 
 
 def make_role(connection: Connection, url: str) -> str:
-    """Make the role that `url` connects as, where it is not there, and let it in. Returns its name.
+    """Make the role of `url`, where it does not exist, and let it connect. Returns its name.
 
-    The password goes to the server as its verifier alone. Raises `Invalid` with the statements that an administrator has to run,
-    where the owner has no right to.
+    The server gets only a verifier of the password. Raises `Invalid`, with the statements that an administrator has to run, where the
+    owner lacks a right.
     """
     role, password = user_of(url), conninfo_to_dict(url).get("password")
     if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None:
@@ -86,26 +86,26 @@ def make_role(connection: Connection, url: str) -> str:
         except psycopg.errors.InsufficientPrivilege:
             shown = " PASSWORD '…'" if password else ""
             raise _administrator([f"{make.as_string(connection)}{shown}"]) from None
-    _do(connection, lambda: _to_let_in(connection, role))
+    _run(connection, lambda: _connect_statements(connection, role))
     return role
 
 
 def grant_tables(connection: Connection, role: str) -> None:
-    """Give the app's role what it needs of each table, and take what is more. Does nothing where all is as it should be."""
-    _do(connection, lambda: _to_grant(connection, role))
+    """Grant the rights that the app's role needs on each table, and revoke all others. Runs no statement where the rights are right."""
+    _run(connection, lambda: _grant_statements(connection, role))
 
 
-def _do(connection: Connection, statements: Callable[[], Iterator[sql.Composed]]) -> None:
-    """Run statements until none is left to be run. Raises `Invalid` with those that only somebody else may run."""
+def _run(connection: Connection, statements: Callable[[], Iterator[sql.Composed]]) -> None:
+    """Run the statements that are necessary. Raises `Invalid` with the statements that this role may not run."""
     for statement in (wanted := list(statements())):
         try:
             with connection.transaction():
                 connection.execute(statement)
         except psycopg.errors.InsufficientPrivilege:
             break
-    # Some that are not allowed are a warning, and nothing is done.
+    # PostgreSQL answers some forbidden grants with a warning alone, so the statements are listed again.
     if wanted and (left := list(statements())):
-        raise _administrator([one.as_string(connection) for one in left])
+        raise _administrator([statement.as_string(connection) for statement in left])
 
 
 def _administrator(statements: list[str]) -> Invalid:
@@ -115,7 +115,7 @@ def _administrator(statements: list[str]) -> Invalid:
     )
 
 
-def _to_let_in(connection: Connection, role: str) -> Iterator[sql.Composed]:
+def _connect_statements(connection: Connection, role: str) -> Iterator[sql.Composed]:
     row = connection.execute(
         """SELECT current_database(), has_database_privilege(%(r)s, current_database(), 'CONNECT'),
                has_schema_privilege(%(r)s, 'public', 'USAGE'),
@@ -132,13 +132,13 @@ def _to_let_in(connection: Connection, role: str) -> Iterator[sql.Composed]:
     if not row[2]:
         yield sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(to)
     if row[3]:
-        # Databases of before PostgreSQL 15: whoever makes functions there could have the owner's functions call them.
+        # Before PostgreSQL 15 every role may make functions in `public`, and the owner's functions could call them.
         if not row[4]:
             yield sql.SQL("GRANT CREATE ON SCHEMA public TO {}").format(sql.Identifier(row[5]))
         yield sql.SQL("REVOKE CREATE ON SCHEMA public FROM PUBLIC").format()
 
 
-def _to_grant(connection: Connection, role: str) -> Iterator[sql.Composed]:
+def _grant_statements(connection: Connection, role: str) -> Iterator[sql.Composed]:
     to = sql.Identifier(role)
     rows = connection.execute(
         """SELECT c.relname, c.relispartition, coalesce(array_agg(a.privilege_type) FILTER (WHERE a.grantee IS NOT NULL), '{}'),
@@ -157,7 +157,7 @@ def _to_grant(connection: Connection, role: str) -> Iterator[sql.Composed]:
         if less:
             yield sql.SQL("GRANT {} ON {} TO {}").format(sql.SQL(", ".join(less)), on, to)
         texts = () if is_partition else HISTORY.get(table, ())
-        # A REVOKE of the table's takes the columns' with it.
+        # A REVOKE on the table also revokes the rights on its columns.
         for column in texts if "UPDATE" in more else sorted(set(texts) - set(columns)):
             yield sql.SQL("GRANT UPDATE ({}) ON {} TO {}").format(sql.Identifier(column), on, to)
         for column in sorted(set(columns) - set(texts)):
@@ -175,12 +175,12 @@ def _to_grant(connection: Connection, role: str) -> Iterator[sql.Composed]:
         yield sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(function, to)
 
 
-# What everybody else looks at, once, where it connects.
+# For every other process, once, when it connects.
 
 
 def check_role(connection: Connection, *, single_role: bool) -> bool:
-    """Whether the role of this connection may change history. Raises `Invalid` where it may and `single_role` does not allow it,
-    and `Unavailable` where it lacks a right that `init` gives.
+    """True where the role of this connection may change history. Raises `Invalid` where it may and `single_role` does not allow that,
+    and `Unavailable` where the role lacks a right that `init` grants.
     """
     role, why = _may_change_history(connection)
     if why is None:
@@ -197,7 +197,7 @@ def check_role(connection: Connection, *, single_role: bool) -> bool:
 
 
 def _may_change_history(connection: Connection) -> tuple[str, str | None]:
-    """The role that logged in, and by what it may change what is history, or have it changed."""
+    """(the role that logged in, why it could change history or have it changed; None where it can't)"""
     row = connection.execute(
         """WITH part AS (
                SELECT c.oid, c.relowner, c.relacl, c.relispartition FROM pg_class c JOIN (
@@ -235,8 +235,8 @@ def _may_change_history(connection: Connection) -> tuple[str, str | None]:
 
 
 def _lacks(connection: Connection) -> str | None:
-    """A right that this release needs and the role of this connection has not. Of tables that are not named here to read is enough:
-    one of a younger schema may be history to its release.
+    """A right that this release needs and the role of this connection lacks. Tables that are not named here need to be readable only:
+    a table of a newer schema may be history to its release.
     """
     rows = connection.execute(
         """SELECT relname FROM pg_class

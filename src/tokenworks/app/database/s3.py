@@ -1,8 +1,8 @@
 """Objects in an S3 bucket, over `http.client`, signed with AWS signature version 4.
 
 Sources: Amazon's "Signature Version 4 signing process" and the S3 API reference (PutObject, GetObject, DeleteObject, ListObjectsV2).
-A call has `CALL_TIMEOUT_S` for each try and `TRIES` tries; what a server refuses for good (403, a bucket that is not there) is not
-tried again. Credentials come from `secrets_dir/s3-credentials`, else from the environment as every S3 client reads it.
+A call has `TRIES` tries of `CALL_TIMEOUT_S` each; a permanent refusal (403, a missing bucket) is not tried again. Credentials come from
+`secrets_dir/s3-credentials`, else from the environment variables that every S3 client reads.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class Credentials(NamedTuple):
 
 
 def find_credentials(secrets_dir: Path) -> Credentials:
-    """Of the file, which is `access_key_id = …`, `secret_access_key = …` and seldom `session_token = …` on lines of their own,
+    """The credentials of the file, with a line each for `access_key_id = …`, `secret_access_key = …` and, optional, `session_token = …`;
     else of `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`. Raises `Unavailable`, `Invalid`.
     """
     path = secrets_dir / FILE_NAME
@@ -79,7 +79,7 @@ def open_bucket(where: str, endpoint: str, region: str, secrets_dir: Path, *, pa
 
 
 class Bucket:
-    """A `Place`. `where` is what its messages say; they have no key and no signature."""
+    """A `Place` in a bucket. Error messages name `where`; they have no key and no signature."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Bucket:
     def put(self, name: str, content: bytes, *, new: bool = False) -> None:
         headers = {"if-none-match": "*"} if new else {}
         status, body = self._call("PUT", self._prefix + name, {}, content, headers)
-        # 409: another one writes the same name at this moment.
+        # 409: another client writes the same name at this moment.
         if status in {409, 412}:
             raise Exists(f"{self.where}/{name} is there already")
         self._expect(status, body, {200, 201, 204}, name)
@@ -196,7 +196,7 @@ class Bucket:
         self, method: str, path: str, query: str, body: bytes, headers: Mapping[str, str]
     ) -> dict[str, str]:
         digest = hashlib.sha256(body).hexdigest() if body else _NOTHING
-        # A signature is good for a quarter of an hour by the server's clock.
+        # The server accepts a signature for a quarter of an hour by its own clock.
         at = datetime.fromtimestamp(SystemClock().civil_ms() / 1000, UTC)
         port = self._port if self._port not in {None, 443 if self._tls else 80} else None
         sent = {
@@ -233,7 +233,7 @@ class Bucket:
 
 
 def _read(answer: http.client.HTTPResponse, bytes_max: int) -> bytes:
-    """The body, up to so much of it. Raises `TimeoutError` where it drips for longer than `CALL_TIMEOUT_S` in all."""
+    """The body, at most `bytes_max` of it. Raises `TimeoutError` where the whole body takes longer than `CALL_TIMEOUT_S`."""
     deadline_s = time.monotonic() + CALL_TIMEOUT_S
     content = bytearray()
     while len(content) < bytes_max and (piece := answer.read1(min(_READ_BYTES, bytes_max - len(content)))):

@@ -1,26 +1,26 @@
-"""Schema steps under a serving fleet: expand, backfill in bounded batches, contract.
+"""Schema steps while hosts serve: expand, backfill in bounded batches, contract.
 
-A migration says, as constants of its module:
+A migration declares, as constants of its module:
 
-- `COMPATIBLE_FROM`: the oldest schema whose release runs on this one; its own revision where it is left out. It is kept in the
-  database, so that a release which never heard of the step knows that it may go on.
-- `LOCKS`: table -> the strongest lock that the step takes on a table that was there before (a mode of PostgreSQL). Where that
-  is more than `ROW EXCLUSIVE`, the step neither scans nor writes anew a table of `HOT_TABLES`: it changes the catalogue alone.
-  A step waits `LOCK_TIMEOUT_MS` for each lock and then begins anew, so that nobody waits behind it for longer than that.
-- `INDEXES`: `Index` rows, built outside of a transaction and without a lock that writers wait for; on a partitioned table
-  partition by partition.
-- `backfill(connection, after)`: one batch, in a transaction of its own: returns where the next one begins, or None at the end. What
-  is done is in `schema_backfill`: a run that was cut off goes on where it was.
-- `backfill_rows(connection, after)` and `BATCH_MAX`, optional: how many rows there are from `after` on, and how many of them a batch
+- `COMPATIBLE_FROM`: the oldest schema whose release runs on this one; its own revision where the constant is missing. The value is
+  stored in the database, so that a release which does not know the step knows that it may go on.
+- `LOCKS`: table -> the strongest lock (a mode of PostgreSQL) that the step takes on a table that existed before. Where that is more
+  than `ROW EXCLUSIVE`, the step neither scans nor rewrites a table of `HOT_TABLES`: it changes the catalogue of PostgreSQL alone.
+  A step waits `LOCK_TIMEOUT_MS` for each lock and then starts again, so that no statement waits behind it for longer than that.
+- `INDEXES`: `Index` rows, built outside of a transaction and without a lock that writers wait for; on a partitioned table one
+  partition after the other.
+- `backfill(connection, after)`: one batch, in a transaction of its own. It returns where the next batch begins, or None at the end.
+  `schema_backfill` stores the progress: a run that was interrupted goes on where it stopped.
+- `backfill_rows(connection, after)` and `BATCH_MAX`, optional: how many rows there are after `after`, and how many of them a batch
   goes through at most, for the progress that is shown.
 
 Each index and each backfill is a row of `schema_backfill`, written in the transaction of its step and marked when it is finished. A
-release does not start while one of its own steps is unfinished, so that its code relies on every index and every filled row. Hosts of
-the release before write beside the step and after its backfill: a column that they do not know and that this release relies on has a
-default or a trigger that completes what they write.
+release does not start while one of its own steps is unfinished, so its code may rely on every index and every filled row. Hosts of the
+release before write rows during the step and after its backfill: a column that they do not know and that this release relies on has a
+default or a trigger that completes such rows.
 
-A step that takes away what an older release needs (contract) is one whose `COMPATIBLE_FROM` is its own revision. One that drops an
-index takes it out of the `INDEXES` of the step that made it, too.
+A step that removes something that an older release needs (contract) has its own revision as `COMPATIBLE_FROM`. A step that drops an
+index also removes it from the `INDEXES` of the step that made it.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import psycopg
 from psycopg import Connection
@@ -38,12 +38,15 @@ from tokenworks.app.database.roles import grant_tables, make_role
 from tokenworks.app.database.waiting import CONNECT_TIMEOUT_S, KEEPALIVES
 from tokenworks.kernel import Unavailable
 
+if TYPE_CHECKING:
+    from alembic.script import Script
+
 # The schema of this release.
 SCHEMA: Final = "0033"
-# Before this one releases looked for their own schema alone, and steps named no locks.
+# The first step with these constants: earlier releases run on their own schema alone.
 FIRST_STEP: Final = "0026"
 MIGRATIONS: Final = Path(__file__).parents[1] / "migrations"
-# Those that a request, settlement or the bill run waits for.
+# Tables that a request, settlement or the bill run waits for.
 HOT_TABLES: Final = (
     "account", "bill", "bill_line", "bucket", "chain_head", "chain_link", "change", "charge", "entry", "grants", "journal", "member", "api_key",
     "posting", "product", "subscriber", "usage", "window_use",
@@ -56,7 +59,7 @@ _MIGRATION_LOCK: Final = 7461001
 APPLICATION_NAME: Final = "tokenworks migrate"
 
 Progress = Callable[[str], None]
-"""Called with what is done next, at each batch of a backfill with the rows that are done."""
+"""Called with a text: the next action, and at each batch of a backfill the rows that are filled."""
 
 
 class Index(NamedTuple):
@@ -68,25 +71,25 @@ class Index(NamedTuple):
     unique: bool = False
 
 
-def _quiet(_: str) -> None:
-    """Nobody looks."""
+def _no_progress(_: str) -> None:
+    """The progress where none is shown."""
 
 
 def migrate(
-    url: str, progress: Progress = _quiet, *, app_url: str | None = None, folder: Path = MIGRATIONS
+    url: str, progress: Progress = _no_progress, *, app_url: str | None = None, folder: Path = MIGRATIONS
 ) -> str:
-    """Bring the schema to this release's, step by step, as the owner. Returns the revision. Two at once: the second waits.
+    """Bring the schema to this release's, step by step, as the owner. Returns the revision. A second concurrent run waits.
 
-    The role of `app_url` is made where it is not there. What it may do in a new table it may as soon as the table is there.
-    Raises `Unavailable` where a lock can't be had in `LOCK_TRIES_MAX` tries: what was done until
-    then stays, and a later run goes on. Raises `Invalid` where the owner may not make the role.
+    Makes the role of `app_url` where it does not exist, and grants it each new table in the table's own transaction. Raises `Unavailable`
+    where a lock can't be had in `LOCK_TRIES_MAX` tries: finished steps stay, and a later run goes on. Raises `Invalid` where the owner
+    may not make the role.
     """
     steps = _steps(folder)
-    with _held_alone(url, progress) as connection:
+    with _migration_lock(url, progress) as connection:
         role = None if app_url is None else make_role(connection, app_url)
-        before = current(connection)
+        before = current_revision(connection)
         if before is None:
-            # Nobody is there yet: one transaction, no waiting.
+            # A new database has no other users: one transaction, without lock timeouts.
             progress("Making the schema")
             before = steps[-1].revision
             _upgrade(url, folder, before, role, lock_timeout_ms=None)
@@ -96,23 +99,23 @@ def migrate(
                 _upgrade_patiently(url, folder, step.revision, role)
             if step.revision >= FIRST_STEP:
                 _finish(connection, step, progress)
-        # Tables of a younger schema are its release's to grant.
+        # The rights on tables of a newer schema are granted by its own release.
         if role is not None and before <= steps[-1].revision:
             grant_tables(connection, role)
-        return str(current(connection))
+        return str(current_revision(connection))
 
 
-def _steps(folder: Path) -> list[Any]:
-    """All migrations, the first one first."""
-    # A fifth of a second that only `init` needs.
+def _steps(folder: Path) -> "list[Script]":
+    """All migrations, in their order."""
+    # Importing alembic takes a fifth of a second, and only `init` needs it.
     from alembic.script import ScriptDirectory  # noqa: PLC0415
 
     return list(ScriptDirectory(str(folder)).walk_revisions())[::-1]
 
 
 class Step(NamedTuple):
-    """A migration that is still to be done: `locks` is table -> mode; `indexes` and `fills` (whether rows are filled in batches) are
-    what is still to be done of them. `begun`: the step itself is done, and what is left of it was cut off, after `after`.
+    """A migration that is not finished. `locks`: table -> mode. `indexes`: indexes still to be built. `fills`: whether rows are still to be
+    filled in batches. `begun`: the step itself is done and its backfill was interrupted, after `after`.
     """
 
     revision: str
@@ -126,16 +129,17 @@ class Step(NamedTuple):
 
 
 def plan_steps(connection: Connection, folder: Path = MIGRATIONS) -> list[Step]:
-    """What `migrate` would do, what it was cut off at first."""
-    there = current(connection) or ""
+    """The steps that `migrate` would run, interrupted ones first."""
+    there = current_revision(connection) or ""
     return [
         step
         for module in _steps(folder)
-        if (step := _planned(module) if module.revision > there else _left(connection, module)) is not None
+        if (step := _planned(module) if module.revision > there else _unfinished(connection, module))
+        is not None
     ]
 
 
-def _planned(step: Any) -> Step:
+def _planned(step: "Script") -> Step:
     return Step(
         step.revision,
         " ".join(str(step.doc).split()),
@@ -146,11 +150,11 @@ def _planned(step: Any) -> Step:
     )
 
 
-def _left(connection: Connection, step: Any) -> Step | None:
-    """What a run that was cut off left of a step; None where that is nothing. An index that was lost since is to be built again."""
+def _unfinished(connection: Connection, step: "Script") -> Step | None:
+    """The unfinished rest of a step whose run was interrupted; None where nothing is left. An index that was lost since is built again."""
     if step.revision < FIRST_STEP:
         return None
-    planned, done = _planned(step), _done(connection, step)
+    planned, done = _planned(step), _finished_tasks(connection, step)
     indexes = [
         index
         for index in planned.indexes
@@ -166,12 +170,12 @@ def _left(connection: Connection, step: Any) -> Step | None:
     return planned._replace(locks={}, indexes=indexes, fills=fills, begun=True, after=after)
 
 
-def _compatible_from(step: Any) -> str:
+def _compatible_from(step: "Script") -> str:
     return str(getattr(step.module, "COMPATIBLE_FROM", step.revision))
 
 
 @contextlib.contextmanager
-def _held_alone(url: str, progress: Progress) -> Iterator[Connection]:
+def _migration_lock(url: str, progress: Progress) -> Iterator[Connection]:
     with psycopg.connect(
         url,
         autocommit=True,
@@ -181,7 +185,7 @@ def _held_alone(url: str, progress: Progress) -> Iterator[Connection]:
     ) as connection:
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_MIGRATION_LOCK,)).fetchone()
         if row is None or not row[0]:
-            # The server ends the statement of a run that was killed, and its lock with it, at the statement's end.
+            # After the client of a run was killed, the server keeps the lock until the running statement ends.
             holder = connection.execute(
                 """SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid::bigint = %s
                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())""",
@@ -198,7 +202,7 @@ def _held_alone(url: str, progress: Progress) -> Iterator[Connection]:
             connection.execute("SELECT pg_advisory_unlock(%s)", (_MIGRATION_LOCK,))
 
 
-def current(connection: Connection) -> str | None:
+def current_revision(connection: Connection) -> str | None:
     """The revision that the database has; None where it has no schema."""
     try:
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -208,7 +212,7 @@ def current(connection: Connection) -> str | None:
 
 
 def engine_url(url: str) -> str:
-    """The URL as SQLAlchemy names the driver."""
+    """The URL with SQLAlchemy's name of the driver."""
     for scheme in ("postgresql://", "postgres://"):
         if url.startswith(scheme):
             return "postgresql+psycopg://" + url.removeprefix(scheme)
@@ -231,7 +235,7 @@ def _upgrade(url: str, folder: Path, revision: str, role: str | None, *, lock_ti
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
-        # In the same transaction: an older release that starts right after it must know.
+        # In the same transaction, so that an older release that starts right after it finds the row.
         if connection.exec_driver_sql("SELECT to_regclass('schema_step')").scalar() is not None:
             for step in _steps(folder):
                 if FIRST_STEP <= step.revision <= revision:
@@ -259,9 +263,9 @@ def _upgrade_patiently(url: str, folder: Path, revision: str, role: str | None) 
             if not isinstance(error.orig, (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)):
                 raise
             if not left:
-                said = str(error.orig).strip().splitlines()[0]
+                reason = str(error.orig).strip().splitlines()[0]
                 raise Unavailable(
-                    f"schema {revision} waits for a lock that others keep ({said}): see pg_stat_activity for transactions that are "
+                    f"schema {revision} waits for a lock that others keep ({reason}): see pg_stat_activity for transactions that are "
                     "open for long, end them, and run `tokenworks init` again; what was done stays"
                 ) from error
             time.sleep(random.uniform(0.5, 1.0) * LOCK_PAUSE_S)
@@ -271,7 +275,7 @@ def _upgrade_patiently(url: str, folder: Path, revision: str, role: str | None) 
 
 
 def compatible_from(connection: Connection) -> str | None:
-    """The oldest schema whose release runs on the one that is there; None where the database does not say."""
+    """The oldest schema whose release runs on the present schema; None where the database does not say."""
     try:
         row = connection.execute(
             """SELECT max(compatible_from) FROM schema_step
@@ -283,12 +287,13 @@ def compatible_from(connection: Connection) -> str | None:
 
 
 def check_schema(connection: Connection, mine: str = SCHEMA) -> None:
-    """Raise `Unavailable` where the release of schema `mine` can't run on the one that is there.
+    """Raise `Unavailable` where the release of schema `mine` can't run on the present schema.
 
-    It runs on its own, and on a younger one whose steps are compatible with it, where its own steps and those before are finished.
+    A release runs on its own schema, and on a newer one whose steps are compatible with it, once its own and all earlier steps are
+    finished.
     """
     try:
-        there = current(connection)
+        there = current_revision(connection)
     except psycopg.errors.InsufficientPrivilege:
         raise Unavailable(
             f"the database's role {connection.info.user} has no rights in it yet: run `tokenworks init`"
@@ -326,11 +331,11 @@ def check_finished(connection: Connection, mine: str = SCHEMA) -> None:
 # Indexes.
 
 
-def build_index(connection: Connection, index: Index, progress: Progress = _quiet) -> None:
-    """Build an index while others write; nothing where it is there. On a connection with autocommit.
+def build_index(connection: Connection, index: Index, progress: Progress = _no_progress) -> None:
+    """Build an index while other sessions write. Does nothing where the index exists. Needs a connection with autocommit.
 
-    A build that was cut off leaves an index that is not valid: it is dropped and built anew. On a partitioned table each partition,
-    of whatever level, gets its own, and the table's is made of them: partitions that come later have it from the table.
+    A build that was interrupted leaves an invalid index, which is dropped and built again. On a partitioned table each partition of
+    each level gets its own index, and these are attached to the table's: later partitions get theirs from the table.
     """
     if not _is_valid(connection, index.name):
         progress(f"Index {index.name}")
@@ -380,20 +385,20 @@ def _is_attached(connection: Connection, name: str, part: str) -> bool:
     return row is not None
 
 
-# What a step leaves to be done beside the requests: its indexes and its backfill.
+# The part of a step that runs beside the requests: its indexes and its backfill.
 
 
-def _index_task(step: Any, name: str) -> str:
-    """An index's row of `schema_backfill`; a backfill's is the revision."""
+def _index_task(step: "Script", name: str) -> str:
+    """The name of an index in `schema_backfill`; the name of a backfill is its revision."""
     return f"{step.revision} {name}"
 
 
-def _tasks(step: Any) -> list[str]:
+def _tasks(step: "Script") -> list[str]:
     indexes = [_index_task(step, index.name) for index in getattr(step.module, "INDEXES", ())]
     return [*indexes, *([step.revision] if hasattr(step.module, "backfill") else [])]
 
 
-def _done(connection: Connection, step: Any) -> set[str]:
+def _finished_tasks(connection: Connection, step: "Script") -> set[str]:
     rows = connection.execute(
         "SELECT revision FROM schema_backfill WHERE done_at IS NOT NULL AND revision = ANY(%s)",
         (_tasks(step),),
@@ -401,7 +406,7 @@ def _done(connection: Connection, step: Any) -> set[str]:
     return {row[0] for row in rows}
 
 
-def _finish(connection: Connection, step: Any, progress: Progress) -> None:
+def _finish(connection: Connection, step: "Script", progress: Progress) -> None:
     for index in getattr(step.module, "INDEXES", ()):
         build_index(connection, index, progress)
         connection.execute(
@@ -413,7 +418,7 @@ def _finish(connection: Connection, step: Any, progress: Progress) -> None:
         _backfill(connection, step, progress)
 
 
-def _backfill(connection: Connection, step: Any, progress: Progress) -> None:
+def _backfill(connection: Connection, step: "Script", progress: Progress) -> None:
     connection.execute(
         "INSERT INTO schema_backfill (revision) VALUES (%s) ON CONFLICT DO NOTHING", (step.revision,)
     )
@@ -432,7 +437,7 @@ def _backfill(connection: Connection, step: Any, progress: Progress) -> None:
                 goes_on = f", going on after {row[0]}" if row[0] else ""
                 progress(f"Filling {step.revision}{goes_on}")
             else:
-                progress(f"Filling {step.revision}: {_so_far(step, batches, rows)}")
+                progress(f"Filling {step.revision}: {_progress_text(step, batches, rows)}")
             after = step.module.backfill(connection, row[0])
             connection.execute(
                 """UPDATE schema_backfill SET after = coalesce(%(after)s, after),
@@ -441,8 +446,8 @@ def _backfill(connection: Connection, step: Any, progress: Progress) -> None:
             )
 
 
-def _so_far(step: Any, batches: int, rows: int | None) -> str:
-    """What a run has filled, of the rows that there were when it began."""
+def _progress_text(step: "Script", batches: int, rows: int | None) -> str:
+    """How many rows a run has filled, of those that it found when it began."""
     if rows is None:
         return f"{batches} batches"
     return f"{min(rows, batches * step.module.BATCH_MAX)} of {rows} rows"

@@ -1,16 +1,15 @@
-"""Encrypts the personal texts that were there before schemas 0019 and 0021. Run by `tokenworks init`, after the schema.
+"""Encrypts the personal texts that were stored before schemas 0019 and 0021. `tokenworks init` runs it after the schema.
 
-In batches, each in a transaction of its own, by ascending id: what was done is known in `sealing`, so that a run which was cut off
-goes on where it was. At the end of a table its constraint is checked for all rows and the table is written anew, so that no dead
-row and no index keeps a plain text. What the write-ahead log and backups have of before is forgotten when they are deleted.
+It works in batches by ascending id, each in a transaction of its own. The table `sealing` stores the progress, so a run that was
+interrupted goes on where it stopped. At the end of a table its constraint is checked for all rows and the table is rewritten, so that
+no dead row and no index keeps a plain text. Older log files and backups keep plain texts until they are deleted.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 from uuid import UUID
 
 from psycopg import Connection
-from psycopg.rows import TupleRow
 
 from tokenworks.billing import phone_field, phones_in, without_phones
 from tokenworks.subscriptions import subscriber_columns
@@ -19,7 +18,7 @@ from tokenworks.trust import NO_PERSON, PersonKey, PersonVault, audit_details
 BATCH: Final = 1000
 # A charge file has up to 100,000 lines.
 FILES_BATCH: Final = 1
-# In this order: members' owners use their subscribers' keys.
+# The tables, in this order: an owner is a member that uses the key of its subscriber.
 PLACES: Final = (
     "subscriber",
     "member",
@@ -39,11 +38,11 @@ _ROW: Final = {
     "hub_delivery": "delivery_id",
 }
 Progress = Callable[[str, int, int], None]
-"""Called with the table, the rows that are done, and how many there are."""
+"""Called with (the table, the rows that are encrypted, how many rows there are)."""
 
 
 def seal_existing(connection: Connection, vault: PersonVault, progress: Progress, batch: int = BATCH) -> int:
-    """Encrypt all that is left. Returns how many rows were. On a connection with autocommit."""
+    """Encrypt all rows that are not encrypted yet. Returns how many. Needs a connection with autocommit."""
     done_in_all = 0
     for place in PLACES:
         row = connection.execute(
@@ -92,7 +91,12 @@ def _batch(connection: Connection, vault: PersonVault, place: str, limit: int) -
     return len(ids)
 
 
-def _many(connection: Connection, statement: str, rows: Sequence[TupleRow | dict[str, Any]]) -> None:
+def _many(
+    connection: Connection,
+    statement: str,
+    rows: Sequence[tuple[object, ...]] | Sequence[Mapping[str, object]],
+) -> None:
+    """Run a statement for each row of parameters."""
     with connection.cursor() as cursor:
         cursor.executemany(statement.encode(), rows)
 
@@ -129,7 +133,7 @@ def _members(connection: Connection, vault: PersonVault, ids: Sequence[UUID]) ->
     sealed = []
     for id_, subscriber_id, role, name, phone, state in rows:
         key = keys[subscriber_id if role == "owner" else id_]
-        # Who has left has no number here any more.
+        # A member who has left has no phone number here any more.
         kept = phone if state != "left" else None
         sealed.append(
             (
@@ -231,7 +235,7 @@ def _audit(connection: Connection, vault: PersonVault, ids: Sequence[UUID]) -> N
         if before is not None or after is not None:
             details = key.seal("audit.details", id_, audit_details(before, after))
         sealed.append((key.person_id, details, id_))
-    # As of former numbers: what is written down is not changed, only how it is kept.
+    # As for former phone numbers: the content of history stays the same, only its form changes.
     connection.execute("ALTER TABLE audit DISABLE TRIGGER audit_is_history")
     _many(
         connection,

@@ -1,6 +1,6 @@
-"""Every column of every table that holds a text, and what a person has of it. A test demands that each column is here.
+"""Every text column of every table, with what it may hold about a person. A test demands that each column is listed.
 
-A column that another migration adds is a decision: whether it may name a person, and what an erasure does about it.
+A migration that adds a column has to decide whether the column may name a person, and what an erasure does with it.
 """
 
 from typing import Final, Literal
@@ -139,7 +139,7 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
 
 
 def columns_that(holds: Holds) -> list[tuple[str, str]]:
-    """(table, column) of all that hold it."""
+    """(table, column) of all columns of this kind."""
     return [
         (table, column) for table, kinds in TEXT_COLUMNS.items() for column in kinds.get(holds, "").split()
     ]

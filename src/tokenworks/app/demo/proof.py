@@ -1,4 +1,4 @@
-"""What the demo proves: nothing is lost, the ledger balances, and it equals the provider's own count."""
+"""The proof of the demo: no record is lost, the ledger balances, and its tokens equal the provider's own count."""
 
 import re
 import tempfile
@@ -7,7 +7,6 @@ import urllib.error
 import urllib.request
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from tokenworks.app import views
 from tokenworks.app.bootstrap import AppServices, make_works
@@ -16,6 +15,7 @@ from tokenworks.app.output import print_table
 from tokenworks.app.settings import load_settings
 from tokenworks.app.tables import console
 from tokenworks.app.verifier import audit, ledger_counts
+from tokenworks.charging import Bucket
 from tokenworks.kernel import ManualClock, Unavailable, format_money, format_quantity
 from tokenworks.subscriptions import Subscriber, next_month
 
@@ -24,14 +24,14 @@ def prove(
     demo: Demo,
     services: AppServices,
     subscriber: Subscriber,
-    before: list[Any],
+    before: list[Bucket],
     witness_before: dict[str, int],
 ) -> bool:
-    """The tables, and the three checks: nothing lost, the ledger balances, it equals the provider's own count."""
+    """Print the tables and make the three checks. Returns True where all of them hold."""
     account_id = subscriber.account_id
     expected = len(demo.finished) + demo.interrupted
 
-    def recorded() -> list[dict[str, Any]]:
+    def recorded() -> list[views.LedgerRow]:
         return [
             r
             for r in services.ledger.usage(account_id, limit=1000)
@@ -63,7 +63,7 @@ def prove(
     ]
     console.print(f"{'[red]LOST[/red]' if lost else '[green]Nothing lost[/green]'}: {len(demo.finished)} responses seen finished, "
                   f"{len(demo.finished) - len(lost)} of them in the ledger, {demo.interrupted} cancelled.")  # fmt: skip
-    # The bill's clock was ahead of the one that made its id.
+    # Without the checks of time: the bill was dated by a clock that is ahead of the clock that made its id.
     findings = audit(services.connection, services.offerings.rate_cards(), timed=False)
     views.print_verified(ledger_counts(services.connection), findings)
     agrees = _compare(demo, records, witness_before)
@@ -71,7 +71,7 @@ def prove(
 
 
 def _bill(demo: Demo, services: AppServices, subscriber: Subscriber) -> None:
-    """The month's end, for which we do not wait: the bill run is asked by a clock that is there already."""
+    """Make the bill of the month's end: the bill run gets a clock that is there already."""
     console.rule("4. A month's end: the bill")
     services.charges.recognise([subscriber.account_id])
     end = next_month(services.clock.now())
@@ -84,7 +84,7 @@ def _bill(demo: Demo, services: AppServices, subscriber: Subscriber) -> None:
     try:
         pdf = later.documents.pdf(bill, "zh")
     except Unavailable as error:
-        # Everything else of the demo works without a Chinese font.
+        # Without a Chinese font the rest of the demo works.
         console.print(f"[yellow]No PDF of it[/yellow]: {error} (or pip install mplfonts).")
     else:
         path.write_bytes(pdf)
@@ -97,15 +97,15 @@ def _bill(demo: Demo, services: AppServices, subscriber: Subscriber) -> None:
                   "the subscriber still.")  # fmt: skip
 
 
-def _compare(demo: Demo, records: list[dict[str, Any]], witness_before: dict[str, int]) -> bool:
-    """llama.cpp counts every token that it processed, whoever asked: an independent witness."""
+def _compare(demo: Demo, records: list[views.LedgerRow], witness_before: dict[str, int]) -> bool:
+    """llama.cpp counts every token that it processed, for every client: an independent witness."""
     witness = {
         name: value - witness_before[name] for name, value in witness_counts(demo).items() if name != "at_s"
     }
     complete = [r for r in records if r["state"] == "complete"]
     cut = [r for r in records if r["state"] != "complete"]
 
-    def total(rows: list[dict[str, Any]], *names: str) -> int:
+    def total(rows: list[views.LedgerRow], *names: str) -> int:
         return sum(int(row[name]) for row in rows for name in names)
 
     table = []
@@ -117,7 +117,7 @@ def _compare(demo: Demo, records: list[dict[str, Any]], witness_before: dict[str
     ):
         full, part, theirs = total(complete, *names), total(cut, *names), witness[key]
         loss = theirs - full - part
-        # What the cancelled attempt produced beyond its record is the operator's loss; without one, not a token differs.
+        # Tokens of the cancelled attempt beyond its record are the operator's loss. Without a cancelled attempt no token may differ.
         ok = ok and (loss >= 0 if cut else loss == 0)
         table.append((label, f"{full:,}", f"{part:,}", f"{theirs:,}", f"{loss:,}"))
     print_table(

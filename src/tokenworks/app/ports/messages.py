@@ -1,4 +1,4 @@
-"""The message port: who sends one-time codes and notices to phones."""
+"""The message port: sends one-time codes to phones."""
 
 import os
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ log = structlog.get_logger()
 
 
 def code_sender(settings: Settings) -> CodeSender:
-    """By `sms_url` where it is set; else, in a dev environment alone, into a file that only we can read."""
+    """The sender of codes: `sms_url` where it is set; else, in a dev environment only, a file that only this user can read."""
     if settings.sms_url:
         url = settings.sms_url
 
@@ -30,10 +30,10 @@ def code_sender(settings: Settings) -> CodeSender:
         return by_webhook
     if settings.environment != "dev":
 
-        def nobody(phone: str, code: str) -> None:
+        def unavailable(phone: str, code: str) -> None:
             raise Unavailable("codes can't be sent here: the operator has to set sms_url")
 
-        return nobody
+        return unavailable
 
     def into_file(phone: str, code: str) -> None:
         file = os.open(settings.codes_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

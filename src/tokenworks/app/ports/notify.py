@@ -1,7 +1,8 @@
-"""The outbox goes out: events and notices by webhook (signed, retried, idempotent, logged), work orders to the delivering
-systems, notices to phones by the message port.
+"""Sends the outbox: events and notices by webhook (signed, retried, idempotent, logged), work orders to the delivering systems, notices
+to phones by the message port.
 
-At least once: what is due is leased, sent, and marked; what dies in between is sent again with the same id.
+Delivery is at least once: a message is leased, sent and marked. Where the process dies in between, the message is sent again with the
+same id.
 """
 
 import time
@@ -28,21 +29,21 @@ REASON_CHARS_MAX: Final = 200
 
 
 def deliver(services: AppServices, settings: Settings) -> int:
-    """Send what is due. Returns how many arrived. Runs on many hosts at once: what one has leased the others leave."""
-    # Other jobs wait meanwhile: a receiver that hangs has so long, and the rest is due again next time.
-    sending = _Sending(services, settings, time.monotonic() + DELIVER_S)
-    sending.notices()
-    sending.events()
-    sending.webhooks()
-    sending.work_orders()
-    return sending.arrived
+    """Send the messages that are due. Returns how many arrived. Several hosts may do it at once: a lease keeps a message to one host."""
+    # Bounded, since other jobs wait meanwhile: messages that are left are due again in the next turn.
+    turn = _DeliveryTurn(services, settings, time.monotonic() + DELIVER_S)
+    turn.notices()
+    turn.events()
+    turn.webhooks()
+    turn.work_orders()
+    return turn.arrived
 
 
-class _Sending:
-    """One turn. Who does not answer is not asked again in it, so that others have theirs."""
+class _DeliveryTurn:
+    """One turn. A receiver that does not answer gets no further message in this turn, so that it does not delay the others."""
 
     def __init__(self, services: AppServices, settings: Settings, until_s: float) -> None:
-        self._works = services
+        self._services = services
         self._settings = settings
         self._until_s = until_s
         self._silent: set[UUID | str | None] = set()
@@ -54,15 +55,15 @@ class _Sending:
     def _post(self, url: str, body: bytes, key: str, signed_with: list[bytes]) -> tuple[int, bytes]:
         headers = {"Idempotency-Key": key}
         if signed_with:
-            at_s = int(self._works.clock.now().timestamp())
+            at_s = int(self._services.clock.now().timestamp())
             headers["X-Tokenworks-Signature"] = signature(signed_with, at_s, body)
         return post(url, body, headers, allow_private=self._settings.webhook_allow_private)
 
     # Notices.
 
     def notices(self) -> None:
-        """To the operator's own webhook by way of the log, and to phones."""
-        settings, notices = self._settings, self._works.notices
+        """Send notices to the operator's own webhook, through the log of deliveries, and to phones."""
+        settings, notices = self._settings, self._services.notices
         if not (settings.webhook_url or settings.sms_url):
             return
         while not self._over() and (found := notices.lease(BATCH)):
@@ -70,7 +71,7 @@ class _Sending:
                 for notice in found:
                     if not notices.is_wanted(notice):
                         continue
-                    self._works.hub.enqueue_own(
+                    self._services.hub.enqueue_own(
                         notice.notification_id, f"notice.{notice.kind}", notice.subscriber_id, _notice_body(notice)
                     )  # fmt: skip
                 self.webhooks()
@@ -86,7 +87,7 @@ class _Sending:
                 except Unavailable:
                     self._silent.add("sms")
                     notices.mark_failed(notice)
-                except Exception as error:  # of one notice; the others have their turn
+                except Exception as error:  # it concerns one notice; the others go on
                     log.error("notices.failed", error=_first_line(error))
                     notices.mark_failed(notice)
                 else:
@@ -97,9 +98,9 @@ class _Sending:
     def _message(self, notice: Notice) -> None:
         if not self._settings.sms_url:
             return
-        told = self._works.notices.message(notice)
-        if told is not None:
-            phone, text = told
+        message = self._services.notices.message(notice)
+        if message is not None:
+            phone, text = message
             body = msgspec.json.encode({"phone": phone, "kind": notice.kind, "text": text})
             self._post(self._settings.sms_url, body, str(notice.notification_id), [])
             if not self._settings.webhook_url:
@@ -108,39 +109,39 @@ class _Sending:
     # Webhooks.
 
     def events(self) -> None:
-        """Make deliveries of what has happened, for whoever listens."""
-        hub = self._works.hub
+        """Make a delivery of each new event for each listener."""
+        hub = self._services.hub
         while not self._over():
-            with self._works.transaction():
+            with self._services.transaction():
                 listeners = hub.listeners()
                 found = hub.events(BATCH)
                 for event in found:
                     wanted = [
-                        one
-                        for one in listeners
-                        if one.api == event.api and event.event_type in one.event_types
+                        listener
+                        for listener in listeners
+                        if listener.api == event.api and event.event_type in listener.event_types
                     ]
                     body = self._body(event) if wanted else ""
-                    hub.expand(event, {one.listener_id: body for one in wanted})
+                    hub.expand(event, {listener.listener_id: body for listener in wanted})
             if len(found) < BATCH:
                 return
 
     def _body(self, event: Event) -> str:
-        """With the resource, or, where that can't be shown, with its id: an event is never in the way of others."""
+        """The event with its resource; with the resource's id alone where the resource can't be shown, so that no event blocks others."""
         try:
-            with self._works.transaction():
-                return event_body(self._works, event, self._settings.public_url)
+            with self._services.transaction():
+                return event_body(self._services, event, self._settings.public_url)
         except Exception as error:
             log.error("webhooks.resource_not_shown", event_id=str(event.event_id), error=_first_line(error))
             return msgspec.json.encode(event_content(event, None, "resource")).decode()
 
     def webhooks(self) -> None:
         """Send the deliveries that are due."""
-        hub, own_url = self._works.hub, self._settings.webhook_url
+        hub, own_url = self._services.hub, self._settings.webhook_url
         while not self._over() and (
             found := hub.lease(BATCH, own=bool(own_url), but=self._silent_listeners())
         ):
-            listeners = {one.listener_id: one for one in hub.listeners()}
+            listeners = {listener.listener_id: listener for listener in hub.listeners()}
             for delivery in found:
                 if delivery.listener_id in self._silent:
                     hub.postpone_after_failure(delivery)
@@ -150,13 +151,13 @@ class _Sending:
                     continue
                 listener = None if delivery.listener_id is None else listeners.get(delivery.listener_id)
                 if delivery.listener_id is not None and listener is None:
-                    # A delivery is written after its listener, so that one went meanwhile.
+                    # A delivery is written after its listener, so the listener was removed meanwhile.
                     hub.give_up_removed(delivery)
                     continue
                 url = own_url if listener is None else listener.callback
                 try:
                     signed_with = (
-                        webhook_secrets(self._settings, self._works.clock.now())
+                        webhook_secrets(self._settings, self._services.clock.now())
                         if listener is None
                         else hub.secrets(listener)
                     )
@@ -167,21 +168,21 @@ class _Sending:
                     self._silent.add(delivery.listener_id)
 
     def _silent_listeners(self) -> list[UUID | None]:
-        return [one for one in self._silent if not isinstance(one, str)]
+        return [receiver for receiver in self._silent if not isinstance(receiver, str)]
 
     def _webhook(self, delivery: Delivery, url: str, signed_with: list[bytes]) -> None:
         if delivery.body is None:
-            self._works.hub.give_up(delivery, "the person that it is about was erased")
+            self._services.hub.give_up(delivery, "the person that it is about was erased")
             return
         status, _ = self._post(url, delivery.body.encode(), str(delivery.event_id), signed_with)
-        self._works.hub.mark_delivered(delivery, status)
+        self._services.hub.mark_delivered(delivery, status)
         self.arrived += 1
 
     # Work orders.
 
     def work_orders(self) -> None:
-        """Ask the delivering systems; one that answers at once is done with."""
-        urls, deliveries = self._settings.fulfilment, self._works.deliveries
+        """Send work orders to the delivering systems, and take the answer of a system that answers at once."""
+        urls, deliveries = self._settings.fulfilment, self._services.deliveries
         while urls and not self._over() and (found := deliveries.lease(urls, BATCH)):
             for work in found:
                 if self._over() or f"port {work.port}" in self._silent:
@@ -192,7 +193,7 @@ class _Sending:
                 except NotDelivered as error:
                     deliveries.mark_push_failed(work, str(error))
                     self._silent.add(f"port {work.port}")
-                except Exception as error:  # of one work order; the others have their turn
+                except Exception as error:  # it concerns one work order; the others go on
                     log.error(
                         "deliveries.failed", work_order=str(work.work_order_id), error=_first_line(error)
                     )
@@ -202,12 +203,12 @@ class _Sending:
 
     def _work_order(self, work: WorkOrder, url: str) -> None:
         body = service_order_body(work, self._settings.public_url)
-        signed_with = webhook_secrets(self._settings, self._works.clock.now())
-        _, said = self._post(url, body, f"{work.work_order_id}-{work.attempts}", signed_with)
-        self._works.deliveries.mark_pushed(work)
+        signed_with = webhook_secrets(self._settings, self._services.clock.now())
+        _, answer = self._post(url, body, f"{work.work_order_id}-{work.attempts}", signed_with)
+        self._services.deliveries.mark_pushed(work)
         self.arrived += 1
         try:
-            content = msgspec.json.decode(said) if said.strip() else None
+            content = msgspec.json.decode(answer) if answer.strip() else None
         except msgspec.DecodeError:
             return
         if not isinstance(content, dict):
@@ -218,11 +219,13 @@ class _Sending:
         reason = content.get("description")
         reason = reason if isinstance(reason, str) and flaw(reason) is None else None
         try:
-            now = take_answer(self._works, work, state, reason and reason[:REASON_CHARS_MAX], work.attempts)
+            now = take_answer(
+                self._services, work, state, reason and reason[:REASON_CHARS_MAX], work.attempts
+            )
         except (Conflict, NotFound, Invalid) as error:
             log.warning("deliveries.answer_refused", error=str(error))
             return
-        self._works.identity.audit(
+        self._services.identity.audit(
             f"port:{work.port}", "operator", "work_order.answer", str(work.work_order_id),
             {"state": "open"}, {"state": now, "reason": reason},
         )  # fmt: skip
@@ -245,7 +248,7 @@ def _notice_body(notice: Notice) -> str:
     ).decode()
 
 
-def time_out(services: AppServices, settings: Settings) -> int:
-    """Deliveries that nobody has answered for too long. Returns how many failed."""
+def time_out_deliveries(services: AppServices, settings: Settings) -> int:
+    """Fail deliveries that were not answered within `delivery_timeout_h`. Returns how many."""
     hours = settings.delivery_timeout_h
     return services.deliveries.time_out(timedelta(hours=hours)) if hours else 0

@@ -1,9 +1,9 @@
-"""What we send to other people's servers: webhooks, work orders, messages.
+"""Requests to servers of others: webhooks, work orders, messages.
 
-One request, one answer, within a time that is counted from its beginning, whatever comes in drops. No redirect is followed: it
-would take a signed body, or a one-time code, to an address that nobody allowed. Addresses pass the rules of deployments': a
-link-local one never, a loopback or private one where the operator says so; checked on what the name resolves to, and that is
-what is connected to. No proxy of the environment is asked.
+One request and one answer, within a time that is counted from the beginning, also where an answer arrives byte by byte. No redirect is
+followed: it would take a signed body, or a one-time code, to an address that the operator has not allowed. Addresses follow the rules
+for deployments: never link-local, loopback and private only where the operator allows them. The resolved address is checked, and the
+connection goes to that address. Proxies of the environment are not used.
 """
 
 import base64
@@ -13,25 +13,28 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from tokenworks.factory import address_refusal, parse_address
 from tokenworks.kernel import Unavailable
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 SEND_S: Final = 5.0
 ANSWER_BYTES_MAX: Final = 65_536
 
 
 class NotDelivered(Unavailable):
-    """What was sent did not arrive. `status` is the receiver's, where it answered. The text names no path and no secret."""
+    """A request did not arrive. `status` is the receiver's, where it answered. The text has no path and no secret."""
 
     def __init__(self, text: str, status: int | None = None) -> None:
         super().__init__(text)
         self.status = status
 
 
-class _Raw(io.RawIOBase):
+class _DeadlineReader(io.RawIOBase):
     def __init__(self, sock: socket.socket, deadline_s: float) -> None:
         self._sock = sock
         self._deadline_s = deadline_s
@@ -39,7 +42,7 @@ class _Raw(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: "WriteableBuffer") -> int:
         left_s = self._deadline_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("timed out")
@@ -47,8 +50,8 @@ class _Raw(io.RawIOBase):
         return self._sock.recv_into(buffer)
 
 
-class _Timed:
-    """A socket for `http.client` whose time-out is for all of an exchange, and not for each piece of it."""
+class _DeadlineSocket:
+    """A socket for `http.client` whose time-out is for the whole exchange, not for each read."""
 
     def __init__(self, sock: socket.socket, deadline_s: float) -> None:
         self._sock = sock
@@ -59,10 +62,12 @@ class _Timed:
         self._sock.sendall(data)
 
     def makefile(self, _mode: str) -> IO[bytes]:
-        return io.BufferedReader(_Raw(self._sock, self._deadline_s))
+        return io.BufferedReader(_DeadlineReader(self._sock, self._deadline_s))
 
     def close(self) -> None:
-        """Whoever opened it closes it: `http.client` does before the body is read, where the answer ends with the connection."""
+        """Does nothing: `post` closes the socket. `http.client` calls this before the body is read, where the answer ends with the
+        connection.
+        """
 
 
 def post(
@@ -86,7 +91,7 @@ def post(
             sock.settimeout(max(0.001, deadline_s - time.monotonic()))
             sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
         connection = http.client.HTTPConnection(host, port)
-        connection.sock = _Timed(sock, deadline_s)
+        connection.sock = _DeadlineSocket(sock, deadline_s)
         path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
         connection.request("POST", path, body, sent)
         answer = connection.getresponse()

@@ -1,4 +1,4 @@
-"""The carrier's real-name check: over HTTP, from a file, or, in a dev environment, by nobody."""
+"""The carrier's real-name check: over HTTP, from a file, or, in a dev environment, always positive."""
 
 import csv
 import hashlib
@@ -24,27 +24,26 @@ _AWAY: Final = "the real-name check does not answer: try again in a moment"
 
 
 def real_name_check(settings: Settings) -> RealNameCheck:
-    """What `real_name_check` names."""
-    place = settings.real_name_check
-    if place.startswith("file:"):
-        return FileCheck(Path(unquote(urlsplit(place).path)))
-    if place:
-        return HttpCheck(place)
-    return _verified if settings.environment == "dev" else _nobody
+    """The check that the setting `real_name_check` names."""
+    url = settings.real_name_check
+    if url.startswith("file:"):
+        return FileCheck(Path(unquote(urlsplit(url).path)))
+    if url:
+        return HttpCheck(url)
+    return _verified if settings.environment == "dev" else _unavailable
 
 
 def _verified(phone: str, name: str, id_number: str) -> RealNameAnswer:
     return "verified"
 
 
-def _nobody(phone: str, name: str, id_number: str) -> RealNameAnswer:
+def _unavailable(phone: str, name: str, id_number: str) -> RealNameAnswer:
     raise Unavailable("real names can't be checked here: the operator has to set real_name_check")
 
 
 class HttpCheck:
-    """POSTs JSON {phone, name, id_number}; the answer is JSON {state: verified | pending | refused}. By the rules of all that we
-    send: no redirect, no proxy of the environment, one time for all of it. The address is the operator's own setting, and may be
-    a private one.
+    """POSTs JSON {phone, name, id_number}; the answer is JSON {state: verified | pending | refused}. The rules of `outbound` apply: no
+    redirect, no proxy of the environment, one time limit. The address is a setting of the operator, and may be private.
     """
 
     def __init__(self, url: str) -> None:
@@ -53,10 +52,10 @@ class HttpCheck:
     def __call__(self, phone: str, name: str, id_number: str) -> RealNameAnswer:
         body = msgspec.json.encode({"phone": phone, "name": name, "id_number": id_number})
         try:
-            _, said = post(self._url, body, {}, allow_private=True, timeout_s=ANSWER_S)
-            answer = msgspec.json.decode(said, type=dict[str, object])
+            _, content = post(self._url, body, {}, allow_private=True, timeout_s=ANSWER_S)
+            answer = msgspec.json.decode(content, type=dict[str, object])
         except (NotDelivered, msgspec.DecodeError):
-            # What went wrong may quote what was sent.
+            # The error is not shown: its text may quote personal data.
             raise Unavailable(_AWAY) from None
         state = _ANSWERS.get(str(answer.get("state")))
         if state is None:
@@ -65,7 +64,7 @@ class HttpCheck:
 
 
 class FileCheck:
-    """A CSV that the carrier leaves: phone (E.164), name, SHA-256 of the document's number in hex, a row for each holder."""
+    """Looks into a CSV file of the carrier: phone (E.164), name, SHA-256 of the document's number in hex, one row per holder."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -82,5 +81,5 @@ class FileCheck:
                         return "verified" if right else "refused"
         except (OSError, UnicodeDecodeError, csv.Error):
             raise Unavailable(_AWAY) from None
-        # The file is as of yesterday: a number that it does not have may be new.
+        # The file may be a day old: a phone number that is missing in it may be new.
         return "pending"

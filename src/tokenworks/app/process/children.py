@@ -1,4 +1,4 @@
-"""The processes of a host, as their supervisor keeps them: how each is started, whether it lives, and how long it may say nothing."""
+"""The processes of a host as their supervisor sees them: how each is started, whether it lives, and how long it may be silent."""
 
 import contextlib
 import time
@@ -15,16 +15,16 @@ from tokenworks.gateway import WorkerStats, last_beat
 
 Kind = Literal["control", "recorder", "tokenizer", "worker"]
 
-# From the start of a process to its first heartbeat. Those with a database may have to wait for the embedded one first.
+# From the start of a process to its first heartbeat. A process with a database may first have to wait for the embedded one.
 START_GRACE_S: Final = 30.0
 DATABASE_GRACE_S: Final = START_TIMEOUT_S + START_GRACE_S
-# Pages and jobs: what ends it ends what it is asked just now.
+# Pages and jobs: killing the control plane also ends the requests that it serves, so it gets more time than a worker.
 CONTROL_SILENCE_S: Final = 30.0
 _STATE_AFTER: Final = b") "
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """A process, as the program that follows over an exec finds it again. Times are of the monotonic clock."""
+class ChildRecord(msgspec.Struct, frozen=True):
+    """What the program after an exec needs to find a child again. Times are of the monotonic clock."""
 
     kind: Kind
     slot: int
@@ -34,11 +34,11 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Child:
-    """One process that has to run. `slot` tells workers apart, and is what `run` is called with; those of
-    two generations never have the same.
+    """A process that has to run. `slot` tells workers apart, and `run` is called with it; no two workers have the same slot, also
+    while the workers before a reload still drain.
 
-    `until_s`: above 0 it is retired, takes nothing new and is ended by force then. An adopted one (without `run`) is never started
-    again.
+    `until_s`: where it is above 0 the child is retired: it takes no new work, and is killed at that time. An adopted child (without
+    `run`) is never started again.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Child:
     ) -> None:
         self.kind: Kind = kind
         self.slot = slot
-        self.silence_s, self.grace_s = _patience(kind, settings)
+        self.silence_s, self.grace_s = _silence_limits(kind, settings)
         self.stats = settings.run_dir / f"{self.name}.stats"
         self._run = run
         self._keep = keep
@@ -62,15 +62,15 @@ class Child:
         self.due_s = 0.0
 
     @classmethod
-    def adopted(cls, kept: Kept, settings: Settings) -> "Child":
-        """A child of the program that this process was before an exec."""
-        child = cls(kept.kind, settings, None, [], kept.slot)
-        child.process = Forked.adopt(kept.pid)
-        child.started_s, child.until_s = kept.started_s, kept.until_s
+    def adopted(cls, record: ChildRecord, settings: Settings) -> "Child":
+        """A child that this process started before an exec."""
+        child = cls(record.kind, settings, None, [], record.slot)
+        child.process = Forked.adopt(record.pid)
+        child.started_s, child.until_s = record.started_s, record.until_s
         return child
 
     def set_slot(self, slot: int, settings: Settings) -> None:
-        """Before it is started."""
+        """Called before the child is started."""
         self.slot = slot
         self.stats = settings.run_dir / f"{self.name}.stats"
 
@@ -78,20 +78,21 @@ class Child:
     def name(self) -> str:
         return f"worker-{self.slot}" if self.kind == "worker" else self.kind
 
-    def kept(self) -> Kept | None:
+    def record(self) -> ChildRecord | None:
+        """None while the child has no process."""
         if self.process is None:
             return None
-        return Kept(self.kind, self.slot, self.process.pid, self.started_s, self.until_s)
+        return ChildRecord(self.kind, self.slot, self.process.pid, self.started_s, self.until_s)
 
     def start(self) -> None:
-        # Before it is there: its first heartbeat comes soon.
+        # Set before the fork, so that the first heartbeat is never earlier.
         self.started_s = time.monotonic()
         assert self._run is not None
         run, slot = self._run, self.slot
         self.process = Forked(f"tw-{self.name}", lambda: run(slot), self._keep)
 
     def take(self, old: "Child") -> None:
-        """Watch this process of before in the place of one that is started: the new one did not get ready."""
+        """Go on with the process of `old`: the new process did not get ready."""
         self.slot, self.stats = old.slot, old.stats
         self.process, self.started_s = old.process, old.started_s
 
@@ -103,16 +104,16 @@ class Child:
             self.process.send_signal(number)
 
     def beats(self) -> bool:
-        """True from the first heartbeat of this process on."""
+        """True after the first heartbeat of this process."""
         return self.alive() and self._beat_s() > 0
 
     def _beat_s(self) -> float:
-        """Its last heartbeat; 0 before the first: one of another process in the file is of before or after this one."""
+        """The last heartbeat of this process; 0 before the first. The file may hold the heartbeat of another process in this slot."""
         at_ms, pid = last_beat(self.stats)
         return at_ms / 1000 if self.process is not None and pid == self.process.pid else 0.0
 
     def ready(self) -> bool:
-        """True where a worker takes requests; of another process, where it beats."""
+        """True where a worker takes requests, and where a process of another kind beats."""
         if not self.beats() or self.kind != "worker":
             return self.beats()
         with contextlib.suppress(OSError, ValueError):
@@ -120,17 +121,21 @@ class Child:
         return False
 
     def silent_s(self, now_s: float, awake_s: float) -> float:
-        """For how long it has said nothing beyond what it may; 0 where it is not too long. Nobody was heard before `awake_s`."""
+        """How long the child has been silent, where that is longer than it may be; else 0. The silence counts from `awake_s` at the
+        earliest: before that the supervisor itself stood still.
+        """
         last_s = self._beat_s()
         if not last_s and self._run is None:
-            # Its file is its successor's: it is to end anyway, and by then.
+            # The file has the heartbeats of the child's successor. A retired child is killed at `until_s` in any case.
             return 0.0
         last_s = last_s or self.started_s + self.grace_s
         silent_s = now_s - max(last_s, awake_s)
         return silent_s if silent_s > self.silence_s else 0.0
 
     def waits_for_disk(self) -> bool:
-        """True in the middle of a disk's work (state D): no signal ends it before that is done, and it is not its own fault."""
+        """True while the process waits for a disk (state D): no signal ends it before the disk answers, and the silence is not a
+        fault of the process.
+        """
         assert self.process is not None
         with contextlib.suppress(OSError):
             stat = Path(f"/proc/{self.process.pid}/stat").read_bytes()
@@ -138,20 +143,20 @@ class Child:
         return False
 
 
-def _patience(kind: Kind, settings: Settings) -> tuple[float, float]:
-    """(how long it may be silent, how long until its first heartbeat)"""
+def _silence_limits(kind: Kind, settings: Settings) -> tuple[float, float]:
+    """(seconds between two heartbeats, seconds until the first heartbeat)"""
     if kind == "recorder":
         return settings.recorder_silence_s, DATABASE_GRACE_S
     if kind == "control":
         return CONTROL_SILENCE_S, DATABASE_GRACE_S
     if kind == "tokenizer":
-        # It may be silent for as long as it takes to read a large vocabulary.
+        # Reading a large vocabulary takes this long, without a heartbeat.
         return settings.worker_silence_s + settings.tokenize_timeout_s, START_GRACE_S
     return settings.worker_silence_s, START_GRACE_S
 
 
 def free_slots(taken: set[int]) -> Iterator[int]:
-    """Numbers for new workers, the smallest first: as many names in the metrics as there are workers at once."""
+    """Slots for new workers, the smallest first: so metrics have no more worker names than workers run at once."""
     slot = 0
     while True:
         if slot not in taken:
@@ -159,4 +164,4 @@ def free_slots(taken: set[int]) -> Iterator[int]:
         slot += 1
 
 
-__all__ = ["Child", "Kept", "Kind", "free_slots"]
+__all__ = ["Child", "ChildRecord", "Kind", "free_slots"]

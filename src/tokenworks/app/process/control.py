@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database.connections import anchor, database
-from tokenworks.app.database.waiting import ANSWER_S, KEEPALIVES, BoundedConnection, check_soon
+from tokenworks.app.database.connections import anchor_clock, database
+from tokenworks.app.database.waiting import ANSWER_S, KEEPALIVES, BoundedConnection, check_pooled
 from tokenworks.app.http_app import make_api
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.ports.messages import code_sender
@@ -37,7 +37,7 @@ CONNECTION_WAIT_S: Final = 3.0
 
 
 def make_control_app(url: Callable[[], str], settings: Settings, secrets: ProcessSecrets) -> FastAPI:
-    """What people and other systems ask over the public port, outside /v1."""
+    """The application that serves people and other systems on the public port, outside /v1."""
     clock = AnchoredClock(SystemClock(settings.clock_shift_s))
     pool = ConnectionPool(
         url(),
@@ -49,11 +49,11 @@ def make_control_app(url: Callable[[], str], settings: Settings, secrets: Proces
         kwargs={
             "autocommit": True,
             "connect_timeout": int(CONNECTION_WAIT_S),
-            # A statement that its request gave up is not left running.
+            # The database ends a statement whose request has timed out.
             "options": f"-c statement_timeout={int(ANSWER_S * 1000)}",
             **KEEPALIVES,
         },
-        check=check_soon,
+        check=check_pooled,
     )
 
     @contextlib.contextmanager
@@ -68,11 +68,11 @@ def make_control_app(url: Callable[[], str], settings: Settings, secrets: Proces
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         pool.open()
         await _anchor(pool, clock)
-        following = asyncio.create_task(_follow(pool, clock, secrets, settings.clock_check_s))
+        upkeep = asyncio.create_task(_keep_up(pool, clock, secrets, settings.clock_check_s))
         try:
             yield
         finally:
-            following.cancel()
+            upkeep.cancel()
             await asyncio.to_thread(pool.close)
 
     app = make_api(open_rooms, code_sender(settings), settings.public_url)
@@ -82,21 +82,21 @@ def make_control_app(url: Callable[[], str], settings: Settings, secrets: Proces
 
 
 async def _anchor(pool: ConnectionPool[BoundedConnection], clock: AnchoredClock) -> None:
-    """By the database's clock: what a host whose own is off writes down is not dated wrong."""
+    """Set the clock by the database's, so that a host whose own clock is off dates its rows right."""
 
-    def ask() -> None:
+    def read_database_clock() -> None:
         with pool.connection() as connection:
-            anchor(clock, connection)
+            anchor_clock(clock, connection)
 
-    # Away for now: the boot clock carries on what was known.
+    # While the database is away, the boot clock carries on from the last comparison.
     with contextlib.suppress(psycopg.Error, PoolTimeout):
-        await asyncio.to_thread(ask)
+        await asyncio.to_thread(read_database_clock)
 
 
-async def _follow(
+async def _keep_up(
     pool: ConnectionPool[BoundedConnection], clock: AnchoredClock, secrets: ProcessSecrets, every_s: float
 ) -> None:
-    """Keep up with new files of secrets, with the pepper that is used, and with the database's clock."""
+    """Load new files of secrets, follow which pepper is used, and compare the clock with the database's."""
 
     def settle() -> None:
         with pool.connection() as connection:
@@ -106,7 +106,7 @@ async def _follow(
     while True:
         await asyncio.sleep(SECRETS_S)
         with contextlib.suppress(psycopg.Error, PoolTimeout):
-            await asyncio.to_thread(secrets.look)
+            await asyncio.to_thread(secrets.load_new)
             await asyncio.to_thread(settle)
             secrets.report()
         if time.monotonic() - anchored_s >= every_s:
@@ -117,10 +117,10 @@ async def _follow(
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # the process has its own
+        yield  # `serve` handles the signals of the process
 
     async def main_loop(self) -> None:
-        """Wait for the end; uvicorn's own wakes ten times a second for a date header that is off."""
+        """Wait for the end. uvicorn's own loop wakes ten times a second for a date header that is switched off here."""
         while not self.should_exit:
             await asyncio.sleep(LEAVE_S)
 
@@ -166,7 +166,7 @@ async def serve(
 
 
 async def _beat(settings: Settings, servers: list[_Server]) -> None:
-    """It lives, once both ports are served."""
+    """Beat from the moment on at which both ports are served."""
     while not all(server.started for server in servers):
         await asyncio.sleep(BEAT_S)
     beat = Heartbeat(settings.run_dir / "control.stats", os.getpid())

@@ -1,4 +1,4 @@
-"""Children of the supervisor as forks of it: what they run is imported already, so that one that died is back at once."""
+"""Children of the supervisor, as forks of it: their code is imported already, so a child that died is replaced at once."""
 
 import contextlib
 import ctypes
@@ -11,35 +11,36 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
-# glibc gives heap back per request otherwise: a 98 kB body cost 43 µs instead of 4.6. As mallopt(3) numbers them.
+# By default glibc returns heap to the system with each request: a 98 kB body cost 43 µs instead of 4.6. Numbers are those of mallopt(3).
 _MALLOC: Final = {
     -1: 64 * 1024 * 1024,  # M_TRIM_THRESHOLD
     -2: 16 * 1024 * 1024,  # M_TOP_PAD
-    # Larger ones are rare, and a heap that they leave holes in would never shrink again.
+    # Larger blocks are rare; in the heap they would leave holes, and the heap would never shrink again.
     -3: 2 * 1024 * 1024,  # M_MMAP_THRESHOLD
 }
 _PR_SET_NAME: Final = 15
 _NAME_BYTES_MAX: Final = 15
 _POLL_S: Final = 0.01
-# What a supervisor handles; a child begins with the defaults. The last one retires a child: it takes nothing new.
+# The signals that a supervisor handles; a child begins with the defaults. `RETIRE` tells a child to take no new work.
 RETIRE: Final = signal.SIGUSR1
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, RETIRE)
 EXIT_FAILED: Final = 1
 
 
 class Forked:
-    """A process that runs `run` and ends with what it returns. It keeps these file descriptors, its output and no other.
+    """A process that calls `run` and exits with its result. The process keeps the file descriptors `keep`, its standard streams and no
+    other.
 
-    `name` is what `ps` and `top` show of it, at most 15 bytes.
+    `ps` and `top` show `name`, at most 15 bytes of it.
     """
 
     def __init__(self, name: str, run: Callable[[], int | None], keep: Collection[int]) -> None:
-        # What is buffered is said once, by us; where nobody listens any more a child may begin all the same.
+        # Buffered output is written once, by the parent. A closed stream does not keep a child from starting.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         self._code: int | None = None
-        # A signal for the child must not meet our handlers in it: it waits until the child has its own.
+        # A signal for the child waits until the child has replaced the parent's handlers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self.pid = os.fork()
@@ -50,17 +51,17 @@ class Forked:
 
     @classmethod
     def adopt(cls, pid: int) -> "Forked":
-        """A child that this process had before an exec: it is a child still."""
-        found = cls.__new__(cls)
-        found.pid, found._code = pid, None
-        return found
+        """A child that this process had before an exec; the kernel still knows it as a child."""
+        adopted = cls.__new__(cls)
+        adopted.pid, adopted._code = pid, None
+        return adopted
 
     def poll(self) -> int | None:
-        """Its exit code, below zero the signal that ended it; None while it runs."""
+        """The exit code; below zero, the signal that ended the process; None while it runs."""
         if self._code is None:
             try:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:  # it was no child of ours, or somebody else has heard how it ended
+            except ChildProcessError:  # not a child of this process, or its exit code was already read
                 self._code = EXIT_FAILED
                 return self._code
             if pid:
@@ -78,7 +79,7 @@ class Forked:
 
 
 def _become(name: str, run: Callable[[], int | None], keep: set[int], mask: Collection[int]) -> None:
-    """Never returns: nothing of the parent's own may go on, or be cleaned up, in a child."""
+    """Run as the child, and exit. Never returns: no code of the parent, and none of its clean-up, may run in a child."""
     code: int | None = EXIT_FAILED
     try:
         os.setsid()
@@ -102,8 +103,8 @@ def _become(name: str, run: Callable[[], int | None], keep: set[int], mask: Coll
 
 
 def _close_all_but(keep: set[int]) -> None:
-    """Objects of the parent still name what is closed here, by numbers that will be others'. None of them closes anything: the
-    frames that hold them lie below this one, and end with the process.
+    """Objects of the parent still hold the numbers that are closed here, and a later file gets such a number. No object closes it: the
+    frames that hold them are below this one, and end with the process.
     """
     for fd in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
         if fd not in keep:
@@ -114,7 +115,7 @@ def _close_all_but(keep: set[int]) -> None:
 def _adjust(name: str) -> None:
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_NAME, name.encode()[:_NAME_BYTES_MAX], 0, 0, 0)
-    # Another C library has another allocator.
+    # Other C libraries have no mallopt.
     with contextlib.suppress(AttributeError):
         for option, value in _MALLOC.items():
             libc.mallopt(option, value)

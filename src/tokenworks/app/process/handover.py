@@ -1,7 +1,7 @@
-"""From the program that a supervisor was to the one that it becomes (`exec`): what it listens on, holds and has to look after.
+"""The handover from one program to the next in the supervisor's process (`exec`): its sockets, its locks and its children.
 
-The process stays the same one: its number, its children, the lock of the data directory and the pipe that its children watch. What
-cannot be read again from settings is written into a file in memory, whose descriptor a variable names.
+The process stays the same: its id, its children, the lock of the data directory and the pipe that its children watch. State that
+cannot be read again from settings is written into a file in memory; an environment variable names the file's descriptor.
 """
 
 import os
@@ -12,19 +12,20 @@ from typing import Final
 
 import msgspec
 
-from tokenworks.app.process.children import Kept
+from tokenworks.app.process.children import ChildRecord
 from tokenworks.app.process.forked import SIGNALS
 from tokenworks.app.settings import Settings
 from tokenworks.charging import wire
 
-# Bumped where a program could misread what an earlier one hands over.
+# Raised when a program could misread the handover of an earlier one.
 FORM: Final = 1
 VARIABLE: Final = "_TOKENWORKS_HANDOVER"
 
 
 class Handover(msgspec.Struct):
-    """Descriptors are numbers. `users`: the hold on the embedded database, -1 without one. `moved`: public sockets that are listened
-    on no more once the processes of before have gone; `number`: of the reload; `again`: one more was asked for meanwhile.
+    """What the next program takes over. Descriptors are numbers. `users`: the hold on the embedded database, -1 without one. `moved`:
+    sockets of addresses that changed, closed once the old processes have ended. `number`: of the reload. `again`: another reload was
+    requested meanwhile.
     """
 
     number: int
@@ -42,7 +43,7 @@ class Handover(msgspec.Struct):
     cluster: str
     terminal: bool
     again: bool
-    children: list[Kept]
+    children: list[ChildRecord]
 
     def descriptors(self) -> list[int]:
         named = [self.lock, self.pipe_read, self.pipe_write, self.users, self.public, self.admin]
@@ -50,7 +51,7 @@ class Handover(msgspec.Struct):
 
 
 class Promise(msgspec.Struct):
-    """What a trial (`serve --check`) of a program says of it, for the one that runs: see `agrees`."""
+    """What a trial (`serve --check`) of a new program tells the running one: see `disagreement`."""
 
     release: str
     form: int
@@ -63,7 +64,7 @@ class Promise(msgspec.Struct):
 
 
 def fixed(settings: Settings) -> dict[str, str]:
-    """What stays as it is while a server runs: setting -> value."""
+    """Settings that cannot change while a server runs: name -> value."""
     return {
         "data_dir": str(settings.data_dir),
         "journal_dir": str(settings.journal),
@@ -73,7 +74,7 @@ def fixed(settings: Settings) -> dict[str, str]:
 
 
 def disagreement(promise: Promise, settings: Settings, cluster: str) -> str | None:
-    """Why this program can't become the one that promises this; None where it can. `cluster`: the database's own name of it."""
+    """Why this program can't be replaced by the one of the promise; None where it can. `cluster`: the identifier of the database."""
     if promise.form != FORM:
         return f"release {promise.release} takes over servers of form {promise.form}, this one is of form {FORM}: restart it"
     if wire.VERSION not in promise.takes_wire:
@@ -90,9 +91,10 @@ def disagreement(promise: Promise, settings: Settings, cluster: str) -> str | No
 
 
 def become(handover: Callable[[], Handover]) -> None:
-    """Run the program anew in this process. Returns only by an error, of `handover` or `OSError`, and nothing has changed then.
+    """Replace this program by the new one, in this process. Returns only by an error, of `handover` or `OSError`; then nothing has
+    changed.
 
-    Signals that come meanwhile wait until the new program has its handlers; `handover` is called when no more are heard here.
+    Signals are blocked first, and wait until the new program has its handlers; `handover` is called with signals blocked.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -108,7 +110,7 @@ def become(handover: Callable[[], Handover]) -> None:
         for fd in descriptors:
             os.set_inheritable(fd, True)
         program = [sys.executable, *sys.orig_argv[1:]]
-        os.execve(sys.executable, program, os.environ | {VARIABLE: str(held)})  # noqa: S606  (as it was run)
+        os.execve(sys.executable, program, os.environ | {VARIABLE: str(held)})  # noqa: S606  (the same command line)
     finally:
         for fd in descriptors:
             os.set_inheritable(fd, False)
@@ -119,7 +121,7 @@ def become(handover: Callable[[], Handover]) -> None:
 
 
 def taken_over() -> Handover | None:
-    """What the program before this one has handed over; None where this process began with this program."""
+    """The handover of the program before this one; None where this process began with this program."""
     named = os.environ.pop(VARIABLE, None)
     if named is None:
         return None

@@ -1,4 +1,4 @@
-"""What a host says of itself on its admin port: metrics of all its processes, and whether it is ready."""
+"""The admin port of a host: metrics of all its processes, and whether the host is ready."""
 
 import contextlib
 import json
@@ -6,18 +6,19 @@ import struct
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from tokenworks import __version__, compiled
 from tokenworks.app import exposition
 from tokenworks.app.database.schema import SCHEMA
 from tokenworks.app.process.renewing import certificate_words
+from tokenworks.app.process.report_file import read_report
 from tokenworks.app.process.served import read_reload
 from tokenworks.app.settings import Settings
 from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, WorkerStats
@@ -28,51 +29,47 @@ LACKS_PEPPER: Final = "a pepper of the works is not in secrets_dir here: `tokenw
 
 
 class HostMetrics:
-    """Reads the workers' files and the recorder's report when it is asked. `may_change_history`: of the role that it started with."""
+    """Reads the workers' files and the recorder's report at each request. `may_change_history`: whether the database role of this
+    process could change history.
+    """
 
     def __init__(self, settings: Settings, *, may_change_history: bool = False) -> None:
         self._settings = settings
         self._may_change_history = may_change_history
 
     def readings(self) -> list[tuple[str, WorkerStats]]:
-        found = []
+        """(worker, its counters and histograms) of each worker's file."""
+        readings = []
         for path in sorted(self._settings.run_dir.glob("worker-*.stats")):
-            # One of another release may have another form.
+            # A file of another release may have another form.
             with contextlib.suppress(OSError, ValueError, struct.error):
-                found.append((path.stem.removeprefix("worker-"), WorkerStats(path)))
-        return found
-
-    def recorder(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ValueError):
-            path = self._settings.run_dir / "recorder.json"
-            report: dict[str, Any] = json.loads(path.read_text())
-            report["age_seconds"] = time.time() - path.stat().st_mtime
-            return report
-        return {}
+                readings.append((path.stem.removeprefix("worker-"), WorkerStats(path)))
+        return readings
 
     def failed_jobs(self) -> list[tuple[str, str, int]]:
-        """(job, state, count), as this host's jobs saw them last."""
+        """(job, state, count), as this host's jobs counted them last."""
         with contextlib.suppress(OSError, ValueError):
             return [tuple(row) for row in json.loads((self._settings.run_dir / "jobs.json").read_text())]
         return []
 
     def not_ready(self) -> list[str]:
+        """Why the host is not ready; empty where it is."""
         reasons = []
         if self._settings.leaving.exists():
             reasons.append("draining")
-        recorder = self.recorder()
-        if not recorder or recorder["age_seconds"] > STALE_S:
+        report = read_report(self._settings.run_dir)
+        if report is None or report.age_s > STALE_S:
             reasons.append("the recorder does not report")
-        elif not recorder["database_ok"]:
+        elif not report.values["database_ok"]:
             reasons.append("the database does not answer")
-        elif not recorder["settling_ok"]:
+        elif not report.values["settling_ok"]:
             reasons.append("settlement fails")
-        elif recorder["journal_full"]:
+        elif report.values["journal_full"]:
             reasons.append("the journal's disk is full")
-        elif recorder.get("peppers_lacking"):
+        elif report.values.get("peppers_lacking"):
             reasons.append(LACKS_PEPPER)
-        elif recorder["clock_off"]:
-            reasons.append(f"the host's clock is off by {recorder['clock_skew_seconds']:.1f} s")
+        elif report.values["clock_off"]:
+            reasons.append(f"the host's clock is off by {report.values['clock_skew_seconds']:.1f} s")
         now_ms = time.monotonic() * 1000
         alive = [reading for _, reading in self.readings() if now_ms - reading.heartbeat_ms < STALE_S * 1000]
         if not any(reading.counters["recorder_ready"] for reading in alive):
@@ -93,29 +90,9 @@ class HostMetrics:
             "the log says why" if failed else None,
         )
 
-    def collect(self) -> Iterator[Any]:
-        readings = self.readings()
-        if readings:
-            for name in readings[0][1].counters:
-                gauge = name in GAUGES
-                family: Any = (GaugeMetricFamily if gauge else CounterMetricFamily)(
-                    f"tokenworks_{name}", f"{name.replace('_', ' ')} of a worker", labels=["worker"]
-                )
-                for worker, reading in readings:
-                    family.add_metric([worker], reading.counters[name])
-                yield family
-            for name in HISTOGRAMS:
-                family = HistogramMetricFamily(
-                    f"tokenworks_{name}", f"{name.replace('_', ' ')} of requests", labels=["worker"]
-                )
-                for worker, reading in readings:
-                    counts, count, total = reading.histograms[name]
-                    cumulative, buckets = 0, []
-                    for bound, at in zip(BUCKETS_MS, counts, strict=False):
-                        cumulative += at
-                        buckets.append((str(bound), cumulative))
-                    family.add_metric([worker], [*buckets, ("+Inf", count)], total)
-                yield family
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of the host, as a collector of `prometheus_client`."""
+        yield from _of_workers(self.readings())
         yield from _release()
         reload = read_reload(self._settings.run_dir)
         yield GaugeMetricFamily(
@@ -141,27 +118,56 @@ class HostMetrics:
         for job, state, count in self.failed_jobs():
             failed.add_metric([job, state], count)
         yield failed
-        report = self.recorder()
-        if report and report["age_seconds"] > STALE_S:
-            # What it said then may not be true any more; that it is silent is.
-            said = ("database_ok", "settling_ok")
-            report = {"age_seconds": report["age_seconds"], **{name: 0 for name in said if name in report}}
-        elif report:
-            lost = CounterMetricFamily(
-                "tokenworks_loss_tokens",
-                "tokens that the operator bore, as they were settled by this host",
-                labels=["cause"],
-            )
-            for cause, tokens in report.pop("loss_tokens", {}).items():
-                lost.add_metric([cause], tokens)
-            yield lost
-        yield from exposition.recorder(report)
+        yield from self._of_recorder()
         yield from exposition.by_model(self._settings.run_dir)
         yield from exposition.limits(self._settings)
 
+    def _of_recorder(self) -> Iterator[Metric]:
+        report = read_report(self._settings.run_dir)
+        if report is None:
+            return
+        if report.age_s > STALE_S:
+            # The values of a silent recorder may be wrong by now: export its age, and that nothing is known to answer.
+            values = {"age_seconds": report.age_s}
+            values |= {name: 0.0 for name in ("database_ok", "settling_ok") if name in report.values}
+            yield from exposition.recorder(values, {})
+            return
+        lost = CounterMetricFamily(
+            "tokenworks_loss_tokens",
+            "tokens that the operator bore, as they were settled by this host",
+            labels=["cause"],
+        )
+        for cause, tokens in report.loss_tokens.items():
+            lost.add_metric([cause], tokens)
+        yield lost
+        yield from exposition.recorder(report.values, report.histograms)
 
-def _release() -> Iterator[Any]:
-    """Which release this host serves with, and which build of it."""
+
+def _of_workers(readings: list[tuple[str, WorkerStats]]) -> Iterator[Metric]:
+    if not readings:
+        return
+    for name in readings[0][1].counters:
+        kind = GaugeMetricFamily if name in GAUGES else CounterMetricFamily
+        family = kind(f"tokenworks_{name}", f"{name.replace('_', ' ')} of a worker", labels=["worker"])
+        for worker, reading in readings:
+            family.add_metric([worker], reading.counters[name])
+        yield family
+    for name in HISTOGRAMS:
+        histogram = HistogramMetricFamily(
+            f"tokenworks_{name}", f"{name.replace('_', ' ')} of requests", labels=["worker"]
+        )
+        for worker, reading in readings:
+            counts, count, total = reading.histograms[name]
+            cumulative, buckets = 0, []
+            for bound, at in zip(BUCKETS_MS, counts, strict=False):
+                cumulative += at
+                buckets.append((str(bound), cumulative))
+            histogram.add_metric([worker], [*buckets, ("+Inf", count)], total)
+        yield histogram
+
+
+def _release() -> Iterator[Metric]:
+    """The release that this host serves with, and the build of the release."""
     release = GaugeMetricFamily(
         "tokenworks_release", "1: the release and the schema that this host serves with", labels=["release", "schema"]
     )  # fmt: skip

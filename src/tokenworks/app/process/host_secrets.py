@@ -1,8 +1,9 @@
-"""The peppers and wrapping keys of a host's processes, which take new files of `secrets_dir` while they serve.
+"""The peppers and wrapping keys of a host's processes. A process loads new files of `secrets_dir` while it serves.
 
-Every process that hashes or wraps begins with what the supervisor proved against the database, looks at the files once a second,
-and says in a file of its own what it has. The recorder compares what all of them have with the database's fingerprints and reports
-it: `tokenworks pepper use` and `vault rewrap` wait for that. What a process has once is kept, whatever becomes of the file.
+Every process that hashes or wraps begins with the secrets that the supervisor compared with the database, looks at the files once a
+second, and writes the fingerprints of its secrets into a file of its own. The recorder compares these files with the database's
+fingerprints and reports the result: `tokenworks pepper use` and `vault rewrap` wait for that. A process keeps a secret that it has
+loaded, also when the file goes.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -47,8 +48,8 @@ _WEBHOOK_FINGERPRINT_BYTES: Final = 16
 
 
 class ProcessSecrets:
-    """Of one process. `peppers` and `vault` are objects of their own after a new file was taken, so that whoever reads the ones of
-    before in another thread is not disturbed. A worker has no `vault`.
+    """The secrets of one process. Loading a file replaces `peppers` or `vault` by a new object, so that another thread can go on
+    reading the old one. A worker has no `vault`.
     """
 
     def __init__(
@@ -58,19 +59,19 @@ class ProcessSecrets:
         self.vault = vault
         self._secrets_dir = secrets_dir
         self._report_path = run_dir / f"{process}{SUFFIX}"
-        # Those of the start were compared with the database, and stay as they are.
+        # The secrets of the start were compared with the database: a changed file does not replace them.
         self._proved = {
             f"{kind}{version}": secret
             for kind, held in ((PEPPER, dict(peppers)), (WRAP, {} if vault is None else vault.wrapping))
             for version, secret in held.items()
         }
         self._seen: dict[str, object] = {}
-        self._reported: dict[str, Any] = {}
+        self._reported: dict[str, object] = {}
         self._unreadable = False
-        self.look()
+        self.load_new()
 
-    def look(self) -> bool:
-        """Take what is new. Called once a second. True where something was taken."""
+    def load_new(self) -> bool:
+        """Load new files. Called once a second. Returns True where a file was loaded."""
         taken = False
         try:
             kinds = (PEPPER,) if self.vault is None else (PEPPER, WRAP)
@@ -120,8 +121,8 @@ class ProcessSecrets:
         return True
 
     def report(self) -> None:
-        """Say what this process has, where that is another than was said: fingerprints, never secrets."""
-        said = {
+        """Write what this process has into its file, where it has changed: fingerprints, never secrets."""
+        state: dict[str, object] = {
             "peppers": {
                 str(version): fingerprint(version, pepper).hex() for version, pepper in self.peppers.items()
             },
@@ -133,20 +134,20 @@ class ProcessSecrets:
                 for version, key in self.vault.wrapping.items()
             },
         }
-        if said == self._reported:
+        if state == self._reported:
             return
         half = self._report_path.with_suffix(f"{SUFFIX}-new")
         try:
-            half.write_text(json.dumps(said))
+            half.write_text(json.dumps(state))
             half.replace(self._report_path)
         except OSError as error:  # a full disk: it is tried again in a second
             log.warning("secrets.not_reported", error=str(error))
         else:
-            self._reported = said
+            self._reported = state
 
 
 def _state(path: Path) -> object:
-    """What changes with a file, with its mode and owner, too."""
+    """A value that changes when the file's content, mode or owner does."""
     try:
         stat = path.stat()
     except OSError as error:
@@ -154,74 +155,80 @@ def _state(path: Path) -> object:
     return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
-class Loaded(NamedTuple):
-    """What all processes of a host have, by version, with fingerprints as hexadecimal text."""
+class LoadedSecrets(NamedTuple):
+    """The secrets that all processes of a host have loaded: version -> fingerprint in hexadecimal."""
 
     peppers: dict[str, str]
     wrapping: dict[str, str]
     issues_under: int | None
 
 
-def loaded_by_all(run_dir: Path, processes: Iterable[str]) -> Loaded:
-    """Nothing where one of them has not said what it has."""
+def loaded_by_all(run_dir: Path, processes: Iterable[str]) -> LoadedSecrets:
+    """Empty where one of the processes has not reported yet."""
     by_process = {}
     for process in processes:
         try:
             by_process[process] = json.loads((run_dir / f"{process}{SUFFIX}").read_text())
         except (OSError, ValueError):
-            return Loaded({}, {}, None)
+            return LoadedSecrets({}, {}, None)
     reports = by_process.values()
     peppers = _common([report["peppers"] for report in reports])
     wrapping = _common([report["wrapping"] for report in reports if report["wrapping"] is not None])
-    # The control plane alone makes what is new.
-    return Loaded(peppers, wrapping, by_process["control"]["issues_under"])
+    # The control plane alone issues keys and tokens.
+    return LoadedSecrets(peppers, wrapping, by_process["control"]["issues_under"])
 
 
-def _common(found: list[dict[str, str]]) -> dict[str, str]:
-    return {} if not found else dict(set.intersection(*(set(one.items()) for one in found)))
+def _common(reports: list[dict[str, str]]) -> dict[str, str]:
+    """The entries that all reports have."""
+    return {} if not reports else dict(set.intersection(*(set(report.items()) for report in reports)))
 
 
 class HostReport:
-    """Of one host, by its recorder: what is loaded and is the works' own, told to the database when it changes."""
+    """Tells the database which of its secrets this host has loaded, when that changes. Used by the host's recorder."""
 
     def __init__(self, secrets_dir: Path, run_dir: Path, journal_id: UUID) -> None:
         self._secrets_dir = secrets_dir
         self._run_dir = run_dir
         self._journal_id = journal_id
-        self._told: object = None
+        self._reported: object = None
 
     def tell(self, connection: Connection) -> list[int]:
-        """Returns the peppers that the works uses and this host lacks."""
+        """Returns the versions of peppers that are in use and that this host lacks."""
         loaded = loaded_by_all(self._run_dir, processes_of(self._run_dir))
         rows = all_peppers(connection)
-        here = [row.version for row in rows if loaded.peppers.get(str(row.version)) == row.fingerprint.hex()]
+        peppers = [
+            row.version for row in rows if loaded.peppers.get(str(row.version)) == row.fingerprint.hex()
+        ]
         known = wrapping_known(connection)
         wrapping = [
             int(version)
-            for version, found in sorted(loaded.wrapping.items())
-            if known.get(int(version)) == bytes.fromhex(found)
+            for version, text in sorted(loaded.wrapping.items())
+            if known.get(int(version)) == bytes.fromhex(text)
         ]
-        told = (here, loaded.issues_under, wrapping, webhook_fingerprint(self._secrets_dir))
-        if told != self._told:
+        webhook = webhook_fingerprint(self._secrets_dir)
+        report = (peppers, loaded.issues_under, wrapping, webhook)
+        if report != self._reported:
             report_secrets(
                 connection,
                 self._journal_id,
-                peppers=here,
-                issues_under=told[1],
+                peppers=peppers,
+                issues_under=loaded.issues_under,
                 wrapping=wrapping,
-                webhook=told[3],
+                webhook=webhook,
             )
-            self._told = told
+            self._reported = report
         if not loaded.peppers:
-            # A process that begins has said nothing yet: what it lacks is not known.
+            # A process that starts has not reported yet: what it lacks is not known.
             return []
         return [
-            row.version for row in rows if row.used_since and not row.retired_at and row.version not in here
+            row.version
+            for row in rows
+            if row.used_since and not row.retired_at and row.version not in peppers
         ]
 
 
 def webhook_fingerprint(secrets_dir: Path) -> bytes | None:
-    """Of the secret that this host signs its own webhooks with; None where it has none that can be read."""
+    """The fingerprint of the secret that signs the operator's own webhooks; None where this host can read none."""
     with contextlib.suppress(Unavailable):
         secret = read_private(secrets_dir / WEBHOOK).strip()
         if secret:
@@ -232,14 +239,14 @@ def webhook_fingerprint(secrets_dir: Path) -> bytes | None:
 
 
 def fleet(services: AppServices) -> list[HostSecrets]:
-    """What each host that serves, or that fell silent without leaving, has loaded."""
+    """What each host has loaded. A host is in the fleet until it has left in order; a silent host is in it, too."""
     return host_secrets(services.connection, services.ledger.hosts_of_fleet())
 
 
 def wait_for_hosts(
     services: AppServices, ready: Callable[[HostSecrets], bool], wait_s: int
 ) -> list[HostSecrets]:
-    """The fleet, when all of it is ready or the time is over."""
+    """Wait until all hosts are ready, or `wait_s` is over. Returns the fleet."""
     deadline_s = time.monotonic() + wait_s
     while True:
         hosts = fleet(services)
@@ -249,14 +256,14 @@ def wait_for_hosts(
 
 
 def processes_of(run_dir: Path) -> list[str]:
-    """Those that hash or wrap: the workers are the ones that have a heartbeat, those of before a reload until they have ended, too."""
+    """The processes that hash or wrap. Workers are found by their heartbeat files; workers before a reload have one until they end."""
     return ["control", "recorder", *sorted(path.stem for path in run_dir.glob("worker-*.stats"))]
 
 
 __all__ = [
     "SUFFIX",
     "HostReport",
-    "Loaded",
+    "LoadedSecrets",
     "ProcessSecrets",
     "fleet",
     "loaded_by_all",

@@ -1,4 +1,4 @@
-"""A host's scheduled jobs, of one host at a time: what is due from time to time."""
+"""The scheduled jobs: cycles, revenue, bills, dunning, notices and upkeep. One host at a time runs them."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,9 @@ from uuid import UUID
 import structlog
 
 from tokenworks.app.bootstrap import AppServices, make_works
-from tokenworks.app.database.connections import anchor, connect, ensure_usage_months
-from tokenworks.app.logs import say_left_out
-from tokenworks.app.ports.notify import deliver, time_out
+from tokenworks.app.database.connections import anchor_clock, connect, ensure_usage_months
+from tokenworks.app.logs import log_suppressed
+from tokenworks.app.ports.notify import deliver, time_out_deliveries
 from tokenworks.app.process.host_secrets import ProcessSecrets
 from tokenworks.app.settings import Settings
 from tokenworks.billing import TestProvider
@@ -25,16 +25,17 @@ log = structlog.get_logger()
 
 JOBS_S: Final = 20.0
 _JOBS_LOCK: Final = 7461002
-# Revenue follows usage this often; a bill run brings it up to date, too.
+# How often revenue is recognised; a bill run also recognises it.
 RECOGNISE_S: Final = 3600.0
 CHAIN_S: Final = 86_400.0
-# So many batches of a bill run a turn, that other jobs have theirs.
+# Batches of a bill run in one turn, so that other jobs get their turn.
 BILL_BATCHES: Final = 20
 
 
 class Jobs:
-    """What is due from time to time, on one host at a time: partitions for the coming months, grants in doubt, cycles, what
-    waited for grants, revenue, dunning, notices. One that fails is tried again the next time, and keeps no other from its turn.
+    """Partitions for the coming months, grants in doubt, cycles, refunds that waited for grants, revenue, chains, bills, dunning,
+    notices. An advisory lock keeps them to one host at a time. A job that fails is tried again in the next turn, and does not stop the
+    other jobs.
     """
 
     def __init__(self, settings: Settings, url: str, secrets: ProcessSecrets | None = None) -> None:
@@ -52,9 +53,9 @@ class Jobs:
             if row is None or not row[0]:
                 self._report(FailedJobs(connection, SystemClock()))
                 return
-            # By the database's clock: a host whose own has jumped renews and expires nothing early.
+            # The database's clock: a host whose own clock has jumped renews and expires nothing early.
             clock = AnchoredClock()
-            anchor(clock, connection)
+            anchor_clock(clock, connection)
             services = make_works(
                 self._settings,
                 connection,
@@ -77,7 +78,7 @@ class Jobs:
             ):
                 try:
                     job(services)
-                except Exception as error:  # the next one has its turn
+                except Exception as error:  # the next job has its turn
                     log.error(
                         "jobs.failed",
                         job=job.__name__.strip("_"),
@@ -86,7 +87,7 @@ class Jobs:
             self._report(services.failed_jobs)
 
     def _report(self, failed: FailedJobs) -> None:
-        """For the metrics, of every host: how many jobs failed. None of a state is said, too, so that an alarm ends."""
+        """Write the numbers of failed jobs for this host's metrics. A state without jobs is written as 0, so that an alarm ends."""
         counts = failed.counts()
         rows = [(job, state, counts.get((job, state), 0)) for job in JOB_NAMES for state in JOB_STATES]
         path = self._settings.run_dir / "jobs.json"
@@ -118,7 +119,7 @@ class Jobs:
             self._recognised_s = time.monotonic()
 
     def _chains(self, services: AppServices) -> None:
-        """What was posted since the day before, a part of the accounts in each turn until all had theirs."""
+        """Chain the entries of the last day: once a day, a part of the accounts in each turn."""
         if self._chain_after is None and time.monotonic() - self._chained_s < CHAIN_S:
             return
         now = services.ledger.database_now()
@@ -129,7 +130,7 @@ class Jobs:
             log.info("jobs.chains", entries=count)
 
     def _bills(self, services: AppServices) -> None:
-        """Whose period has ended, from time to time; what is not done in this turn is in the next one."""
+        """Bill the subscribers whose period has ended, every `bill_run_every_h`; a run goes on over several turns."""
         every_h = self._settings.bill_run_every_h
         if not every_h or time.monotonic() - self._billed_s < every_h * 3600:
             return
@@ -140,7 +141,7 @@ class Jobs:
             log.info("jobs.bills", bills=made.bills, amount_nano=made.amount_nano)
 
     def _collections(self, services: AppServices) -> None:
-        """What a provider was asked for, and no answer is kept of: the process died meanwhile."""
+        """Finish collections whose process died before the provider's answer was stored."""
         done = services.payments.finish_collections(
             {TestProvider.name: TestProvider()} if services.is_dev else {}
         )
@@ -152,7 +153,7 @@ class Jobs:
             log.warning("jobs.dunning", step=step, bills=count)
 
     def _time_outs(self, services: AppServices) -> None:
-        failed = time_out(services, self._settings)
+        failed = time_out_deliveries(services, self._settings)
         if failed:
             log.warning("jobs.deliveries_timed_out", work_orders=failed)
 
@@ -170,7 +171,7 @@ async def run_jobs(settings: Settings, url: str, secrets: ProcessSecrets) -> Non
     while True:
         try:
             await asyncio.to_thread(jobs.run)
-        except Exception as error:  # the database is away, say; the control plane goes on
+        except Exception as error:  # the database is away, for example; the control plane goes on
             log.error("jobs.failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
-        say_left_out()
+        log_suppressed()
         await asyncio.sleep(JOBS_S)

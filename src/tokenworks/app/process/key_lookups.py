@@ -1,4 +1,4 @@
-"""Keys that workers ask the recorder for: all that wait are looked up together, a few statements for however many."""
+"""Key lookups of the workers, in the recorder: all waiting lookups share one turn, which is a few statements whatever their number."""
 
 import asyncio
 from collections import deque
@@ -16,8 +16,8 @@ from tokenworks.subscriptions import OfferingVersions
 if TYPE_CHECKING:
     from tokenworks.charging import KeyEnd
 
-# Of one turn; and that wait for the next ones. One more is told to come again.
-TOGETHER_MAX: Final = 256
+# Lookups of one turn, and lookups that wait for the next turns; further lookups are refused.
+TURN_MAX: Final = 256
 WAITING_MAX: Final = 20_000
 
 
@@ -27,10 +27,10 @@ KeyRows = list[LiveKey | EndedKey]
 def key_rows(
     services: AppServices, macs: Sequence[bytes], versions: OfferingVersions
 ) -> dict[bytes, LiveKey]:
-    """What a worker has to know of the live keys among these, by MAC."""
+    """The live keys among these, with all that a worker needs to know of them, by MAC."""
     rows: dict[bytes, LiveKey] = {}
     for mac, served in services.served.by_mac(macs, versions).items():
-        key, one = served.key, served.holder
+        key, holder = served.key, served.holder
         rows[mac] = LiveKey(
             mac=mac,
             key_id=key.key_id.hex,
@@ -38,34 +38,34 @@ def key_rows(
             member_id=key.member_id.hex,
             models=None if key.models is None else tuple(sorted(key.models)),
             cap_ids=tuple(cap.hex for cap in served.cap_ids),
-            caps_end_ms=None if one.caps_end is None else int(one.caps_end.timestamp() * 1000),
+            caps_end_ms=None if holder.caps_end is None else int(holder.caps_end.timestamp() * 1000),
             expires_ms=key.expires_at_ms,
-            policy=one.policy,
+            policy=holder.policy,
             counts_prompts=served.counts_prompts,
             limits=tuple(ScopedLimit(scope, limit) for scope, limit in served.limits),
-            regions=None if one.regions is None else tuple(one.regions),
-            home_region=one.home_region,
-            service=one.service,
+            regions=None if holder.regions is None else tuple(holder.regions),
+            home_region=holder.home_region,
+            service=holder.service,
             origins=None if key.origins is None else tuple(sorted(key.origins)),
-            suspended_by=tuple(one.suspended_by),
-            payg=one.payg,
-            refused_by=one.refused_by,
+            suspended_by=tuple(holder.suspended_by),
+            payg=holder.payg,
+            refused_by=holder.refused_by,
         )
     return rows
 
 
 class KeyLookups:
-    """In the recorder's loop: gathers what is asked, and asks the database one turn after the other."""
+    """Runs in the recorder's loop: gathers lookups and makes one turn after the other."""
 
-    def __init__(self, thread: DatabaseThread, make: Callable[[Connection], AppServices]) -> None:
+    def __init__(self, thread: DatabaseThread, make_services: Callable[[Connection], AppServices]) -> None:
         self._thread = thread
-        self._make = make
+        self._make_services = make_services
         self._versions = OfferingVersions()
         self._waiting: deque[tuple[list[bytes], asyncio.Future[KeyRows]]] = deque()
         self._turning: asyncio.Task[None] | None = None
 
     async def find(self, macs: list[bytes]) -> KeyRows:
-        """Rows of the live keys among these. Raises `Unavailable`."""
+        """Rows of the keys among these that are live or ended. Raises `Unavailable`."""
         if len(self._waiting) >= WAITING_MAX:
             raise Unavailable("too many keys are asked for: come again")
         answer: asyncio.Future[KeyRows] = asyncio.get_running_loop().create_future()
@@ -77,15 +77,15 @@ class KeyLookups:
     async def _turn(self) -> None:
         try:
             while self._waiting:
-                taken = [self._waiting.popleft() for _ in range(min(TOGETHER_MAX, len(self._waiting)))]
-                asked = [macs for macs, _ in taken]
+                taken = [self._waiting.popleft() for _ in range(min(TURN_MAX, len(self._waiting)))]
+                lookups = [macs for macs, _ in taken]
                 answers: list[KeyRows | Exception]
                 try:
-                    answers = await self._thread.run(partial(self._find, asked=asked))
-                except Exception as error:  # each of them hears it, and tells its worker
+                    answers = await self._thread.run(partial(self._find, lookups=lookups))
+                except Exception as error:  # every lookup of the turn fails with it
                     answers = [error] * len(taken)
                     if self._thread.hangs:
-                        # Those who would be next have waited as long.
+                        # Lookups of the next turns have waited nearly as long: they fail as well.
                         taken += self._waiting
                         answers += [error] * len(self._waiting)
                         self._waiting.clear()
@@ -99,19 +99,19 @@ class KeyLookups:
         finally:
             self._turning = None
 
-    def _find(self, connection: Connection, asked: list[list[bytes]]) -> list[KeyRows | Exception]:
-        """Where one of them can't be read, each is looked up by itself."""
-        services = self._make(connection)
+    def _find(self, connection: Connection, lookups: list[list[bytes]]) -> list[KeyRows | Exception]:
+        """An answer for each lookup. Where one can't be read, each is made by itself."""
+        services = self._make_services(connection)
         try:
-            rows = key_rows(services, [mac for macs in asked for mac in macs], self._versions)
+            rows = key_rows(services, [mac for macs in lookups for mac in macs], self._versions)
         except TokenworksError as error:
-            if len(asked) == 1:
+            if len(lookups) == 1:
                 return [error]
-            return [answer for one in asked for answer in self._find(connection, [one])]
-        unknown = [mac for macs in asked if not any(mac in rows for mac in macs) for mac in macs]
+            return [answer for macs in lookups for answer in self._find(connection, [macs])]
+        unknown = [mac for macs in lookups if not any(mac in rows for mac in macs) for mac in macs]
         ended = services.keys.ended(unknown) if unknown else {}
         known: dict[bytes, LiveKey | EndedKey] = {
             **rows,
             **{mac: EndedKey(mac, cast("KeyEnd", why)) for mac, why in ended.items()},
         }
-        return [[known[mac] for mac in macs if mac in known] for macs in asked]
+        return [[known[mac] for mac in macs if mac in known] for macs in lookups]

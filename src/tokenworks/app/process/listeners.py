@@ -48,7 +48,7 @@ def bind_unix(path: Path) -> socket.socket:
 
 
 def adopt(fd: int) -> socket.socket:
-    """A listening socket that this process has from the program that it was before an exec."""
+    """A listening socket that this process opened before an exec."""
     os.set_inheritable(fd, False)
     sock = socket.socket(fileno=fd)
     sock.setblocking(False)
@@ -56,7 +56,9 @@ def adopt(fd: int) -> socket.socket:
 
 
 def refuse_connections(listener: socket.socket) -> None:
-    """In every process that has it: a new connection is refused at once, and not kept in the queue of a server that ends."""
+    """Shut the socket down in every process that holds it: a new connection is refused at once, and does not wait in the queue of a
+    server that ends.
+    """
     with contextlib.suppress(OSError):
         listener.shutdown(socket.SHUT_RDWR)
     listener.close()

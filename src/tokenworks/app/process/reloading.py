@@ -1,6 +1,6 @@
-"""A reload, as the supervisor goes on with it: a trial of what would be loaded, then the new program's renewal of its processes.
+"""A reload in the supervisor: a trial of the new release and settings, then, in the new program, the renewal of all processes.
 
-No step waits: the supervisor looks after its children in between.
+No step blocks: between two steps the supervisor checks its children.
 """
 
 import contextlib
@@ -22,14 +22,15 @@ from tokenworks.app.settings import Settings
 
 log = structlog.get_logger()
 
-# Workers of earlier reloads that still drain, for each that serves: with more of them nothing is reloaded.
+# Workers of earlier reloads that still drain, for each worker that serves; with more of them a reload is refused.
 RETIRED_GENERATIONS_MAX: Final = 4
 
 
 class Reloading:
-    """`old`, `retired` and `moved` are the supervisor's own lists: processes of before, those that drain, and listeners of before.
+    """`old`, `retired` and `moved` are the supervisor's own lists: processes of the program before, processes that drain, and listeners
+    whose address changed.
 
-    `run_anew` runs a promised program in this process; it returns only where that can't be, and says why.
+    `run_anew` runs the program of a promise in this process; it returns only where that is impossible, with the reason.
     """
 
     def __init__(
@@ -52,28 +53,28 @@ class Reloading:
 
     @property
     def number(self) -> int:
-        """Of the last reload, counted since the server began."""
+        """The number of the last reload, counted since the server began."""
         return self._report.number
 
     @property
     def busy(self) -> bool:
-        """Whether something is under way, which is looked at more often."""
+        """True while a reload runs: the supervisor calls `step` more often then."""
         return self._trial is not None or self._renewal is not None
 
     def starts(self, number: int, *, again: bool) -> None:
-        """The program takes over: its processes start. `again`: another reload was asked for meanwhile."""
+        """The new program has taken over, and its processes start. `again`: another reload was requested meanwhile."""
         self.asked = self.asked or again
         self._report = Reload(number, "starting", "the new processes start", __version__)
         self.write()
 
     def renew(self, children: list[Child], new: list[Child]) -> None:
-        """Replace the processes of before by `new`, which join `children`."""
+        """Replace the old processes by `new`, which join `children`."""
         self._renewal = Renewal(
             self._settings, children, self._old, self._retired, new, moved=bool(self._moved)
         )
 
     def step(self, now_s: float) -> None:
-        """Go on with what is under way, or begin what was asked for."""
+        """Go on with the running reload, or begin a requested one."""
         if self._renewal is not None:
             self._go_on(self._renewal, now_s)
         elif self._trial is not None:
@@ -83,7 +84,7 @@ class Reloading:
             self._try()
 
     def _try(self) -> None:
-        """Begin a trial of what would be loaded."""
+        """Begin a trial of the new release and settings."""
         self._report = Reload(
             self._report.number + 1, "checking", "the new release and settings are tried", __version__
         )
@@ -118,7 +119,7 @@ class Reloading:
 
     def _go_on(self, renewal: Renewal, now_s: float) -> None:
         if self._stopping():
-            # All of them drain, those of before and the new ones.
+            # All processes drain, the old and the new.
             if not self._report.ended:
                 self._refuse("this server is being stopped")
             if renewal.phase != "recorder":
@@ -145,9 +146,9 @@ class Reloading:
         self.write()
 
     def write(self) -> None:
-        """Say how the last reload stands."""
+        """Write the state of the last reload into its file."""
         self._report = msgspec.structs.replace(
             self._report, retired=len(self._old) * self._report.ended + len(self._retired)
         )
-        with contextlib.suppress(OSError):  # a full disk: the log says it
+        with contextlib.suppress(OSError):  # a full disk: the log has the state, too
             write_reload(self._settings.run_dir, self._report)

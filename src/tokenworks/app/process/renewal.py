@@ -1,13 +1,13 @@
-"""After an exec: the new program's processes take over from those of before, one kind after the other, and no client hears of it.
+"""After an exec: the new program's processes take over from the old ones, one kind after the other, and no client notices.
 
-1. The new recorder connects to the database and waits for the journal. Only then the old one is told to hand over: it writes and
-   acknowledges what it has heard and ends, its grants stay open, and the new one begins where the journal ends. Workers ask again
-   what was not answered; that takes the time of one restart of a recorder, and no request is refused for it.
-2. New workers begin. When all of them take requests, and the new control plane and tokenizer answer, the reload is done.
-3. The old workers are retired: they take no connection any more, answer those that they have once more, and drain. The old control
-   plane ends what it is asked just now, the old tokenizer when nobody is left who asks it.
+1. The new recorder connects to the database and waits for the journal. Only then the old recorder is told to hand over: it writes and
+   acknowledges every message that it has received and ends. Its grants stay open, and the new recorder begins where the journal ends.
+   Workers repeat requests that were not answered; that takes the time of one restart of a recorder, and no client request is refused.
+2. New workers start. When all of them take requests, and the new control plane and tokenizer answer, the reload is done.
+3. The old workers are retired: they accept no connection, answer one more request on each connection that they have, and drain. The
+   old control plane finishes its requests; the old tokenizer ends when no worker is connected to it.
 
-Where the new ones do not get ready in time they are ended, and those of before stay.
+Where new processes do not get ready in time they are ended, and the old processes go on.
 """
 
 import time
@@ -18,14 +18,14 @@ import structlog
 
 from tokenworks.app.process.children import Child, free_slots
 from tokenworks.app.process.forked import RETIRE
-from tokenworks.app.process.served import READY_S, forget_waiting, waiting_recorder
+from tokenworks.app.process.served import READY_S, clear_waiting, waiting_recorder
 from tokenworks.app.settings import Settings
 
 log = structlog.get_logger()
 
-# A recorder that was told to hand over ends by itself within this, or is killed: both leave the same.
+# A recorder that was told to hand over ends by itself within this time, or is killed: the journal is the same after both.
 HAND_OVER_S: Final = 5.0
-# Beyond its grace and its time to drain: a worker cuts what is left in protocol.
+# After its grace and its time to drain a worker needs this long to end the remaining streams in protocol.
 RETIRED_BEYOND_S: Final = 10.0
 CONTROL_ENDS_S: Final = 60.0
 
@@ -33,8 +33,8 @@ Phase = Literal["recorder", "workers", "address", "over"]
 
 
 class Renewal:
-    """`children`: those that run from now on, which the supervisor starts again when they end; `old`: those of before, which it only
-    looks after; `retired`: those that end by themselves. `moved`: old workers listen where no new one does.
+    """`children`: processes that the supervisor starts again when they end. `old`: processes of the program before, which it only
+    watches. `retired`: processes that end by themselves. `moved`: old workers listen on an address on which no new worker does.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class Renewal:
         self.failed: str | None = None
         self._until_s = time.monotonic() + READY_S
         self._told_s = self._serves_s = 0.0
-        forget_waiting(settings.run_dir)
+        clear_waiting(settings.run_dir)
         for child in new:
             if child.kind != "worker":
                 children.append(child)
                 child.start()
 
     def step(self, now_s: float) -> bool:
-        """Go on where that is possible. True once the new processes serve, or have failed to."""
+        """Go on where that is possible. True once the new processes serve, or have failed to get ready."""
         if self.phase == "recorder":
             self._take_journal(now_s)
         if self.phase == "workers":
@@ -105,7 +105,7 @@ class Renewal:
         if all(child.ready() for child in self._new):
             self._serves_s = now_s
             if self._moved:
-                # Whoever balances load has to hear of the new address.
+                # Load balancers need time to learn the new address.
                 self.phase = "address"
             else:
                 self._retire(now_s)
@@ -127,7 +127,7 @@ class Renewal:
         self.phase = "over"
 
     def _fail(self, why: str, now_s: float) -> None:
-        """The new ones go, those of before stay in their places. A recorder that has the journal stays in any case."""
+        """End the new processes and keep the old ones. A new recorder that has the journal already stays."""
         for child in self._new:
             before = [old for old in self._of(child.kind, self._old) if old.alive()]
             if child.kind == "recorder" and not before:
@@ -140,14 +140,14 @@ class Renewal:
                 if child not in self._children:
                     self._children.append(child)
         for child in self._of("worker", self._new):
-            # More workers than before were wanted: they are tried again, as any that ended.
+            # The new settings have more workers than before: the supervisor starts the additional ones again.
             if child not in self._children:
                 self._children.append(child)
         self._retire(now_s)
         self.failed = why
 
     def _end_new(self, child: Child, now_s: float) -> None:
-        """It may serve already: it ends as any that is retired."""
+        """Retire a new process: it may serve requests already."""
         leaving = Child(child.kind, self._settings, None, [], child.slot)
         leaving.process, leaving.started_s = child.process, child.started_s
         leaving.until_s = now_s + self._settings.drain_s + RETIRED_BEYOND_S

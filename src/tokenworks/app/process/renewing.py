@@ -1,4 +1,4 @@
-"""Files that are renewed beside a server: the certificate of the public port, and upstreams' credentials."""
+"""Files that change while a server runs: the certificate of the public port, and the credentials of deployments."""
 
 import ssl
 from collections.abc import Iterable
@@ -18,43 +18,43 @@ log = structlog.get_logger()
 _FILE: Final = "file:"
 
 
-class Watched:
-    """Tells when one of some files is another than before: by its times, size and inode, so that a renamed one counts, and one whose
-    mode or owner was changed.
+class WatchedFiles:
+    """Detects changes of some files by their times, size and inode: a file that was renamed into place counts as changed, and a file
+    whose mode or owner was changed, too.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = list(paths)
-        self._seen = self._look()
+        self._states = self._read_states()
 
     def changed(self) -> bool:
-        seen = self._look()
-        before, self._seen = self._seen, seen
-        return seen != before
+        """True where a file has changed since the last call."""
+        before, self._states = self._states, self._read_states()
+        return self._states != before
 
-    def _look(self) -> list[tuple[int, int, int, int] | None]:
-        found: list[tuple[int, int, int, int] | None] = []
+    def _read_states(self) -> list[tuple[int, int, int, int] | None]:
+        states: list[tuple[int, int, int, int] | None] = []
         for path in self._paths:
             try:
                 stat = path.stat()
             except OSError:
-                found.append(None)
+                states.append(None)
             else:
-                found.append((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino))
-        return found
+                states.append((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino))
+        return states
 
 
 class Certificates:
-    """What the public port's handshakes use. A new chain and key are loaded into a fresh context, and used from the next handshake
-    on where they are a pair; until then the ones before stay.
+    """The certificate of the public port. A new chain and key are loaded into a fresh context; where they fit each other, the next
+    handshake uses them, else the certificate before stays.
     """
 
     def __init__(self, chain: Path, key: Path) -> None:
         """Raises `Invalid` where they can't be loaded."""
         self._chain, self._key = chain, key
-        self._watched = Watched((chain, key))
+        self._watched = WatchedFiles((chain, key))
         self.failed: str | None = None
-        """Why the last new one was not loaded, if so."""
+        """Why the newest certificate was not loaded; None where it was."""
         try:
             self._current, self.expires_at = self._load()
         except (OSError, ValueError) as error:
@@ -63,8 +63,8 @@ class Certificates:
         self.context.load_cert_chain(chain, key)
         self.context.sni_callback = self._choose
 
-    def look(self) -> None:
-        """Load what has changed. Called once a second."""
+    def load_changed(self) -> None:
+        """Load the files where they have changed. Called once a second."""
         if not self._watched.changed():
             return
         try:
@@ -80,20 +80,20 @@ class Certificates:
         handshake.context = self._current
 
     def _load(self) -> tuple[ssl.SSLContext, datetime]:
-        # The first of the chain is the server's own.
+        # The first certificate of a chain is the server's own.
         first = x509.load_pem_x509_certificates(self._chain.read_bytes())[0]
-        self._key.read_bytes()  # its error has the name of the file, and that of what follows has not
+        self._key.read_bytes()  # this error names the file; the error of load_cert_chain does not
         context = _context()
         context.load_cert_chain(self._chain, self._key)
         return context, first.not_valid_after_utc
 
     def words(self, now: datetime) -> str | None:
-        """What a person who looks whether the host is ready should know; None where all is well."""
+        """A sentence for `/readyz` about a certificate that expired or was not loaded; None where all is well."""
         return certificate_words(now, self.expires_at, self.failed)
 
 
 def certificate_words(now: datetime, expires_at: datetime, failed: str | None) -> str | None:
-    """What there is to say of a certificate; `failed`: why a newer one was not loaded, if so."""
+    """`failed`: why a newer certificate was not loaded; None where it was."""
     if now >= expires_at:
         return f"the certificate expired at {expires_at:%Y-%m-%d %H:%M} UTC"
     if failed is not None:
@@ -109,7 +109,7 @@ def _context() -> ssl.SSLContext:
 
 
 def _why(error: Exception) -> str:
-    """Without what the files hold."""
+    """The reason, without content of the files."""
     if isinstance(error, ssl.SSLError):
         mismatch = error.reason == "KEY_VALUES_MISMATCH"
         return "the key is of another certificate" if mismatch else "the key is no PEM key without a password"
@@ -119,20 +119,20 @@ def _why(error: Exception) -> str:
 
 
 class Credentials:
-    """The upstreams' credentials of a snapshot, read anew within a second where their files change."""
+    """The credentials of a snapshot's deployments, read again within a second where their files change."""
 
     def __init__(self, secrets_dir: Path) -> None:
         self._secrets_dir = secrets_dir
-        self._watched = Watched(())
+        self._watched = WatchedFiles(())
 
     def read(self, snapshot: Snapshot) -> frozenset[str]:
-        """Put what the snapshot's deployments name into it. Returns the names of deployments whose credential is missing."""
+        """Put the credentials into the snapshot. Returns the names of deployments whose credential is missing."""
         references = {
             place.name: place.deployment.credential
             for place in snapshot.views
             if place.deployment.credential is not None
         }
-        self._watched = Watched(
+        self._watched = WatchedFiles(
             self._secrets_dir / reference.removeprefix(_FILE)
             for reference in sorted(set(references.values()))
             if reference.startswith(_FILE)
@@ -150,4 +150,4 @@ class Credentials:
         return self._watched.changed()
 
 
-__all__ = ["Certificates", "Credentials", "Watched", "certificate_words"]
+__all__ = ["Certificates", "Credentials", "WatchedFiles", "certificate_words"]

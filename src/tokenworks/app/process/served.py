@@ -1,5 +1,5 @@
-"""What the processes of a host, and commands beside them, say to each other in files: which server has a data directory
-(`serve.pid`), what became of its last reload (`run/reload.json`), which recorder waits for the journal (`run/recorder.waits`).
+"""Files by which the processes of a host and its commands know of each other: the server of a data directory (`serve.pid`), the state
+of its last reload (`run/reload.json`), and the recorder that waits for the journal (`run/recorder.waits`).
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import msgspec
 
 PID_FILE: Final = "serve.pid"
 LOCK_FILE: Final = "serve.lock"
-# How long a trial of a new release may take, and its processes until they serve.
+# How long a trial of a new release may take, and how long new processes may take until they serve.
 TRIAL_S_MAX: Final = 90.0
 READY_S: Final = 90.0
 
@@ -19,14 +19,14 @@ State = Literal["checking", "starting", "done", "failed"]
 
 
 def write_pid(data_dir: Path) -> None:
-    """Say that the supervisor of the data directory is this process."""
+    """Write that this process is the supervisor of the data directory."""
     (data_dir / PID_FILE).write_text(f"{os.getpid()}\n")
 
 
 def server_of(data_dir: Path) -> int | None:
-    """The process id of the living supervisor of a data directory; None where there is none, or it merely drains as an orphan.
+    """The process id of the running supervisor of a data directory; None where there is none, or only its children still drain.
 
-    A number that another process has by now is no server: a supervisor has the lock of this data directory open.
+    The id in the file may belong to another process by now: a supervisor has the lock of this data directory open.
     """
     with contextlib.suppress(OSError, ValueError):
         pid = int((data_dir / PID_FILE).read_text())
@@ -38,7 +38,7 @@ def server_of(data_dir: Path) -> int | None:
 
 
 def _has_open(pid: int, path: Path) -> bool:
-    """True where nobody may look, too: of another user's process its name has to do."""
+    """True, too, where the process belongs to another user and cannot be read: then its name has to do."""
     wanted = path.stat()
     try:
         fds = list(Path(f"/proc/{pid}/fd").iterdir())
@@ -53,8 +53,8 @@ def _has_open(pid: int, path: Path) -> bool:
 
 
 class Reload(msgspec.Struct, frozen=True):
-    """The last reload. `number` counts those since the server began; `said` is for people; `retired`: processes of before that
-    still finish what they serve.
+    """The last reload. `number` counts reloads since the server began. `said`: the stage or the reason, for people. `retired`: old
+    processes that still finish requests.
     """
 
     number: int = 0
@@ -81,20 +81,20 @@ def read_reload(run_dir: Path) -> Reload:
 
 
 def write_reload(run_dir: Path, reload: Reload) -> None:
-    """Whole or not at all."""
+    """Replace the file as a whole."""
     path = _file(run_dir)
     half = path.with_suffix(".new")
     half.write_bytes(msgspec.json.encode(reload))
     half.replace(path)
 
 
-def forget_reloads(run_dir: Path) -> None:
-    """A server that begins has had none."""
+def clear_reload(run_dir: Path) -> None:
+    """Called when a server starts: it has had no reload."""
     _file(run_dir).unlink(missing_ok=True)
 
 
-def say_waiting(run_dir: Path) -> None:
-    """Say that this process is a recorder that could begin, and lacks nothing but the journal."""
+def write_waiting(run_dir: Path) -> None:
+    """Write that this process is a recorder that is ready and only lacks the journal."""
     half = run_dir / "recorder.waits.new"
     half.write_text(f"{os.getpid()}\n")
     half.replace(run_dir / "recorder.waits")
@@ -108,12 +108,23 @@ def waiting_recorder(run_dir: Path) -> int:
         return 0
 
 
-def forget_waiting(run_dir: Path) -> None:
-    """Whoever waited before is not meant."""
+def clear_waiting(run_dir: Path) -> None:
+    """Called before a new recorder starts: an earlier recorder may have waited."""
     (run_dir / "recorder.waits").unlink(missing_ok=True)
 
 
 __all__ = [
-    "LOCK_FILE", "PID_FILE", "READY_S", "TRIAL_S_MAX", "Reload", "forget_reloads", "forget_waiting", "read_reload", "say_waiting", "server_of", "waiting_recorder",
-    "write_pid", "write_reload",
+    "LOCK_FILE",
+    "PID_FILE",
+    "READY_S",
+    "TRIAL_S_MAX",
+    "Reload",
+    "clear_reload",
+    "clear_waiting",
+    "read_reload",
+    "server_of",
+    "waiting_recorder",
+    "write_pid",
+    "write_reload",
+    "write_waiting",
 ]  # fmt: skip

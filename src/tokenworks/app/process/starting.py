@@ -1,6 +1,6 @@
-"""What has to hold before a server starts, and before a running one takes a new release or new settings.
+"""Checks before a server starts, and before a running server takes a new release or new settings.
 
-Each check raises what says what to do. `check_start` makes them all, on the database that the settings name.
+Each check raises an error that says what to do. `check_start` makes all checks that need the database.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from psycopg import Connection
 
-from tokenworks.app.database.connections import connect, ensure_usage_months, identity, of_each_node
+from tokenworks.app.database.connections import ask_each_node, connect, database_identity, ensure_usage_months
 from tokenworks.app.database.roles import check_role
 from tokenworks.app.database.schema import check_schema
 from tokenworks.app.process.renewing import Certificates
@@ -27,9 +27,9 @@ from tokenworks.trust import (
 )
 
 
-class Started(NamedTuple):
-    """What is found out on the way: whether the database's role could change history, which cluster it is (empty: it can't say),
-    and the secrets that the database was written with.
+class StartFacts(NamedTuple):
+    """What the checks found: whether the database role could change history, the identifier of the cluster (empty: unknown), and the
+    secrets that the database was written with.
     """
 
     may_change_history: bool
@@ -38,8 +38,8 @@ class Started(NamedTuple):
     vault: VaultSecrets
 
 
-def check_start(settings: Settings, url: str) -> Started:
-    """Raises `TokenworksError` with the first thing that keeps a server from starting."""
+def check_start(settings: Settings, url: str) -> StartFacts:
+    """Raises `TokenworksError` with the first reason why a server can't start."""
     peppers = load_peppers(settings.secrets)
     vault_secrets = load_vault_secrets(settings.secrets)
     with contextlib.closing(connect(url)) as connection:
@@ -50,20 +50,22 @@ def check_start(settings: Settings, url: str) -> Started:
         PersonVault(connection, vault_secrets).check_secrets()
         ensure_usage_months(connection)
         check_durability(settings, connection)
-        # Without the timeline, which a fail-over changes.
-        return Started(may_change_history, identity(connection).partition(":")[0], peppers, vault_secrets)
+        # The timeline is left out: a fail-over changes it.
+        return StartFacts(
+            may_change_history, database_identity(connection).partition(":")[0], peppers, vault_secrets
+        )
 
 
 def check_edge(settings: Settings) -> None:
-    """What clients reach: the address is not open by mistake, and the certificate is one."""
+    """Check the public port: plain HTTP is not open by mistake, and the certificate can be loaded."""
     check_exposure(settings)
     if settings.tls_certificate is not None and settings.tls_key is not None:
-        # A worker would say so again and again.
+        # Without this check each worker would fail with it, again and again.
         Certificates(settings.tls_certificate, settings.tls_key)
 
 
 def check_exposure(settings: Settings) -> None:
-    """Plain HTTP stays on loopback unless told otherwise."""
+    """Plain HTTP is for loopback only, unless a setting allows more. Raises `Invalid`."""
     if settings.tls_key is not None or settings.allow_plain_http or settings.trusted_proxies:
         return
     host, _ = parse_address(settings.listen)
@@ -80,12 +82,12 @@ def check_durability(settings: Settings, connection: Connection) -> None:
     """Outside dev, a commit has to be on disk when it is answered, on each node of the database. Raises `Invalid`."""
     if settings.environment == "dev":
         return
-    said = of_each_node(
+    answers = ask_each_node(
         connection,
         """SELECT json_build_array(current_setting('synchronous_commit'), current_setting('fsync'),
                current_setting('synchronous_standby_names'))::text""",
     )
-    for node, answer in said.items():
+    for node, answer in answers.items():
         commit, fsync, standbys = json.loads(answer)
         which = f"node {node} of the database" if node else "the database"
         if commit not in {"on", "remote_apply"} or fsync != "on":
@@ -99,4 +101,4 @@ def check_durability(settings: Settings, connection: Connection) -> None:
             )
 
 
-__all__ = ["Started", "check_durability", "check_edge", "check_exposure", "check_start"]
+__all__ = ["StartFacts", "check_durability", "check_edge", "check_exposure", "check_start"]

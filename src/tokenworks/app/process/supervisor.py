@@ -1,10 +1,10 @@
-"""The supervisor: binds the sockets and hands them down, starts what a host needs, restarts what dies, reloads, drains.
+"""The supervisor: binds the sockets, starts the processes of a host, restarts a process that dies, reloads, drains.
 
-Children are forks of it. They hold the read end of a pipe whose write end only the supervisor has: its end of file means
-drain. They also hold the data directory's lock, so that a new server starts when the last one of the old is gone.
+Children are forks of the supervisor. They hold the read end of a pipe whose write end only the supervisor has: end of file tells them
+to drain. They also hold the lock of the data directory, so that a new server starts only after the last child of the old one has ended.
 
-A reload (SIGHUP) tries the new release and settings in a process of its own, and where they fit runs itself anew in this one (`handover`),
-with the sockets, the lock, the pipe and the children of before, which are replaced by new ones (`renewal`).
+A reload (SIGHUP) tries the new release and settings in a separate process. Where they fit, the supervisor replaces its own program
+(`handover`) and keeps the sockets, the lock, the pipe and the children, which are then replaced by new ones (`renewal`).
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from tokenworks.app.bootstrap import load_services
-from tokenworks.app.database.connections import database, hold
+from tokenworks.app.database.connections import database, hold_embedded
 from tokenworks.app.process import recorder, tokenizer, worker
 from tokenworks.app.process.children import Child
 from tokenworks.app.process.forked import SIGNALS
@@ -34,7 +34,7 @@ from tokenworks.app.process.reloading import Reloading
 from tokenworks.app.process.served import (
     LOCK_FILE,
     PID_FILE,
-    forget_reloads,
+    clear_reload,
     server_of,
     write_pid,
 )
@@ -45,11 +45,11 @@ from tokenworks.trust import Peppers, VaultSecrets, load_peppers, load_vault_sec
 
 log = structlog.get_logger()
 
-# A death is told by a signal; heartbeats are looked at this often.
+# How often heartbeats are read. A death is reported by a signal at once.
 CHECK_S: Final = 0.5
-# While a reload goes on what it waits for is looked at more often.
+# How often the supervisor looks while a reload runs.
 RELOAD_LOOK_S: Final = 0.02
-# A look that comes later than this after the last one: the supervisor itself, or the whole host, stood still.
+# A longer time between two looks means that the supervisor itself, or the whole host, stood still.
 STALLED_S: Final = 1.5
 RESTART_S_MAX: Final = 1.0
 STEADY_S: Final = 10.0
@@ -58,7 +58,7 @@ _CORRUPT: Final = 78
 
 
 class Sockets(NamedTuple):
-    """What a server listens on."""
+    """The listening sockets of a server."""
 
     public: socket.socket
     admin: socket.socket
@@ -97,17 +97,17 @@ class Supervisor:
             check_edge(self._settings)
             self._take_data_dir()
         self._hear_signals()
-        for path, said in strays(self._settings.secrets):
-            # Of the others a deployment may name one: `tokenworks doctor` knows which.
-            if "named by no deployment" not in said:
-                log.warning("secrets.stray", file=str(path), said=said)
-        with ThreadPoolExecutor(1, "load") as beside:
-            # Children share it; meanwhile the database starts.
-            loading = beside.submit(load_services)
+        for path, why in strays(self._settings.secrets):
+            # A deployment may name one of the other files: `tokenworks doctor` reads which.
+            if "named by no deployment" not in why:
+                log.warning("secrets.stray", file=str(path), said=why)
+        with ThreadPoolExecutor(1, "load") as executor:
+            # Children share the imported modules. Meanwhile the database starts.
+            loading = executor.submit(load_services)
             sockets = self._begin() if handed is None else self._go_on(handed)
             loading.result()
         new = self._make_children(sockets)
-        # What is here stays as it is, so that children share it.
+        # Frozen objects are never moved or freed, so that children share their memory.
         gc.collect()
         gc.freeze()
         if handed is None:
@@ -127,7 +127,7 @@ class Supervisor:
             os.close(self._users)
         return self._code
 
-    # The beginning: of a server, or of a program that takes over from the one before.
+    # The start of a server, or of a program that takes over from the one before.
 
     def _take_data_dir(self) -> None:
         settings = self._settings
@@ -139,14 +139,14 @@ class Supervisor:
             old.unlink()
         (settings.run_dir / "recorder.json").unlink(missing_ok=True)
         settings.leaving.unlink(missing_ok=True)
-        forget_reloads(settings.run_dir)
+        clear_reload(settings.run_dir)
 
     def _take_lock(self) -> None:
         self._lock = os.open(
             self._settings.data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
         deadline_s = time.monotonic() + LOCK_WAIT_S
-        said = False
+        announced = False
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -156,18 +156,18 @@ class Supervisor:
                     raise Conflict(
                         f"{self._settings.data_dir} is served already: stop that server first"
                     ) from None
-                if not said:
+                if not announced:
                     log.info(
                         "supervisor.waits", why="an earlier server of this data directory is still draining"
                     )
-                    said = True
+                    announced = True
                 time.sleep(0.05)
             else:
                 break
         write_pid(self._settings.data_dir)
 
     def _hear_signals(self) -> None:
-        # A shell that is told to ignore a hang-up (`nohup`) has no terminal that could end it.
+        # Under `nohup` the hang-up signal is ignored: the end of the terminal must not end the server.
         self._terminal = os.isatty(0) and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -176,16 +176,16 @@ class Supervisor:
         self._wake, wake_write = socket.socketpair()
         for end in (self._wake, wake_write):
             end.setblocking(False)
-        # It lives as long as the process.
+        # The socket stays open as long as the process runs.
         signal.set_wakeup_fd(wake_write.detach(), warn_on_full_buffer=False)
-        # What came during an exec has waited until now.
+        # Signals that arrived during an exec have waited until now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _begin(self) -> Sockets:
         settings = self._settings
         with database(settings) as url:
             started = check_start(settings, url)
-            self._users = hold(settings)
+            self._users = hold_embedded(settings)
         self._may_change_history, self._cluster = started.may_change_history, started.cluster
         self._proved = started.peppers, started.vault
         if self._may_change_history:
@@ -198,18 +198,18 @@ class Supervisor:
         )
 
     def _go_on(self, handed: Handover) -> Sockets:
-        """Nothing is asked of the database: a trial has, and what runs does not wait for it."""
+        """Take over from the program before. Without the database: the trial has checked it, and the running children do not wait."""
         self._lock, self._users = handed.lock, handed.users
         self._pipe_read, self._pipe_write = handed.pipe_read, handed.pipe_write
         self._may_change_history, self._cluster = handed.may_change_history, handed.cluster
-        # Those that the trial has compared with the database a moment ago.
+        # The trial has just compared these files with the database.
         self._proved = load_peppers(self._settings.secrets), load_vault_secrets(self._settings.secrets)
         self._terminal = handed.terminal
         self._moved.extend(adopt(fd) for fd in handed.moved)
-        for kept in handed.children:
-            child = Child.adopted(kept, self._settings)
-            (self._retired if kept.until_s else self._old).append(child)
-        # Nobody was heard while this program was read.
+        for record in handed.children:
+            child = Child.adopted(record, self._settings)
+            (self._retired if record.until_s else self._old).append(child)
+        # No heartbeat was read while this program started.
         self._looked_s = self._awake_s = time.monotonic()
         self._reloading.starts(handed.number, again=handed.again)
         fds = (handed.public, handed.admin, handed.recorder, handed.control, handed.tokenizer)
@@ -217,15 +217,15 @@ class Supervisor:
 
     def _make_children(self, sockets: Sockets) -> list[Child]:
         self._sockets = sockets
-        # A child that is started anew begins with the secrets of now, whatever has become of the files.
+        # A child that is restarted begins with these secrets, also where the files have changed.
         proved = self._proved
         assert proved is not None
         settings, gone = self._settings, self._pipe_read
-        # A worker has no business with the database: it does not even know where it is.
+        # A worker does not use the database, so it does not get the address.
         without_database = settings.model_copy(update={"database_url": None})
 
         def control(_slot: int) -> None:
-            # What serves people's pages is large, and no other child's business.
+            # Only the control plane needs FastAPI and the pages, which are large.
             from tokenworks.app.process import control  # noqa: PLC0415
 
             control.run(
@@ -266,29 +266,29 @@ class Supervisor:
             ),
         ]
 
-    # While it serves.
+    # While the server runs.
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
-        # A person at a terminal waits for nobody, and who says it twice means it.
+        # Ctrl-C at a terminal, or a second signal, ends the server without the grace time.
         self._hurried = self._stopping or number == signal.SIGINT
         self._stopping = True
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
-        """A reload; where a server's terminal is gone, its end, as ever."""
+        """SIGHUP asks for a reload. Where it says that the server's terminal is gone, it ends the server."""
         if self._terminal and not os.isatty(0):
             self._stop(number, frame)
         else:
             self._reloading.asked = True
 
     def _leave(self) -> None:
-        """Not ready from now on, and all the same serving: whoever balances load has this long to send its requests elsewhere."""
+        """Report not ready, and go on serving for the grace time, in which load balancers send their requests to other hosts."""
         self._settings.leaving.touch()
         until_s = time.monotonic() + self._settings.drain_grace_s
         log.info("supervisor.leaves", grace_s=self._settings.drain_grace_s)
         self._watch(lambda: self._hurried or bool(self._code) or time.monotonic() >= until_s)
 
     def _watch(self, ended: Callable[[], bool]) -> None:
-        """Keep the children running."""
+        """Keep the children running until `ended` is true."""
         while not ended():
             now_s = time.monotonic()
             self._note_own_stall(now_s)
@@ -326,7 +326,7 @@ class Supervisor:
             self._stopping, self._code = True, _CORRUPT
 
     def _look_at_retired(self, now_s: float) -> None:
-        """Those of before a reload end by themselves, and in time."""
+        """Kill retired children that do not end by themselves in time."""
         for child in list(self._retired):
             if not child.alive():
                 self._retired.remove(child)
@@ -341,7 +341,7 @@ class Supervisor:
                 self._check_heartbeat(child, now_s)
 
     def _note_own_stall(self, now_s: float) -> None:
-        """After a stall of its own (a paused machine, no CPU) it heard nobody: the silence of all is counted from now on."""
+        """After a stall of the supervisor itself (a paused machine, no CPU) the silence of every child counts from now on."""
         if self._looked_s and now_s - self._looked_s > STALLED_S:
             log.warning("supervisor.stalled", seconds=round(now_s - self._looked_s, 1))
             self._awake_s = now_s
@@ -357,10 +357,10 @@ class Supervisor:
         log.error("supervisor.child_silent", child=child.name, silence_s=round(silent_s, 1))
         child.signal(signal.SIGKILL)
 
-    # A reload: what this process does for it.
+    # A reload: replacing the program of this process.
 
     def _run_anew(self, promise: Promise) -> str | None:
-        """Run what was tried in this process. Returns why that can't be; where it can, another program runs in this process."""
+        """Run the program of the promise in this process. Returns only where that is impossible, with the reason."""
         why = disagreement(promise, self._settings, self._cluster)
         if why is not None:
             return why
@@ -371,31 +371,31 @@ class Supervisor:
         return None
 
     def _become(self, promise: Promise) -> None:
-        """Run what was tried in this process. Returns only by an error, and nothing has changed then."""
+        """Bind new addresses and replace the program. Returns only by an error; then nothing has changed."""
         bound: list[socket.socket] = []
 
-        def moved(sock: socket.socket, before: str, wanted: str) -> socket.socket:
+        def listener_on(sock: socket.socket, before: str, wanted: str) -> socket.socket:
             if before == wanted:
                 return sock
             bound.append(bind(wanted))
             return bound[-1]
 
         settings, sockets = self._settings, self._sockets
-        public = moved(sockets.public, settings.listen, promise.listen)
+        public = listener_on(sockets.public, settings.listen, promise.listen)
         try:
-            admin = moved(sockets.admin, settings.admin_listen, promise.admin_listen)
+            admin = listener_on(sockets.admin, settings.admin_listen, promise.admin_listen)
             become(lambda: self._handover(promise, public, admin))
         finally:
             for sock in bound:
                 sock.close()
 
     def _handover(self, promise: Promise, public: socket.socket, admin: socket.socket) -> Handover:
-        """With no signal heard from now on. Raises `Unavailable` where one has ended this server just now."""
+        """Called with signals blocked. Raises `Unavailable` where a signal has just ended this server."""
         if self._stopping:
             raise Unavailable("this server is being stopped")
         sockets = self._sockets
         left = [sock for sock, new in ((sockets.public, public), (sockets.admin, admin)) if sock is not new]
-        running = [child.kept() for child in (*self._children, *self._retired) if child.alive()]
+        records = [child.record() for child in (*self._children, *self._retired) if child.alive()]
         return Handover(
             number=self._reloading.number,
             lock=self._lock,
@@ -412,17 +412,17 @@ class Supervisor:
             cluster=promise.cluster or self._cluster,
             terminal=self._terminal,
             again=self._reloading.asked,
-            children=[kept for kept in running if kept is not None],
+            children=[record for record in records if record is not None],
         )
 
     # The end.
 
     def _drain(self) -> None:
-        """Workers first, then who records what they still say."""
+        """End the workers first, and then the recorder, which records their last messages."""
         log.info("supervisor.drains")
-        everybody = [*self._children, *self._old, *self._retired]
-        self._end([child for child in everybody if child.kind == "worker"], self._settings.drain_s + 5)
-        self._end([child for child in everybody if child.kind != "worker"], 30)
+        children = [*self._children, *self._old, *self._retired]
+        self._end([child for child in children if child.kind == "worker"], self._settings.drain_s + 5)
+        self._end([child for child in children if child.kind != "worker"], 30)
         os.close(self._pipe_write)
         (self._settings.data_dir / PID_FILE).unlink(missing_ok=True)
         self._settings.leaving.unlink(missing_ok=True)

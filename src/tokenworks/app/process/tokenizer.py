@@ -1,9 +1,9 @@
-"""The host's tokenizer process: counts what workers send it, one job after the other, each within its time.
+"""The host's tokenizer process: counts texts for the workers, one job after the other, each within its time.
 
-One process is enough: a count is the exception, and one that counts at leisure must not take the workers' processors. It reads a
-tokenizer where a worker names it, and is next to nothing until then. It answers every job: what can't be counted in time, or
-stands behind too many others, as not counted. What holds it for longer than that is ended by the supervisor, which sees no
-heartbeat; the jobs that it had are not counted then.
+One process is enough: most requests are counted by their upstream, and counting must not take the workers' processors. The process
+loads a tokenizer when a worker names it, and is small until then. It answers every job; a job that can't be counted in time, or that
+waits behind too many others, is answered as not counted. Where a tokenizer blocks the process for longer, the supervisor sees no
+heartbeat and kills it; the waiting jobs are not counted then.
 """
 
 import contextlib
@@ -41,20 +41,20 @@ log = structlog.get_logger()
 BEAT_S: Final = 0.25
 READ_BYTES: Final = 1024 * 1024
 LOADED_MAX: Final = 16
-PEERS_MAX: Final = 512
-# What can't be read is looked at again after this.
+WORKERS_MAX: Final = 512
+# A tokenizer that can't be loaded is tried again after this time.
 LOAD_AGAIN_S: Final = 10.0
-# It gives way to those who serve.
+# The workers have priority.
 NICE: Final = 2
 FRAME_BYTES_MAX: Final = JOB_BYTES_MAX + 65_536
 
 
-class _Late(Exception):
-    """Nobody waits for this job any more."""
+class _JobTimedOut(Exception):
+    """The worker does not wait for this job any more."""
 
 
-class _Peer:
-    """One worker's connection."""
+class _WorkerConnection:
+    """One worker's connection, with the bytes of a frame that is not complete yet."""
 
     __slots__ = ("data", "open", "sock")
 
@@ -65,15 +65,15 @@ class _Peer:
 
 
 class TokenizerServer:
-    """`listener` is bound and listening; the end of file of `supervisor` ends it."""
+    """`listener` is bound and listening; end of file on `supervisor` ends the server."""
 
     def __init__(self, settings: Settings, listener: socket.socket, supervisor: int) -> None:
         self._settings = settings
         self._listener = listener
         self._supervisor = supervisor
         self._selector = selectors.DefaultSelector()
-        self._peers: set[_Peer] = set()
-        self._queue: deque[tuple[_Peer, JobFrame]] = deque()
+        self._workers: set[_WorkerConnection] = set()
+        self._queue: deque[tuple[_WorkerConnection, JobFrame]] = deque()
         self._to_load: deque[str] = deque()
         self._loaded: OrderedDict[str, tuple[float, ModelTokenizer | None]] = OrderedDict()
         self._beat = Heartbeat(settings.run_dir / "tokenizer.stats", os.getpid())
@@ -93,26 +93,26 @@ class TokenizerServer:
                 self._tokenizer(self._to_load.popleft())
 
     def _pause(self) -> None:
-        """It lives."""
+        """Beat, where a heartbeat is due."""
         now_s = time.monotonic()
         if now_s >= self._beat_due_s:
             self._beat_due_s = now_s + BEAT_S
             self._beat.beat()
 
     def retire(self) -> None:
-        """Another tokenizer takes those who come; this one ends when the workers that it has are gone. Called by a signal's handler."""
+        """Accept no worker any more, since another tokenizer does; end when the connected workers are gone. Called by a signal handler."""
         self._retired = True
 
     # Workers.
 
     def _look(self, timeout_s: float) -> bool:
-        """Take what has come. False where the supervisor is gone, or this one is retired and nobody is left."""
+        """Read what has arrived. False where the supervisor is gone, or this process is retired and no worker is connected."""
         if self._retired:
             if self._listens:
                 self._listens = False
                 self._selector.unregister(self._listener)
                 self._listener.close()
-            if not self._peers:
+            if not self._workers:
                 return False
         for key, _ in self._selector.select(timeout_s):
             if key.data is None:
@@ -127,27 +127,27 @@ class TokenizerServer:
         with contextlib.suppress(BlockingIOError):
             sock, _ = self._listener.accept()
             sock.setblocking(False)
-            if len(self._peers) >= PEERS_MAX:
+            if len(self._workers) >= WORKERS_MAX:
                 sock.close()
                 return
-            peer = _Peer(sock)
-            self._peers.add(peer)
-            self._selector.register(sock, selectors.EVENT_READ, peer)
+            worker = _WorkerConnection(sock)
+            self._workers.add(worker)
+            self._selector.register(sock, selectors.EVENT_READ, worker)
 
-    def _read(self, peer: _Peer) -> None:
+    def _read(self, worker: _WorkerConnection) -> None:
         try:
-            data = peer.sock.recv(READ_BYTES)
+            data = worker.sock.recv(READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        peer.data += data
-        if not data or not self._take_frames(peer):
-            self._drop(peer)
+        worker.data += data
+        if not data or not self._take_frames(worker):
+            self._drop(worker)
 
-    def _take_frames(self, peer: _Peer) -> bool:
-        """False where they are none that a worker sends."""
-        data, at = peer.data, 0
+    def _take_frames(self, worker: _WorkerConnection) -> bool:
+        """Take the complete frames. False where the bytes are no frames of a worker."""
+        data, at = worker.data, 0
         try:
             while len(data) - at >= FRAME_HEADER.size:
                 length, kind = FRAME_HEADER.unpack_from(data, at)
@@ -157,14 +157,14 @@ class TokenizerServer:
                     break
                 begin = at + FRAME_HEADER.size
                 at = begin + length
-                self._take(peer, kind, bytes(data[begin:at]))
+                self._take(worker, kind, bytes(data[begin:at]))
         except msgspec.DecodeError as error:
             log.error("tokenizer.wire", error=str(error))
             return False
         del data[:at]
         return True
 
-    def _take(self, peer: _Peer, kind: int, body: bytes) -> None:
+    def _take(self, worker: _WorkerConnection, kind: int, body: bytes) -> None:
         if kind == LOAD:
             self._to_load.extend(
                 name for name in names_decoder.decode(body)[:LOADED_MAX] if name not in self._loaded
@@ -172,37 +172,39 @@ class TokenizerServer:
         elif kind == JOB:
             job = job_decoder.decode(body)
             if len(self._queue) >= self._settings.tokenize_queue_max:
-                self._answer(peer, job.number, None, "too many jobs wait")
+                self._answer(worker, job.number, None, "too many jobs wait")
             else:
-                self._queue.append((peer, job))
+                self._queue.append((worker, job))
 
-    def _drop(self, peer: _Peer) -> None:
-        """A worker that is gone waits for nothing."""
-        peer.open = False
-        self._peers.discard(peer)
-        self._selector.unregister(peer.sock)
-        peer.sock.close()
+    def _drop(self, worker: _WorkerConnection) -> None:
+        """Forget a worker that is gone, and its jobs."""
+        worker.open = False
+        self._workers.discard(worker)
+        self._selector.unregister(worker.sock)
+        worker.sock.close()
         self._queue = deque(waiting for waiting in self._queue if waiting[0].open)
 
-    def _answer(self, peer: _Peer, number: int, counted: TokenizerCounts | None, why: str = "") -> None:
-        if not peer.open:
+    def _answer(
+        self, worker: _WorkerConnection, number: int, counted: TokenizerCounts | None, why: str = ""
+    ) -> None:
+        if not worker.open:
             return
         data = count_frame(number, counted, why)
         try:
-            sent = peer.sock.send(data)
+            sent = worker.sock.send(data)
         except OSError:
             sent = 0
         if sent != len(data):
-            # It does not read what it asks for.
-            self._drop(peer)
+            # The worker does not read its answers.
+            self._drop(worker)
 
     # Counting.
 
-    def _work(self, peer: _Peer, job: JobFrame) -> None:
+    def _work(self, worker: _WorkerConnection, job: JobFrame) -> None:
         def pause() -> None:
             self._pause()
             if time.monotonic_ns() > job.until_ns:
-                raise _Late
+                raise _JobTimedOut
 
         counted, why = None, ""
         try:
@@ -212,27 +214,28 @@ class TokenizerServer:
                 why = f"the tokenizer {job.tokenizer} can't be read"
             else:
                 counted = _count(tokenizer, job, pause)
-        except _Late:
-            return  # it has been told by its own clock
-        except Exception as error:  # a tokenizer raises what it likes; the next job is another's
+        except _JobTimedOut:
+            return  # the worker has given the job up by its own clock
+        except Exception as error:  # a tokenizer may raise anything; the next job is not concerned
             log.error("tokenizer.count_failed", tokenizer=job.tokenizer, error=type(error).__name__)
             why = f"counting failed: {type(error).__name__}"
-        self._answer(peer, job.number, counted, why)
+        self._answer(worker, job.number, counted, why)
 
     def _tokenizer(self, name: str) -> ModelTokenizer | None:
-        found = self._loaded.get(name)
+        """The tokenizer of this name, loaded at the first use; None where it can't be loaded."""
+        entry = self._loaded.get(name)
         now_s = time.monotonic()
-        if found is None or (found[1] is None and now_s - found[0] > LOAD_AGAIN_S):
-            made = None
+        if entry is None or (entry[1] is None and now_s - entry[0] > LOAD_AGAIN_S):
+            tokenizer = None
             try:
-                made = ModelTokenizer(self._settings.tokenizers / name)
+                tokenizer = ModelTokenizer(self._settings.tokenizers / name)
             except TokenworksError as error:
                 log.error("tokenizer.load", tokenizer=name, error=str(error))
-            found = self._loaded[name] = (now_s, made)
+            entry = self._loaded[name] = (now_s, tokenizer)
             while len(self._loaded) > LOADED_MAX:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(name)
-        return found[1]
+        return entry[1]
 
 
 def _count(tokenizer: ModelTokenizer, job: JobFrame, pause: Pause) -> TokenizerCounts:
@@ -244,7 +247,7 @@ def _count(tokenizer: ModelTokenizer, job: JobFrame, pause: Pause) -> TokenizerC
 def run(settings: Settings, listener: socket.socket, supervisor: int) -> None:
     """Serve until the supervisor's end of the pipe is closed."""
     configure_logs(settings.log_level, settings.log_format, "tokenizer")
-    # Threads of the tokenizers' library would take the workers' processors, and it warns where it is forked with them.
+    # Threads of the tokenizers' library would take the workers' processors, and the library warns when a process with threads forks.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.nice(NICE)
     server = TokenizerServer(settings, listener, supervisor)

@@ -14,7 +14,7 @@ import structlog
 import uvloop
 from msgspec import Raw
 
-from tokenworks.app.logs import configure_logs, say_left_out
+from tokenworks.app.logs import configure_logs, log_suppressed
 from tokenworks.app.process.forked import RETIRE
 from tokenworks.app.process.host_secrets import ProcessSecrets
 from tokenworks.app.process.renewing import Certificates, Credentials
@@ -49,11 +49,11 @@ log = structlog.get_logger()
 
 EXIT_FENCED: Final = 71
 TICK_S: Final = 1.0
-# After the time to drain: for the records of what is cut, and for the last bytes to reach their clients.
+# After the time to drain: for the records of streams that are cut, and for the last bytes to reach their clients.
 CUT_S: Final = 3.0
-# A connection that was taken a moment ago has its first request on the way.
+# The first request of a connection that was just accepted may still be on its way.
 RETIRE_GRACE_S_MIN: Final = 1.0
-# How fast a deployment is stays true for so long.
+# Observations of deployments that are older than this are not used.
 SEEN_FOR_S: Final = 3600.0
 
 
@@ -81,10 +81,10 @@ class Worker:
         upkeep.leaving_path = settings.leaving
         upkeep.series_path = series = settings.run_dir / f"worker-{number}.series"
         if series.exists():
-            # Of the worker before this one: no sum becomes less.
+            # Sums of the worker before this one in the same slot: an exported counter never falls.
             plane.series.add(series.read_bytes())
         upkeep.seen_path = settings.run_dir / f"worker-{number}.places"
-        # What was learned of the deployments outlives the process that learned it.
+        # Observations of earlier workers: a new worker begins with what they knew of the deployments.
         for states in read_seen(settings.run_dir, SEEN_FOR_S).values():
             upkeep.seen_before = states
         self.shared = shared = plane.shared
@@ -116,7 +116,7 @@ class Worker:
         warm()
 
     def _lock(self, folder: Path) -> int:
-        """Held as long as this process lives: how a new recorder knows who is gone."""
+        """Take a lock that is held as long as this process lives: by it a new recorder knows which workers are gone."""
         folder.mkdir(mode=0o700, exist_ok=True)
         file = os.open(folder / f"{self.worker_id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -176,7 +176,7 @@ class Worker:
         self.stats.beat()
         self.certificates = certificates = self._certificates()
         ticking = self.loop.create_task(self._tick(certificates))
-        # Connections wait in the socket's queue until this worker can answer them.
+        # Connections wait in the queue of the socket until this worker can answer them.
         while not (shared.client.ready and shared.snapshot.number) and not self.stop.is_set():
             await asyncio.sleep(0.01)
         server = await self.loop.create_server(
@@ -185,7 +185,7 @@ class Worker:
             ssl=None if certificates is None else certificates.context,
             backlog=4096,
         )
-        # Who asks whether the host is ready need not wait for the next second.
+        # `/readyz` is right at once, not only after the next tick.
         plane.tick()
         shared.lag.start()
         retiring = self.loop.create_task(self._retire(server))
@@ -204,8 +204,8 @@ class Worker:
         ticking.cancel()
 
     async def _retire(self, server: asyncio.Server) -> None:
-        """Other workers of this host take what is new: connections that are there are answered once more, and asked to connect anew;
-        after the grace it ends as on SIGTERM. The host is as ready as before.
+        """Stop listening, since other workers of this host take new connections. Each open connection gets one more answer, with the
+        request to connect again; after the grace time this worker ends as on SIGTERM. The host stays ready.
         """
         await self.retired.wait()
         server.close()
@@ -214,9 +214,9 @@ class Worker:
         self.stop.set()
 
     async def _cut(self) -> None:
-        """End what is still served in protocol: an error event and the last chunk, each after its record is durable.
+        """End the running requests in protocol: an error event and the last chunk, each after its record is durable.
 
-        A connection is broken off only where its client takes nothing, or its request was not here yet.
+        A connection is aborted only where its client reads nothing, or where its request has not arrived completely.
         """
         plane = self.plane
         self.shared.cutting = True
@@ -240,19 +240,19 @@ class Worker:
         while True:
             await asyncio.sleep(TICK_S)
             if certificates is not None:
-                certificates.look()
+                certificates.load_changed()
                 counters["certificate_expires_s"] = int(certificates.expires_at.timestamp())
                 counters["certificate_not_loaded"] = int(certificates.failed is not None)
-            if self.secrets.look():
+            if self.secrets.load_new():
                 shared.keys.set_peppers(self.secrets.peppers)
             if self.credentials.changed():
                 shared.broken_credentials = self.credentials.read(shared.snapshot)
             self.plane.tick()
-            say_left_out()
+            log_suppressed()
 
 
 async def rehearse(settings: Settings, snapshot: PublishedSnapshot) -> None:
-    """What a worker makes before it takes requests, without a place in the host. Raises what it would fail for."""
+    """Make the parts of a worker, without a slot in the host. Raises the error with which a worker would fail to start."""
     with tempfile.TemporaryDirectory() as folder:
         stats = Stats(Path(folder) / "worker.stats", os.getpid())
         clock = AnchoredClock(SystemClock(settings.clock_shift_s))
@@ -271,6 +271,6 @@ async def serve(
 def run(settings: Settings, number: int, listener: socket.socket, supervisor: int, peppers: Peppers) -> None:
     """Serve until told to end, or until the supervisor's end of the pipe is closed."""
     configure_logs(settings.log_level, settings.log_format, f"worker-{number}")
-    # Long collections stop all streams; what lives long is frozen out of them.
+    # A full garbage collection stops all streams; objects that live long are frozen out of it.
     gc.set_threshold(50_000, 20, 100)
     uvloop.run(serve(settings, number, listener, supervisor, peppers))

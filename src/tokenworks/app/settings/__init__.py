@@ -1,4 +1,4 @@
-"""One TOML file and `TOKENWORKS_*` variables make one frozen, validated object. Unknown names are errors."""
+"""Settings: a TOML file and `TOKENWORKS_*` variables make one frozen, validated object. Unknown names are errors."""
 
 from tokenworks.app.settings.load import FILE_NAME, PREFIX, Effective, load_settings
 from tokenworks.app.settings.model import Settings

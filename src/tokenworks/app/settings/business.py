@@ -10,7 +10,7 @@ from tokenworks.app.settings.topic import Topic
 
 
 class Operator(Topic):
-    """Who sells, and where the operator is told of things."""
+    """The operator: its name, its webhook, its rules for staff."""
 
     webhook_url: str = Field(
         default="",
@@ -27,7 +27,7 @@ class Operator(Topic):
         default=1000,
         ge=0,
         le=1_000_000_000,
-        description="what staff gives back, writes off, lends or sells cheaper above this needs a second person's approval",
+        description="a credit, write-off, credit limit or discount by staff above this amount needs a second person's approval",
     )
     webhook_allow_private: bool = Field(
         default=False,
@@ -37,7 +37,7 @@ class Operator(Topic):
         default=168,
         ge=0,
         le=720,
-        description="after `webhook rotate` the secret of before signs beside the new one for so long",
+        description="how long the old secret still signs beside the new one after `webhook rotate`",
     )
     fulfilment_urls: str = Field(
         default="",
@@ -49,12 +49,12 @@ class Operator(Topic):
         default=168,
         ge=0,
         le=24 * 365,
-        description="a delivery that nobody answers for so long fails, is credited and withdrawn; 0: never",
+        description="a delivery without an answer for this long fails, is credited and withdrawn; 0: never",
     )
     public_url: str = Field(
         default="",
         pattern=r"^(https?://[!-~]{1,200})?$",
-        description="where people reach the public port, for links; empty: what their request says",
+        description="the URL of the public port for people, for links; empty: the URL of their request",
     )
     sms_url: str = Field(
         default="",
@@ -62,11 +62,11 @@ class Operator(Topic):
         description="one-time codes and notices are POSTed here as JSON {phone, kind, code or text}; empty: codes go into a file, in a dev environment alone",
     )
     operator_name: str = Field(
-        default="Tokenworks", min_length=1, max_length=100, description="who sells: the name on a bill"
+        default="Tokenworks", min_length=1, max_length=100, description="the seller's name on a bill"
     )
     consent_texts_dir: Path | None = Field(
         default=None,
-        description="a folder with the operator's own consent texts, <purpose>.<language>.txt; left out: those that are shipped",
+        description="a folder with the operator's own consent texts, <purpose>.<language>.txt; left out: the texts of Tokenworks",
     )
 
     @field_validator("fulfilment_urls")
@@ -80,13 +80,13 @@ class Operator(Topic):
 
     @property
     def fulfilment(self) -> dict[str, str]:
-        """Where the work orders of each port are sent."""
+        """Port -> the URL to which its work orders are sent."""
         parts = (part.partition("=") for part in self.fulfilment_urls.split())
         return {port: url for port, _, url in parts}
 
 
 class Privacy(Topic):
-    """What the law wants: consent, real names, residency, erasure."""
+    """Requirements of the law: consent, real names, residency, erasure."""
 
     residency_region: str = Field(
         default="cn",
@@ -116,7 +116,7 @@ class Privacy(Topic):
         default=1095,
         ge=0,
         le=36_500,
-        description="so long a keyed hash of an erased person's identity number is kept, for limits per person; 0: not at all",
+        description="how long a keyed hash of an erased person's identity number is kept, for limits per person; 0: not at all",
     )
     backup_days: int = Field(
         default=30,
@@ -127,7 +127,7 @@ class Privacy(Topic):
 
 
 class Archive(Topic):
-    """Where the log and backups are kept."""
+    """Where the archive and backups are kept."""
 
     archive_to: str = Field(
         default="",
@@ -140,7 +140,7 @@ class Archive(Topic):
         default=60,
         ge=1,
         le=86_400,
-        description="what is committed is in archive_to after so long, also where little is written",
+        description="a commit is in archive_to after this time at the latest, also where little is written",
     )
     s3_endpoint: str = Field(
         default="",
@@ -166,7 +166,7 @@ class Billing(Topic):
         default=None, description="a folder with a Chinese font for bills, such as Noto Sans CJK SC"
     )
     bill_due_days: int = Field(
-        default=15, ge=0, le=365, description="a bill is due so long after it is issued"
+        default=15, ge=0, le=365, description="a bill is due this long after it is issued"
     )
     bill_run_batch: int = Field(
         default=2000, ge=1, le=100_000, description="subscribers of one transaction of a bill run"
@@ -175,13 +175,13 @@ class Billing(Topic):
         default=24,
         ge=0,
         le=24 * 31,
-        description="a server bills whose period has ended so often; 0: only `bill run` does",
+        description="how often a server bills the subscribers whose period has ended; 0: only `bill run` does",
     )
     dunning_remind_days: int = Field(
         default=3,
         ge=0,
         le=3650,
-        description="so long after a bill was due its subscriber is reminded; 0: never",
+        description="a subscriber is reminded this long after a bill was due; 0: never",
     )
     dunning_restrict_days: int = Field(
         default=10, ge=0, le=3650, description="then nothing more can be ordered or bought; 0: never"

@@ -1,4 +1,4 @@
-"""Settings of an installation: where it lives, its journal, how long its processes may take."""
+"""Settings of an installation: its folders and addresses, its journal, the time limits of its processes."""
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -10,7 +10,7 @@ from tokenworks.app.settings.topic import Topic, parse_address
 
 
 class Installation(Topic):
-    """Where the server lives, what it listens on, how it logs."""
+    """Folders, the database, addresses, logs."""
 
     data_dir: Path = Field(
         default=Path("data"), description="where the database, the journal and the secrets live"
@@ -18,7 +18,7 @@ class Installation(Topic):
     environment: str = Field(
         default="dev",
         pattern=r"^[a-z0-9]{1,12}$",
-        description="part of every key's text: twk_<environment>_…; in dev alone samples are on sale, and all to whoever has not said whom they are",
+        description="part of every key's text: twk_<environment>_…; in dev alone samples are on sale, and a subscriber without audiences may order every offering",
     )
     database_url: str | None = Field(
         default=None,
@@ -55,7 +55,7 @@ class Installation(Topic):
     trusted_proxies: str = Field(
         default="",
         max_length=4000,
-        description="networks (10.0.0.0/8, …) of proxies in front, which may use plain HTTP and name the client; others are not served",
+        description="networks (10.0.0.0/8, …) of proxies in front, which may use plain HTTP and name the client; clients outside of them are not served",
     )
     tls_certificate: Path | None = Field(default=None, description="PEM chain for the public port")
     tls_key: Path | None = Field(default=None, description="PEM key for the public port")
@@ -69,14 +69,14 @@ class Installation(Topic):
         default=10_000,
         ge=0,
         le=1_000_000,
-        description="of a million requests that were served so many have a line in the log of requests; of those that failed or "
-        "were refused each has, up to some a second",
+        description="how many of a million served requests get a line in the log of requests; each failed or refused request gets one, "
+        "up to a limit per second",
     )
     log_requests_bytes: int = Field(
         default=134_217_728,
         ge=0,
         le=2**40,
-        description="what a worker keeps of these lines in data_dir/log, the oldest go first; 0: they go to the server's log instead",
+        description="how many bytes of these lines a worker keeps in data_dir/log, deleting the oldest; 0: the lines go to the server's log",
     )
 
     @field_validator("listen", "admin_listen")
@@ -98,12 +98,12 @@ class Installation(Topic):
 
     @property
     def blocked_keys(self) -> Path:
-        """Ids of keys that this host refuses, a line each."""
+        """The file with ids of keys that this host refuses, one per line."""
         return self.data_dir / "blocked-keys"
 
     @property
     def codes_file(self) -> Path:
-        """Where one-time codes go in a dev environment."""
+        """The file that gets one-time codes in a dev environment."""
         return self.data_dir / "one-time-codes"
 
     @property
@@ -116,12 +116,12 @@ class Installation(Topic):
 
     @property
     def log(self) -> Path:
-        """The lines of requests, of each worker in files of its own."""
+        """The folder of the request logs; each worker has its own files."""
         return self.data_dir / "log"
 
     @property
     def leaving(self) -> Path:
-        """There while this host drains: from then on it is not ready."""
+        """A file that exists while this host drains: the host is not ready then."""
         return self.run_dir / "leaving"
 
     @property
@@ -130,13 +130,13 @@ class Installation(Topic):
 
 
 class Hosts(Topic):
-    """News to hosts, idle grants and the journal."""
+    """Changes that are kept for hosts, idle grants and the journal."""
 
     change_retain_h: int = Field(
         default=168,
         ge=1,
         le=8760,
-        description="news to hosts (of accounts, keys, the catalogue) are kept this long; a host that was away longer begins anew",
+        description="changes (of accounts, keys, the catalogue) are kept for hosts this long; a host that was away longer starts afresh",
     )
     grant_idle_s: int = Field(default=60, ge=1, le=86_400, description="an idle grant is closed after this")
     journal_dir: Path | None = Field(
@@ -151,14 +151,14 @@ class Hosts(Topic):
     )
 
 
-class Ending(Topic):
-    """How long things may take: commands, draining, silence."""
+class Timeouts(Topic):
+    """Time limits: commands, draining, silent processes."""
 
     command_wait_s: int = Field(
         default=60,
         ge=1,
         le=3600,
-        description="how long a command waits for a lock that another session keeps, and for a database that answers nobody, before it gives up and says so. A statement that is only long is not cut",
+        description="how long a command waits for a lock that another session keeps, and for a database that answers no connection, before it gives up with an error. A statement that only runs long is not cut",
     )
     drain_grace_s: int = Field(
         default=5,
@@ -170,13 +170,13 @@ class Ending(Topic):
         default=30,
         ge=0,
         le=3600,
-        description="when nothing new is taken any more running requests get this long; and so does an answer whose client has gone, to come to its end",
+        description="time for running requests to finish after the server stops taking new ones; also for an answer whose client has left",
     )
     drain_tokens: int = Field(
         default=512,
         ge=0,
         le=10_000_000,
-        description="a stream whose client has gone is read to its end where at most this much of its maximum is left",
+        description="a stream whose client has left is read to its end where at most this many tokens of its maximum are left",
     )
     worker_silence_s: int = Field(
         default=5, ge=1, le=600, description="a worker silent for this long is killed"

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -20,30 +20,30 @@ FILE_NAME: Final = "tokenworks.toml"
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """The settings and where each came from: `default`, `file`, `variable` or `option`."""
+    """The settings, and the origin of each: `default`, `file`, `variable` or `option`."""
 
     settings: Settings
     origins: dict[str, str]
 
 
-def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Effective:
+def load_settings(options: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Effective:
     """Defaults, then the file in the data directory, then variables, then options. Raises `Invalid` with the reason.
 
     The file is `tokenworks.toml` in the data directory, or what `TOKENWORKS_CONFIG` names.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")
     variables = {
         name.removeprefix(PREFIX).lower(): text
         for name, text in environ.items()
         if name.startswith(PREFIX)
-        # What begins as a credential's name is one, but for the settings that begin so.
+        # A variable with the prefix of credentials is a credential, unless a setting has its name.
         and (not name.startswith(_NOT_SETTINGS) or name.removeprefix(PREFIX).lower() in Settings.model_fields)
     }
     named_file = variables.pop("config", None)
-    data_dir = Path(options.get("data_dir") or variables.get("data_dir") or "data")
+    data_dir = Path(str(options.get("data_dir") or variables.get("data_dir") or "data"))
     path = Path(named_file) if named_file else data_dir / FILE_NAME
-    layers: list[tuple[str, Mapping[str, Any]]] = []
+    layers: list[tuple[str, Mapping[str, object]]] = []
     if path.exists():
         layers.append((f"file {path}", _read_file(path)))
     elif named_file:
@@ -76,7 +76,7 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] = os.en
     return Effective(settings.model_copy(update={"data_dir": settings.data_dir.absolute()}), origins)
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

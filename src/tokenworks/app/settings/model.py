@@ -1,16 +1,16 @@
-"""Every setting, its default and its bounds, put together from its topics."""
+"""All settings with their defaults and bounds, as one class made of the topics."""
 
 from pathlib import Path
 
 from tokenworks.app.settings.business import Archive, Billing, Operator, Privacy
 from tokenworks.app.settings.edge import EdgeLimits
-from tokenworks.app.settings.installation import Ending, Hosts, Installation
+from tokenworks.app.settings.installation import Hosts, Installation, Timeouts
 from tokenworks.app.settings.serving import Placement, Recording, Spending
 
 
-# In the order of the reference, from its end: pydantic reads the fields of the last base first.
+# In the reverse order of the reference: pydantic reads the fields of the last base first.
 class Settings(
-    Ending,
+    Timeouts,
     Hosts,
     Billing,
     Archive,

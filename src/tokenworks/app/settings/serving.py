@@ -6,28 +6,28 @@ from tokenworks.app.settings.topic import Topic
 
 
 class Placement(Topic):
-    """Where requests are tried, and how long they wait."""
+    """Attempts at deployments, queues and health checks."""
 
     decision_log_every: int = Field(
         default=1000,
         ge=0,
         le=1_000_000_000,
-        description="one of so many decisions of placement is logged with all its candidates, beside those that found no "
-        "place; 0: those alone",
+        description="one of this many placement decisions is logged with all its candidates, beside the decisions that found no "
+        "deployment; 0: only those",
     )
     attempts_max: int = Field(default=3, ge=1, le=10, description="deployments tried before the first byte")
     retries_per_s: int = Field(
         default=10,
         ge=0,
         le=100_000,
-        description="a worker tries so many requests a second at another deployment in any case, and a fifth of its requests beside them",
+        description="how many requests a second a worker may retry at another deployment, and a fifth of its requests in addition",
     )
     failover_patience_s: int = Field(
         default=5,
         ge=1,
         le=3600,
-        description="a stream's first byte may come so late, and four times as late as was foreseen, before another deployment "
-        "is tried, where there is one",
+        description="how late a stream's first byte may come, and four times the predicted time, before another deployment is tried, "
+        "where there is one",
     )
     queue_wait_s: int = Field(
         default=30,
@@ -56,7 +56,7 @@ class Placement(Topic):
 
 
 class Recording(Topic):
-    """What is counted, held and written down while requests run."""
+    """Counting, holds and records of running requests."""
 
     tokenize_queue_max: int = Field(
         default=64,
@@ -86,7 +86,10 @@ class Recording(Topic):
         description="output tokens that a stream holds at first, and by which its hold grows as it goes",
     )
     progress_tokens: int = Field(
-        default=32, ge=1, le=10_000, description="a stream's progress is recorded every so many tokens"
+        default=32,
+        ge=1,
+        le=10_000,
+        description="a stream's progress is recorded whenever it has made this many tokens",
     )
     key_cache_max: int = Field(
         default=500_000, ge=100, le=10_000_000, description="keys that a worker remembers"
@@ -106,10 +109,10 @@ class Recording(Topic):
 
 
 class Spending(Topic):
-    """The clock, grants, and what may be lost."""
+    """The clock, grants, and the loss budget."""
 
     clock_check_s: int = Field(
-        default=2, ge=1, le=3600, description="civil time is compared with the database's this often"
+        default=2, ge=1, le=3600, description="how often civil time is compared with the database's"
     )
     clock_skew_max_s: float = Field(
         default=2.0,
@@ -121,7 +124,7 @@ class Spending(Topic):
         default=0.0,
         ge=-1e9,
         le=1e9,
-        description="in a dev environment alone, for tests: the host's clock is taken for so many seconds ahead",
+        description="for tests, in a dev environment alone: the host's clock counts as this many seconds ahead",
     )
     grant_spend_s: int = Field(
         default=900, ge=10, le=86_400, description="how long a grant may be spent without renewal"
@@ -130,12 +133,12 @@ class Spending(Topic):
         default=200_000,
         ge=0,
         le=10**12,
-        description="what may be produced for one account on a day (UTC) and not charged; past it that account's requests hold the "
+        description="tokens that may be produced for one account on a day (UTC) without a charge; past it the account's requests hold the "
         "worst case; 0: no budget",
     )
     in_doubt_limit_s: int = Field(
         default=0,
         ge=0,
         le=31_536_000,
-        description="a grant in doubt for so long is written off without being asked; 0: never, an operator decides",
+        description="a grant in doubt for this long is written off automatically; 0: never, an operator decides",
     )

@@ -2,17 +2,17 @@
 
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 SECRET: Final = frozenset({"database_url", "database_owner_url"})
 _URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>[^\s,]+)")
-# Of a path, what looks like a key, and not like a word.
+# A part of a path that is this long, and has a digit, looks like a key.
 _KEY_CHARS_MIN: Final = 12
 _HIDDEN: Final = "****"
 
 
 def without_secrets(text: str) -> str:
-    """With the secrets inside of URLs masked: who asks there, the values of the query, what looks like a key in the path."""
+    """The text with the secrets inside its URLs masked: user and password, the values of the query, parts of the path that look like a key."""
 
     def masked(match: re.Match[str]) -> str:
         rest, hash_, _ = match["rest"].partition("#")
@@ -35,8 +35,8 @@ def without_secrets(text: str) -> str:
     return _URL.sub(masked, text)
 
 
-def shown(name: str, value: Any) -> Any:
-    """A value for people: secrets masked, those inside of URLs, too."""
+def shown(name: str, value: object) -> object:
+    """The value as people may see it: secrets are masked, inside URLs, too."""
     if name in SECRET and value:
         return "********"
     if isinstance(value, str) and "://" in value:

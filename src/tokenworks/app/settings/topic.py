@@ -1,7 +1,6 @@
-"""What the settings of every topic share: they are frozen, and an unknown name is an error."""
+"""The base of all topics of settings: they are frozen, and an unknown name is an error."""
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -15,15 +14,15 @@ class Topic(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _text(cls, value: Any) -> Any:
-        """A setting is shown, logged, and on bills: no text of it may have what acts there."""
+    def _text(cls, value: object) -> object:
+        """A setting is shown in terminals, in logs and on bills: a text that acts there (control characters, say) is refused."""
         found = flaw(str(value)) if isinstance(value, str | Path) else None
         if found is not None:
             raise ValueError(f"it has {found}: leave it out")
         return value
 
 
-def limit(default: int, least: int, most: int, what: str) -> Any:
+def limit(default: int, least: int, most: int, what: str) -> int:
     """A setting that is a number within bounds."""
     return Field(default=default, ge=least, le=most, description=what)
 

@@ -133,9 +133,9 @@ class Sales:
 
     def own_price(self, subscriber: Subscriber, offering: Offering, product_id: UUID, at: datetime) -> int:
         """As `price`, for a product that is not a part of a bundle."""
-        first = has_first_price(self._connection, subscriber, offering, product_id) and not self._charges.was_charged(
-            subscriber.account_id, offering.id
-        )
+        first = has_first_price(
+            self._connection, subscriber, offering, product_id
+        ) and not self._charges.was_charged(subscriber.account_id, offering.id)
         return price_for(self._connection, subscriber, offering, at, first=first)
 
     def parts(

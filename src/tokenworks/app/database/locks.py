@@ -1,4 +1,4 @@
-"""Locks of a data directory, for what is done while nobody else does: no server, no backup."""
+"""Locks of a data directory: an operation that must not run beside a server, or beside a backup, holds one."""
 
 import contextlib
 import fcntl
@@ -27,14 +27,14 @@ def _lock(path: Path, why: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def nobody_serves(data_dir: Path) -> Iterator[None]:
-    """No process of a server has this data directory while this context lasts. Raises `InUse`."""
+def lock_out_server(data_dir: Path) -> Iterator[None]:
+    """No process of a server can use the data directory while this context lasts. Raises `InUse` where one does."""
     with _lock(data_dir / "serve.lock", f"a server runs in {data_dir}: stop it first"):
         yield
 
 
 @contextlib.contextmanager
-def no_other_backup(data_dir: Path) -> Iterator[None]:
-    """One backup or restore of a host at a time. Raises `InUse`."""
+def lock_out_backups(data_dir: Path) -> Iterator[None]:
+    """No other backup or restore of this host can run while this context lasts. Raises `InUse` where one does."""
     with _lock(data_dir / "backup.lock", "another backup or restore of this host runs: wait for its end"):
         yield

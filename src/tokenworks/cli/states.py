@@ -1,31 +1,31 @@
-"""What commands of several files are about, as the audit trail has it before and after."""
+"""State readers for the audit trail that commands of several files share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tokenworks.app.output import plain
+from tokenworks.app.output import plain, plain_fields
 
 if TYPE_CHECKING:
     from tokenworks.app.bootstrap import AppServices
+    from tokenworks.cli.trail import Params
 
 
-def look_at_subscriber(services: AppServices, params: Mapping[str, Any]) -> object:
+def subscriber_state(services: AppServices, params: Params) -> object:
     found = services.subscriptions.find(params.get("subscriber") or params["phone"])
     return {
-        **plain(found),
+        **plain_fields(found),
         "phone": found.phone_masked,
         "products": {str(p.product_id): [p.offering_id, p.state] for p in services.orders.products(found)},
         "owes_nano": services.charges.receivable(found.account_id),
     }
 
 
-def look_at_order(services: AppServices, params: Mapping[str, Any]) -> object:
+def order_state(services: AppServices, params: Params) -> object:
     order, _ = services.orders.find(params["order_id"])
     return {"order": plain(order), "refunds": plain(services.refunds.of_order(order.order_id))}
 
 
-def look_at_bill(services: AppServices, params: Mapping[str, Any]) -> object:
+def bill_state(services: AppServices, params: Params) -> object:
     bill = services.bills.find(params["bill_no"])
-    return {**plain(bill), "credit_notes": plain(services.bills.credit_notes(bill))}
+    return {**plain_fields(bill), "credit_notes": plain(services.bills.credit_notes(bill))}

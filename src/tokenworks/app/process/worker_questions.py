@@ -1,0 +1,60 @@
+"""What workers ask the recorder that only the database or the whole host knows: keys, owners of stored responses, rests of deployments."""
+
+from msgspec import Raw
+
+from tokenworks.app.process.host_conditions import HostConditions
+from tokenworks.app.process.key_lookups import KeyLookups
+from tokenworks.charging import (
+    DEPLOYMENT_PAUSE,
+    KEYS,
+    OBJECT_OWNER,
+    DatabaseThread,
+    Ledger,
+    ObjectOwner,
+    Recorder,
+    decode_record,
+)
+from tokenworks.kernel import Clock, Unavailable
+
+
+class WorkerQuestions:
+    """Answers the questions of `charging.questions`. `thread`: the database thread for reads."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        conditions: HostConditions,
+        key_lookups: KeyLookups,
+        thread: DatabaseThread,
+        clock: Clock,
+    ) -> None:
+        self._recorder = recorder
+        self._conditions = conditions
+        self._key_lookups = key_lookups
+        self._thread = thread
+        self._clock = clock
+
+    async def answer(self, name: str, argument: Raw) -> Raw:
+        """Raises `Unavailable` for an unknown question, and where the database does not answer."""
+        if name == KEYS.name:
+            return KEYS.answer(await self._key_lookups.find(KEYS.decode_argument(argument)))
+        if name == OBJECT_OWNER.name:
+            object_ = OBJECT_OWNER.decode_argument(argument)
+            return OBJECT_OWNER.answer(await self._owner(object_.account_id, object_.upstream_id))
+        if name == DEPLOYMENT_PAUSE.name:
+            rest = DEPLOYMENT_PAUSE.decode_argument(argument)
+            self._conditions.rest_deployment(rest.deployment, rest.until_s)
+            return DEPLOYMENT_PAUSE.answer(None)
+        raise Unavailable(f"nothing answers {name}")
+
+    async def _owner(self, account_id: str, upstream_id: str) -> ObjectOwner:
+        """The deployment that made a stored response: by the records that are not settled yet, then by the database."""
+        for _, account, _, text in self._recorder.unsettled():
+            if account == account_id and upstream_id.encode() in text:
+                record = decode_record(text)
+                if record.upstream_id == upstream_id and record.protocol == "responses":
+                    return ObjectOwner(record.deployment, sum(record.c))
+        owner = await self._thread.run(
+            lambda connection: Ledger(connection, self._clock).owns_upstream_id(account_id, upstream_id)
+        )
+        return ObjectOwner(*(owner or ("", 0)))
