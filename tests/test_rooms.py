@@ -48,7 +48,7 @@ WITH_CONNECTION = {
 }
 # Errors of a room that are raised outside of it, and why.
 RAISES = {
-    ("web/asker.py", "NotAllowed"): "another site's page: what HTTP says of the asker",
+    ("web/client.py", "NotAllowed"): "another site's page: what HTTP says of the asker",
     ("web/principals.py", "NotAllowed"): "which roles may ask is the door's to say: x-roles",
     ("web/principals.py", "NotSignedIn"): "who asks is read from headers and cookies",
     ("pages/page.py", "NotAllowed"): "which roles may see a page",

@@ -8,15 +8,15 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from tokenworks.kernel import TokenworksError, format_tokens
-from tokenworks.pages.page import Text, Visitor, ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.page import FormText, Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.phrases import read_tokens
 from tokenworks.pages.words import WORDS
 from tokenworks.subscriptions import BILLING_ZONE, Member, check_rank, may_manage, normal_number
 from tokenworks.texts import Language
-from tokenworks.web.acts import cap_of
-from tokenworks.web.asker import client_address, is_secure
+from tokenworks.web.actions import audited_member
+from tokenworks.web.client import client_address, is_secure
 from tokenworks.web.principals import COOKIE, as_uuid, audit, phone_of
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 from tokenworks.web.sign_in import set_cookie
 
 router = APIRouter(include_in_schema=False)
@@ -28,10 +28,10 @@ Done = Annotated[Literal["invited", "cap", "removed", "joined", "declined", "lef
 
 
 @router.get("/family")
-def family(request: Request, services: Asked, done: Done = None) -> Response:
+def family(request: Request, services: RequestServices, done: Done = None) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/family")
+        return sign_in_page(request, services, "/family")
     return _show(request, services, visitor, done)
 
 
@@ -46,9 +46,9 @@ def _show(
     words = WORDS[language]
     rows, more = ([], 0) if visitor.is_member else _members(services, visitor, language)
     invited, joined = [], []
-    for member in services.members.memberships(phone_of(services, visitor.who)):
+    for member in services.members.memberships(phone_of(services, visitor.principal)):
         name = _household(services, member)
-        is_here = member.member_id == visitor.who.member_id
+        is_here = member.member_id == visitor.principal.member_id
         row = {"id": str(member.member_id), "is_here": is_here}
         if member.state == "invited":
             invited.append({**row, "text": words["invitation_from"].format(name=name)})
@@ -94,14 +94,14 @@ def _members(services: Services, visitor: Visitor, language: Language) -> tuple[
                 "id": str(member.member_id),
                 "name": (visitor.subscriber.name or words["owner"]) if is_owner else member.name,
                 "role": words[member.role] if member.state == "active" else words["invited"],
-                "is_me": member.member_id == visitor.who.member_id,
+                "is_me": member.member_id == visitor.principal.member_id,
                 "phone": f"···· {member.phone[-_PHONE_SHOWN:]}" if member.phone else "",
                 "used": "" if member.role == "department" else used if tokens else words["used_none"],
                 "cap": cap_line(member, caps, language),
                 "cap_tokens": "" if member.cap_tokens is None else str(member.cap_tokens),
                 "cap_period": member.cap_period or "month",
-                "can_remove": member.can_leave and may_manage(visitor.who.role, member),
-                "can_cap": may_manage(visitor.who.role, member),
+                "can_remove": member.can_leave and may_manage(visitor.principal.role, member),
+                "can_cap": may_manage(visitor.principal.role, member),
             }
         )
     return rows, max(0, len(found) - MEMBERS_SHOWN)
@@ -124,21 +124,21 @@ def cap_line(member: Member, used: dict[UUID, int], language: Language) -> str:
 @router.post("/family/invite")
 def invite(
     request: Request,
-    services: Asked,
-    phone: Text = "",
-    name: Text = "",
-    cap: Text = "",
+    services: RequestServices,
+    phone: FormText = "",
+    name: FormText = "",
+    cap: FormText = "",
     period: Period = "month",
 ) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/family")
+        return sign_in_page(request, services, "/family")
     try:
         with services.transaction():
             made = services.members.invite(
                 visitor.subscriber, normal_number(phone), name, cap_tokens=read_tokens(cap), cap_period=period
             )
-            audit(services, visitor.who, "member.invite", made.member_id, None, cap_of(made))
+            audit(services, visitor.principal, "member.invite", made.member_id, None, audited_member(made))
     except TokenworksError as error:
         return _show(request, services, visitor, error=error)
     return RedirectResponse("/family?done=invited", 303)
@@ -146,38 +146,38 @@ def invite(
 
 @router.post("/family/cap")
 def set_cap(
-    request: Request, services: Asked, id: Text, cap: Text = "", period: Period = "month"
+    request: Request, services: RequestServices, id: FormText, cap: FormText = "", period: Period = "month"
 ) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/family")
+        return sign_in_page(request, services, "/family")
     member = _member(services, visitor, id)
-    check_rank(visitor.who.role, member)
+    check_rank(visitor.principal.role, member)
     try:
         with services.transaction():
             services.subscriptions.lock([visitor.subscriber.subscriber_id])
-            before = cap_of(_member(services, visitor, id))
+            before = audited_member(_member(services, visitor, id))
             services.members.set_cap(member, read_tokens(cap), period)
-            after = cap_of(_member(services, visitor, id))
+            after = audited_member(_member(services, visitor, id))
             if after != before:
-                audit(services, visitor.who, "member.set", member.member_id, before, after)
+                audit(services, visitor.principal, "member.set", member.member_id, before, after)
     except TokenworksError as error:
         return _show(request, services, visitor, error=error)
     return RedirectResponse("/family?done=cap", 303)
 
 
 @router.post("/family/remove")
-def remove(request: Request, services: Asked, id: Text) -> Response:
+def remove(request: Request, services: RequestServices, id: FormText) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/family")
+        return sign_in_page(request, services, "/family")
     member = _member(services, visitor, id)
-    check_rank(visitor.who.role, member)
+    check_rank(visitor.principal.role, member)
     try:
         with services.transaction():
             services.subscriptions.lock([visitor.subscriber.subscriber_id])
             if _member(services, visitor, id).state != "left":
-                audit(services, visitor.who, "member.remove", member.member_id, cap_of(member))
+                audit(services, visitor.principal, "member.remove", member.member_id, audited_member(member))
                 services.members.remove(member)
     except TokenworksError as error:
         return _show(request, services, visitor, error=error)
@@ -194,14 +194,14 @@ def _member(services: Services, visitor: Visitor, id_: str) -> Member:
 @router.post("/family/join")
 def join(
     request: Request,
-    services: Asked,
-    id: Text,
+    services: RequestServices,
+    id: FormText,
     what: Annotated[Literal["accept", "decline", "leave", "switch"], Form()],
 ) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/family")
-    phone, member_id = phone_of(services, visitor.who), as_uuid(id, "invitation")
+        return sign_in_page(request, services, "/family")
+    phone, member_id = phone_of(services, visitor.principal), as_uuid(id, "invitation")
     try:
         if what == "switch":
             return _switch(request, services, phone, member_id)
@@ -212,11 +212,14 @@ def join(
                 else:
                     services.members.leave(phone, member_id)
                 audit(
-                    services, visitor.who, "member.accept" if what == "accept" else "member.leave", member_id
+                    services,
+                    visitor.principal,
+                    "member.accept" if what == "accept" else "member.leave",
+                    member_id,
                 )
     except TokenworksError as error:
         return _show(request, services, visitor, error=error)
-    if what == "leave" and member_id == visitor.who.member_id:
+    if what == "leave" and member_id == visitor.principal.member_id:
         response = RedirectResponse("/sign-in", 303)
         response.delete_cookie(COOKIE, path="/")
         return response

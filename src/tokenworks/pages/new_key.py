@@ -3,7 +3,7 @@
 from fastapi import Request, Response
 
 from tokenworks.pages.page import Visitor, render
-from tokenworks.web.content import reached_at
+from tokenworks.web.content import public_base_url
 from tokenworks.web.services import Services
 
 
@@ -18,7 +18,7 @@ def show_key(
     begins: str = "",
 ) -> Response:
     """A key that is shown this once, and where to enter it."""
-    base, shown = reached_at(), key or "twk_…"
+    base, shown = public_base_url(), key or "twk_…"
     set_ups = [
         (
             "OpenAI SDK · Cline · Cherry Studio · LobeChat",

@@ -18,7 +18,7 @@ from tokenworks.pages.words import WORDS, refusal
 from tokenworks.subscriptions import Subscriber
 from tokenworks.texts import Language
 from tokenworks.trust import NotAllowed, NotSignedIn, Principal, Role
-from tokenworks.web.principals import own, principal_of
+from tokenworks.web.principals import own_subscriber, principal_of
 from tokenworks.web.services import Services
 
 LANGUAGE_COOKIE: Final = "tokenworks_language"
@@ -28,7 +28,7 @@ NAV: Final[dict[Role, tuple[str, ...]]] = {
     "member": ("usage", "keys", "family"),
 }
 # What a form may name as the page to come back to: one of ours, nothing of another site.
-_HERE = re.compile(
+_OWN_PAGE = re.compile(
     r"/(?:(?:order|products|usage|keys|family|bill|privacy|sessions|terms|sign-in)(?:\?[A-Za-z0-9=&_-]{0,200})?"
     r"|products/[0-9a-f-]{36}/(?:change|cancel|pause|resume)(?:\?offering=[a-z0-9-]{1,63})?"
     r"|account/(?:suspend|resume)"
@@ -43,14 +43,14 @@ HEADERS: Final = {
 }
 
 
-def _harmless(value: object) -> object:
+def _without_direction_marks(value: object) -> object:
     """What a page says: beside the escaping of HTML, nothing that turns the direction of the text around it."""
     return shown(value, lines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 _templates = Environment(
     loader=PackageLoader("tokenworks.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    finalize=_harmless,
+    finalize=_without_direction_marks,
 )  # fmt: skip
 
 
@@ -63,26 +63,26 @@ _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _templates.filters["days"] = _whole_days
 
 
-def _line(text: str) -> str:
+def _checked_line(text: str) -> str:
     found = flaw(text)
     if found is not None:
         raise ValueError(f"it has {found}: leave it out")
     return text
 
 
-Text = Annotated[str, Form(max_length=200), AfterValidator(_line)]
+FormText = Annotated[str, Form(max_length=200), AfterValidator(_checked_line)]
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
     """Who is signed in, and whose account that is."""
 
-    who: Principal
+    principal: Principal
     subscriber: Subscriber
 
     @property
     def is_member(self) -> bool:
-        return self.who.role == "member"
+        return self.principal.role == "member"
 
 
 def visitor_of(request: Request, services: Services, *roles: Role) -> Visitor | None:
@@ -90,12 +90,12 @@ def visitor_of(request: Request, services: Services, *roles: Role) -> Visitor | 
     named).
     """
     try:
-        who = principal_of(request, services)
+        principal = principal_of(request, services)
     except NotSignedIn:
         return None
-    if who.role not in (roles or ("owner", "admin")):
+    if principal.role not in (roles or ("owner", "admin")):
         raise NotAllowed("this page is the owner's")
-    return Visitor(who, own(services, who))
+    return Visitor(principal, own_subscriber(services, principal))
 
 
 def language_of(request: Request, visitor: Visitor | None = None) -> Language:
@@ -111,9 +111,9 @@ def language_of(request: Request, visitor: Visitor | None = None) -> Language:
     return "en" if chosen == "en" else "zh"
 
 
-def page_at(text: str) -> str:
+def own_page_or_shop(text: str) -> str:
     """A path of our pages, or the shop's where it is none."""
-    return text if _HERE.fullmatch(text) else "/order"
+    return text if _OWN_PAGE.fullmatch(text) else "/order"
 
 
 def render(
@@ -153,13 +153,13 @@ def _rendered(
     words = WORDS[language]
     here = f"{request.url.path}?{request.url.query}".rstrip("?") if request.method == "GET" else f"/{page}"
     html = _templates.get_template(template).render(
-        language=language, t=words, page=page, title=words[title], operator=operator, here=page_at(here),
-        nav=("order",) if visitor is None else NAV[visitor.who.role], signed_in=visitor is not None, **more,
+        language=language, t=words, page=page, title=words[title], operator=operator, here=own_page_or_shop(here),
+        nav=("order",) if visitor is None else NAV[visitor.principal.role], signed_in=visitor is not None, **more,
     )  # fmt: skip
     return HTMLResponse(html, status, headers=HEADERS)
 
 
-def ask_to_sign_in(
+def sign_in_page(
     request: Request,
     services: Services,
     back: str,
@@ -167,7 +167,7 @@ def ask_to_sign_in(
     error: TokenworksError | None = None,
 ) -> HTMLResponse:
     """The sign-in form, for a code or (with `identifier`) with one; it leads back to a page of ours."""
-    back = page_at(back)
+    back = own_page_or_shop(back)
     page = back.lstrip("/").split("?")[0].split("/")[0]
     return render(
         request, services, "sign_in.html", page, "sign_in", error=error, identifier=identifier, back=back
@@ -177,25 +177,25 @@ def ask_to_sign_in(
 # Errors, for people.
 
 
-def explain_errors_to_people(app: FastAPI) -> None:
+def show_error_pages(app: FastAPI) -> None:
     """What a browser asks for and does not get is answered with a page; programs get problem details as before."""
     for kind, handler in list(app.exception_handlers.items()):
         if iscoroutinefunction(handler):
             continue  # The framework's own, of web sockets: there are none.
-        app.exception_handlers[kind] = _for_people(handler)
+        app.exception_handlers[kind] = _with_error_page(handler)
 
 
-def _for_people(handler: Callable[..., Any]) -> Callable[..., Any]:
+def _with_error_page(handler: Callable[..., Any]) -> Callable[..., Any]:
     def answer(request: Request, error: Exception) -> Response:
         response: Response = handler(request, error)
-        if not is_for_a_person(request) or response.media_type != "application/problem+json":
+        if not wants_html(request) or response.media_type != "application/problem+json":
             return response
         return _error_page(request, response)
 
     return answer
 
 
-def is_for_a_person(request: Request) -> bool:
+def wants_html(request: Request) -> bool:
     """True for a browser: it asks for HTML, and not for JSON."""
     accept = request.headers.get("accept", "")
     return "text/html" in accept and "json" not in accept
@@ -204,7 +204,7 @@ def is_for_a_person(request: Request) -> bool:
 def _error_page(request: Request, problem: Response) -> Response:
     visitor, operator = None, ""
     try:
-        with request.app.state.open_rooms() as services:
+        with request.app.state.open_services() as services:
             operator = services.operator
             visitor = visitor_of(request, services, "owner", "admin", "member")
     except TokenworksError:

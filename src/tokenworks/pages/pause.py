@@ -6,12 +6,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from tokenworks.kernel import TokenworksError
-from tokenworks.pages.page import Visitor, ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.page import Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.phrases import name_of, yuan
 from tokenworks.pages.words import WORDS, refusal
 from tokenworks.subscriptions import Product, day_of, last_day
 from tokenworks.web.principals import audit
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(include_in_schema=False)
 What = Literal["suspend", "resume"]
@@ -22,19 +22,19 @@ _CAUSE: Final = "own_wish"
 
 
 @router.get("/account/{what}")
-def look(request: Request, services: Asked, what: What) -> Response:
+def look(request: Request, services: RequestServices, what: What) -> Response:
     visitor = visitor_of(request, services, "owner")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/products")
+        return sign_in_page(request, services, "/products")
     return _show(request, services, visitor, what)
 
 
 @router.post("/account/{what}")
-def do(request: Request, services: Asked, what: What) -> Response:
+def do(request: Request, services: RequestServices, what: What) -> Response:
     """The same again changes nothing."""
     visitor = visitor_of(request, services, "owner")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/products")
+        return sign_in_page(request, services, "/products")
     found = visitor.subscriber
     if (_CAUSE in found.suspended_by) == (what == "suspend"):
         return RedirectResponse("/products", 303)
@@ -45,7 +45,14 @@ def do(request: Request, services: Asked, what: What) -> Response:
                 services.subscriptions.suspend(found, _CAUSE, REASON)
             else:
                 services.subscriptions.lift(found, _CAUSE, REASON)
-            audit(services, visitor.who, f"subscriber.{state}", found.subscriber_id, None, {"cause": _CAUSE})
+            audit(
+                services,
+                visitor.principal,
+                f"subscriber.{state}",
+                found.subscriber_id,
+                None,
+                {"cause": _CAUSE},
+            )
     except TokenworksError as error:
         return _show(request, services, visitor, what, error)
     return RedirectResponse(f"/products?done={_WORD[what]}_all", 303)

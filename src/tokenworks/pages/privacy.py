@@ -6,18 +6,18 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from tokenworks.kernel import NotFound, TokenworksError
-from tokenworks.pages.page import ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.page import language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.words import PRIVACY_WORDS
 from tokenworks.subscriptions import PURPOSES, Erasure, check_control
 from tokenworks.web.principals import audit
 from tokenworks.web.privacy import SHA256_PATTERN, Purpose, close_and_erase, leave_and_erase, own_member
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/terms")
-def terms_page(request: Request, services: Asked) -> Response:
+def terms_page(request: Request, services: RequestServices) -> Response:
     """What one agrees to, before one signs in."""
     language = language_of(request)
     texts = [services.consents.text(purpose, language) for purpose in PURPOSES]
@@ -27,7 +27,7 @@ def terms_page(request: Request, services: Asked) -> Response:
 
 
 @router.get("/privacy")
-def privacy_page(request: Request, services: Asked) -> Response:
+def privacy_page(request: Request, services: RequestServices) -> Response:
     return _privacy(request, services)
 
 
@@ -36,13 +36,13 @@ def _privacy(
 ) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/privacy")
+        return sign_in_page(request, services, "/privacy")
     subscriber = visitor.subscriber
     language = language_of(request, visitor)
-    is_owner = visitor.who.role == "owner"
+    is_owner = visitor.principal.role == "owner"
     # What an account agreed to is its owner's to say; an admin may stop what costs more.
     states = [] if visitor.is_member else services.consents.states(subscriber, language)
-    member = None if is_owner else own_member(services, visitor.who)
+    member = None if is_owner else own_member(services, visitor.principal)
     return render(
         request, services, "privacy.html", "privacy", "privacy", visitor=visitor, error=error,
         p=PRIVACY_WORDS[language], states=states, person=subscriber if is_owner else None,
@@ -54,17 +54,17 @@ def _privacy(
 @router.post("/privacy/consent")
 def say_on_page(
     request: Request,
-    services: Asked,
+    services: RequestServices,
     purpose: Annotated[Purpose, Form()],
     given: Annotated[bool, Form()],
     text_sha256: Annotated[str, Form(pattern=SHA256_PATTERN)],
 ) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/privacy")
-    who, subscriber = visitor.who, visitor.subscriber
+        return sign_in_page(request, services, "/privacy")
+    principal, subscriber = visitor.principal, visitor.subscriber
     # An admin may stop what costs more; all else is the owner's to say.
-    check_control(who.role, subscriber, consents=given or purpose != "spill_over")
+    check_control(principal.role, subscriber, consents=given or purpose != "spill_over")
     try:
         with services.transaction():
             services.subscriptions.lock([subscriber.subscriber_id])
@@ -72,10 +72,10 @@ def say_on_page(
             # Said again of the same text it is the same.
             if (last.given, last.said_sha256) != (given, text_sha256):
                 services.consents.keep(
-                    subscriber, purpose, given=given, text_sha256=text_sha256, said_by=who.actor
+                    subscriber, purpose, given=given, text_sha256=text_sha256, said_by=principal.actor
                 )
                 said = {"purpose": purpose, "given": given}
-                audit(services, who, "subscriber.consent", subscriber.subscriber_id, None, said)
+                audit(services, principal, "subscriber.consent", subscriber.subscriber_id, None, said)
     except TokenworksError as error:
         return _privacy(request, services, error)
     return RedirectResponse("/privacy", 303)
@@ -83,17 +83,17 @@ def say_on_page(
 
 @router.post("/privacy/erase")
 def erase_on_page(
-    request: Request, services: Asked, confirm: Annotated[str, Form(max_length=10)]
+    request: Request, services: RequestServices, confirm: Annotated[str, Form(max_length=10)]
 ) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/privacy")
-    who, subscriber = visitor.who, visitor.subscriber
-    if who.role != "owner":
+        return sign_in_page(request, services, "/privacy")
+    principal, subscriber = visitor.principal, visitor.subscriber
+    if principal.role != "owner":
         raise NotFound("this is the owner's")
     try:
         done = close_and_erase(services, subscriber, confirm, even_if_owed=False)
-        audit(services, who, "subscriber.erase", subscriber.subscriber_id)
+        audit(services, principal, "subscriber.erase", subscriber.subscriber_id)
     except TokenworksError as error:
         return _privacy(request, services, error)
     language = language_of(request, visitor)
@@ -105,14 +105,14 @@ def erase_on_page(
 
 @router.post("/privacy/leave")
 def leave_on_page(
-    request: Request, services: Asked, confirm: Annotated[str, Form(max_length=10)]
+    request: Request, services: RequestServices, confirm: Annotated[str, Form(max_length=10)]
 ) -> Response:
     """A member's own erasure: it leaves the account for good."""
     visitor = visitor_of(request, services, "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/privacy")
+        return sign_in_page(request, services, "/privacy")
     try:
-        leave_and_erase(services, visitor.who, confirm)
+        leave_and_erase(services, visitor.principal, confirm)
     except TokenworksError as error:
         return _privacy(request, services, error)
     words = PRIVACY_WORDS[language_of(request, visitor)]

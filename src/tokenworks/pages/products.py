@@ -9,12 +9,12 @@ from fastapi.responses import RedirectResponse
 
 from tokenworks.kernel import NotFound, TokenworksError
 from tokenworks.pages.offers import offer
-from tokenworks.pages.page import Visitor, ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.page import Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.phrases import name_of, yuan
 from tokenworks.pages.words import WORDS
 from tokenworks.subscriptions import LIVE, Order, Product, acts_with, day_of, last_day
 from tokenworks.web.principals import as_uuid, audit
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(include_in_schema=False)
 
@@ -30,10 +30,10 @@ ORDERS_LOOKED_AT: Final = 1000
 
 
 @router.get("/products")
-def products(request: Request, services: Asked, done: Done = None) -> Response:
+def products(request: Request, services: RequestServices, done: Done = None) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/products")
+        return sign_in_page(request, services, "/products")
     return _list(request, services, visitor, done)
 
 
@@ -72,7 +72,7 @@ def _notices(visitor: Visitor, words: Mapping[str, str]) -> list[str]:
 
 def _all_do(visitor: Visitor) -> str | None:
     """Whether the owner may pause all, or go on."""
-    if visitor.who.role != "owner":
+    if visitor.principal.role != "owner":
         return None
     return "resume" if "own_wish" in visitor.subscriber.suspended_by else "suspend"
 
@@ -156,11 +156,11 @@ ProductId = Annotated[str, Path(max_length=64)]
 
 
 @router.post("/products/to-come/{id}/withdraw")
-def withdraw(request: Request, services: Asked, id: ProductId) -> Response:
+def withdraw(request: Request, services: RequestServices, id: ProductId) -> Response:
     """Cancel an order that has not begun."""
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/products")
+        return sign_in_page(request, services, "/products")
     order_id = as_uuid(id, "order")
     try:
         if order_id not in {order.order_id for order in services.orders.to_come(visitor.subscriber)}:
@@ -168,18 +168,18 @@ def withdraw(request: Request, services: Asked, id: ProductId) -> Response:
         with services.transaction():
             services.orders.withdraw(order_id)
             states = ({"state": "acknowledged"}, {"state": "cancelled"})
-            audit(services, visitor.who, "order.withdraw", order_id, *states)
+            audit(services, visitor.principal, "order.withdraw", order_id, *states)
     except TokenworksError as error:
         return _list(request, services, visitor, error=error)
     return RedirectResponse("/products?done=withdraw", 303)
 
 
 @router.post("/products/{id}/keep")
-def keep(request: Request, services: Asked, id: ProductId) -> Response:
+def keep(request: Request, services: RequestServices, id: ProductId) -> Response:
     """Take back what waits for the end of the period: a change, or the end."""
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/products")
+        return sign_in_page(request, services, "/products")
     product = own_product(services, visitor, id)
     try:
         with services.transaction():
@@ -187,7 +187,7 @@ def keep(request: Request, services: Asked, id: ProductId) -> Response:
                 services.orders.withdraw(order_id)
                 audit(
                     services,
-                    visitor.who,
+                    visitor.principal,
                     "order.withdraw",
                     order_id,
                     {"state": "pending"},

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from tokenworks.kernel import NotFound
-from tokenworks.pages.page import Text, Visitor, ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.page import FormText, Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.words import SESSION_WORDS
 from tokenworks.subscriptions import minute_of
 from tokenworks.trust import Session
 from tokenworks.web.principals import as_uuid, audit
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 from tokenworks.web.sign_in import live_sessions
 
 router = APIRouter(include_in_schema=False)
@@ -46,20 +46,24 @@ def place_of(address: str | None) -> str | None:
 
 
 @router.get("/sessions")
-def sessions(request: Request, services: Asked, done: Done = None) -> Response:
+def sessions(request: Request, services: RequestServices, done: Done = None) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/sessions")
+        return sign_in_page(request, services, "/sessions")
     words = SESSION_WORDS[language_of(request, visitor)]
-    found = live_sessions(services, visitor.who)
+    found = live_sessions(services, visitor.principal)
     # This one first, then one's own, then those of the others in the account.
     own_first = sorted(
         found,
-        key=lambda s: (s.session_id != visitor.who.session_id, s.member_id != visitor.who.member_id),
+        key=lambda s: (
+            s.session_id != visitor.principal.session_id,
+            s.member_id != visitor.principal.member_id,
+        ),
     )
     names = {m.member_id: m.name for m in services.members.of(visitor.subscriber)}
     others = any(
-        s.member_id == visitor.who.member_id and s.session_id != visitor.who.session_id for s in found
+        s.member_id == visitor.principal.member_id and s.session_id != visitor.principal.session_id
+        for s in found
     )
     return render(
         request, services, "sessions.html", "sessions", "sessions", visitor=visitor, s=words,
@@ -78,19 +82,19 @@ def _row(one: Session, visitor: Visitor, names: dict[Any, str], words: Mapping[s
         words["where"].format(place=place),
         words["until"].format(at=minute_of(one.expires_at)),
     ]
-    is_own = one.member_id == visitor.who.member_id
+    is_own = one.member_id == visitor.principal.member_id
     return {
         "id": str(one.session_id), "device": words[device_of(one.client)], "lines": lines,
-        "is_this": one.session_id == visitor.who.session_id,
+        "is_this": one.session_id == visitor.principal.session_id,
         "of": "" if is_own else words["of"].format(name=names.get(one.member_id, "")),
     }  # fmt: skip
 
 
 @router.post("/sessions/end")
-def end(request: Request, services: Asked, id: Text) -> Response:
+def end(request: Request, services: RequestServices, id: FormText) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/sessions")
+        return sign_in_page(request, services, "/sessions")
     end_live_session(services, visitor, id)
     return RedirectResponse("/sessions?done=ended", 303)
 
@@ -99,9 +103,9 @@ def end_live_session(services: Services, visitor: Visitor, id_: str) -> None:
     """One that is listed; the same form again finds it ended, and does nothing. Raises `NotFound` for another's."""
     session_id = as_uuid(id_, "session")
     with services.transaction():
-        if session_id in {one.session_id for one in live_sessions(services, visitor.who)}:
+        if session_id in {one.session_id for one in live_sessions(services, visitor.principal)}:
             if services.identity.end_session(session_id):
-                audit(services, visitor.who, "session.end", session_id)
+                audit(services, visitor.principal, "session.end", session_id)
         elif visitor.is_member or not services.identity.has_session(
             visitor.subscriber.subscriber_id, session_id
         ):
@@ -109,13 +113,13 @@ def end_live_session(services: Services, visitor: Visitor, id_: str) -> None:
 
 
 @router.post("/sessions/end-others")
-def end_others(request: Request, services: Asked) -> Response:
+def end_others(request: Request, services: RequestServices) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/sessions")
-    who, subscriber_id = visitor.who, visitor.subscriber.subscriber_id
+        return sign_in_page(request, services, "/sessions")
+    principal, subscriber_id = visitor.principal, visitor.subscriber.subscriber_id
     with services.transaction():
-        ended = services.identity.end_other_sessions(subscriber_id, who.member_id, who.session_id)
+        ended = services.identity.end_other_sessions(subscriber_id, principal.member_id, principal.session_id)
         if ended:
-            audit(services, who, "session.end_others", subscriber_id, None, {"ended": ended})
+            audit(services, principal, "session.end_others", subscriber_id, None, {"ended": ended})
     return RedirectResponse("/sessions?done=ended_others", 303)

@@ -10,19 +10,27 @@ from tokenworks.kernel import Invalid, TokenworksError
 from tokenworks.pages.confirm import confirm_page
 from tokenworks.pages.new_key import show_key
 from tokenworks.pages.offers import cards, on_sale
-from tokenworks.pages.page import Text, Visitor, ask_to_sign_in, language_of, page_at, render, visitor_of
+from tokenworks.pages.page import (
+    FormText,
+    Visitor,
+    language_of,
+    own_page_or_shop,
+    render,
+    sign_in_page,
+    visitor_of,
+)
 from tokenworks.pages.words import WORDS
 from tokenworks.subscriptions import day_of
-from tokenworks.web.acts import issue_key
+from tokenworks.web.actions import issue_key
 from tokenworks.web.principals import audit
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/order")
 def order(
-    request: Request, services: Asked, offering: Annotated[str | None, Query(max_length=64)] = None
+    request: Request, services: RequestServices, offering: Annotated[str | None, Query(max_length=64)] = None
 ) -> Response:
     return _choose(request, services, visitor_of(request, services), offering)
 
@@ -60,17 +68,17 @@ def _choose(
 @router.post("/order")
 def place(
     request: Request,
-    services: Asked,
-    offering: Text,
-    key: Text,
-    version: Text = "",
-    delivery: Text = "",
-    second: Text = "",
-    start: Text = "",
+    services: RequestServices,
+    offering: FormText,
+    key: FormText,
+    version: FormText = "",
+    delivery: FormText = "",
+    second: FormText = "",
+    start: FormText = "",
 ) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, f"/order?offering={offering}")
+        return sign_in_page(request, services, f"/order?offering={offering}")
     try:
         day = _day(start)
         with services.transaction():
@@ -86,7 +94,14 @@ def place(
             )
             text = None
             if made.new:
-                audit(services, visitor.who, "order.add", made.order_id, None, {"offering": made.offering_id})
+                audit(
+                    services,
+                    visitor.principal,
+                    "order.add",
+                    made.order_id,
+                    None,
+                    {"offering": made.offering_id},
+                )
                 text = _first_key(request, services, visitor)
     except TokenworksError as error:
         return _choose(request, services, visitor, offering, error)
@@ -108,19 +123,21 @@ def _day(text: str) -> date | None:
 
 
 @router.post("/order/broadband")
-def set_broadband(request: Request, services: Asked, offering: Text, number: Text) -> Response:
+def set_broadband(
+    request: Request, services: RequestServices, offering: FormText, number: FormText
+) -> Response:
     """The number of the broadband account, where none is known, and on to the order that needs it."""
     visitor = visitor_of(request, services)
-    to = page_at(f"/order?offering={offering}")
+    to = own_page_or_shop(f"/order?offering={offering}")
     if visitor is None:
-        return ask_to_sign_in(request, services, to)
+        return sign_in_page(request, services, to)
     found = visitor.subscriber
     if found.broadband is None:
         try:
             with services.transaction():
                 services.subscriptions.set_profile(found, broadband=number.strip())
                 audit(
-                    services, visitor.who, "subscriber.set", found.subscriber_id, {"broadband": None}, {"broadband": number.strip()}
+                    services, visitor.principal, "subscriber.set", found.subscriber_id, {"broadband": None}, {"broadband": number.strip()}
                 )  # fmt: skip
         except TokenworksError as error:
             return _choose(request, services, visitor, offering, error)
@@ -131,6 +148,6 @@ def _first_key(request: Request, services: Services, visitor: Visitor) -> str | 
     """A key to begin with; none for who has all the keys that one may have: the order does not depend on it."""
     name = WORDS[language_of(request, visitor)]["from_order_page"]
     try:
-        return issue_key(services, visitor.who, visitor.subscriber, name)[1]
+        return issue_key(services, visitor.principal, visitor.subscriber, name)[1]
     except Invalid:
         return None

@@ -10,12 +10,12 @@ from tokenworks.catalog import TOKEN_CLASSES
 from tokenworks.charging import Bucket
 from tokenworks.kernel import format_tokens
 from tokenworks.pages.family import cap_line
-from tokenworks.pages.page import Visitor, ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.page import Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.phrases import name_of, span
 from tokenworks.pages.words import WORDS
 from tokenworks.subscriptions import BILLING_ZONE, day_of, last_day
 from tokenworks.texts import Language
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(include_in_schema=False)
 DAYS_SHOWN: Final = 30
@@ -25,10 +25,10 @@ _RING: Final = 2 * math.pi * 50
 
 
 @router.get("/usage")
-def usage(request: Request, services: Asked) -> Response:
+def usage(request: Request, services: RequestServices) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/usage")
+        return sign_in_page(request, services, "/usage")
     subscriber, language, now = visitor.subscriber, language_of(request, visitor), services.clock.now()
     since = now - timedelta(days=DAYS_SHOWN)
     days = services.ledger.usage_by_day(subscriber.account_id, since)
@@ -37,7 +37,7 @@ def usage(request: Request, services: Asked) -> Response:
         if b.kind in {"balance", "window"} and b.closing is None and (b.valid_until is None or b.valid_until > now)
     ]  # fmt: skip
     names = _names(services, visitor, language)
-    own_id = visitor.who.member_id if visitor.is_member else None
+    own_id = visitor.principal.member_id if visitor.is_member else None
     records, _ = services.ledger.usage_page(subscriber.account_id, None, own_id, 0, RECORDS_SHOWN)
     return render(
         request, services, "usage.html", "usage", "usage", visitor=visitor,
@@ -50,8 +50,8 @@ def usage(request: Request, services: Asked) -> Response:
 
 
 def _own_cap(services: Services, visitor: Visitor, language: Language) -> str:
-    assert visitor.who.member_id is not None
-    member = services.members.by_id(visitor.who.member_id)
+    assert visitor.principal.member_id is not None
+    member = services.members.by_id(visitor.principal.member_id)
     assert member is not None
     used = services.ledger.used_of_caps(visitor.subscriber.account_id, services.clock.now())
     return cap_line(member, used, language)

@@ -21,7 +21,7 @@ from tokenworks.kernel import NUMBER_CHARS_MAX, Invalid, check_number, flaw_in
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
-class _Checked(BaseModel):
+class _CheckedBody(BaseModel):
     """Every text that is read of a body, in lists and objects too, is checked by the one rule of `kernel.text`."""
 
     @model_validator(mode="after")
@@ -33,14 +33,14 @@ class _Checked(BaseModel):
         return self
 
 
-class Loose(_Checked):
+class TmfBody(_CheckedBody):
     """Of a standard: what it allows beside what is read here passes, and is kept nowhere."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True)
 
 
 # Exactly what was written: no float, no other scripts' digits, which `Decimal` would take.
-Number = Annotated[
+ExactNumber = Annotated[
     Decimal,
     BeforeValidator(check_number),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "maxLength": NUMBER_CHARS_MAX}]}),
@@ -61,16 +61,16 @@ def checked_instant(at: datetime) -> datetime:
 Instant = Annotated[AwareDatetime, AfterValidator(checked_instant)]
 
 # Whose: a subscriber's id, phone or broadband number.
-Of = Annotated[str | None, Query(max_length=64)]
+SubscriberReference = Annotated[str | None, Query(max_length=64)]
 
 
-class Ref(Loose):
+class Reference(TmfBody):
     """By whose id something is named."""
 
     id: str = Field(min_length=1, max_length=64)
 
 
-class Strict(_Checked):
+class StrictBody(_CheckedBody):
     """Of our own: what is not known is refused."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
@@ -86,4 +86,4 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-Body = Annotated[bytes, Depends(_body)]
+RawBody = Annotated[bytes, Depends(_body)]

@@ -40,28 +40,28 @@ def _linked(content: object) -> object:
     return content
 
 
-def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(encode(content), status, headers, "application/json")
 
 
 def money(amount_nano: int, currency: str = "CNY") -> dict[str, object]:
     """TMF Money."""
-    return {"unit": currency, "value": decimal(amount_nano)}
+    return {"unit": currency, "value": exact_amount(amount_nano)}
 
 
-def decimal(amount_nano: int) -> Decimal:
+def exact_amount(amount_nano: int) -> Decimal:
     return exact_decimal(amount_nano, NANO_PER_UNIT)
 
 
-def when(at: datetime | None) -> str | None:
+def instant(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def shown(resource: Mapping[str, object]) -> dict[str, object]:
+def without_none(resource: Mapping[str, object]) -> dict[str, object]:
     """Without what is not known."""
     return {name: value for name, value in resource.items() if value is not None}
 
 
-def reached_at() -> str:
+def public_base_url() -> str:
     """Where the asker of the request that is answered reached us: scheme and host."""
     return base_url.get()

@@ -12,7 +12,7 @@ from tokenworks.kernel import Conflict, Invalid, NotFound, Refused, TokenworksEr
 from tokenworks.trust import ApprovalNeeded, NotAllowed, NotSignedIn, TooManyCodes
 from tokenworks.web.content import encode
 from tokenworks.web.lists import Changed, OutOfRange
-from tokenworks.web.repeats import Repeated
+from tokenworks.web.repeats import RepeatedRequest
 
 _STATUS: Final[tuple[tuple[type[TokenworksError], int], ...]] = (
     (NotSignedIn, 401),
@@ -43,7 +43,7 @@ def explain_errors(app: FastAPI) -> None:
     @app.exception_handler(TokenworksError)
     def refused(request: Request, error: TokenworksError) -> Response:
         if isinstance(error, ApprovalNeeded):
-            with request.app.state.open_rooms() as services:
+            with request.app.state.open_services() as services:
                 services.approvals.ask(error.wanted)
         status = status_of(type(error))
         headers = {}
@@ -55,8 +55,8 @@ def explain_errors(app: FastAPI) -> None:
             headers["WWW-Authenticate"] = "Bearer"
         return problem(status, type(error).__name__, str(error), headers)
 
-    @app.exception_handler(Repeated)
-    def again(_request: Request, repeated: Repeated) -> Response:
+    @app.exception_handler(RepeatedRequest)
+    def again(_request: Request, repeated: RepeatedRequest) -> Response:
         headers = {**repeated.kept.headers, "Idempotent-Replayed": "true"}
         return Response(repeated.kept.body, repeated.kept.status, headers)
 

@@ -11,19 +11,19 @@ from fastapi import Request, Response
 
 from tokenworks.kernel import Invalid, check_number
 from tokenworks.web.bodies import checked_instant
-from tokenworks.web.lists import Page, cut, page_of
+from tokenworks.web.lists import Page, page_response, paginate
 
-_Listed = TypeVar("_Listed")
+_Row = TypeVar("_Row")
 
 # Resources that are looked through for a filter that the database does not know.
 FILTERED_MAX: Final = 5000
 
 
-def narrowed(
+def filtered_page(
     request: Request,
     page: Page,
-    read: Callable[[int, int], tuple[Sequence[_Listed], int]],
-    resource: Callable[[_Listed], Mapping[str, object]],
+    read: Callable[[int, int], tuple[Sequence[_Row], int]],
+    resource: Callable[[_Row], Mapping[str, object]],
     names: Sequence[str],
     beside: Sequence[str] = (),
 ) -> Response:
@@ -32,7 +32,7 @@ def narrowed(
     """
     if not is_filtered(request, *beside):
         found, total = read(page.offset, page.limit)
-        return page_of(page, [resource(one) for one in found], total)
+        return page_response(page, [resource(one) for one in found], total)
     all_of: list[Mapping[str, object]] = []
     total = 1
     while len(all_of) < total:
@@ -42,7 +42,7 @@ def narrowed(
         all_of += [resource(one) for one in found]
         if not found:
             break
-    return cut(page, filtered(request, all_of, names, beside))
+    return paginate(page, apply_filters(request, all_of, names, beside))
 
 
 _OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {
@@ -54,7 +54,7 @@ _OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {
 }
 
 
-def filtered(
+def apply_filters(
     request: Request,
     resources: Sequence[Mapping[str, object]],
     names: Sequence[str],
@@ -70,11 +70,13 @@ def filtered(
         attribute, _, ending = name.rpartition(".")
         if name in names:
             wanted = set(value.split(","))
-            found = [one for one in found if wanted & {_as_text(part) for part in _parts(one, name)}]
+            found = [one for one in found if wanted & {_as_text(part) for part in _values_at(one, name)}]
         elif attribute in names and ending in _OPERATORS:
             bound = _comparable(value)
             found = [
-                one for one in found if any(_holds(ending, part, bound) for part in _parts(one, attribute))
+                one
+                for one in found
+                if any(_matches(ending, part, bound) for part in _values_at(one, attribute))
             ]
         else:
             raise Invalid(f"one can filter by {', '.join(names)}, not by {name[:50]}")
@@ -86,18 +88,18 @@ def is_filtered(request: Request, *beside: str) -> bool:
     return bool(set(request.query_params) - {"offset", "limit", "fields", *beside})
 
 
-def _parts(value: object, name: str) -> Iterator[object]:
+def _values_at(value: object, name: str) -> Iterator[object]:
     """What a name with dots means in a resource: any of a list."""
     if isinstance(value, list | tuple):
         for part in value:
-            yield from _parts(part, name)
+            yield from _values_at(part, name)
     elif isinstance(value, Mapping):
         if name in value:
             inner = value[name]
             yield from inner if isinstance(inner, list | tuple) else (inner,)
         first, dot, rest = name.partition(".")
         if dot and first in value:
-            yield from _parts(value[first], rest)
+            yield from _values_at(value[first], rest)
 
 
 def _as_text(value: object) -> str:
@@ -117,7 +119,7 @@ def _comparable(text: str) -> datetime | Decimal:
     raise Invalid(f"{text[:50]!r} is neither an instant (RFC 3339, years 2000 to 9998) nor a number")
 
 
-def _holds(name: str, value: object, bound: datetime | Decimal) -> bool:
+def _matches(name: str, value: object, bound: datetime | Decimal) -> bool:
     if isinstance(bound, datetime):
         with contextlib.suppress(ValueError):
             return _OPERATORS[name](datetime.fromisoformat(str(value)), bound)

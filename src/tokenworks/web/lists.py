@@ -7,8 +7,8 @@ from typing import Annotated, Final, NamedTuple
 from fastapi import Depends, Query, Request, Response
 
 from tokenworks.kernel import Conflict, Invalid
-from tokenworks.web.content import answer, encode
-from tokenworks.web.urls import links
+from tokenworks.web.content import encode, json_response
+from tokenworks.web.urls import link_header
 
 PAGE_DEFAULT: Final = 20
 PAGE_MAX: Final = 100
@@ -33,8 +33,8 @@ def _fields(text: str | None) -> frozenset[str] | None:
     return None if not text else frozenset(part.strip() for part in text.split(",")) | {"id", "href"}
 
 
-Paged = Annotated[Page, Depends(_page)]
-Fields = Annotated[str | None, Query(max_length=500)]
+PageQuery = Annotated[Page, Depends(_page)]
+FieldsQuery = Annotated[str | None, Query(max_length=500)]
 
 
 class OutOfRange(Invalid):
@@ -45,7 +45,7 @@ class OutOfRange(Invalid):
         self.total = total
 
 
-def page_of(page: Page, resources: Sequence[Mapping[str, object]], total: int) -> Response:
+def page_response(page: Page, resources: Sequence[Mapping[str, object]], total: int) -> Response:
     """A page of a list (TMF630): 206 where there is more, 416 where it begins behind the end; links to the other pages."""
     if page.offset and page.offset >= total:
         raise OutOfRange(total)
@@ -58,20 +58,20 @@ def page_of(page: Page, resources: Sequence[Mapping[str, object]], total: int) -
     headers = {
         "X-Total-Count": str(total),
         "X-Result-Count": str(len(resources)),
-        "Link": links({rel: {"offset": str(at)} for rel, at in offsets.items()}),
+        "Link": link_header({rel: {"offset": str(at)} for rel, at in offsets.items()}),
     }
     if resources:
         headers["Content-Range"] = f"items {page.offset}-{page.offset + len(resources) - 1}/{total}"
     status = 206 if len(resources) < total else 200
-    return answer([pick(resource, page.fields) for resource in resources], status, headers)
+    return json_response([select_fields(resource, page.fields) for resource in resources], status, headers)
 
 
-def cut(page: Page, resources: Sequence[Mapping[str, object]]) -> Response:
+def paginate(page: Page, resources: Sequence[Mapping[str, object]]) -> Response:
     """A page of a list that is here as a whole."""
-    return page_of(page, resources[page.offset : page.offset + page.limit], len(resources))
+    return page_response(page, resources[page.offset : page.offset + page.limit], len(resources))
 
 
-def pick(resource: Mapping[str, object], fields: frozenset[str] | None) -> Mapping[str, object]:
+def select_fields(resource: Mapping[str, object], fields: frozenset[str] | None) -> Mapping[str, object]:
     return resource if fields is None else {k: v for k, v in resource.items() if k in fields}
 
 
@@ -79,9 +79,11 @@ def _tag(body: bytes) -> str:
     return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
-def one(request: Request, resource: Mapping[str, object], fields: str | None = None) -> Response:
+def resource_response(
+    request: Request, resource: Mapping[str, object], fields: str | None = None
+) -> Response:
     """A resource with its ETag: 304 where the asker has it."""
-    body = encode(pick(resource, _fields(fields)))
+    body = encode(select_fields(resource, _fields(fields)))
     tag = _tag(body)
     if tag in {part.strip() for part in request.headers.get("if-none-match", "").split(",")}:
         return Response(status_code=304, headers={"ETag": tag})
@@ -99,7 +101,7 @@ def check_match(request: Request, resource: Mapping[str, object]) -> None:
         raise Changed("it has changed since you read it: read it again")
 
 
-def only_filters(request: Request, *names: str) -> None:
+def check_filters(request: Request, *names: str) -> None:
     """Raises `Invalid` where the query says what nobody reads: a filter that is ignored shows too much."""
     for name in request.query_params:
         if name not in {"offset", "limit", "fields", *names}:

@@ -9,13 +9,13 @@ from tokenworks.billing import Bill
 from tokenworks.kernel import Invalid, NotFound
 from tokenworks.subscriptions import Subscriber
 from tokenworks.trust import NotAllowed, NotSignedIn, Principal, Role
-from tokenworks.web.asker import check_own_page, client_address
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.client import check_own_page, client_address
+from tokenworks.web.services import RequestServices, Services
 
 COOKIE: Final = "tokenworks_session"
 
 
-def _principal(request: Request, services: Asked) -> Principal:
+def _principal(request: Request, services: RequestServices) -> Principal:
     return principal_of(request, services)
 
 
@@ -48,57 +48,59 @@ def is_staff(request: Request, services: Services) -> bool:
     return scheme.lower() == "bearer" and services.identity.staff_of(text) is not None
 
 
-Who = Annotated[Principal, Depends(_principal)]
+CurrentPrincipal = Annotated[Principal, Depends(_principal)]
 SUBSCRIBER_ROLES: Final[tuple[Role, ...]] = ("owner", "admin")
 ALL_STAFF: Final[tuple[Role, ...]] = ("operator", "finance", "auditor")
 READERS: Final[tuple[Role, ...]] = (*SUBSCRIBER_ROLES, *ALL_STAFF)
-EVERYBODY: Final[tuple[Role, ...]] = (*READERS, "member")
+ALL_ROLES: Final[tuple[Role, ...]] = (*READERS, "member")
 BUYERS: Final[tuple[Role, ...]] = (*SUBSCRIBER_ROLES, "operator")
 
 
 def allow(*roles: Role) -> dict[str, Any]:
     """Of a route: who may ask. It is in the OpenAPI document, too; a route without it is public."""
 
-    def check(who: Who) -> None:
-        if who.role not in roles:
-            raise NotAllowed(f"this is for {', '.join(roles)}; you are {who.role}")
+    def check(principal: CurrentPrincipal) -> None:
+        if principal.role not in roles:
+            raise NotAllowed(f"this is for {', '.join(roles)}; you are {principal.role}")
 
     return {"dependencies": [Depends(check)], "openapi_extra": {"x-roles": sorted(roles)}}
 
 
-def own(services: Services, who: Principal, reference: str | None = None) -> Subscriber:
+def own_subscriber(services: Services, principal: Principal, reference: str | None = None) -> Subscriber:
     """The subscriber that is asked for: a member's own, or the one that staff names. Somebody else's is not found."""
-    if who.is_staff:
+    if principal.is_staff:
         if reference is None:
             raise Invalid("say whose: relatedParty.id, or a phone number")
         return services.subscriptions.find(reference)
-    assert who.subscriber_id is not None
-    mine = services.subscriptions.find(str(who.subscriber_id))
+    assert principal.subscriber_id is not None
+    mine = services.subscriptions.find(str(principal.subscriber_id))
     if reference not in {None, str(mine.subscriber_id), mine.phone}:
         raise NotFound("there is no such subscriber")
     return mine
 
 
-def own_bill(services: Services, who: Principal, reference: str) -> Bill:
+def own_bill(services: Services, principal: Principal, reference: str) -> Bill:
     """A bill by number or id. Raises `BillNotFound`; another subscriber's is not there."""
     bill = services.bills.find(reference)
-    mine_only(who, bill.subscriber_id, "bill")
+    check_owner(principal, bill.subscriber_id, "bill")
     return bill
 
 
-def phone_of(services: Services, who: Principal) -> str:
+def phone_of(services: Services, principal: Principal) -> str:
     """The number of whoever asks: a member's own, or the subscriber's."""
-    return services.sign_ins.phone_of(own(services, who), who.member_id)
+    return services.sign_ins.phone_of(own_subscriber(services, principal), principal.member_id)
 
 
-def whose(services: Services, who: Principal, reference: str | None) -> Subscriber | None:
-    """As `own`, but staff that names nobody sees all."""
-    return None if who.is_staff and reference is None else own(services, who, reference)
+def subscriber_or_all(services: Services, principal: Principal, reference: str | None) -> Subscriber | None:
+    """As `own_subscriber`, but staff that names nobody sees all."""
+    return (
+        None if principal.is_staff and reference is None else own_subscriber(services, principal, reference)
+    )
 
 
-def mine_only(who: Principal, subscriber_id: UUID, what: str) -> None:
+def check_owner(principal: Principal, subscriber_id: UUID, what: str) -> None:
     """Raises `NotFound` where something is another subscriber's: as if it were not there."""
-    if not who.is_staff and who.subscriber_id != subscriber_id:
+    if not principal.is_staff and principal.subscriber_id != subscriber_id:
         raise NotFound(f"there is no such {what}")
 
 
@@ -114,20 +116,32 @@ def as_uuid(text: str, what: str) -> UUID:
 
 
 def audit(
-    services: Services, who: Principal, action: str, ref: object, before: object = None, after: object = None
+    services: Services,
+    principal: Principal,
+    action: str,
+    ref: object,
+    before: object = None,
+    after: object = None,
 ) -> None:
     """What is done is written down, with who did it and from where. A member is named by its id, not by its name."""
-    person_id = services.subscriptions.subscriber_of(str(ref)) or who.subscriber_id
+    person_id = services.subscriptions.subscriber_of(str(ref)) or principal.subscriber_id
     services.identity.audit(
-        who.actor, who.role, action, str(ref), before, after, address=who.address, person_id=person_id
+        principal.actor,
+        principal.role,
+        action,
+        str(ref),
+        before,
+        after,
+        address=principal.address,
+        person_id=person_id,
     )
 
 
-def two_persons(
-    services: Services, who: Principal, action: str, ref: object, amount_nano: int, key: str
+def check_approval(
+    services: Services, principal: Principal, action: str, ref: object, amount_nano: int, key: str
 ) -> None:
     """In the transaction of what gives money away, once its amount is known: above the limit it needs an approval.
 
     Raises `ApprovalNeeded`, and what is needed is kept when the transaction is rolled back (`explain_errors`).
     """
-    services.approvals.check(who.name, action, str(ref), amount_nano, key)
+    services.approvals.check(principal.name, action, str(ref), amount_nano, key)

@@ -12,14 +12,14 @@ from fastapi.routing import APIRoute
 
 from tokenworks.kernel import Invalid
 from tokenworks.trust import Answers, KeptAnswer
-from tokenworks.web.principals import Who
-from tokenworks.web.services import Asked
+from tokenworks.web.principals import CurrentPrincipal
+from tokenworks.web.services import RequestServices
 
 # What an answer is for its asker alone, or for the moment: a repeat gets its own.
 _KEPT_HEADERS: Final = frozenset({"content-type", "location", "etag"})
 
 
-class Repeated(Exception):
+class RepeatedRequest(Exception):
     """The request came before under its idempotency key: this is what it was answered."""
 
     def __init__(self, kept: KeptAnswer) -> None:
@@ -36,7 +36,7 @@ class _Claim(NamedTuple):
     person_id: UUID | None
 
 
-async def _asked_text(request: Request) -> bytes:
+async def _request_text(request: Request) -> bytes:
     """What makes two requests the same: method, path, query and body, whatever the spaces and the order of JSON's members."""
     body = await request.body()
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -47,29 +47,29 @@ async def _asked_text(request: Request) -> bytes:
 
 def _claim(
     request: Request,
-    services: Asked,
-    who: Who,
-    text: Annotated[bytes, Depends(_asked_text)],
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    text: Annotated[bytes, Depends(_request_text)],
     key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None,
 ) -> Iterator[str | None]:
-    """What the request does, and the answer that is kept of it, are one transaction. Raises `Repeated`, `KeyReused`."""
+    """What the request does, and the answer that is kept of it, are one transaction. Raises `RepeatedRequest`, `KeyReused`."""
     if key is None:
         yield None
         return
-    asker = f"staff:{who.name}" if who.is_staff else f"member:{who.member_id}"
+    asker = f"staff:{principal.name}" if principal.is_staff else f"member:{principal.member_id}"
     with services.transaction():
         kept = services.answers.begin(asker, key, text)
         if kept is not None:
-            raise Repeated(kept)
-        request.state.claim = _Claim(services.answers, asker, key, who.subscriber_id)
+            raise RepeatedRequest(kept)
+        request.state.claim = _Claim(services.answers, asker, key, principal.subscriber_id)
         yield key
 
 
 # Ends before the answer is sent: an answer that says "done" is after the commit.
-Repeatable = Annotated[str | None, Depends(_claim, scope="function")]
+OptionalIdempotencyKey = Annotated[str | None, Depends(_claim, scope="function")]
 
 
-def _key(key: Repeatable) -> str:
+def _key(key: OptionalIdempotencyKey) -> str:
     if key is None:
         raise Invalid("this moves money: send an Idempotency-Key header, the same one when you try again")
     return key

@@ -101,10 +101,10 @@ class Services(Protocol):
     def operator(self) -> str: ...
 
 
-def _rooms(request: Request) -> Iterator[Services]:
-    with request.app.state.open_rooms() as services:
+def _services_of(request: Request) -> Iterator[Services]:
+    with request.app.state.open_services() as services:
         yield services
 
 
-Asked = Annotated[Services, Depends(_rooms)]
-OpenRooms = Callable[[], contextlib.AbstractContextManager[Services]]
+RequestServices = Annotated[Services, Depends(_services_of)]
+OpenServices = Callable[[], contextlib.AbstractContextManager[Services]]

@@ -11,7 +11,7 @@ from starlette.background import BackgroundTask
 from tokenworks.kernel import TokenworksError
 from tokenworks.subscriptions import Entered
 from tokenworks.trust import Principal, Session
-from tokenworks.web.asker import check_own_page, client_address
+from tokenworks.web.client import check_own_page, client_address
 from tokenworks.web.principals import COOKIE
 from tokenworks.web.services import Services
 
@@ -24,7 +24,7 @@ CHALLENGE_S: Final = 3600
 Identifier = Annotated[str, Field(min_length=6, max_length=32)]
 
 
-def send_later(request: Request, challenge: str, later: tuple[str, str] | None) -> BackgroundTask | None:
+def send_code_later(request: Request, challenge: str, later: tuple[str, str] | None) -> BackgroundTask | None:
     """What sends a code once the request is answered. A failure is not the asker's to see: it would tell who there is."""
     if later is None:
         return None
@@ -34,7 +34,7 @@ def send_later(request: Request, challenge: str, later: tuple[str, str] | None) 
             request.app.state.send_code(*later)
         except TokenworksError as error:
             log.warning("sign_in.code_not_sent", error=type(error).__name__)
-            with request.app.state.open_rooms() as services:
+            with request.app.state.open_services() as services:
                 services.identity.not_sent(challenge)
 
     return BackgroundTask(run)
@@ -71,7 +71,9 @@ def set_challenge(response: Response, text: str, *, secure: bool) -> None:
     )
 
 
-def live_sessions(services: Services, who: Principal) -> list[Session]:
+def live_sessions(services: Services, principal: Principal) -> list[Session]:
     """What somebody may see and end: their own; the owner of an account, everybody's in it."""
-    assert who.subscriber_id is not None
-    return services.identity.sessions(who.subscriber_id, None if who.role == "owner" else who.member_id)
+    assert principal.subscriber_id is not None
+    return services.identity.sessions(
+        principal.subscriber_id, None if principal.role == "owner" else principal.member_id
+    )

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tokenworks.kernel import flaw
 
 # Where TMF678 is: pages link to the document of a bill.
-BILLS: Final = "/tmf-api/customerBillManagement/v4"
+BILL_API: Final = "/tmf-api/customerBillManagement/v4"
 PATH_CHARS_MAX: Final = 1000
 PATH_PART_CHARS_MAX: Final = 200
 QUERY_BYTES_MAX: Final = 8192
@@ -20,7 +20,7 @@ QUERY_BYTES_MAX: Final = 8192
 # Where this is reached, for the hrefs of the request that is answered.
 base_url: ContextVar[str] = ContextVar("base_url", default="")
 # Path and query of the request that is answered, for the links between pages of its list.
-target: ContextVar[tuple[str, str]] = ContextVar("target", default=("", ""))
+request_target: ContextVar[tuple[str, str]] = ContextVar("target", default=("", ""))
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 
 
@@ -33,14 +33,14 @@ class CleanUrl:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            found = _flaw_of_url(scope["path"], scope["query_string"])
+            found = _url_flaw(scope["path"], scope["query_string"])
             if found is not None:
                 await self._refuse(found)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-def _flaw_of_url(path: str, query: bytes) -> str | None:
+def _url_flaw(path: str, query: bytes) -> str | None:
     if len(path) > PATH_CHARS_MAX or any(len(part) > PATH_PART_CHARS_MAX for part in path.split("/")):
         return f"a path has at most {PATH_CHARS_MAX} characters, a part of it {PATH_PART_CHARS_MAX}"
     if len(query) > QUERY_BYTES_MAX:
@@ -67,13 +67,13 @@ class BaseUrl:
             scheme = "https" if headers.get(b"x-forwarded-proto") == b"https" else "http"
             found = self._public_url or f"{scheme}://{host if _HOST.fullmatch(host) else 'localhost'}"
             base_url.set(found)
-            target.set((scope["path"], scope["query_string"].decode("latin-1")))
+            request_target.set((scope["path"], scope["query_string"].decode("latin-1")))
         await self._app(scope, receive, send)
 
 
-def links(changes: Mapping[str, Mapping[str, str]]) -> str:
+def link_header(changes: Mapping[str, Mapping[str, str]]) -> str:
     """A `Link` header (RFC 8288): by relation, this request's address with parts of its query replaced."""
-    path, query = target.get()
+    path, query = request_target.get()
     asked = parse_qsl(query, keep_blank_values=True)
     found = []
     for rel in sorted(changes):

@@ -105,11 +105,11 @@ def test_so_many_exports_at_once(client, api, services, head):
     assert client.get("/api/export", headers=head).status_code == 503
     slots.release()
     # One that fails before its first piece, and one that ends, leave their slot.
-    open_rooms = api.state.open_rooms
+    open_services = api.state.open_services
 
     @contextlib.contextmanager
     def broken():
-        with open_rooms() as rooms:
+        with open_services() as rooms:
             yield rooms
 
     for _ in range(3):

@@ -7,28 +7,28 @@ from pydantic import Field, model_validator
 
 from tokenworks.billing import QUESTION_CHARS_MAX, Dispute
 from tokenworks.kernel import flaw
-from tokenworks.web.bodies import Of, Strict
-from tokenworks.web.content import answer, decimal, shown, when
-from tokenworks.web.lists import Paged, only_filters, page_of
+from tokenworks.web.bodies import StrictBody, SubscriberReference
+from tokenworks.web.content import exact_amount, instant, json_response, without_none
+from tokenworks.web.lists import PageQuery, check_filters, page_response
 from tokenworks.web.principals import (
     ALL_STAFF,
     BUYERS,
     READERS,
-    Who,
+    CurrentPrincipal,
     allow,
     as_uuid,
     audit,
-    mine_only,
+    check_owner,
     own_bill,
-    whose,
+    subscriber_or_all,
 )
-from tokenworks.web.services import Asked
+from tokenworks.web.services import RequestServices
 
 router = APIRouter(tags=["disputes"])
 State = Annotated[Literal["open", "answered"] | None, Query()]
 
 
-class _Lines(Strict):
+class _MultilineBody(StrictBody):
     """`text` may have several lines; all else has one."""
 
     text: str = Field(min_length=1, max_length=QUESTION_CHARS_MAX)
@@ -44,61 +44,73 @@ class _Lines(Strict):
         return self
 
 
-class DisputeCreate(_Lines):
+class DisputeCreate(_MultilineBody):
     """What is asked about which line of which bill (its number or id)."""
 
     bill: str = Field(min_length=1, max_length=64)
     line: int = Field(ge=1, le=1_000_000)
 
 
-class DisputeAnswer(_Lines):
+class DisputeAnswer(_MultilineBody):
     """What the subscriber is told. Money is given back by a credit note, which is an operation of its own."""
 
 
 def dispute_resource(dispute: Dispute) -> dict[str, object]:
-    return shown(
+    return without_none(
         {
             "id": str(dispute.dispute_id),
             "subscriber": str(dispute.subscriber_id),
             "bill": dispute.bill_no,
             "line": dispute.line_no,
             "description": dispute.description,
-            "amount": decimal(dispute.amount_nano),
+            "amount": exact_amount(dispute.amount_nano),
             "question": dispute.question,
-            "asked_at": when(dispute.asked_at),
+            "asked_at": instant(dispute.asked_at),
             "state": dispute.state,
             "answer": dispute.answer,
-            "answered_at": when(dispute.answered_at),
+            "answered_at": instant(dispute.answered_at),
         }
     )
 
 
 @router.get("/api/disputes", summary="Questions about bills, oldest first", **allow(*READERS))
 def disputes(
-    request: Request, services: Asked, who: Who, page: Paged, state: State = None, of: Of = None
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    page: PageQuery,
+    state: State = None,
+    of: SubscriberReference = None,
 ) -> Response:
-    only_filters(request, "state", "of")
-    found, total = services.disputes.all(whose(services, who, of), state, page.offset, page.limit)
-    return page_of(page, [dispute_resource(one) for one in found], total)
+    check_filters(request, "state", "of")
+    found, total = services.disputes.all(
+        subscriber_or_all(services, principal, of), state, page.offset, page.limit
+    )
+    return page_response(page, [dispute_resource(one) for one in found], total)
 
 
 @router.post("/api/disputes", status_code=201, summary="Question a line of a bill", **allow(*BUYERS))
-def ask(body: DisputeCreate, services: Asked, who: Who) -> Response:
-    bill = own_bill(services, who, body.bill)
+def ask(body: DisputeCreate, services: RequestServices, principal: CurrentPrincipal) -> Response:
+    bill = own_bill(services, principal, body.bill)
     with services.transaction():
         made = services.disputes.ask(bill, body.line, body.text)
         if made.new:
             audit(
-                services, who, "dispute.ask", made.dispute_id, None, {"bill": bill.bill_no, "line": body.line}
+                services,
+                principal,
+                "dispute.ask",
+                made.dispute_id,
+                None,
+                {"bill": bill.bill_no, "line": body.line},
             )
-    return answer(dispute_resource(made), 201)
+    return json_response(dispute_resource(made), 201)
 
 
 @router.get("/api/disputes/{id}", summary="One question", **allow(*READERS))
-def dispute(services: Asked, who: Who, id: str) -> Response:
+def dispute(services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
     found = services.disputes.find(as_uuid(id, "dispute"))
-    mine_only(who, found.subscriber_id, "dispute")
-    return answer(dispute_resource(found))
+    check_owner(principal, found.subscriber_id, "dispute")
+    return json_response(dispute_resource(found))
 
 
 @router.get(
@@ -106,8 +118,10 @@ def dispute(services: Asked, who: Who, id: str) -> Response:
     summary="Questions about bills, oldest first, with the phone's last digits",
     **allow(*ALL_STAFF),
 )
-def all_disputes(request: Request, services: Asked, page: Paged, state: State = None) -> Response:
-    only_filters(request, "state")
+def all_disputes(
+    request: Request, services: RequestServices, page: PageQuery, state: State = None
+) -> Response:
+    check_filters(request, "state")
     found, total = services.disputes.all(None, state, page.offset, page.limit)
     rows = [
         {
@@ -117,7 +131,7 @@ def all_disputes(request: Request, services: Asked, page: Paged, state: State = 
         }
         for one in found
     ]
-    return page_of(page, [shown(row) for row in rows], total)
+    return page_response(page, [without_none(row) for row in rows], total)
 
 
 @router.patch(
@@ -125,11 +139,13 @@ def all_disputes(request: Request, services: Asked, page: Paged, state: State = 
     summary="Answer a question; the subscriber is told",
     **allow("operator", "finance"),
 )
-def answer_dispute(body: DisputeAnswer, services: Asked, who: Who, id: str) -> Response:
+def answer_dispute(
+    body: DisputeAnswer, services: RequestServices, principal: CurrentPrincipal, id: str
+) -> Response:
     dispute_id = as_uuid(id, "dispute")
     with services.transaction():
-        made = services.disputes.answer(dispute_id, body.text, who.name)
+        made = services.disputes.answer(dispute_id, body.text, principal.name)
         audit(
-            services, who, "dispute.answer", dispute_id, {"state": "open"}, {"state": "answered", "answer": made.answer}
+            services, principal, "dispute.answer", dispute_id, {"state": "open"}, {"state": "answered", "answer": made.answer}
         )  # fmt: skip
-    return answer(dispute_resource(made))
+    return json_response(dispute_resource(made))

@@ -10,11 +10,11 @@ from pydantic import Field
 from tokenworks.api.account.subscriber import subscriber_resource
 from tokenworks.kernel import Invalid, Unavailable
 from tokenworks.subscriptions import ConsentState, Erasure
-from tokenworks.web.bodies import Of, Strict
-from tokenworks.web.content import answer, shown, when
-from tokenworks.web.principals import Who, allow, audit, own, two_persons
+from tokenworks.web.bodies import StrictBody, SubscriberReference
+from tokenworks.web.content import instant, json_response, without_none
+from tokenworks.web.principals import CurrentPrincipal, allow, audit, check_approval, own_subscriber
 from tokenworks.web.privacy import SHA256_PATTERN, Purpose, close_and_erase, leave_and_erase, own_member
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(prefix="/api", tags=["privacy"])
 
@@ -24,14 +24,14 @@ EXPORTS_AT_ONCE: Final = 2
 
 def consent_resource(state: ConsentState) -> dict[str, object]:
     """A purpose: the text that is shown now with its hash, and what was said last."""
-    return shown(
+    return without_none(
         {
             "purpose": state.text.purpose,
             "language": state.text.language,
             "text": state.text.text,
             "text_sha256": state.text.sha256,
             "given": state.given,
-            "said_at": when(state.said_at),
+            "said_at": instant(state.said_at),
             "said_text_sha256": state.said_sha256,
             "text_changed": state.text_changed or None,
         }
@@ -43,13 +43,15 @@ def consent_resource(state: ConsentState) -> dict[str, object]:
     summary="What may be agreed to: the texts, and what one said of each",
     **allow("owner", "admin", "operator", "auditor"),
 )
-def consents(services: Asked, who: Who, of: Of = None) -> Response:
-    found = own(services, who, of)
+def consents(
+    services: RequestServices, principal: CurrentPrincipal, of: SubscriberReference = None
+) -> Response:
+    found = own_subscriber(services, principal, of)
     rows = [consent_resource(state) for state in services.consents.states(found)]
-    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+    return json_response(rows, headers={"X-Total-Count": str(len(rows))})
 
 
-class Said(Strict):
+class ConsentDecision(StrictBody):
     """`text_sha256`: of the text that was shown; it is required where one agrees."""
 
     given: bool
@@ -61,21 +63,27 @@ class Said(Strict):
     summary="Agree, or take it back: from the next request on",
     **allow("owner", "operator"),
 )
-def say(body: Said, services: Asked, who: Who, purpose: Purpose, of: Of = None) -> Response:
-    found = own(services, who, of)
+def say(
+    body: ConsentDecision,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    purpose: Purpose,
+    of: SubscriberReference = None,
+) -> Response:
+    found = own_subscriber(services, principal, of)
     if body.given and body.text_sha256 is None:
         raise Invalid("text_sha256: say which text was shown; GET /api/consents has it")
     with services.transaction():
         services.consents.keep(
-            found, purpose, given=body.given, text_sha256=body.text_sha256, said_by=who.actor
+            found, purpose, given=body.given, text_sha256=body.text_sha256, said_by=principal.actor
         )
         states = {state.text.purpose: state for state in services.consents.states(found)}
         after = consent_resource(states[purpose])
-        audit(services, who, "subscriber.consent", found.subscriber_id, None, after)
-    return answer(after)
+        audit(services, principal, "subscriber.consent", found.subscriber_id, None, after)
+    return json_response(after)
 
 
-class RealName(Strict):
+class RealName(StrictBody):
     """As on the identity document. Its number is not kept."""
 
     name: str = Field(min_length=1, max_length=100)
@@ -83,10 +91,16 @@ class RealName(Strict):
 
 
 @router.post("/real-name", summary="Have the carrier check the real name", **allow("owner", "operator"))
-def real_name(body: RealName, services: Asked, who: Who, of: Of = None) -> Response:
-    found = services.privacy.check_real_name(own(services, who, of), body.name, body.id_number)
-    audit(services, who, "subscriber.real_name", found.subscriber_id, None, {"real_name": found.real_name})
-    return answer(subscriber_resource(services, found))
+def real_name(
+    body: RealName, services: RequestServices, principal: CurrentPrincipal, of: SubscriberReference = None
+) -> Response:
+    found = services.privacy.check_real_name(
+        own_subscriber(services, principal, of), body.name, body.id_number
+    )
+    audit(
+        services, principal, "subscriber.real_name", found.subscriber_id, None, {"real_name": found.real_name}
+    )
+    return json_response(subscriber_resource(services, found))
 
 
 @router.get(
@@ -96,9 +110,11 @@ def real_name(body: RealName, services: Asked, who: Who, of: Of = None) -> Respo
     responses={200: {"content": {"application/json": {}}}},
     **allow("owner", "operator"),
 )
-def export(request: Request, services: Asked, who: Who, of: Of = None) -> Response:
-    found = own(services, who, of)
-    audit(services, who, "subscriber.export", found.subscriber_id)
+def export(
+    request: Request, services: RequestServices, principal: CurrentPrincipal, of: SubscriberReference = None
+) -> Response:
+    found = own_subscriber(services, principal, of)
+    audit(services, principal, "subscriber.export", found.subscriber_id)
     headers = {
         "Content-Disposition": f'attachment; filename="tokenworks-{found.subscriber_id}.json"',
         "Cache-Control": "no-store",
@@ -117,7 +133,7 @@ def _pieces(request: Request, export: Callable[[Services], Iterator[bytes]]) -> 
 
     def read() -> Iterator[bytes]:
         try:
-            with request.app.state.open_rooms() as services:
+            with request.app.state.open_services() as services:
                 yield from export(services)
         finally:
             slots.release()
@@ -143,9 +159,9 @@ def _pieces(request: Request, export: Callable[[Services], Iterator[bytes]]) -> 
     responses={200: {"content": {"application/json": {}}}},
     **allow("admin", "member"),
 )
-def export_member(request: Request, services: Asked, who: Who) -> Response:
-    found = own_member(services, who)
-    audit(services, who, "member.export", found.member_id)
+def export_member(request: Request, services: RequestServices, principal: CurrentPrincipal) -> Response:
+    found = own_member(services, principal)
+    audit(services, principal, "member.export", found.member_id)
     headers = {
         "Content-Disposition": f'attachment; filename="tokenworks-{found.member_id}.json"',
         "Cache-Control": "no-store",
@@ -154,7 +170,7 @@ def export_member(request: Request, services: Asked, who: Who) -> Response:
     return StreamingResponse(pieces, media_type="application/json", headers=headers)
 
 
-class EraseMember(Strict):
+class MemberErasureRequest(StrictBody):
     """`confirm`: the last four digits of the member's own phone number."""
 
     confirm: str = Field(pattern=r"^[0-9]{4}$")
@@ -166,12 +182,14 @@ class EraseMember(Strict):
     summary="Leave somebody else's account, and erase what it keeps of oneself",
     **allow("admin", "member"),
 )
-def erase_member(body: EraseMember, services: Asked, who: Who) -> Response:
-    leave_and_erase(services, who, body.confirm)
+def erase_member(
+    body: MemberErasureRequest, services: RequestServices, principal: CurrentPrincipal
+) -> Response:
+    leave_and_erase(services, principal, body.confirm)
     return Response(status_code=204)
 
 
-class Erase(Strict):
+class ErasureRequest(StrictBody):
     """`confirm`: the last four digits of the phone number. `even_if_owed` is for staff: what is owed can't be collected then."""
 
     confirm: str = Field(pattern=r"^[0-9]{4}$")
@@ -179,12 +197,12 @@ class Erase(Strict):
 
 
 def erasure_resource(done: Erasure) -> dict[str, object]:
-    return shown(
+    return without_none(
         {
             "state": done.state,
             "waits_for": list(done.waits_for) or None,
-            "backups_forget_at": when(done.backups_forget_at),
-            "identity_kept_until": when(done.identity_kept_until),
+            "backups_forget_at": instant(done.backups_forget_at),
+            "identity_kept_until": instant(done.identity_kept_until),
         }
     )
 
@@ -194,14 +212,19 @@ def erasure_resource(done: Erasure) -> dict[str, object]:
     summary="Close the account and erase what names the person; while something is owed, as soon as nothing is",
     **allow("owner", "operator"),
 )
-def erase(body: Erase, services: Asked, who: Who, of: Of = None) -> Response:
-    found = own(services, who, of)
-    if body.even_if_owed and not who.is_staff:
+def erase(
+    body: ErasureRequest,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    of: SubscriberReference = None,
+) -> Response:
+    found = own_subscriber(services, principal, of)
+    if body.even_if_owed and not principal.is_staff:
         raise Invalid("even_if_owed: only the operator gives up what is owed")
     id_ = str(found.subscriber_id)
     with services.transaction():
         done = close_and_erase(services, found, body.confirm, even_if_owed=body.even_if_owed)
         if body.even_if_owed:
-            two_persons(services, who, "subscriber.erase", id_, abs(done.owes_nano), id_)
-        audit(services, who, "subscriber.erase", id_)
-    return answer(erasure_resource(done))
+            check_approval(services, principal, "subscriber.erase", id_, abs(done.owes_nano), id_)
+        audit(services, principal, "subscriber.erase", id_)
+    return json_response(erasure_resource(done))

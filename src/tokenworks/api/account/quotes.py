@@ -7,15 +7,15 @@ from pydantic import Field
 
 from tokenworks.kernel import Invalid
 from tokenworks.subscriptions import Quote
-from tokenworks.web.bodies import Strict
-from tokenworks.web.content import answer, money, shown, when
-from tokenworks.web.principals import BUYERS, Who, allow, as_uuid, mine_only, own
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.bodies import StrictBody
+from tokenworks.web.content import instant, json_response, money, without_none
+from tokenworks.web.principals import BUYERS, CurrentPrincipal, allow, as_uuid, check_owner, own_subscriber
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(prefix="/api/quotes", tags=["quotes"])
 
 
-class QuoteCreate(Strict):
+class QuoteCreate(StrictBody):
     """`add` names an offering, `modify` a product and an offering, `resume` and `delete` a product. Staff names the subscriber
     who would order.
     """
@@ -34,7 +34,7 @@ def quote_resource(quote: Quote) -> dict[str, object]:
     """`amount` is below zero where something comes back; `now` is what of it comes at once, the rest comes with what `waits_for`
     says; `ends_at` is exclusive.
     """
-    return shown(
+    return without_none(
         {
             "action": quote.action,
             "offering": quote.offering_id,
@@ -45,9 +45,9 @@ def quote_resource(quote: Quote) -> dict[str, object]:
             "now": money(quote.now_nano, quote.currency),
             "waits_for": quote.waits_for,
             "at_most": quote.at_most,
-            "begins_at": when(quote.begins_at),
-            "ends_at": when(quote.ends_at),
-            "renews_at": when(quote.renews_at),
+            "begins_at": instant(quote.begins_at),
+            "ends_at": instant(quote.ends_at),
+            "renews_at": instant(quote.renews_at),
             "renewal": None if quote.renewal_nano is None else money(quote.renewal_nano, quote.currency),
             "lines": [
                 {
@@ -62,14 +62,14 @@ def quote_resource(quote: Quote) -> dict[str, object]:
     )
 
 
-def _quote(body: QuoteCreate, services: Services, who: Who) -> Quote:
+def _quote(body: QuoteCreate, services: Services, principal: CurrentPrincipal) -> Quote:
     if body.action == "add":
         if body.offering is None:
             raise Invalid("offering: say what would be ordered")
-        subscriber = own(services, who, body.subscriber)
+        subscriber = own_subscriber(services, principal, body.subscriber)
         return services.quotes.place(subscriber, body.offering, delivery=body.delivery, confirm=body.confirm)
     product, subscriber_id = services.orders.product(as_uuid(body.product or "", "product"))
-    mine_only(who, subscriber_id, "product")
+    check_owner(principal, subscriber_id, "product")
     if body.action == "modify":
         if body.offering is None:
             raise Invalid("offering: say what it would be changed to")
@@ -80,5 +80,5 @@ def _quote(body: QuoteCreate, services: Services, who: Who) -> Quote:
 
 
 @router.post("", summary="What it would cost, until when, and when it renews", **allow(*BUYERS))
-def quote(body: QuoteCreate, services: Asked, who: Who) -> Response:
-    return answer(quote_resource(_quote(body, services, who)))
+def quote(body: QuoteCreate, services: RequestServices, principal: CurrentPrincipal) -> Response:
+    return json_response(quote_resource(_quote(body, services, principal)))

@@ -14,11 +14,11 @@ from tokenworks.subscriptions import (
     check_own_broadband,
     check_own_lift,
 )
-from tokenworks.web.bodies import Of, Strict
-from tokenworks.web.content import answer, decimal, shown, when
-from tokenworks.web.lists import check_match, one
-from tokenworks.web.principals import BUYERS, READERS, Who, allow, audit, own
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.bodies import StrictBody, SubscriberReference
+from tokenworks.web.content import exact_amount, instant, json_response, without_none
+from tokenworks.web.lists import check_match, resource_response
+from tokenworks.web.principals import BUYERS, READERS, CurrentPrincipal, allow, audit, own_subscriber
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(prefix="/api", tags=["account"])
 
@@ -26,7 +26,7 @@ Region = Annotated[str, Field(min_length=1, max_length=60)]
 
 
 def subscriber_resource(services: Services, subscriber: Subscriber) -> dict[str, object]:
-    return shown(
+    return without_none(
         {
             "id": str(subscriber.subscriber_id),
             "account_id": str(subscriber.account_id),
@@ -38,8 +38,8 @@ def subscriber_resource(services: Services, subscriber: Subscriber) -> dict[str,
             "broadband": subscriber.broadband,
             "real_name": subscriber.real_name,
             "bill_day": subscriber.bill_day,
-            "monthly_cap": decimal(subscriber.cap_nano),
-            "spent_this_month": decimal(services.payg.spent(subscriber)),
+            "monthly_cap": exact_amount(subscriber.cap_nano),
+            "spent_this_month": exact_amount(services.payg.spent(subscriber)),
             "spend_locked": subscriber.spend_locked,
             "spill_over": subscriber.spill_over,
             "restricted": subscriber.restricted,
@@ -48,8 +48,8 @@ def subscriber_resource(services: Services, subscriber: Subscriber) -> dict[str,
             "home_region": subscriber.home_region,
             "credit_limit": None
             if subscriber.credit_limit_nano is None
-            else decimal(subscriber.credit_limit_nano),
-            "owes": decimal(services.charges.receivable(subscriber.account_id)),
+            else exact_amount(subscriber.credit_limit_nano),
+            "owes": exact_amount(services.charges.receivable(subscriber.account_id)),
             "consents": services.consents.said(subscriber),
         }
     )
@@ -57,12 +57,12 @@ def subscriber_resource(services: Services, subscriber: Subscriber) -> dict[str,
 
 def suspension_resource(found: Suspension) -> dict[str, object]:
     stops = SUSPENSIONS[found.cause]
-    return shown(
+    return without_none(
         {
             "cause": found.cause,
             "reason": found.reason,
-            "began_at": when(found.began_at),
-            "ended_at": when(found.ended_at),
+            "began_at": instant(found.began_at),
+            "ended_at": instant(found.ended_at),
             "end_reason": found.end_reason,
             "stops": [name for name, stopped in stops._asdict().items() if stopped],
         }
@@ -70,13 +70,15 @@ def suspension_resource(found: Suspension) -> dict[str, object]:
 
 
 @router.get("/suspensions", summary="What suspends one now, and what it stops", **allow(*READERS))
-def my_suspensions(services: Asked, who: Who, of: Of = None) -> Response:
-    found = services.subscriptions.suspensions(own(services, who, of))
+def my_suspensions(
+    services: RequestServices, principal: CurrentPrincipal, of: SubscriberReference = None
+) -> Response:
+    found = services.subscriptions.suspensions(own_subscriber(services, principal, of))
     rows = [suspension_resource(one) for one in found if one.ended_at is None]
-    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+    return json_response(rows, headers={"X-Total-Count": str(len(rows))})
 
 
-class OwnSuspension(Strict):
+class OwnSuspension(StrictBody):
     cause: Literal["own_wish", "lost_phone"]
     state: Literal["suspended", "active"]
 
@@ -84,11 +86,16 @@ class OwnSuspension(Strict):
 @router.patch(
     "/suspensions", summary="Pause by one's own wish, or for a lost phone; or go on", **allow("owner")
 )
-def suspend_myself(body: OwnSuspension, services: Asked, who: Who, of: Of = None) -> Response:
+def suspend_myself(
+    body: OwnSuspension,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    of: SubscriberReference = None,
+) -> Response:
     """A pause is the subscriber's to set and to lift. A lost phone is only told here, and every session ends: whoever has the
     phone gets codes, too, so that the operator lifts it, for whom it has seen.
     """
-    found = own(services, who, of)
+    found = own_subscriber(services, principal, of)
     if body.state == "active":
         check_own_lift(body.cause)
     with services.transaction():
@@ -96,16 +103,20 @@ def suspend_myself(body: OwnSuspension, services: Asked, who: Who, of: Of = None
             found = services.subscriptions.suspend(found, body.cause, "asked by the subscriber")
         else:
             found = services.subscriptions.lift(found, body.cause, "asked by the subscriber")
-        audit(services, who, f"subscriber.{body.state}", found.subscriber_id, None, {"cause": body.cause})
-    return answer(subscriber_resource(services, found))
+        audit(
+            services, principal, f"subscriber.{body.state}", found.subscriber_id, None, {"cause": body.cause}
+        )
+    return json_response(subscriber_resource(services, found))
 
 
 @router.get("/subscriber", summary="Who one is, and what one may spend", **allow(*READERS))
-def subscriber(request: Request, services: Asked, who: Who, of: Of = None) -> Response:
-    return one(request, subscriber_resource(services, own(services, who, of)))
+def subscriber(
+    request: Request, services: RequestServices, principal: CurrentPrincipal, of: SubscriberReference = None
+) -> Response:
+    return resource_response(request, subscriber_resource(services, own_subscriber(services, principal, of)))
 
 
-class SubscriberUpdate(Strict):
+class SubscriberUpdate(StrictBody):
     """What is left out stays. Amounts are decimals of yuan in quotes."""
 
     name: str | None = Field(default=None, max_length=100)
@@ -127,22 +138,26 @@ class SubscriberUpdate(Strict):
     "/subscriber", summary="Set the name, the cap, the lock, the consent to go on", **allow(*BUYERS)
 )
 def update_subscriber(
-    request: Request, body: SubscriberUpdate, services: Asked, who: Who, of: Of = None
+    request: Request,
+    body: SubscriberUpdate,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    of: SubscriberReference = None,
 ) -> Response:
-    found = own(services, who, of)
+    found = own_subscriber(services, principal, of)
     before = subscriber_resource(services, found)
     check_match(request, before)
     with services.transaction():
         cap = None if body.monthly_cap is None else parse_money(body.monthly_cap).amount_nano
         check_control(
-            who.role, found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, consents=bool(body.consents),
+            principal.role, found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, consents=bool(body.consents),
             regions=bool(body.model_fields_set & {"regions", "home_region"}),
         )  # fmt: skip
         services.payg.control(
-            found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, said_by=who.actor
+            found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, said_by=principal.actor
         )
         for purpose, given in (body.consents or {}).items():
-            services.consents.keep(found, purpose, given=given, said_by=who.actor)
+            services.consents.keep(found, purpose, given=given, said_by=principal.actor)
         said = {
             name: getattr(body, name) for name in ("regions", "home_region") if name in body.model_fields_set
         }
@@ -153,5 +168,5 @@ def update_subscriber(
             found, **{k: v for k, v in fields.items() if v is not None}
         )
         after = subscriber_resource(services, changed)
-        audit(services, who, "subscriber.set", found.subscriber_id, before, after)
-    return answer(after)
+        audit(services, principal, "subscriber.set", found.subscriber_id, before, after)
+    return json_response(after)

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Path, Query, Response
 
 from tokenworks.charging import REQUEST_ID_CHARS_MAX
 from tokenworks.web.bodies import Instant
-from tokenworks.web.content import answer, when
+from tokenworks.web.content import instant, json_response
 from tokenworks.web.principals import ALL_STAFF, allow
-from tokenworks.web.services import Asked
+from tokenworks.web.services import RequestServices
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 RequestId = Annotated[str, Path(min_length=1, max_length=REQUEST_ID_CHARS_MAX)]
@@ -18,7 +18,7 @@ RequestId = Annotated[str, Path(min_length=1, max_length=REQUEST_ID_CHARS_MAX)]
     "/requests/{id}", summary="One request: records, route, what it drew, postings, log", **allow(*ALL_STAFF)
 )
 def follow(
-    services: Asked,
+    services: RequestServices,
     id: RequestId,
     subscriber: Annotated[str | None, Query(max_length=64)] = None,
     since: Instant | None = None,
@@ -30,13 +30,13 @@ def follow(
     seven days unless said. `log`: lines of the host that answers.
     """
     account_id = None if subscriber is None else services.subscriptions.find(subscriber).account_id
-    return answer(_plain(services.following.follow(id, account_id, since)))
+    return json_response(_with_instants(services.following.follow(id, account_id, since)))
 
 
-def _plain(value: Any) -> Any:
+def _with_instants(value: Any) -> Any:
     """With instants as every other resource has them."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: _with_instants(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return when(value) if hasattr(value, "astimezone") else value
+        return [_with_instants(item) for item in value]
+    return instant(value) if hasattr(value, "astimezone") else value

@@ -10,15 +10,15 @@ from tokenworks.billing import discount_nano
 from tokenworks.kernel import Invalid
 from tokenworks.subscriptions import ContractPrice, parse_phone
 from tokenworks.trust import Document
-from tokenworks.web.bodies import Instant, Strict
-from tokenworks.web.content import answer, decimal, shown, when
-from tokenworks.web.principals import ALL_STAFF, Who, allow, as_uuid, audit, two_persons
-from tokenworks.web.services import Asked
+from tokenworks.web.bodies import Instant, StrictBody
+from tokenworks.web.content import exact_amount, instant, json_response, without_none
+from tokenworks.web.principals import ALL_STAFF, CurrentPrincipal, allow, as_uuid, audit, check_approval
+from tokenworks.web.services import RequestServices
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
 
-class SubscriberCreate(Strict):
+class SubscriberCreate(StrictBody):
     phone: str = Field(max_length=32)
     name: str | None = Field(default=None, max_length=100)
     audiences: list[Annotated[str, Field(max_length=32)]] | None = Field(default=None, max_length=7)
@@ -28,17 +28,19 @@ class SubscriberCreate(Strict):
 
 
 @router.post("/subscribers", status_code=201, summary="Register a subscriber", **allow("operator"))
-def register(body: SubscriberCreate, services: Asked, who: Who) -> Response:
+def register(body: SubscriberCreate, services: RequestServices, principal: CurrentPrincipal) -> Response:
     with services.transaction():
         made = services.subscriptions.register(
             parse_phone(body.phone), body.name, audiences=body.audiences, language=body.language, broadband=body.broadband,
             bill_day=body.bill_day,
         )  # fmt: skip
-        audit(services, who, "subscriber.register", made.subscriber_id, None, {"phone": made.phone_masked})
-    return answer(subscriber_resource(services, made), 201)
+        audit(
+            services, principal, "subscriber.register", made.subscriber_id, None, {"phone": made.phone_masked}
+        )
+    return json_response(subscriber_resource(services, made), 201)
 
 
-class SubscriberAction(Strict):
+class SubscriberAction(StrictBody):
     """`cause` goes with suspend and resume: each cause is lifted by itself. By `payment` dunning alone suspends."""
 
     action: Literal["suspend", "resume", "close", "change_phone", "change_owner"]
@@ -54,7 +56,7 @@ class SubscriberAction(Strict):
     summary="Suspend, resume, close, another number, another holder of it",
     **allow("operator"),
 )
-def act(body: SubscriberAction, services: Asked, who: Who, id: str) -> Response:
+def act(body: SubscriberAction, services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
     found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
     before = subscriber_resource(services, found)
     with services.transaction():
@@ -74,25 +76,25 @@ def act(body: SubscriberAction, services: Asked, who: Who, id: str) -> Response:
         after = subscriber_resource(services, services.subscriptions.find(str(found.subscriber_id)))
         audit(
             services,
-            who,
+            principal,
             f"subscriber.{body.action}",
             found.subscriber_id,
             before,
             {**after, "reason": body.reason},
         )
-    return answer(after)
+    return json_response(after)
 
 
 @router.get(
     "/subscribers/{id}/suspensions", summary="What suspended a subscriber, and when", **allow(*ALL_STAFF)
 )
-def suspensions(services: Asked, id: str) -> Response:
+def suspensions(services: RequestServices, id: str) -> Response:
     found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
     rows = [suspension_resource(one) for one in services.subscriptions.suspensions(found)]
-    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+    return json_response(rows, headers={"X-Total-Count": str(len(rows))})
 
 
-class Identification(Strict):
+class Identification(StrictBody):
     """Who a subscriber is. Kept of the number is a keyed hash, which tells one person from another and nothing else."""
 
     document: Document = "resident_id"
@@ -105,15 +107,19 @@ class Identification(Strict):
     summary="Whom a subscriber is known to be",
     **allow("operator"),
 )
-def identify(body: Identification, services: Asked, who: Who, id: str) -> Response:
+def identify(
+    body: Identification, services: RequestServices, principal: CurrentPrincipal, id: str
+) -> Response:
     found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
     with services.transaction():
         services.subscriptions.identify(found, body.document, body.number)
-        audit(services, who, "subscriber.identify", found.subscriber_id, None, {"document": body.document})
+        audit(
+            services, principal, "subscriber.identify", found.subscriber_id, None, {"document": body.document}
+        )
     return Response(status_code=204)
 
 
-class ContractPriceCreate(Strict):
+class ContractPriceCreate(StrictBody):
     """A price of a subscriber's own, in yuan with VAT, as a decimal in quotes. Charges that are made stay."""
 
     offering: str = Field(min_length=1, max_length=64)
@@ -124,22 +130,22 @@ class ContractPriceCreate(Strict):
 
 
 def _contract_price(price: ContractPrice) -> dict[str, object]:
-    return shown(
+    return without_none(
         {
             "offering": price.offering_id,
-            "price": decimal(price.price_nano),
+            "price": exact_amount(price.price_nano),
             "contract": price.contract,
-            "valid_from": when(price.valid_from),
-            "valid_until": when(price.valid_until),
+            "valid_from": instant(price.valid_from),
+            "valid_until": instant(price.valid_until),
         }
     )
 
 
 @router.get("/subscribers/{id}/contract-prices", summary="Prices of a subscriber's own", **allow(*ALL_STAFF))
-def contract_prices(services: Asked, id: str) -> Response:
+def contract_prices(services: RequestServices, id: str) -> Response:
     found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
     rows = [_contract_price(price) for price in services.subscriptions.contract_prices(found)]
-    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+    return json_response(rows, headers={"X-Total-Count": str(len(rows))})
 
 
 @router.post(
@@ -148,7 +154,9 @@ def contract_prices(services: Asked, id: str) -> Response:
     summary="Agree a price with a subscriber",
     **allow("operator"),
 )
-def set_contract_price(body: ContractPriceCreate, services: Asked, who: Who, id: str) -> Response:
+def set_contract_price(
+    body: ContractPriceCreate, services: RequestServices, principal: CurrentPrincipal, id: str
+) -> Response:
     found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
     with services.transaction():
         before = [_contract_price(price) for price in services.subscriptions.contract_prices(found)]
@@ -156,14 +164,14 @@ def set_contract_price(body: ContractPriceCreate, services: Asked, who: Who, id:
             found, body.offering, body.price, body.contract, body.valid_from, body.valid_until
         )
         given = discount_nano(services.offerings, body.offering, body.price)
-        two_persons(
+        check_approval(
             services,
-            who,
+            principal,
             "subscriber.contract",
             f"{found.subscriber_id} {body.offering}",
             given,
             body.contract,
         )
         after = [_contract_price(price) for price in services.subscriptions.contract_prices(found)]
-        audit(services, who, "subscriber.contract", found.subscriber_id, before, after)
-    return answer(after, 201)
+        audit(services, principal, "subscriber.contract", found.subscriber_id, before, after)
+    return json_response(after, 201)

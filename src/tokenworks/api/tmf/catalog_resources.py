@@ -5,11 +5,16 @@ from typing import Any, Final
 from tokenworks.api.tmf.refs import CATALOG
 from tokenworks.catalog import Draft, Offering, SoldOffering
 from tokenworks.kernel import NotFound, parse_money
-from tokenworks.web.content import money, shown, when
+from tokenworks.web.content import instant, money, without_none
 from tokenworks.web.services import Services
 
 # Another seller's tariff, kept for comparison, is none that we have launched.
-_LIFE: Final = {"in_study": "In study", "active": "Active", "retired": "Retired", "comparison": "In study"}
+_LIFECYCLE: Final = {
+    "in_study": "In study",
+    "active": "Active",
+    "retired": "Retired",
+    "comparison": "In study",
+}
 CATEGORIES: Final = {
     "plan": ("Token plans", "套餐"),
     "pay_as_you_go": ("Pay as you go", "随用随付"),
@@ -26,19 +31,21 @@ def _ref(kind: str, id_: str, name: str, **more: object) -> dict[str, object]:
 def _period(offering: Offering) -> dict[str, object] | None:
     if offering.valid_from is None and offering.valid_until is None:
         return None
-    return shown({"startDateTime": when(offering.valid_from), "endDateTime": when(offering.valid_until)})
+    return without_none(
+        {"startDateTime": instant(offering.valid_from), "endDateTime": instant(offering.valid_until)}
+    )
 
 
 def offering_resource(services: Services, sold: SoldOffering) -> dict[str, object]:
     o = sold.offering
-    return shown(
+    return without_none(
         {
             **_ref("productOffering", o.id, o.name),
             "description": f"{o.name_zh}. {o.source}"
             + (f" Samples: {', '.join(o.samples)}." if o.samples else ""),
             "isBundle": o.kind == "bundle",
             "isSellable": services.offerings.can_be_ordered(o),
-            "lifecycleStatus": _LIFE[o.status],
+            "lifecycleStatus": _LIFECYCLE[o.status],
             "version": sold.offering_version,
             "validFor": _period(o),
             "category": [_ref("category", o.kind, CATEGORIES[o.kind][0])],
@@ -68,7 +75,7 @@ def price_resources(sold: SoldOffering) -> list[dict[str, object]]:
             continue
         month = o.cycle != "once"
         found.append(
-            shown(
+            without_none(
                 {
                     **_ref(
                         "productOfferingPrice",
@@ -76,7 +83,7 @@ def price_resources(sold: SoldOffering) -> list[dict[str, object]]:
                         f"{o.name}{', first month' if suffix else ''}",
                     ),
                     "version": sold.offering_version,
-                    "lifecycleStatus": _LIFE[o.status],
+                    "lifecycleStatus": _LIFECYCLE[o.status],
                     "priceType": "recurring"
                     if month
                     else "usage"
@@ -126,7 +133,7 @@ def specification_resource(sold: SoldOffering) -> dict[str, object]:
         **_ref("productSpecification", o.id, o.name),
         "brand": o.carrier,
         "isBundle": o.kind == "bundle",
-        "lifecycleStatus": _LIFE[o.status],
+        "lifecycleStatus": _LIFECYCLE[o.status],
         "version": sold.offering_version,
         "productSpecCharacteristic": characteristics,
         "@type": "ProductSpecification",
@@ -156,7 +163,7 @@ def find_resource(resources: list[dict[str, object]], id_: str, what: str) -> di
 
 def draft_resource(draft: Draft) -> dict[str, object]:
     o = draft.offering
-    return shown(
+    return without_none(
         {
             **_ref("productOffering", o.id, o.name),
             "description": o.name_zh,
@@ -165,7 +172,7 @@ def draft_resource(draft: Draft) -> dict[str, object]:
             "lifecycleStatus": "In design" if draft.approved_by is None else "In test",
             "statusReason": f"drafted by {draft.drafted_by}"
             + ("" if draft.approved_by is None else f", approved by {draft.approved_by}"),
-            "lastUpdate": when(draft.approved_at or draft.drafted_at),
+            "lastUpdate": instant(draft.approved_at or draft.drafted_at),
             "validFor": _period(o),
             "category": [_ref("category", o.kind, CATEGORIES[o.kind][0])],
             "catalogueEntry": o.model_dump(mode="json", exclude_defaults=True),

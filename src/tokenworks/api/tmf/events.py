@@ -19,11 +19,11 @@ PAYMENTS_LOOKED_AT: Final = 100
 
 def event_body(services: Services, event: Event, public_url: str) -> str:
     """A notification of the hub, with the resource as it is now in the state that is told."""
-    name, resource = _told(services, event)
+    name, resource = _name_and_resource(services, event)
     return encode_for(content_of(event, resource, name), public_url).decode()
 
 
-def _told(services: Services, event: Event) -> tuple[str, dict[str, object] | None]:
+def _name_and_resource(services: Services, event: Event) -> tuple[str, dict[str, object] | None]:
     name = event.event_type.removesuffix("StateChangeEvent").removesuffix("CreateEvent")
     name = name[0].lower() + name[1:]
     state: Any = event.state

@@ -9,14 +9,14 @@ from tokenworks.web.principals import audit
 from tokenworks.web.services import Services
 
 
-def keys_of(who: Principal) -> UUID | None:
+def key_owner(principal: Principal) -> UUID | None:
     """Whose keys are seen and stopped: a member's own; of others (None) the account's."""
-    return who.member_id if who.role == "member" else None
+    return principal.member_id if principal.role == "member" else None
 
 
 def issue_key(
     services: Services,
-    who: Principal,
+    principal: Principal,
     subscriber: Subscriber,
     name: str,
     *,
@@ -25,18 +25,23 @@ def issue_key(
     cap_tokens: int | None = None,
 ) -> tuple[UUID, str]:
     """A key of whoever is signed in: its id, and its text, which is shown this once. Raises what `Access.issue_key` raises."""
-    assert who.member_id is not None
+    assert principal.member_id is not None
     with services.transaction():
         key_id, text = services.access.issue_key(
-            subscriber, who.member_id, name, models=models, cap_tokens=cap_tokens, expires_in_days=expires_in_days
+            subscriber, principal.member_id, name, models=models, cap_tokens=cap_tokens, expires_in_days=expires_in_days
         )  # fmt: skip
         audit(
-            services, who, "key.create", key_id, None, {"models": models, "expires_in_days": expires_in_days}
+            services,
+            principal,
+            "key.create",
+            key_id,
+            None,
+            {"models": models, "expires_in_days": expires_in_days},
         )
     return key_id, text
 
 
-def cap_of(member: Member) -> dict[str, object]:
+def audited_member(member: Member) -> dict[str, object]:
     """What the audit trail says of a member: no name and no number."""
     return {
         "role": member.role,
