@@ -1,4 +1,4 @@
-"""The pages that subscribers read in a browser, in Chinese and English."""
+"""The pages that a subscriber uses in a browser, in Chinese and English."""
 
 from typing import Final
 
@@ -17,7 +17,7 @@ from tokenworks.pages import (
 )
 from tokenworks.pages.page import show_error_pages
 
-# A path with a name is asked for before one with a placeholder: `products` before `product_actions`.
+# FastAPI takes the first route that matches: fixed paths (`products`) come before placeholders (`product_actions`).
 ROUTERS: Final = tuple(
     module.router
     for module in (

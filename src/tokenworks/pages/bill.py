@@ -1,12 +1,12 @@
-"""The bill: what is spent and its limits, what is not billed yet, bills with their lines, and questions about them."""
+"""The bill page: spending and its limits, charges that are not billed yet, bills with their lines, and questions about them."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple, TypedDict
 from urllib.parse import quote
+from uuid import UUID
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
-from psycopg.rows import TupleRow
 
 from tokenworks.billing import QUESTION_CHARS_MAX, Bill, BillNotFound, Dispute
 from tokenworks.charging import BillLine, Charge
@@ -47,22 +47,22 @@ def _show(
     words = WORDS[language]
     so_far = _grouped(services.charges.of_subscriber(subscriber.subscriber_id, unbilled=True), language)
     bills, _ = services.bills.all(subscriber, 0, BILLS_SHOWN)
-    disputes: dict[tuple[Any, int], list[Dispute]] = {}
-    for one in services.disputes.of_bills(bills):
-        disputes.setdefault((one.bill_id, one.line_no), []).append(one)
+    disputes: dict[tuple[UUID, int], list[Dispute]] = {}
+    for dispute in services.disputes.of_bills(bills):
+        disputes.setdefault((dispute.bill_id, dispute.line_no), []).append(dispute)
     cap = format_money(fen(subscriber.cap_nano)).replace(",", "")
     return render(
         request, services, "bill.html", "bill", "bill", visitor=visitor, error=error, done=words[f"done_{done}"] if done else None,
         spent_of=words["spent_of"].format(spent=yuan(services.payg.spent(subscriber)), cap=yuan(subscriber.cap_nano)),
         cap=cap, locked=subscriber.spend_locked, spill_over=subscriber.spill_over, is_owner=visitor.principal.role == "owner",
-        so_far=[{**row, "amount": yuan(row["nano"])} for row in so_far], so_far_total=yuan(sum(row["nano"] for row in so_far)),
+        so_far=[{"what": row.what, "at": row.day, "amount": yuan(row.amount_nano)} for row in so_far], so_far_total=yuan(sum(row.amount_nano for row in so_far)),
         bills=[_bill(services, b, disputes, language) for b in bills],
     )  # fmt: skip
 
 
 def _bill(
-    services: Services, b: Bill, disputes: dict[tuple[Any, int], list[Dispute]], language: Language
-) -> dict[str, Any]:
+    services: Services, b: Bill, disputes: dict[tuple[UUID, int], list[Dispute]], language: Language
+) -> dict[str, object]:
     words = WORDS[language]
     return {
         "number": b.bill_no, "period": words["period"].format(begin=day_of(b.period_start), end=last_day(b.period_end)),
@@ -73,8 +73,8 @@ def _bill(
             {
                 "what": _description(line, language), "amount": yuan(line.amount_nano),
                 "ask": f"/bill/dispute?bill={quote(b.bill_no)}&line={line.line_no}",
-                "can_ask": all(one.state == "answered" for one in disputes.get((b.bill_id, line.line_no), [])),
-                "disputes": [_dispute(one, words) for one in disputes.get((b.bill_id, line.line_no), [])],
+                "can_ask": all(dispute.state == "answered" for dispute in disputes.get((b.bill_id, line.line_no), [])),
+                "disputes": [_dispute(dispute, words) for dispute in disputes.get((b.bill_id, line.line_no), [])],
             }
             for line in services.bills.lines(b)
         ],
@@ -85,32 +85,47 @@ def _description(line: Charge | BillLine, language: Language) -> str:
     return line.description_zh if language == "zh" else line.description
 
 
-def _dispute(one: Dispute, words: Mapping[str, str]) -> dict[str, str]:
+def _dispute(dispute: Dispute, words: Mapping[str, str]) -> dict[str, str]:
     answered = words["waiting"]
-    if one.answered_at is not None:
-        answered = words["answered"].format(day=day_of(one.answered_at))
+    if dispute.answered_at is not None:
+        answered = words["answered"].format(day=day_of(dispute.answered_at))
     return {
-        "asked": words["asked"].format(day=day_of(one.asked_at)),
-        "question": one.question,
+        "asked": words["asked"].format(day=day_of(dispute.asked_at)),
+        "question": dispute.question,
         "answered": answered,
-        "answer": one.answer or "",
+        "answer": dispute.answer or "",
     }
 
 
-def _grouped(charges: list[Charge], language: Language) -> list[dict[str, Any]]:
-    """Steps of a product are one row; a row is in whole fen, as a line of the bill will be."""
-    rows: dict[TupleRow, list[Charge]] = {}
+class _UnbilledRow(NamedTuple):
+    what: str
+    day: str
+    # In whole fen, as a line of the bill.
+    amount_nano: int
+
+
+def _grouped(charges: list[Charge], language: Language) -> list[_UnbilledRow]:
+    """Rows of charges that are not billed yet. The steps of a product are one row, as they will be one line of the bill."""
+    rows: dict[tuple[object, ...], list[Charge]] = {}
     for charge in charges:
         key = (charge.product_id, "step") if charge.kind == "step" else (charge.charge_id,)
         rows.setdefault(key, []).append(charge)
     return [
-        {
-            "what": _description(group[0], language) + (f" × {len(group)}" if len(group) > 1 else ""),
-            "at": day_of(group[0].charged_at),
-            "nano": fen(sum(charge.amount_nano for charge in group)),
-        }
+        _UnbilledRow(
+            _description(group[0], language) + (f" × {len(group)}" if len(group) > 1 else ""),
+            day_of(group[0].charged_at),
+            fen(sum(charge.amount_nano for charge in group)),
+        )
         for group in rows.values()
     ]
+
+
+class _SpendingControl(TypedDict, total=False):
+    """What one of the forms changes."""
+
+    cap_nano: int
+    locked: bool
+    spill_over: bool
 
 
 @router.post("/bill/spending")
@@ -125,7 +140,7 @@ def spending(
         return sign_in_page(request, services, "/bill")
     principal, subscriber = visitor.principal, visitor.subscriber
     try:
-        wanted: dict[str, Any]
+        wanted: _SpendingControl
         if what == "cap":
             wanted = {"cap_nano": parse_money(cap).amount_nano}
         elif what in {"lock", "unlock"}:
@@ -137,7 +152,7 @@ def spending(
             services.subscriptions.lock([subscriber.subscriber_id])
             known = services.subscriptions.find(str(subscriber.subscriber_id))
             is_so = {"cap_nano": known.cap_nano, "locked": known.spend_locked, "spill_over": known.spill_over}
-            # What is so already is not set again.
+            # A form that is sent twice changes nothing the second time.
             if any(is_so[name] != value for name, value in wanted.items()):
                 services.payg.control(subscriber, **wanted, said_by=principal.actor)
                 audit(services, principal, "subscriber.set", subscriber.subscriber_id, None, wanted)
@@ -179,7 +194,7 @@ def _question(
     )  # fmt: skip
 
 
-# Lines of its own, so not `FormText`; the service checks what is in it.
+# Not `FormText`, since a question may have several lines; the service checks it.
 Question = Annotated[str, Form(max_length=4 * QUESTION_CHARS_MAX)]
 
 
@@ -199,8 +214,8 @@ def send_question(
         with services.transaction():
             made = services.disputes.ask(found, line, text)
             if made.new:
-                said = {"bill": found.bill_no, "line": line}
-                audit(services, visitor.principal, "dispute.ask", made.dispute_id, None, said)
+                after = {"bill": found.bill_no, "line": line}
+                audit(services, visitor.principal, "dispute.ask", made.dispute_id, None, after)
     except BillNotFound:
         raise
     except TokenworksError as error:

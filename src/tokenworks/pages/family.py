@@ -1,7 +1,7 @@
-"""The family: who shares the plans, under which caps, and what each used; invitations, both ways."""
+"""The family page: members who share the plans, their caps and usage; invitations sent and received."""
 
 from datetime import timedelta
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Form, Query, Request, Response
@@ -48,8 +48,8 @@ def _show(
     invited, joined = [], []
     for member in services.members.memberships(phone_of(services, visitor.principal)):
         name = _household(services, member)
-        is_here = member.member_id == visitor.principal.member_id
-        row = {"id": str(member.member_id), "is_here": is_here}
+        is_current = member.member_id == visitor.principal.member_id
+        row = {"id": str(member.member_id), "is_current": is_current}
         if member.state == "invited":
             invited.append({**row, "text": words["invitation_from"].format(name=name)})
         else:
@@ -57,28 +57,28 @@ def _show(
     return render(
         request, services, "family.html", "family", "family_title", visitor=visitor, error=error,
         done=words[f"done_{done}"] if done else None, members=rows, invited=invited, joined=joined, is_member=visitor.is_member,
-        lead=words["member_lead"].format(name=_called(visitor)) if visitor.is_member else words["family_lead"],
+        lead=words["member_lead"].format(name=_account_name(visitor)) if visitor.is_member else words["family_lead"],
         more=words["more_members"].format(count=more) if more else "",
     )  # fmt: skip
 
 
-def _called(visitor: Visitor) -> str:
+def _account_name(visitor: Visitor) -> str:
     return visitor.subscriber.name or visitor.subscriber.phone_masked
 
 
 def _household(services: Services, member: Member) -> str:
-    """How the owner of another account is called."""
+    """The name of another account, by its owner."""
     found = services.subscriptions.find(str(member.subscriber_id))
     return found.name or found.phone_masked
 
 
-def _members(services: Services, visitor: Visitor, language: Language) -> tuple[list[dict[str, Any]], int]:
-    """Who is in the account, what each used, and how many are not shown."""
+def _members(services: Services, visitor: Visitor, language: Language) -> tuple[list[dict[str, object]], int]:
+    """The account's members with their usage, and how many more there are."""
     words, now = WORDS[language], services.clock.now()
     account_id = visitor.subscriber.account_id
     caps = services.ledger.used_of_caps(account_id, now)
     first = (now - timedelta(days=DAYS_SHOWN)).astimezone(BILLING_ZONE)
-    since = first.replace(hour=0, minute=0, second=0, microsecond=0)  # whole days: their sums are there
+    since = first.replace(hour=0, minute=0, second=0, microsecond=0)  # of whole days the sums are kept
     spent = {
         row["member_id"]: row["input_tokens"] + row["output_tokens"]
         for row in services.ledger.usage_by_member(account_id, since)
@@ -108,7 +108,7 @@ def _members(services: Services, visitor: Visitor, language: Language) -> tuple[
 
 
 def cap_line(member: Member, used: dict[UUID, int], language: Language) -> str:
-    """A member's cap, and what is used of it in its period of now."""
+    """A member's cap, and how much of it is used in the current period."""
     words = WORDS[language]
     if member.cap_tokens is None or member.cap_period is None:
         return words["no_cap"]
@@ -118,7 +118,7 @@ def cap_line(member: Member, used: dict[UUID, int], language: Language) -> str:
     )
 
 
-# What owner and admin do.
+# Actions of the owner and of admins.
 
 
 @router.post("/family/invite")
@@ -188,7 +188,7 @@ def _member(services: Services, visitor: Visitor, id_: str) -> Member:
     return services.members.find(visitor.subscriber, str(as_uuid(id_, "member")))
 
 
-# What whoever was invited does.
+# Actions of the invited person.
 
 
 @router.post("/family/join")
@@ -228,7 +228,7 @@ def join(
 
 
 def _switch(request: Request, services: Services, phone: str, member_id: UUID) -> Response:
-    """Go on as a member of another account."""
+    """Begin a session as a member of another account."""
     address, client = client_address(request), request.headers.get("user-agent")
     entered = services.sign_ins.switch(phone, member_id, address, client)
     response = RedirectResponse("/usage", 303)

@@ -1,6 +1,6 @@
-"""Keys: listed with their limits, created, stopped. A member sees its own."""
+"""The page of keys: lists them with their limits, creates and revokes. A member sees only its own."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -19,7 +19,7 @@ from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(include_in_schema=False)
 KEYS_SHOWN: Final = 200
-# What the form offers: days, or none.
+# The choices of the form; empty: no end date.
 Days = Annotated[Literal["", "30", "90", "365"], Form()]
 
 
@@ -58,7 +58,7 @@ def _list(
     )  # fmt: skip
 
 
-def _row(key: ApiKeyInfo, language: Language, state: str) -> dict[str, Any]:
+def _row(key: ApiKeyInfo, language: Language, state: str) -> dict[str, object]:
     words = WORDS[language]
     limits = []
     if key.cap_tokens is not None:
@@ -103,7 +103,7 @@ def make(
 
 @router.post("/key")
 def another(request: Request, services: RequestServices) -> Response:
-    """A key for who has ordered again, and lost the first one."""
+    """Create a key after a repeated order, whose first key is not shown again."""
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
         return sign_in_page(request, services, "/order")

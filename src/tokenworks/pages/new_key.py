@@ -1,4 +1,4 @@
-"""A key that is shown this once, and where to enter it."""
+"""The page that shows a new key, and how to set up clients with it."""
 
 from fastapi import Request, Response
 
@@ -17,7 +17,7 @@ def show_key(
     waits: bool = False,
     begins: str = "",
 ) -> Response:
-    """A key that is shown this once, and where to enter it."""
+    """Show a key, which is shown only this once. `key` is None after a repeated order."""
     base, shown = public_base_url(), key or "twk_…"
     set_ups = [
         (

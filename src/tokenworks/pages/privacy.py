@@ -1,4 +1,4 @@
-"""The page of a person's own data, and the terms."""
+"""The page of personal data and consents, and the terms of service."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/terms")
 def terms_page(request: Request, services: RequestServices) -> Response:
-    """What one agrees to, before one signs in."""
+    """The texts of all consents, also for visitors without a session."""
     language = language_of(request)
     texts = [services.consents.text(purpose, language) for purpose in PURPOSES]
     words = PRIVACY_WORDS[language]
@@ -40,7 +40,7 @@ def _privacy(
     subscriber = visitor.subscriber
     language = language_of(request, visitor)
     is_owner = visitor.principal.role == "owner"
-    # What an account agreed to is its owner's to say; an admin may stop what costs more.
+    # Consents are the owner's. An admin may only withdraw the consent that causes extra cost.
     states = [] if visitor.is_member else services.consents.states(subscriber, language)
     member = None if is_owner else own_member(services, visitor.principal)
     return render(
@@ -63,19 +63,19 @@ def say_on_page(
     if visitor is None:
         return sign_in_page(request, services, "/privacy")
     principal, subscriber = visitor.principal, visitor.subscriber
-    # An admin may stop what costs more; all else is the owner's to say.
+    # An admin may withdraw the consent to pay as you go; all else is the owner's.
     check_control(principal.role, subscriber, consents=given or purpose != "spill_over")
     try:
         with services.transaction():
             services.subscriptions.lock([subscriber.subscriber_id])
-            last = {one.text.purpose: one for one in services.consents.states(subscriber)}[purpose]
-            # Said again of the same text it is the same.
+            last = {state.text.purpose: state for state in services.consents.states(subscriber)}[purpose]
+            # A form that is sent twice changes nothing the second time.
             if (last.given, last.said_sha256) != (given, text_sha256):
                 services.consents.keep(
                     subscriber, purpose, given=given, text_sha256=text_sha256, said_by=principal.actor
                 )
-                said = {"purpose": purpose, "given": given}
-                audit(services, principal, "subscriber.consent", subscriber.subscriber_id, None, said)
+                after = {"purpose": purpose, "given": given}
+                audit(services, principal, "subscriber.consent", subscriber.subscriber_id, None, after)
     except TokenworksError as error:
         return _privacy(request, services, error)
     return RedirectResponse("/privacy", 303)
@@ -107,7 +107,7 @@ def erase_on_page(
 def leave_on_page(
     request: Request, services: RequestServices, confirm: Annotated[str, Form(max_length=10)]
 ) -> Response:
-    """A member's own erasure: it leaves the account for good."""
+    """A member leaves the account, and its personal data is erased."""
     visitor = visitor_of(request, services, "admin", "member")
     if visitor is None:
         return sign_in_page(request, services, "/privacy")

@@ -1,4 +1,4 @@
-"""How a product is changed, paused, resumed or cancelled."""
+"""Routes that change, pause, resume or cancel a product."""
 
 from typing import Annotated
 
@@ -46,7 +46,7 @@ def do(
     at: When = "cycle_end" if when == "cycle_end" else "now"
     try:
         with services.transaction():
-            # A form that comes twice is one act: the order is there already, or the product is not as the form takes it for.
+            # A form that is sent twice acts once: the order exists already, or the product's state no longer fits.
             is_new = True
             if what == "change":
                 is_new = services.orders.change(
@@ -59,8 +59,8 @@ def do(
             else:
                 services.orders.resume(product.product_id)
             if is_new:
-                said = {"when": at, "offering": offering or None}
-                audit(services, visitor.principal, f"product.{what}", product.product_id, None, said)
+                after = {"when": at, "offering": offering or None}
+                audit(services, visitor.principal, f"product.{what}", product.product_id, None, after)
     except TokenworksError as error:
         return choices_page(request, services, visitor, product, what, offering or None, error)
     later = "_later" if at == "cycle_end" else ""

@@ -1,4 +1,4 @@
-"""The shop: what is on sale, for strangers too, and the order."""
+"""The shop, also without a session, and the order."""
 
 from datetime import date
 from typing import Annotated
@@ -44,9 +44,9 @@ def _choose(
 ) -> Response:
     language = language_of(request, visitor)
     offered = on_sale(services, visitor)
-    chosen = next((one.sold for one in offered if one.sold.offering.id == offering), None)
+    chosen = next((offer.sold for offer in offered if offer.sold.offering.id == offering), None)
     if chosen is None and visitor is not None and offering is not None:
-        # What is for others alone is shown with why it can't be had.
+        # An offering for other audiences is shown with the reason why it can't be ordered.
         chosen = next(
             (
                 sold
@@ -57,11 +57,11 @@ def _choose(
         )
     if chosen is not None:
         return confirm_page(request, services, visitor, chosen, error=error)
-    had = {one.sold.offering.id for one in offered if one.has}
-    refused = {one.sold.offering.id for one in offered if not one.can}
+    had = {offer.sold.offering.id for offer in offered if offer.has}
+    refused = {offer.sold.offering.id for offer in offered if not offer.can}
     return render(
         request, services, "order.html", "order", "choose", visitor=visitor, error=error,
-        cards=cards([one.sold.offering for one in offered], had, language, refused),
+        cards=cards([offer.sold.offering for offer in offered], had, language, refused),
     )  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def place(
 
 
 def _day(text: str) -> date | None:
-    """Raises `Invalid`."""
+    """The day of a form, None if it is empty. Raises `Invalid`."""
     try:
         return date.fromisoformat(text) if text else None
     except ValueError:
@@ -126,7 +126,7 @@ def _day(text: str) -> date | None:
 def set_broadband(
     request: Request, services: RequestServices, offering: FormText, number: FormText
 ) -> Response:
-    """The number of the broadband account, where none is known, and on to the order that needs it."""
+    """Keep the broadband account number, if none is known yet, and return to the order that needs it."""
     visitor = visitor_of(request, services)
     to = own_page_or_shop(f"/order?offering={offering}")
     if visitor is None:
@@ -145,7 +145,7 @@ def set_broadband(
 
 
 def _first_key(request: Request, services: Services, visitor: Visitor) -> str | None:
-    """A key to begin with; none for who has all the keys that one may have: the order does not depend on it."""
+    """A first key for the subscriber. None if the member has the maximum number of keys: the order is completed anyway."""
     name = WORDS[language_of(request, visitor)]["from_order_page"]
     try:
         return issue_key(services, visitor.principal, visitor.subscriber, name)[1]

@@ -1,4 +1,4 @@
-"""The pages of a subscriber: the shop, products, usage, keys, family, bill. Plain forms and links, no script; phone first."""
+"""Sign-in and sign-out, the choice of the language, the root and the static files."""
 
 import re
 from importlib.resources import files
@@ -31,7 +31,7 @@ _static = {name: files("tokenworks.pages").joinpath(f"static/{name}").read_bytes
 
 @router.api_route("/", methods=["GET", "HEAD"])
 def root(request: Request) -> Response:
-    """People come to the shop; programs that ask for JSON learn what answers here."""
+    """Redirect browsers to the shop. A program that asks for JSON gets the service's name and version."""
     if "json" in request.headers.get("accept", ""):
         return JSONResponse({"service": "tokenworks", "version": __version__})
     return RedirectResponse("/order", 303)

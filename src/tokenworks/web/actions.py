@@ -1,4 +1,4 @@
-"""What both doors do for whoever is signed in, with its row in the audit trail."""
+"""What the API and the pages both do for a principal, with its row in the audit trail."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -10,7 +10,7 @@ from tokenworks.web.services import Services
 
 
 def key_owner(principal: Principal) -> UUID | None:
-    """Whose keys are seen and stopped: a member's own; of others (None) the account's."""
+    """The member whose keys a principal may list and revoke: itself, if its role is member; None: all of the account."""
     return principal.member_id if principal.role == "member" else None
 
 
@@ -24,7 +24,7 @@ def issue_key(
     expires_in_days: int | None = None,
     cap_tokens: int | None = None,
 ) -> tuple[UUID, str]:
-    """A key of whoever is signed in: its id, and its text, which is shown this once. Raises what `Access.issue_key` raises."""
+    """Issue a key of the principal. Returns its id and its text, which is shown only once. Raises what `Access.issue_key` raises."""
     assert principal.member_id is not None
     with services.transaction():
         key_id, text = services.access.issue_key(
@@ -42,7 +42,7 @@ def issue_key(
 
 
 def audited_member(member: Member) -> dict[str, object]:
-    """What the audit trail says of a member: no name and no number."""
+    """A member as the audit trail keeps it: without name and phone number."""
     return {
         "role": member.role,
         "cap_tokens": member.cap_tokens,

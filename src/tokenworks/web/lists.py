@@ -1,4 +1,4 @@
-"""Pages of a list, fields, ETags."""
+"""Pages of a list, selection of fields, ETags."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ FieldsQuery = Annotated[str | None, Query(max_length=500)]
 
 
 class OutOfRange(Invalid):
-    """A page begins behind the end of its list."""
+    """The requested page begins behind the end of its list."""
 
     def __init__(self, total: int) -> None:
         super().__init__(f"offset: the list has {total} resources")
@@ -46,7 +46,7 @@ class OutOfRange(Invalid):
 
 
 def page_response(page: Page, resources: Sequence[Mapping[str, object]], total: int) -> Response:
-    """A page of a list (TMF630): 206 where there is more, 416 where it begins behind the end; links to the other pages."""
+    """A page of a list (TMF630): 206 if there are other pages, 416 if it begins behind the end, with links to the other pages."""
     if page.offset and page.offset >= total:
         raise OutOfRange(total)
     last = (total - 1) // page.limit * page.limit if total else 0
@@ -67,7 +67,7 @@ def page_response(page: Page, resources: Sequence[Mapping[str, object]], total: 
 
 
 def paginate(page: Page, resources: Sequence[Mapping[str, object]]) -> Response:
-    """A page of a list that is here as a whole."""
+    """A page of a list whose resources are all in memory."""
     return page_response(page, resources[page.offset : page.offset + page.limit], len(resources))
 
 
@@ -82,7 +82,7 @@ def _tag(body: bytes) -> str:
 def resource_response(
     request: Request, resource: Mapping[str, object], fields: str | None = None
 ) -> Response:
-    """A resource with its ETag: 304 where the asker has it."""
+    """A resource with its ETag; 304 if the client has this version."""
     body = encode(select_fields(resource, _fields(fields)))
     tag = _tag(body)
     if tag in {part.strip() for part in request.headers.get("if-none-match", "").split(",")}:
@@ -91,18 +91,18 @@ def resource_response(
 
 
 class Changed(Conflict):
-    """The resource is not as the asker saw it."""
+    """The resource is not the version that the client read."""
 
 
 def check_match(request: Request, resource: Mapping[str, object]) -> None:
-    """`If-Match` where it was sent. Raises `Changed`."""
-    want = request.headers.get("if-match")
-    if want is not None and want.strip() not in {"*", _tag(encode(resource))}:
+    """Check the `If-Match` header, if there is one. Raises `Changed`."""
+    wanted = request.headers.get("if-match")
+    if wanted is not None and wanted.strip() not in {"*", _tag(encode(resource))}:
         raise Changed("it has changed since you read it: read it again")
 
 
 def check_filters(request: Request, *names: str) -> None:
-    """Raises `Invalid` where the query says what nobody reads: a filter that is ignored shows too much."""
+    """Raises `Invalid` if the query has a parameter that the route does not read: an ignored filter would show too much."""
     for name in request.query_params:
         if name not in {"offset", "limit", "fields", *names}:
             raise Invalid(f"one can filter by {', '.join(names) or 'nothing here'}, not by {name[:50]}")

@@ -1,4 +1,4 @@
-"""What both doors do about a person's own data: a member of somebody else's account, erasure."""
+"""What the API and the pages both do with personal data: a member's own data, and erasure."""
 
 from typing import Final, Literal
 
@@ -13,7 +13,7 @@ SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
 
 
 def own_member(services: Services, principal: Principal) -> Member:
-    """Whoever asks, as a member of the account."""
+    """The principal as a member of the account. Raises `NotFound`."""
     found = None if principal.member_id is None else services.members.by_id(principal.member_id)
     if found is None:
         raise NotFound("there is no such member")

@@ -1,4 +1,4 @@
-"""The services that a request is answered with: every room's, on one connection."""
+"""The services of a request: every room's, on one database connection."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ from tokenworks.trust import Answers, Approvals, Identity, Keys
 
 
 class Services(Protocol):
-    """What the application wires: every room's service, on one connection."""
+    """The services that the application wires: every room's, on one database connection."""
 
     def transaction(self) -> contextlib.AbstractContextManager[object]: ...
     @property

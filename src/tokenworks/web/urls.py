@@ -1,4 +1,4 @@
-"""Addresses: what a URL may have, where the asker reached us, and links between the pages of a list."""
+"""Addresses: rules for URLs, the address under which a client reached us, and links between the pages of a list."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,21 +11,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenworks.kernel import flaw
 
-# Where TMF678 is: pages link to the document of a bill.
+# The base path of TMF678; pages link to the document of a bill.
 BILL_API: Final = "/tmf-api/customerBillManagement/v4"
 PATH_CHARS_MAX: Final = 1000
 PATH_PART_CHARS_MAX: Final = 200
 QUERY_BYTES_MAX: Final = 8192
 
-# Where this is reached, for the hrefs of the request that is answered.
+# The address under which the client of the current request reached us, for its hrefs.
 base_url: ContextVar[str] = ContextVar("base_url", default="")
-# Path and query of the request that is answered, for the links between pages of its list.
+# Path and query of the current request, for the links between pages of its list.
 request_target: ContextVar[tuple[str, str]] = ContextVar("target", default=("", ""))
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 
 
 class CleanUrl:
-    """Refuses a path or a query that names what no text may have, or is longer than any that is answered: before a route."""
+    """Refuses a path or a query that is too long or has characters that no text may have, before a route sees it."""
 
     def __init__(self, app: ASGIApp, refuse: Callable[[str], Response]) -> None:
         self._app = app
@@ -54,7 +54,7 @@ def _url_flaw(path: str, query: bytes) -> str | None:
 
 
 class BaseUrl:
-    """Says where the asker reached us: `public_url` where it is set, else what the request says."""
+    """Sets `base_url` for a request: `public_url` if it is set, else by the request's own headers."""
 
     def __init__(self, app: ASGIApp, public_url: str = "") -> None:
         self._app = app
@@ -72,12 +72,12 @@ class BaseUrl:
 
 
 def link_header(changes: Mapping[str, Mapping[str, str]]) -> str:
-    """A `Link` header (RFC 8288): by relation, this request's address with parts of its query replaced."""
+    """A `Link` header (RFC 8288). `changes`: by relation, the parameters that replace those of the current request's query."""
     path, query = request_target.get()
-    asked = parse_qsl(query, keep_blank_values=True)
+    parameters = parse_qsl(query, keep_blank_values=True)
     found = []
     for rel in sorted(changes):
-        kept = [(name, value) for name, value in asked if name not in {"offset", "cursor"}]
+        kept = [(name, value) for name, value in parameters if name not in {"offset", "cursor"}]
         address = f"{base_url.get()}{quote(path)}?{urlencode([*kept, *changes[rel].items()])}"
         found.append(f'<{address}>; rel="{rel}"')
     return ", ".join(found)

@@ -29,13 +29,13 @@ State = Annotated[Literal["open", "answered"] | None, Query()]
 
 
 class _MultilineBody(StrictBody):
-    """`text` may have several lines; all else has one."""
+    """A body in which `text` may have several lines, and every other text one."""
 
     text: str = Field(min_length=1, max_length=QUESTION_CHARS_MAX)
 
     @model_validator(mode="after")
     def _texts(self) -> Self:
-        """In place of the base's rule, which refuses line ends everywhere."""
+        """Replaces the rule of the base class, which refuses line ends in all texts."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             found = flaw(value, lines=name == "text") if isinstance(value, str) else None
@@ -45,14 +45,14 @@ class _MultilineBody(StrictBody):
 
 
 class DisputeCreate(_MultilineBody):
-    """What is asked about which line of which bill (its number or id)."""
+    """A question about a line of a bill (by its number or id)."""
 
     bill: str = Field(min_length=1, max_length=64)
     line: int = Field(ge=1, le=1_000_000)
 
 
 class DisputeAnswer(_MultilineBody):
-    """What the subscriber is told. Money is given back by a credit note, which is an operation of its own."""
+    """The answer to the subscriber. Money is given back by a credit note, which is a separate operation."""
 
 
 def dispute_resource(dispute: Dispute) -> dict[str, object]:
@@ -86,10 +86,12 @@ def disputes(
     found, total = services.disputes.all(
         subscriber_or_all(services, principal, of), state, page.offset, page.limit
     )
-    return page_response(page, [dispute_resource(one) for one in found], total)
+    return page_response(page, [dispute_resource(found_dispute) for found_dispute in found], total)
 
 
-@router.post("/api/disputes", status_code=201, summary="Question a line of a bill", **allow(*BUYERS))
+@router.post(
+    "/api/disputes", status_code=201, summary="Ask a question about a line of a bill", **allow(*BUYERS)
+)
 def ask(body: DisputeCreate, services: RequestServices, principal: CurrentPrincipal) -> Response:
     bill = own_bill(services, principal, body.bill)
     with services.transaction():
@@ -115,7 +117,7 @@ def dispute(services: RequestServices, principal: CurrentPrincipal, id: str) -> 
 
 @router.get(
     "/api/operations/disputes",
-    summary="Questions about bills, oldest first, with the phone's last digits",
+    summary="Questions about bills, oldest first, with the last digits of the phone number",
     **allow(*ALL_STAFF),
 )
 def all_disputes(
@@ -125,18 +127,18 @@ def all_disputes(
     found, total = services.disputes.all(None, state, page.offset, page.limit)
     rows = [
         {
-            **dispute_resource(one),
-            "phone": services.subscriptions.find(str(one.subscriber_id)).phone_masked,
-            "answered_by": one.answered_by,
+            **dispute_resource(found_dispute),
+            "phone": services.subscriptions.find(str(found_dispute.subscriber_id)).phone_masked,
+            "answered_by": found_dispute.answered_by,
         }
-        for one in found
+        for found_dispute in found
     ]
     return page_response(page, [without_none(row) for row in rows], total)
 
 
 @router.patch(
     "/api/operations/disputes/{id}",
-    summary="Answer a question; the subscriber is told",
+    summary="Answer a question; the subscriber is notified",
     **allow("operator", "finance"),
 )
 def answer_dispute(

@@ -1,4 +1,4 @@
-"""API keys of whoever is signed in."""
+"""API keys of the account."""
 
 from typing import Annotated, Final
 
@@ -24,11 +24,11 @@ class KeyCreate(StrictBody):
     name: str = Field(min_length=1, max_length=100)
     models: list[ModelName] | None = Field(default=None, max_length=200)
     expires_in_days: int | None = Field(default=None, ge=1, le=3650)
-    # The most that the key may ever use.
+    # How much the key may use in total.
     cap_tokens: int | None = Field(default=None, ge=1, le=10**12)
 
 
-@router.get("/keys", summary="API keys, oldest first; a member sees its own", **allow(*ALL_ROLES))
+@router.get("/keys", summary="API keys, oldest first; a member sees only its own", **allow(*ALL_ROLES))
 def keys(
     services: RequestServices,
     principal: CurrentPrincipal,
@@ -57,7 +57,7 @@ def keys(
 @router.post(
     "/keys",
     status_code=201,
-    summary="A new API key; its text is shown this once",
+    summary="Create an API key; its text is shown only once",
     **allow("owner", "admin", "member"),
 )
 def make_key(body: KeyCreate, services: RequestServices, principal: CurrentPrincipal) -> Response:
@@ -70,7 +70,7 @@ def make_key(body: KeyCreate, services: RequestServices, principal: CurrentPrinc
 @router.delete(
     "/keys/{id}",
     status_code=204,
-    summary="Stop a key everywhere",
+    summary="Revoke a key",
     **allow(*ALL_ROLES[:2], "member", "operator"),
 )
 def revoke_key(

@@ -28,7 +28,7 @@ class Invitation(StrictBody):
 
 
 class DepartmentCreate(StrictBody):
-    """A department has no key of its own; its cap holds for everybody in it. Two levels deep: `under` names the upper one."""
+    """A department has no keys; its cap limits all of its members together. There are two levels: `under` names the upper one."""
 
     name: str = Field(min_length=1, max_length=100)
     under: str | None = Field(default=None, min_length=1, max_length=100)
@@ -50,7 +50,7 @@ def member_resource(member: Member) -> dict[str, object]:
     )
 
 
-@router.get("/members", summary="Who spends from the account", **allow(*READERS))
+@router.get("/members", summary="Members of the account", **allow(*READERS))
 def members(
     services: RequestServices, principal: CurrentPrincipal, of: SubscriberReference = None
 ) -> Response:
@@ -61,7 +61,7 @@ def members(
 
 
 @router.post(
-    "/members", status_code=201, summary="Invite somebody by phone number", **allow("owner", "admin")
+    "/members", status_code=201, summary="Invite a member by phone number", **allow("owner", "admin")
 )
 def invite(body: Invitation, services: RequestServices, principal: CurrentPrincipal) -> Response:
     found = own_subscriber(services, principal)
@@ -81,7 +81,7 @@ def invite(body: Invitation, services: RequestServices, principal: CurrentPrinci
 
 
 @router.post(
-    "/departments", status_code=201, summary="A department, with the quota it has", **allow("owner", "admin")
+    "/departments", status_code=201, summary="Create a department with its cap", **allow("owner", "admin")
 )
 def make_department(
     body: DepartmentCreate, services: RequestServices, principal: CurrentPrincipal
@@ -96,7 +96,7 @@ def make_department(
 
 
 class MemberUpdate(StrictBody):
-    """What is left out stays; null takes it away."""
+    """A field that is left out stays as it is; null removes its value."""
 
     cap_tokens: int | None = Field(default=None, ge=1, le=10**12)
     cap_period: Literal["day", "month", "total"] = "month"
@@ -105,7 +105,7 @@ class MemberUpdate(StrictBody):
 
 @router.patch(
     "/members/{id}",
-    summary="A member's (or department's) cap, and whose department it is in",
+    summary="Set a member's (or department's) cap and its department",
     **allow("owner", "admin"),
 )
 def set_member(
@@ -130,7 +130,7 @@ def set_member(
 
 
 @router.delete(
-    "/members/{id}", status_code=204, summary="A member goes; its keys are stopped", **allow("owner", "admin")
+    "/members/{id}", status_code=204, summary="Remove a member and revoke its keys", **allow("owner", "admin")
 )
 def remove_member(services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
     found = own_subscriber(services, principal)

@@ -1,4 +1,4 @@
-"""Where somebody was invited, or is a member."""
+"""Invitations to other accounts, and memberships in them."""
 
 from typing import Literal
 
@@ -16,7 +16,9 @@ router = APIRouter(prefix="/api", tags=["account"])
 
 
 @router.get(
-    "/memberships", summary="Where one was invited, or is a member", **allow("owner", "admin", "member")
+    "/memberships",
+    summary="Invitations to other accounts, and memberships in them",
+    **allow("owner", "admin", "member"),
 )
 def memberships(services: RequestServices, principal: CurrentPrincipal) -> Response:
     found = services.members.memberships(phone_of(services, principal))
@@ -48,7 +50,7 @@ def join(body: MembershipUpdate, services: RequestServices, principal: CurrentPr
 @router.post(
     "/memberships/{id}/session",
     status_code=201,
-    summary="Go on as a member there",
+    summary="Begin a session as a member of that account",
     **allow("owner", "admin", "member"),
 )
 def switch(request: Request, services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:

@@ -1,4 +1,4 @@
-"""What is a person's by law: consents with the texts that are shown, the real-name check, export, erasure."""
+"""Personal data, as the law requires: consents with their texts, the real-name check, export, erasure."""
 
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -18,12 +18,12 @@ from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(prefix="/api", tags=["privacy"])
 
-# Each reads the database for as long as its reader takes: more are told to come again.
+# An export holds a database connection for as long as its client reads. Further exports are refused with 503.
 EXPORTS_AT_ONCE: Final = 2
 
 
 def consent_resource(state: ConsentState) -> dict[str, object]:
-    """A purpose: the text that is shown now with its hash, and what was said last."""
+    """A purpose: its current text with the hash of it, and the last decision."""
     return without_none(
         {
             "purpose": state.text.purpose,
@@ -40,7 +40,7 @@ def consent_resource(state: ConsentState) -> dict[str, object]:
 
 @router.get(
     "/consents",
-    summary="What may be agreed to: the texts, and what one said of each",
+    summary="Consents: the texts, and the subscriber's decision on each",
     **allow("owner", "admin", "operator", "auditor"),
 )
 def consents(
@@ -52,7 +52,7 @@ def consents(
 
 
 class ConsentDecision(StrictBody):
-    """`text_sha256`: of the text that was shown; it is required where one agrees."""
+    """`text_sha256`: the hash of the text that was shown; required if `given` is true."""
 
     given: bool
     text_sha256: str | None = Field(default=None, pattern=SHA256_PATTERN)
@@ -60,7 +60,7 @@ class ConsentDecision(StrictBody):
 
 @router.put(
     "/consents/{purpose}",
-    summary="Agree, or take it back: from the next request on",
+    summary="Give or withdraw a consent, from the next request on",
     **allow("owner", "operator"),
 )
 def say(
@@ -84,7 +84,7 @@ def say(
 
 
 class RealName(StrictBody):
-    """As on the identity document. Its number is not kept."""
+    """Name and number of the identity document. The number is not kept."""
 
     name: str = Field(min_length=1, max_length=100)
     id_number: str = Field(min_length=6, max_length=40)
@@ -105,7 +105,7 @@ def real_name(
 
 @router.get(
     "/export",
-    summary="All that is stored of one, as one JSON document, streamed",
+    summary="Export all data stored about the subscriber, as a streamed JSON document",
     response_class=StreamingResponse,
     responses={200: {"content": {"application/json": {}}}},
     **allow("owner", "operator"),
@@ -124,8 +124,8 @@ def export(
 
 
 def _pieces(request: Request, export: Callable[[Services], Iterator[bytes]]) -> Iterator[bytes]:
-    """On a connection of its own, which ends with the last piece or with the reader. Raises `Unavailable` at once where as
-    many as may are being read.
+    """Stream an export on a database connection of its own, which is closed after the last piece, or when the client leaves. Raises
+    `Unavailable` at once if the maximum number of exports is in progress.
     """
     slots = request.app.state.exports
     if not slots.acquire(blocking=False):
@@ -139,22 +139,22 @@ def _pieces(request: Request, export: Callable[[Services], Iterator[bytes]]) -> 
             slots.release()
 
     pieces = read()
-    # Begun here: what was not begun has no end that releases the slot.
+    # Started here: a generator that was never started does not run its `finally`, which releases the slot.
     first = next(pieces)
 
-    def all_of_it() -> Iterator[bytes]:
+    def streamed() -> Iterator[bytes]:
         try:
             yield first
             yield from pieces
         finally:
             pieces.close()  # type: ignore[attr-defined]
 
-    return all_of_it()
+    return streamed()
 
 
 @router.get(
     "/me/export",
-    summary="All that is stored of a member itself, in somebody else's account",
+    summary="Export a member's own personal data from the account that it is a member of",
     response_class=StreamingResponse,
     responses={200: {"content": {"application/json": {}}}},
     **allow("admin", "member"),
@@ -179,7 +179,7 @@ class MemberErasureRequest(StrictBody):
 @router.post(
     "/me/erasure",
     status_code=204,
-    summary="Leave somebody else's account, and erase what it keeps of oneself",
+    summary="Leave the account and erase your personal data in it",
     **allow("admin", "member"),
 )
 def erase_member(
@@ -190,7 +190,7 @@ def erase_member(
 
 
 class ErasureRequest(StrictBody):
-    """`confirm`: the last four digits of the phone number. `even_if_owed` is for staff: what is owed can't be collected then."""
+    """`confirm`: the last four digits of the phone number. `even_if_owed`: for staff; the debt can't be collected afterwards."""
 
     confirm: str = Field(pattern=r"^[0-9]{4}$")
     even_if_owed: bool = False
@@ -209,7 +209,7 @@ def erasure_resource(done: Erasure) -> dict[str, object]:
 
 @router.post(
     "/erasure",
-    summary="Close the account and erase what names the person; while something is owed, as soon as nothing is",
+    summary="Close the account and erase the personal data, as soon as nothing is owed",
     **allow("owner", "operator"),
 )
 def erase(

@@ -1,4 +1,4 @@
-"""What an order, a change, a resume or a cancellation would cost, before it is asked for."""
+"""Quotes: what an order, a change, a resume or a cancellation would cost."""
 
 from typing import Literal
 
@@ -16,8 +16,8 @@ router = APIRouter(prefix="/api/quotes", tags=["quotes"])
 
 
 class QuoteCreate(StrictBody):
-    """`add` names an offering, `modify` a product and an offering, `resume` and `delete` a product. Staff names the subscriber
-    who would order.
+    """`add` names an offering, `modify` a product and an offering, `resume` and `delete` a product. Staff also names the
+    subscriber.
     """
 
     action: Literal["add", "modify", "resume", "delete"]
@@ -26,13 +26,13 @@ class QuoteCreate(StrictBody):
     subscriber: str | None = Field(default=None, max_length=64)
     delivery: str | None = Field(default=None, max_length=32)
     at: Literal["now", "cycle_end"] = "now"
-    # Of what the subscriber has already, a second one.
+    # True: order an offering again that the subscriber has already.
     confirm: bool = False
 
 
 def quote_resource(quote: Quote) -> dict[str, object]:
-    """`amount` is below zero where something comes back; `now` is what of it comes at once, the rest comes with what `waits_for`
-    says; `ends_at` is exclusive.
+    """A quote. `amount` is negative if money is given back; `now` is the part that is charged at once, the rest follows when the
+    event in `waits_for` has happened; `ends_at` is exclusive.
     """
     return without_none(
         {
@@ -79,6 +79,6 @@ def _quote(body: QuoteCreate, services: Services, principal: CurrentPrincipal) -
     return services.quotes.cancel(product.product_id, body.at)
 
 
-@router.post("", summary="What it would cost, until when, and when it renews", **allow(*BUYERS))
+@router.post("", summary="Quote an operation: its cost, its period and its renewal", **allow(*BUYERS))
 def quote(body: QuoteCreate, services: RequestServices, principal: CurrentPrincipal) -> Response:
     return json_response(quote_resource(_quote(body, services, principal)))

@@ -1,6 +1,6 @@
-"""Where somebody is signed in."""
+"""Sessions of a member, or of an account."""
 
-from typing import Any
+from uuid import UUID
 
 from fastapi import APIRouter, Response
 
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/api", tags=["account"])
 
 
 def _session_resource(
-    session: Session, principal: CurrentPrincipal, names: dict[Any, str]
+    session: Session, principal: CurrentPrincipal, names: dict[UUID, str]
 ) -> dict[str, object]:
     return without_none(
         {
@@ -32,9 +32,7 @@ def _session_resource(
     )
 
 
-@router.get(
-    "/sessions", summary="Who is signed in, from where, with what", **allow("owner", "admin", "member")
-)
+@router.get("/sessions", summary="Sessions, with address and device", **allow("owner", "admin", "member"))
 def sessions(services: RequestServices, principal: CurrentPrincipal) -> Response:
     names = {m.member_id: m.name for m in services.members.of(own_subscriber(services, principal))}
     rows = [_session_resource(session, principal, names) for session in live_sessions(services, principal)]
@@ -44,7 +42,7 @@ def sessions(services: RequestServices, principal: CurrentPrincipal) -> Response
 @router.delete(
     "/sessions",
     status_code=204,
-    summary="End all of one's own sessions but this one",
+    summary="End all of your other sessions",
     **allow("owner", "admin", "member"),
 )
 def end_other_sessions(services: RequestServices, principal: CurrentPrincipal) -> Response:

@@ -1,4 +1,4 @@
-"""Signing in with a one-time code, and out."""
+"""Sign-in with a one-time code, and sign-out."""
 
 from typing import Literal
 
@@ -24,8 +24,8 @@ class CodeWanted(StrictBody):
 
 
 class SignIn(StrictBody):
-    """`challenge` is what the request for the code was answered with; without it, and without its cookie, the newest code that
-    was asked for from the same address is meant.
+    """`challenge` is from the response to the request for the code. Without it, and without its cookie, the newest code that was
+    requested from the same address counts.
     """
 
     identifier: Identifier
@@ -33,7 +33,7 @@ class SignIn(StrictBody):
     challenge: str | None = Field(default=None, max_length=64)
 
 
-@router.post("/sign-in/code", status_code=202, summary="Have a one-time code sent")
+@router.post("/sign-in/code", status_code=202, summary="Send a one-time code")
 def code(request: Request, body: CodeWanted, services: RequestServices) -> Response:
     check_own_page(request)
     send: SendCode = request.app.state.send_code

@@ -1,6 +1,6 @@
-"""Who a subscriber is, and what it may spend; what suspends it."""
+"""The subscriber, its spending and its limits; its suspensions."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
@@ -69,12 +69,12 @@ def suspension_resource(found: Suspension) -> dict[str, object]:
     )
 
 
-@router.get("/suspensions", summary="What suspends one now, and what it stops", **allow(*READERS))
+@router.get("/suspensions", summary="Current suspensions, and what each of them stops", **allow(*READERS))
 def my_suspensions(
     services: RequestServices, principal: CurrentPrincipal, of: SubscriberReference = None
 ) -> Response:
     found = services.subscriptions.suspensions(own_subscriber(services, principal, of))
-    rows = [suspension_resource(one) for one in found if one.ended_at is None]
+    rows = [suspension_resource(suspension) for suspension in found if suspension.ended_at is None]
     return json_response(rows, headers={"X-Total-Count": str(len(rows))})
 
 
@@ -83,17 +83,15 @@ class OwnSuspension(StrictBody):
     state: Literal["suspended", "active"]
 
 
-@router.patch(
-    "/suspensions", summary="Pause by one's own wish, or for a lost phone; or go on", **allow("owner")
-)
+@router.patch("/suspensions", summary="Pause the account, report a lost phone, or resume", **allow("owner"))
 def suspend_myself(
     body: OwnSuspension,
     services: RequestServices,
     principal: CurrentPrincipal,
     of: SubscriberReference = None,
 ) -> Response:
-    """A pause is the subscriber's to set and to lift. A lost phone is only told here, and every session ends: whoever has the
-    phone gets codes, too, so that the operator lifts it, for whom it has seen.
+    """Pause or resume the account, or report a lost phone. A report of a lost phone ends every session. Only the operator lifts it,
+    after checking the person's identity: a thief with the phone would get the codes, too.
     """
     found = own_subscriber(services, principal, of)
     if body.state == "active":
@@ -109,7 +107,7 @@ def suspend_myself(
     return json_response(subscriber_resource(services, found))
 
 
-@router.get("/subscriber", summary="Who one is, and what one may spend", **allow(*READERS))
+@router.get("/subscriber", summary="The subscriber, its spending and its limits", **allow(*READERS))
 def subscriber(
     request: Request, services: RequestServices, principal: CurrentPrincipal, of: SubscriberReference = None
 ) -> Response:
@@ -117,25 +115,27 @@ def subscriber(
 
 
 class SubscriberUpdate(StrictBody):
-    """What is left out stays. Amounts are decimals of yuan in quotes."""
+    """A field that is left out stays as it is. Amounts are decimals of yuan, as strings."""
 
     name: str | None = Field(default=None, max_length=100)
     language: Literal["zh", "en"] | None = None
     monthly_cap: str | None = Field(default=None, max_length=20)
     spend_locked: bool | None = None
     spill_over: bool | None = None
-    # The number of the broadband account, where none is known yet.
+    # The broadband account number, if none is known yet.
     broadband: str | None = Field(default=None, max_length=32)
-    # Where requests may be sent, such as cn or cn-sh; null: anywhere.
+    # Regions to which requests may be sent, such as cn or cn-sh; null: any region.
     regions: list[Region] | None = Field(default=None, max_length=100)
-    # Where the subscriber is, such as cn-sh, so that an edge box near it may serve it; null: not said.
+    # The subscriber's region, such as cn-sh, so that an edge box nearby may serve it; null: unknown.
     home_region: str | None = Field(default=None, max_length=60)
-    # What is agreed to, or taken back, by purpose.
+    # Consents given or withdrawn, by purpose.
     consents: dict[Literal["terms", "marketing", "data_cross_border"], bool] | None = None
 
 
 @router.patch(
-    "/subscriber", summary="Set the name, the cap, the lock, the consent to go on", **allow(*BUYERS)
+    "/subscriber",
+    summary="Set the name, the spending cap, the spending lock, pay as you go",
+    **allow(*BUYERS),
 )
 def update_subscriber(
     request: Request,
@@ -162,7 +162,11 @@ def update_subscriber(
             name: getattr(body, name) for name in ("regions", "home_region") if name in body.model_fields_set
         }
         services.subscriptions.set_profile(found, **said)
-        fields: dict[str, Any] = {"name": body.name, "language": body.language, "broadband": body.broadband}
+        fields: dict[str, str | None] = {
+            "name": body.name,
+            "language": body.language,
+            "broadband": body.broadband,
+        }
         check_own_broadband(found, body.broadband)
         changed = services.subscriptions.set_profile(
             found, **{k: v for k, v in fields.items() if v is not None}

@@ -12,7 +12,7 @@ from tokenworks.web.services import RequestServices
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
 
-@router.post("/bill-runs", summary="Bill everybody whose period has ended", **allow("finance"))
+@router.post("/bill-runs", summary="Bill all subscribers whose billing period has ended", **allow("finance"))
 def bill_run(services: RequestServices, principal: CurrentPrincipal, dry_run: bool = False) -> Response:
     if dry_run:
         count, amount = services.bills.due()
@@ -26,7 +26,7 @@ def bill_run(services: RequestServices, principal: CurrentPrincipal, dry_run: bo
     )
 
 
-@router.get("/failed-jobs", summary="Cycles, credits, refunds and bills that failed", **allow(*ALL_STAFF))
+@router.get("/failed-jobs", summary="Failed jobs: cycles, credits, refunds and bills", **allow(*ALL_STAFF))
 def failed_jobs(services: RequestServices) -> Response:
     rows = [
         {
@@ -45,7 +45,7 @@ def failed_jobs(services: RequestServices) -> Response:
 
 
 class JobRelease(StrictBody):
-    """Which job, of the product, order, refund or subscriber that the path names."""
+    """The job to try again, of the product, order, refund or subscriber in the path."""
 
     job: JobName
 
@@ -82,7 +82,7 @@ def make_charge_file(services: RequestServices, principal: CurrentPrincipal) -> 
     )  # fmt: skip
 
 
-@router.get("/charge-files/{sequence}", summary="A charge file again, byte for byte", **allow("finance"))
+@router.get("/charge-files/{sequence}", summary="The bytes of an earlier charge file", **allow("finance"))
 def charge_file(services: RequestServices, sequence: int) -> Response:
     return Response(services.charge_files.file(sequence), media_type="text/plain")
 

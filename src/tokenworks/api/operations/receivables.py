@@ -1,4 +1,4 @@
-"""What finance does with money that did not go its usual way: reversals, cases to reconcile, bills the carrier does not collect."""
+"""Routes for finance: reversals of payments, reconciliation cases, bills that the carrier does not collect."""
 
 from typing import Literal
 
@@ -28,7 +28,7 @@ def reverse(body: ReasonBody, services: RequestServices, principal: CurrentPrinc
     with services.transaction():
         payment = services.payments.find(as_uuid(id, "payment"))
         made = services.payments.reverse(payment, body.reason)
-        # A payment is reversed once: it is its own key.
+        # A payment is reversed once, so its id is the idempotency key.
         check_approval(
             services,
             principal,
@@ -71,7 +71,7 @@ def _case(case: ReconciliationCase) -> dict[str, object]:
 
 @router.get(
     "/reconciliation-cases",
-    summary="Money whose place a person has to find, oldest first",
+    summary="Reconciliation cases, oldest first",
     **allow("finance", "auditor"),
 )
 def cases(
@@ -86,7 +86,11 @@ class Resolution(StrictBody):
     resolution: str = Field(min_length=1, max_length=200)
 
 
-@router.patch("/reconciliation-cases/{id}", summary="Say what became of it, and close it", **allow("finance"))
+@router.patch(
+    "/reconciliation-cases/{id}",
+    summary="Close a reconciliation case with its resolution",
+    **allow("finance"),
+)
 def close_case(body: Resolution, services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
     with services.transaction():
         closed = services.payments.close_case(as_uuid(id, "case"), body.resolution)
@@ -99,7 +103,7 @@ def close_case(body: Resolution, services: RequestServices, principal: CurrentPr
 
 @router.get(
     "/direct-bills",
-    summary="Open bills that are collected from subscribers themselves, oldest first",
+    summary="Open bills that are collected directly from subscribers, oldest first",
     **allow("finance", "auditor"),
 )
 def direct_bills(request: Request, services: RequestServices, page: PageQuery) -> Response:
@@ -109,12 +113,14 @@ def direct_bills(request: Request, services: RequestServices, page: PageQuery) -
 
 
 class BillAction(ReasonBody):
-    """`resend` and `phone`: on the next charge file; `direct`: from the subscriber itself; `write_off`: not at all."""
+    """`resend` and `phone`: by the next charge file; `direct`: directly from the subscriber; `write_off`: not collected."""
 
     action: Literal["resend", "phone", "direct", "write_off"]
 
 
-@router.post("/bills/{id}/actions", summary="How a bill is collected, or given up", **allow("finance"))
+@router.post(
+    "/bills/{id}/actions", summary="Set how a bill is collected, or write it off", **allow("finance")
+)
 def act_on_bill(
     body: BillAction, services: RequestServices, principal: CurrentPrincipal, id: str, key: IdempotencyKey
 ) -> Response:
@@ -137,7 +143,7 @@ def act_on_bill(
 
 @router.post(
     "/charge-files/{sequence}/lapse",
-    summary="Wait no longer for the carrier's answer to a file",
+    summary="Stop waiting for the carrier's answer to a charge file",
     **allow("finance"),
 )
 def lapse(

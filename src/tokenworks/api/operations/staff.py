@@ -16,7 +16,7 @@ from tokenworks.web.services import RequestServices
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
 
-@router.get("/audit", summary="Who did what to what, newest first", **allow("auditor"))
+@router.get("/audit", summary="The audit trail, newest first", **allow("auditor"))
 def audit_trail(
     request: Request,
     services: RequestServices,
@@ -42,7 +42,7 @@ def staff(services: RequestServices) -> Response:
 
 
 class TokenRotation(StrictBody):
-    """For so many hours the token that is asked with stays good."""
+    """`overlap_h`: how long the current token stays valid."""
 
     overlap_h: int = Field(default=24, ge=0, le=720)
 
@@ -50,7 +50,7 @@ class TokenRotation(StrictBody):
 @router.post(
     "/staff/token",
     status_code=201,
-    summary="A new token of one's own, shown this once",
+    summary="Rotate your own token; the new one is shown only once",
     **allow(*ALL_STAFF),
 )
 def rotate_token(body: TokenRotation, services: RequestServices, principal: CurrentPrincipal) -> Response:
@@ -76,7 +76,9 @@ def _approval(approval: Approval) -> dict[str, object]:
     )
 
 
-@router.get("/approvals", summary="What needs a second person, newest first", **allow(*ALL_STAFF))
+@router.get(
+    "/approvals", summary="Requests for a second person's approval, newest first", **allow(*ALL_STAFF)
+)
 def approvals(
     request: Request,
     services: RequestServices,
@@ -92,9 +94,7 @@ class ApprovalDecision(StrictBody):
     state: Literal["approved", "refused"]
 
 
-@router.patch(
-    "/approvals/{id}", summary="Approve what another person asks for, or refuse it", **allow("finance")
-)
+@router.patch("/approvals/{id}", summary="Approve or refuse another person's request", **allow("finance"))
 def decide(
     body: ApprovalDecision, services: RequestServices, principal: CurrentPrincipal, id: str
 ) -> Response:

@@ -1,4 +1,4 @@
-"""What staff does about subscribers: registering, suspending, closing, identity, contract prices."""
+"""Routes for staff about subscribers: registration, suspension, closing, identity, contract prices."""
 
 from typing import Annotated, Literal
 
@@ -41,19 +41,19 @@ def register(body: SubscriberCreate, services: RequestServices, principal: Curre
 
 
 class SubscriberAction(StrictBody):
-    """`cause` goes with suspend and resume: each cause is lifted by itself. By `payment` dunning alone suspends."""
+    """`cause` is for suspend and resume: each cause is lifted on its own. Only dunning suspends with the cause `payment`."""
 
     action: Literal["suspend", "resume", "close", "change_phone", "change_owner"]
     cause: Literal["operator", "fraud", "lost_phone", "own_wish"] = "operator"
     phone: str | None = Field(default=None, max_length=32)
-    # The new holder's, with `change_owner`.
+    # The new owner's name, for `change_owner`.
     name: str | None = Field(default=None, max_length=100)
     reason: str = Field(min_length=1, max_length=200)
 
 
 @router.post(
     "/subscribers/{id}/actions",
-    summary="Suspend, resume, close, another number, another holder of it",
+    summary="Suspend, resume or close a subscriber, or change its phone number or the owner of the number",
     **allow("operator"),
 )
 def act(body: SubscriberAction, services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
@@ -63,7 +63,7 @@ def act(body: SubscriberAction, services: RequestServices, principal: CurrentPri
         if body.action == "close":
             services.subscriptions.close(found)
         elif body.action == "change_owner":
-            # What the number's old holder owes stays its own: the answer is about that one, which is closed.
+            # The debt stays with the old owner's account, which is closed. The response shows that account.
             services.subscriptions.change_owner(found, body.name)
         elif body.action == "change_phone":
             if body.phone is None:
@@ -86,16 +86,18 @@ def act(body: SubscriberAction, services: RequestServices, principal: CurrentPri
 
 
 @router.get(
-    "/subscribers/{id}/suspensions", summary="What suspended a subscriber, and when", **allow(*ALL_STAFF)
+    "/subscribers/{id}/suspensions",
+    summary="A subscriber's suspensions, with their times",
+    **allow(*ALL_STAFF),
 )
 def suspensions(services: RequestServices, id: str) -> Response:
     found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
-    rows = [suspension_resource(one) for one in services.subscriptions.suspensions(found)]
+    rows = [suspension_resource(suspension) for suspension in services.subscriptions.suspensions(found)]
     return json_response(rows, headers={"X-Total-Count": str(len(rows))})
 
 
 class Identification(StrictBody):
-    """Who a subscriber is. Kept of the number is a keyed hash, which tells one person from another and nothing else."""
+    """A subscriber's identity document. Only a keyed hash of its number is kept, which tells persons apart and nothing else."""
 
     document: Document = "resident_id"
     number: str = Field(min_length=5, max_length=64)
@@ -104,7 +106,7 @@ class Identification(StrictBody):
 @router.put(
     "/subscribers/{id}/identity",
     status_code=204,
-    summary="Whom a subscriber is known to be",
+    summary="Keep a subscriber's identity document",
     **allow("operator"),
 )
 def identify(
@@ -120,7 +122,7 @@ def identify(
 
 
 class ContractPriceCreate(StrictBody):
-    """A price of a subscriber's own, in yuan with VAT, as a decimal in quotes. Charges that are made stay."""
+    """A contract price, in yuan with VAT, a decimal as a string. Charges that exist already stay as they are."""
 
     offering: str = Field(min_length=1, max_length=64)
     price: str = Field(max_length=20)
@@ -141,7 +143,9 @@ def _contract_price(price: ContractPrice) -> dict[str, object]:
     )
 
 
-@router.get("/subscribers/{id}/contract-prices", summary="Prices of a subscriber's own", **allow(*ALL_STAFF))
+@router.get(
+    "/subscribers/{id}/contract-prices", summary="A subscriber's contract prices", **allow(*ALL_STAFF)
+)
 def contract_prices(services: RequestServices, id: str) -> Response:
     found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
     rows = [_contract_price(price) for price in services.subscriptions.contract_prices(found)]
@@ -151,7 +155,7 @@ def contract_prices(services: RequestServices, id: str) -> Response:
 @router.post(
     "/subscribers/{id}/contract-prices",
     status_code=201,
-    summary="Agree a price with a subscriber",
+    summary="Agree a contract price with a subscriber",
     **allow("operator"),
 )
 def set_contract_price(

@@ -1,4 +1,4 @@
-"""Who is told of events, of every API, and the log of deliveries."""
+"""Listeners to the events of all APIs, and the log of deliveries."""
 
 from datetime import timedelta
 from typing import Annotated, Final, Literal
@@ -21,23 +21,25 @@ OVERLAP_H_MAX: Final = 720
 
 class SecretRotation(StrictBody):
     overlap_h: int = Field(default=24, ge=0, le=OVERLAP_H_MAX)
-    force: bool = Field(default=False, description="though the secret of before still signs: it ends now")
+    force: bool = Field(
+        default=False, description="rotate although the previous secret still signs; it ends at once"
+    )
 
 
-@router.get("/webhooks", summary="Who is told of events, of every API", **allow("operator", "auditor"))
+@router.get("/webhooks", summary="Listeners to the events of all APIs", **allow("operator", "auditor"))
 def webhooks(services: RequestServices) -> Response:
     found = [
         without_none(
             {
-                **listener_resource(one),
-                "api": one.api,
-                "event_types": one.event_types,
-                "made_by": one.made_by,
-                "created_at": instant(one.created_at),
-                "overlap_until": instant(one.overlap_until),
+                **listener_resource(listener),
+                "api": listener.api,
+                "event_types": listener.event_types,
+                "made_by": listener.made_by,
+                "created_at": instant(listener.created_at),
+                "overlap_until": instant(listener.overlap_until),
             }
         )
-        for one in services.hub.listeners()
+        for listener in services.hub.listeners()
     ]
     return json_response(found, headers={"X-Total-Count": str(len(found))})
 
@@ -45,7 +47,7 @@ def webhooks(services: RequestServices) -> Response:
 @router.post(
     "/webhooks/{id}/secret",
     status_code=201,
-    summary="A new secret, shown this once; the old one signs beside it for a while",
+    summary="Rotate the secret; the new one is shown only once, and the old one also signs for a while",
     **allow("operator"),
 )
 def rotate(body: SecretRotation, services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
@@ -84,7 +86,9 @@ def _delivery(delivery: Delivery) -> dict[str, object]:
 
 
 @router.get(
-    "/webhook-deliveries", summary="What was sent to whom, newest first", **allow("operator", "auditor")
+    "/webhook-deliveries",
+    summary="Deliveries of events to listeners, newest first",
+    **allow("operator", "auditor"),
 )
 def deliveries(
     request: Request,
@@ -102,7 +106,7 @@ def deliveries(
 @router.post(
     "/webhook-deliveries/{id}/replay",
     status_code=202,
-    summary="Send a delivery again, the same bytes",
+    summary="Send a delivery again, byte for byte",
     **allow("operator"),
 )
 def replay(services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:

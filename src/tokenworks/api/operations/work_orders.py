@@ -1,4 +1,4 @@
-"""What other systems deliver, answered by hand."""
+"""Work orders of delivering systems, answered by staff."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ from tokenworks.web.services import RequestServices
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
 
-@router.get("/work-orders", summary="What other systems deliver", **allow("operator", "auditor"))
+@router.get("/work-orders", summary="Work orders of delivering systems", **allow("operator", "auditor"))
 def work_orders(services: RequestServices) -> Response:
     found = [
         without_none(
@@ -39,11 +39,11 @@ class WorkOrderAnswer(StrictBody):
     state: Literal["done", "refused"]
     reason: str | None = Field(default=None, max_length=200)
     again: bool = False
-    # Which asking is answered; left out, the last one.
+    # The attempt that is answered; by default the last one.
     attempt: int | None = Field(default=None, ge=1, le=1000)
 
 
-@router.patch("/work-orders/{id}", summary="A delivery is done, or refused", **allow("operator"))
+@router.patch("/work-orders/{id}", summary="Report a delivery as done or refused", **allow("operator"))
 def answer_work(
     body: WorkOrderAnswer, services: RequestServices, principal: CurrentPrincipal, id: str
 ) -> Response:

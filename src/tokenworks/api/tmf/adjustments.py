@@ -1,4 +1,4 @@
-"""TMF654: adjustments, which another person decides."""
+"""TMF654: adjustments of balances, which a second person decides."""
 
 from typing import Literal
 
@@ -21,7 +21,7 @@ router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=R
 
 
 class AdjustBalanceCreate(TmfBody):
-    """So much of a bucket's unit more, or (below zero) less. Another person decides."""
+    """Add an amount of a bucket's unit, or (negative) remove it. A second person decides."""
 
     amount: Quantity
     usage_type: Literal["monetary", "voice", "data", "sms", "other"] = Field(alias="usageType")
@@ -92,7 +92,9 @@ class AdjustBalanceUpdate(TmfBody):
     status: Literal["completed", "cancelled"]
 
 
-@router.patch("/adjustBalance/{id}", summary="The second person decides", **allow("operator", "finance"))
+@router.patch(
+    "/adjustBalance/{id}", summary="Decide an adjustment as the second person", **allow("operator", "finance")
+)
 def decide_adjustment(
     body: AdjustBalanceUpdate, services: RequestServices, principal: CurrentPrincipal, id: str
 ) -> Response:

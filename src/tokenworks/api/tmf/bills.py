@@ -65,7 +65,7 @@ def bill_resource(bill: Bill) -> dict[str, object]:
 
 
 def rate_resource(line: BillLine, bill: Bill) -> dict[str, object]:
-    """A line of a bill."""
+    """A line of a bill as a resource."""
     return without_none(
         {
             "id": f"{line.bill_id}-{line.line_no}",
@@ -164,7 +164,7 @@ def rates(
     found = _own_bill(services, principal, bill_id)
     lines = [rate_resource(line, found) for line in services.bills.lines(found)]
     names = ("id", "type", "name", "date", "product.id", "isBilled")
-    return paginate(page, apply_filters(request, lines, names, beside=("bill.id",)))
+    return paginate(page, apply_filters(request, lines, names, ignored=("bill.id",)))
 
 
 @router.get("/appliedCustomerBillingRate/{id}", summary="One line", **allow(*READERS))
@@ -184,7 +184,7 @@ def rate(
 
 
 class CreditNoteCreate(TmfBody):
-    """What is given back of a line of a bill."""
+    """The amount of a bill line that is credited."""
 
     line: int = Field(ge=1)
     amount: Money

@@ -1,4 +1,4 @@
-"""TMF654: balances, windows and caps, and what is left in all."""
+"""TMF654: balances, windows and caps, and the totals by unit."""
 
 from datetime import datetime
 
@@ -58,7 +58,7 @@ def buckets(
         bucket_resource(bucket, subscriber, now) for bucket in services.ledger.buckets(subscriber.account_id)
     ]
     names = ("id", "name", "status", "usageType", "description", "product.id", "partyAccount.id", "validFor.startDateTime", "validFor.endDateTime")  # fmt: skip
-    return paginate(page, apply_filters(request, found, names, beside=("relatedParty.id",)))
+    return paginate(page, apply_filters(request, found, names, ignored=("relatedParty.id",)))
 
 
 @router.get("/bucket/{id}", summary="One balance", **allow(*ALL_ROLES))
@@ -109,7 +109,7 @@ def _accumulated(services: Services, subscriber: Subscriber) -> list[dict[str, o
     ]
 
 
-@router.get("/accumulatedBalance", summary="What is left in all", **allow(*ALL_ROLES))
+@router.get("/accumulatedBalance", summary="Balances by unit", **allow(*ALL_ROLES))
 def accumulated(
     request: Request,
     services: RequestServices,
@@ -118,10 +118,10 @@ def accumulated(
     related: PartyQuery = None,
 ) -> Response:
     found = _accumulated(services, own_subscriber(services, principal, related))
-    return paginate(page, apply_filters(request, found, ("id", "name"), beside=("relatedParty.id",)))
+    return paginate(page, apply_filters(request, found, ("id", "name"), ignored=("relatedParty.id",)))
 
 
-@router.get("/accumulatedBalance/{id}", summary="What is left of one unit", **allow(*ALL_ROLES))
+@router.get("/accumulatedBalance/{id}", summary="The balance of one unit", **allow(*ALL_ROLES))
 def accumulated_one(
     request: Request,
     services: RequestServices,

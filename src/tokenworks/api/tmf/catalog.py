@@ -1,5 +1,5 @@
-"""TMF620 product catalogue: what is sold, as other systems read it. What a tariff says goes beyond TMF620's attributes: it is in
-`catalogueEntry`, an entry of a catalogue file.
+"""TMF620: the product catalogue. A tariff has more than TMF620's attributes: a draft shows all of it in `catalogueEntry`, which is an
+entry of a catalogue file.
 """
 
 from fastapi import APIRouter, Request, Response
@@ -23,7 +23,7 @@ from tokenworks.web.services import RequestServices
 router = APIRouter(prefix=CATALOG, tags=["TMF620 product catalogue"], route_class=RepeatableRoute)
 
 
-@router.get("/productOffering", summary="What is sold")
+@router.get("/productOffering", summary="Product offerings")
 def offerings(request: Request, services: RequestServices, page: PageQuery) -> Response:
     found = [offering_resource(services, sold) for sold in services.offerings.all()]
     return paginate(
@@ -47,7 +47,7 @@ def offerings(request: Request, services: RequestServices, page: PageQuery) -> R
     )
 
 
-@router.get("/productOffering/{id}", summary="One offering; staff sees drafts, too")
+@router.get("/productOffering/{id}", summary="One offering; staff also sees drafts")
 def offering(
     request: Request, services: RequestServices, id: str, fields: FieldsQuery = None, draft: bool = False
 ) -> Response:
@@ -57,7 +57,7 @@ def offering(
     return resource_response(request, find_resource(found, id, "offering"), fields)
 
 
-@router.get("/productOfferingPrice", summary="What it costs")
+@router.get("/productOfferingPrice", summary="Product offering prices")
 def prices(request: Request, services: RequestServices, page: PageQuery) -> Response:
     found = [price for sold in services.offerings.all() for price in price_resources(sold)]
     return paginate(
@@ -74,7 +74,7 @@ def price(request: Request, services: RequestServices, id: str, fields: FieldsQu
     return resource_response(request, find_resource(found, id, "price"), fields)
 
 
-@router.get("/productSpecification", summary="What it brings")
+@router.get("/productSpecification", summary="Product specifications")
 def specifications(request: Request, services: RequestServices, page: PageQuery) -> Response:
     found = [specification_resource(sold) for sold in services.offerings.all()]
     return paginate(
@@ -90,7 +90,7 @@ def specification(
     return resource_response(request, find_resource(found, id, "specification"), fields)
 
 
-@router.get("/category", summary="Kinds of offerings")
+@router.get("/category", summary="Categories of offerings")
 def categories(request: Request, services: RequestServices, page: PageQuery) -> Response:
     sold = services.offerings.all()
     return paginate(
@@ -103,7 +103,7 @@ def categories(request: Request, services: RequestServices, page: PageQuery) -> 
     )
 
 
-@router.get("/category/{id}", summary="One kind")
+@router.get("/category/{id}", summary="One category")
 def category(request: Request, services: RequestServices, id: str, fields: FieldsQuery = None) -> Response:
     sold = services.offerings.all()
     return resource_response(

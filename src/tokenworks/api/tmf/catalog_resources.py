@@ -1,6 +1,6 @@
 """Offerings, prices, specifications, categories and drafts as TMF620 resources."""
 
-from typing import Any, Final
+from typing import Final
 
 from tokenworks.api.tmf.refs import CATALOG
 from tokenworks.catalog import Draft, Offering, SoldOffering
@@ -8,7 +8,7 @@ from tokenworks.kernel import NotFound, parse_money
 from tokenworks.web.content import instant, money, without_none
 from tokenworks.web.services import Services
 
-# Another seller's tariff, kept for comparison, is none that we have launched.
+# A tariff of another seller is kept for comparison; it is not launched here.
 _LIFECYCLE: Final = {
     "in_study": "In study",
     "active": "Active",
@@ -67,7 +67,7 @@ def offering_resource(services: Services, sold: SoldOffering) -> dict[str, objec
 
 
 def price_resources(sold: SoldOffering) -> list[dict[str, object]]:
-    """The price of a cycle or a step, and the first month's where that is another."""
+    """The price of a cycle or a step, and the first month's price if it differs."""
     o = sold.offering
     found = []
     for suffix, text in (("", o.price), ("-first", o.first_price)):
@@ -106,28 +106,31 @@ def price_resources(sold: SoldOffering) -> list[dict[str, object]]:
 def specification_resource(sold: SoldOffering) -> dict[str, object]:
     o = sold.offering
 
-    def says(name: str, value: Any, kind: str = "string", **more: object) -> dict[str, object]:
+    def characteristic(name: str, value: object, kind: str = "string", **more: object) -> dict[str, object]:
         values = value if isinstance(value, list) else [value]
         return {
             "name": name, "valueType": kind, "configurable": len(values) > 1,
-            "productSpecCharacteristicValue": [{"value": one_value, "valueType": kind, **more} for one_value in values],
+            "productSpecCharacteristicValue": [{"value": item, "valueType": kind, **more} for item in values],
         }  # fmt: skip
 
     characteristics = [
-        says("cycle", o.cycle),
-        says("proration", o.proration),
-        says("rateCardVersion", sold.rate_version),
+        characteristic("cycle", o.cycle),
+        characteristic("proration", o.proration),
+        characteristic("rateCardVersion", sold.rate_version),
     ]
     characteristics += [
-        says(f"allowance{'-' + b.window if b.window else ''}", b.quantity, "number", unitOfMeasure=b.unit)
+        characteristic(
+            f"allowance{'-' + b.window if b.window else ''}", b.quantity, "number", unitOfMeasure=b.unit
+        )
         for b in o.buckets
     ]
     if o.rollover is not None:
-        characteristics.append(says("rollover", o.rollover.quantity_max or "all"))
+        characteristics.append(characteristic("rollover", o.rollover.quantity_max or "all"))
     if o.deliveries:
-        characteristics.append(says("delivery", list(o.deliveries)))
+        characteristics.append(characteristic("delivery", list(o.deliveries)))
     characteristics += [
-        says(f"policy.{name}", str(value)) for name, value in o.policy.model_dump(exclude_none=True).items()
+        characteristic(f"policy.{name}", str(value))
+        for name, value in o.policy.model_dump(exclude_none=True).items()
     ]
     return {
         **_ref("productSpecification", o.id, o.name),

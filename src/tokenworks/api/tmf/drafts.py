@@ -1,4 +1,4 @@
-"""TMF620 managed: drafted, approved and published by staff; files are loaded, too.
+"""TMF620 for staff: drafting, approving and publishing an offering. Catalogue files are loaded beside this.
 
 A draft is `In design`; approved by another person it is `In test`; published it is `Active` (or what its entry says).
 """
@@ -28,7 +28,7 @@ class ProductOfferingCreate(TmfBody):
 
 
 class ProductOfferingUpdate(TmfBody):
-    """Another entry; or In design (no longer approved), In test (approved), Active (published)."""
+    """Either a new entry, or a new status: In design (approval withdrawn), In test (approved), Active (published)."""
 
     catalogue_entry: dict[str, Any] | None = Field(default=None, alias="catalogueEntry", max_length=100)
     lifecycle_status: Literal["In design", "In test", "Active"] | None = Field(
@@ -89,7 +89,7 @@ def change_offering(
     return json_response(resource)
 
 
-@router.delete("/productOffering/{id}", status_code=204, summary="Throw a draft away", **allow("operator"))
+@router.delete("/productOffering/{id}", status_code=204, summary="Delete a draft", **allow("operator"))
 def remove_draft(services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
     with services.transaction():
         services.drafts.remove(id)

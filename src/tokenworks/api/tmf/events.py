@@ -1,4 +1,4 @@
-"""An event's notification, with the resource that it is about."""
+"""Notifications of events, with the resource that each is about."""
 
 import contextlib
 from dataclasses import replace
@@ -18,7 +18,7 @@ PAYMENTS_LOOKED_AT: Final = 100
 
 
 def event_body(services: Services, event: Event, public_url: str) -> str:
-    """A notification of the hub, with the resource as it is now in the state that is told."""
+    """The body of a notification: the resource as it is now, but with the state that the event reports."""
     name, resource = _name_and_resource(services, event)
     return encode_for(content_of(event, resource, name), public_url).decode()
 

@@ -1,4 +1,4 @@
-"""TMF654: what became of balances."""
+"""TMF654: the history of balances, usage not included."""
 
 from typing import Final
 from uuid import UUID
@@ -47,9 +47,7 @@ def _move_resource(move: BalanceMove, subscriber: Subscriber) -> dict[str, objec
     }
 
 
-@router.get(
-    "/balanceActionHistory", summary="What came to balances and what went, but for usage", **allow(*READERS)
-)
+@router.get("/balanceActionHistory", summary="Changes of balances other than usage", **allow(*READERS))
 def history(
     request: Request,
     services: RequestServices,
@@ -68,7 +66,7 @@ def history(
     )
 
 
-@router.get("/balanceActionHistory/{id}", summary="One of them", **allow(*READERS))
+@router.get("/balanceActionHistory/{id}", summary="One change of a balance", **allow(*READERS))
 def history_one(
     request: Request,
     services: RequestServices,

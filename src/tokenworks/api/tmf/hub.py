@@ -1,4 +1,4 @@
-"""The hub of each API (TMF630): who is told of events."""
+"""The hub of each API (TMF630): listeners to its events."""
 
 from typing import Final
 
@@ -22,7 +22,7 @@ _BASES: Final[dict[Api, tuple[str, str]]] = {
 
 
 class HubCreate(TmfBody):
-    """`query` is `eventType=…`, one or several; left out, all events of the API are sent."""
+    """`query` is `eventType=…`, with one or several types; without it the listener gets all events of the API."""
 
     callback: str = Field(min_length=1, max_length=500)
     query: str = Field(default="", max_length=500)
@@ -35,15 +35,15 @@ def listener_resource(listener: Listener) -> dict[str, object]:
 def _hub_of(api: Api, base: str, tag: str) -> APIRouter:
     router = APIRouter(prefix=base, tags=[tag])
 
-    @router.get("/hub", summary="Who is told of events", **allow("operator", "auditor"))
+    @router.get("/hub", summary="Listeners to the events of this API", **allow("operator", "auditor"))
     def listeners(services: RequestServices) -> Response:
-        found = [listener_resource(one) for one in services.hub.listeners() if one.api == api]
+        found = [listener_resource(listener) for listener in services.hub.listeners() if listener.api == api]
         return json_response(found, headers={"X-Total-Count": str(len(found))})
 
     @router.post(
         "/hub",
         status_code=201,
-        summary="Tell a system of events; its secret is shown this once",
+        summary="Subscribe a listener to events; its secret is shown only once",
         **allow("operator"),
     )
     def subscribe(body: HubCreate, services: RequestServices, principal: CurrentPrincipal) -> Response:
@@ -53,7 +53,7 @@ def _hub_of(api: Api, base: str, tag: str) -> APIRouter:
         headers = {"Location": f"{base}/hub/{made.listener_id}"}
         return json_response({**listener_resource(made), "secret": secret}, 201, headers)
 
-    @router.delete("/hub/{id}", status_code=204, summary="Tell it no more", **allow("operator"))
+    @router.delete("/hub/{id}", status_code=204, summary="Unsubscribe a listener", **allow("operator"))
     def unsubscribe(services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
         with services.transaction():
             services.hub.unsubscribe(as_uuid(id, "listener"), api)

@@ -15,7 +15,7 @@ from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(prefix=INVENTORY, tags=["TMF637 product inventory"], route_class=RepeatableRoute)
 
-# What TMF637 calls the states of a product.
+# The states of a product, by their TMF637 names.
 _STATUS: Final = {
     "pendingActive": "pendingActive",
     "active": "active",
@@ -62,7 +62,7 @@ def product_resource(services: Services, product: Product, subscriber: Subscribe
     )
 
 
-@router.get("/product", summary="What a subscriber has", **allow(*READERS))
+@router.get("/product", summary="A subscriber's products", **allow(*READERS))
 def products(
     request: Request,
     services: RequestServices,
@@ -75,7 +75,7 @@ def products(
         product_resource(services, product, subscriber) for product in services.orders.products(subscriber)
     ]
     names = ("id", "name", "status", "isBundle", "startDate", "terminationDate", "productOffering.id")
-    return paginate(page, apply_filters(request, found, names, beside=("relatedParty.id",)))
+    return paginate(page, apply_filters(request, found, names, ignored=("relatedParty.id",)))
 
 
 @router.get("/product/{id}", summary="One product", **allow(*READERS))

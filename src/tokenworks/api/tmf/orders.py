@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from tokenworks.api.tmf.refs import ORDER, PartyQuery, offering_ref, party, product_ref
 from tokenworks.kernel import Invalid, NotFound
-from tokenworks.subscriptions import Order, Product, Subscriber
+from tokenworks.subscriptions import Order, Product, Subscriber, When
 from tokenworks.web.bodies import Instant, Reference, TmfBody
 from tokenworks.web.content import instant, json_response, money, without_none
 from tokenworks.web.filters import filtered_page
@@ -43,7 +43,7 @@ def order_resource(order: Order, subscriber_id: object) -> dict[str, object]:
         "action": order.action,
         "state": order.state,
         "productOffering": offering_ref(order.offering_id),
-        # What waits for its start has none yet; what could not begin never has one.
+        # An order that has not begun has no product yet; one that could not begin never gets one.
         "product": product_ref(order.product_id) if order.has_product else None,
         "@type": "ProductOrderItem",
     }
@@ -68,7 +68,7 @@ def order_resource(order: Order, subscriber_id: object) -> dict[str, object]:
 
 class _Characteristic(TmfBody):
     name: str = Field(max_length=100)
-    value: Any = None
+    value: object = None
 
 
 class _OrderedProduct(TmfBody):
@@ -87,14 +87,14 @@ class _OrderItem(TmfBody):
 
 
 class ProductOrderCreate(TmfBody):
-    """One item: add an offering, modify a product's, or delete a product. The characteristic `instant` is now or cycle_end;
-    `confirm` (true) orders what the subscriber has already once more.
+    """An order of one item: add an offering, modify a product to another offering, or delete a product. The characteristic `when`
+    is now or cycle_end; `confirm` (true) orders an offering again that the subscriber has already.
     """
 
     product_order_item: list[_OrderItem] = Field(alias="productOrderItem", min_length=1, max_length=1)
     related_party: list[Reference] = Field(default=[], alias="relatedParty", max_length=10)
-    # Of what is added, now where it is left out or is of today and has passed; else that instant, at most 90 days ahead; a day
-    # that is over is refused. Of a change or an end now where it has passed, or the end of the product's cycle.
+    # For `add`: left out, or an earlier instant of today, means now; a later one is at most 90 days ahead; an earlier day is refused.
+    # For `modify` and `delete`: an instant that has passed means now; a later one has to be the end of the product's cycle.
     requested_start_date: Instant | None = Field(default=None, alias="requestedStartDate")
 
 
@@ -112,13 +112,13 @@ def _characteristic(item: _OrderItem, name: str, allowed: tuple[object, ...] | N
     return None
 
 
-def _start(services: Services, subscriber: Subscriber, item: _OrderItem, wanted: datetime | None) -> str:
-    """`now` or `cycle_end`, by the characteristic `instant` or by the date. Raises `Invalid` where it can't be done then."""
-    said = _characteristic(item, "when", ("now", "cycle_end"))
+def _start(services: Services, subscriber: Subscriber, item: _OrderItem, wanted: datetime | None) -> When:
+    """When a change takes effect, by the characteristic `when` or by the date. Raises `Invalid` if it is not possible then."""
+    when = _characteristic(item, "when", ("now", "cycle_end"))
     if wanted is None or wanted <= services.clock.now():
-        return said or "now"
+        return "cycle_end" if when == "cycle_end" else "now"
     end = _own_product(services, subscriber, item).cycle_end
-    if said == "now" or end is None or wanted != end:
+    if when == "now" or end is None or wanted != end:
         raise Invalid(
             "requestedStartDate: a change or an end is now, or with the product's cycle"
             + ("" if end is None else f", at {instant(end)}")
@@ -178,7 +178,7 @@ def order(
     return resource_response(request, order_resource(found, subscriber_id), fields)
 
 
-@router.post("/productOrder", status_code=201, summary="Order, change or end a product", **allow(*BUYERS))
+@router.post("/productOrder", status_code=201, summary="Order, change or cancel a product", **allow(*BUYERS))
 def place(
     body: ProductOrderCreate, services: RequestServices, principal: CurrentPrincipal, key: IdempotencyKey
 ) -> Response:
@@ -188,7 +188,7 @@ def place(
         raise Invalid("quantity: one product an order")
     second = _characteristic(item, "confirm", ("true", "false", True, False)) in {"true", "True"}
     wanted = body.requested_start_date
-    at: Any = "now" if item.action == "add" else _start(services, subscriber, item, wanted)
+    at: When = "now" if item.action == "add" else _start(services, subscriber, item, wanted)
     with services.transaction():
         if item.action == "add":
             if item.product_offering is None:
@@ -226,7 +226,7 @@ def place(
 @router.post(
     "/cancelProductOrder",
     status_code=201,
-    summary="Take an order back before it begins, or is delivered",
+    summary="Cancel an order before it begins or is delivered",
     **allow(*BUYERS),
 )
 def cancel_order(
@@ -264,7 +264,7 @@ def _cancellation(order: Order) -> dict[str, object]:
     )
 
 
-@router.get("/cancelProductOrder/{id}", summary="An order that was taken back", **allow(*READERS))
+@router.get("/cancelProductOrder/{id}", summary="A cancelled order", **allow(*READERS))
 def cancelled_order(
     request: Request,
     services: RequestServices,

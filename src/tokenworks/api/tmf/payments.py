@@ -29,7 +29,7 @@ router = APIRouter(prefix=PAYMENT, tags=["TMF676 payments"], route_class=Repeata
 
 
 class _Method(TmfBody):
-    """`@type`: phoneBill comes by charge files; here bankTransfer, cash or test (in a dev environment)."""
+    """`@type`: bankTransfer, cash, or test (in a dev environment). Payments by phone bill come with charge files."""
 
     type: Literal["bankTransfer", "cash", "test"] = Field(alias="@type")
 
@@ -39,7 +39,7 @@ class _PaymentItem(TmfBody):
 
 
 class PaymentCreate(TmfBody):
-    """Money that came in for a bill, named in `paymentItem`."""
+    """A payment that was received for the bill in `paymentItem`."""
 
     account: Reference
     payment_method: _Method = Field(alias="paymentMethod")
@@ -113,7 +113,7 @@ def payment_one(
     return resource_response(request, payment_resource(found, account_id), fields)
 
 
-@router.post("/payment", status_code=201, summary="Book a payment of a bill", **allow("finance"))
+@router.post("/payment", status_code=201, summary="Record a payment of a bill", **allow("finance"))
 def pay(
     body: PaymentCreate, services: RequestServices, principal: CurrentPrincipal, key: IdempotencyKey
 ) -> Response:

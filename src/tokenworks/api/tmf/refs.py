@@ -1,4 +1,4 @@
-"""What resources have in common: where each API is, how one resource names another, quantities and amounts."""
+"""What resources share: base paths, references between resources, quantities and amounts."""
 
 from decimal import Decimal
 from typing import Annotated, Final, Literal
@@ -39,7 +39,7 @@ def offering_ref(offering_id: str) -> dict[str, object]:
 
 
 def quantity(amount: int, unit: str) -> dict[str, object]:
-    """Thousandths of a unit as a TMF Quantity, exactly."""
+    """An amount in thousandths of a unit as an exact TMF Quantity."""
     whole, rest = divmod(amount, PER_UNIT)
     return {"amount": Decimal(f"{whole}.{rest:03d}") if rest else whole, "units": unit}
 
@@ -65,7 +65,7 @@ def member_ref(member_id: UUID) -> dict[str, object]:
 
 
 class Money(TmfBody):
-    """At most 15 digits, so that a JSON number is the decimal that was written; more go as a string of a decimal."""
+    """An amount of at most 15 digits, so that a JSON number is exactly the decimal that was written."""
 
     unit: Literal["CNY"]
     value: ExactNumber = Field(max_digits=15, decimal_places=9)

@@ -27,7 +27,7 @@ router = APIRouter(prefix=PAYMENT, tags=["TMF676 payments"], route_class=Repeata
 
 
 class RefundCreate(TmfBody):
-    """Of an order: `whole`, `unused`, or an amount of it."""
+    """A refund of an order: the whole of it, its unused part, or an amount."""
 
     order: Reference
     part: Literal["whole", "unused", "amount"]
@@ -66,7 +66,7 @@ def refunds(
     check_owner(principal, subscriber_id, "order")
     found = [refund_resource(refund) for refund in services.refunds.of_order(order.order_id)]
     return paginate(
-        page, apply_filters(request, found, ("id", "status", "name", "refundDate"), beside=("order.id",))
+        page, apply_filters(request, found, ("id", "status", "name", "refundDate"), ignored=("order.id",))
     )
 
 

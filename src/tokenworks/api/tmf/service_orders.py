@@ -1,4 +1,4 @@
-"""TMF641: what other systems deliver, as service orders, and what they answer."""
+"""TMF641: work orders of delivering systems as service orders, and the answers to them."""
 
 from typing import Annotated, Final, Literal, get_args
 
@@ -15,14 +15,14 @@ from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(prefix=SERVICE, tags=["TMF641 service orders"])
 
-# What TMF641 calls the states of a work order, and what it calls the answers.
+# The states of a work order by their TMF641 names, and the states with which it is answered.
 _TMF_STATE: Final = {"open": "acknowledged", "done": "completed", "refused": "failed"}
 AnsweredState = Literal["completed", "failed", "rejected", "held"]
 ANSWERS: Final[frozenset[str]] = frozenset(get_args(AnsweredState))
 
 
 def service_order_resource(work: WorkOrder) -> dict[str, object]:
-    """A work order as TMF641 says it: what to do, for whom, where."""
+    """A work order as a TMF641 service order."""
     state = _TMF_STATE[work.state]
     characteristics = (
         ("broadband", work.broadband),
@@ -67,7 +67,9 @@ def service_order_resource(work: WorkOrder) -> dict[str, object]:
 
 
 @router.get(
-    "/serviceOrder", summary="What other systems deliver, oldest first", **allow("operator", "auditor")
+    "/serviceOrder",
+    summary="Service orders of delivering systems, oldest first",
+    **allow("operator", "auditor"),
 )
 def service_orders(
     request: Request,
@@ -76,12 +78,12 @@ def service_orders(
     state: Annotated[Literal["acknowledged", "completed", "failed"] | None, Query()] = None,
 ) -> Response:
     check_filters(request, "state")
-    ours = next((known for known, said in _TMF_STATE.items() if said == state), None)
+    ours = next((known for known, name in _TMF_STATE.items() if name == state), None)
     found, total = services.deliveries.page(ours, page.offset, page.limit)
     return page_response(page, [service_order_resource(work) for work in found], total)
 
 
-@router.get("/serviceOrder/{id}", summary="One of them", **allow("operator", "auditor"))
+@router.get("/serviceOrder/{id}", summary="One service order", **allow("operator", "auditor"))
 def service_order(
     request: Request, services: RequestServices, id: str, fields: FieldsQuery = None
 ) -> Response:
@@ -94,7 +96,7 @@ class _Note(TmfBody):
 
 
 class ServiceOrderUpdate(TmfBody):
-    """`held`: not now, ask again. `attempt` says which asking is answered; left out, the last one."""
+    """`held`: not now, try again later. `attempt`: the attempt that is answered, by default the last one."""
 
     state: AnsweredState
     attempt: int | None = Field(default=None, ge=1, le=1000)
@@ -104,14 +106,16 @@ class ServiceOrderUpdate(TmfBody):
 def take_answer(
     services: Services, work: WorkOrder, state: str, reason: str | None = None, attempt: int | None = None
 ) -> str:
-    """What the delivering system says of a work order, in TMF641's words. Returns the state that it has now."""
+    """Apply the delivering system's answer (a TMF641 state) to a work order. Returns the work order's new state."""
     return services.orders.answer(
         work.work_order_id, done=state == "completed", reason=reason, again=state == "held", attempt=attempt
     )
 
 
 @router.patch(
-    "/serviceOrder/{id}", summary="A delivery is done, or refused; repeating it is safe", **allow("operator")
+    "/serviceOrder/{id}",
+    summary="Report a delivery as done or refused; repeating the request is safe",
+    **allow("operator"),
 )
 def answer_service_order(
     body: ServiceOrderUpdate, services: RequestServices, principal: CurrentPrincipal, id: str
@@ -133,5 +137,5 @@ def answer_service_order(
 
 
 def service_order_body(work: WorkOrder, public_url: str) -> bytes:
-    """What the delivering system gets."""
+    """The body that the delivering system is sent."""
     return encode_for(service_order_resource(work), public_url)

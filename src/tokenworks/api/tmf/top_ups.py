@@ -30,7 +30,7 @@ router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=R
 
 
 class TopupBalanceCreate(TmfBody):
-    """A top-up in CNY: a whole number of pay-as-you-go steps, on the phone bill."""
+    """A top-up in CNY: a whole number of pay-as-you-go steps, charged to the phone bill."""
 
     amount: Quantity
     usage_type: Literal["monetary", "voice", "data", "sms", "other"] = Field(alias="usageType")

@@ -1,4 +1,4 @@
-"""TMF654: a part of a member's cap that goes to another member."""
+"""TMF654: transfers of a part of a member's cap to another member."""
 
 from typing import Literal
 
@@ -40,8 +40,8 @@ router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=R
 
 
 class TransferBalanceCreate(TmfBody):
-    """So many tokens of one member's cap to another's. `bucket` and `receiverBucket` name the caps' buckets, or the members
-    (by their ids) whose caps of now are meant.
+    """Transfer tokens from one member's cap to another's. `bucket` and `receiverBucket` are ids of the caps' buckets, or of the
+    members, whose current caps are then used.
     """
 
     amount: Quantity
@@ -75,7 +75,7 @@ def _transfer_resource(made: Transfer, subscriber: Subscriber) -> dict[str, obje
 
 
 def _member_of(services: Services, principal: CurrentPrincipal, reference: str) -> Member:
-    """Whose cap it is: by the cap's bucket, or by the member's own id."""
+    """The member with a cap, by the id of the cap's bucket or of the member."""
     id_ = as_uuid(reference, "bucket")
     member = services.members.by_id(id_)
     if member is None:
@@ -112,11 +112,11 @@ def transfers(
         "requestedDate",
         "confirmationDate",
     )
-    return paginate(page, apply_filters(request, found, names, beside=("relatedParty.id",)))
+    return paginate(page, apply_filters(request, found, names, ignored=("relatedParty.id",)))
 
 
 def _may_see(principal: CurrentPrincipal, made: Transfer) -> bool:
-    """A member sees what it gave and got."""
+    """True if the principal may see the transfer: a member sees those that it gave or received."""
     return principal.role != "member" or principal.member_id in {made.from_member_id, made.to_member_id}
 
 
@@ -139,7 +139,7 @@ def transfer_one(
 @router.post(
     "/transferBalance",
     status_code=201,
-    summary="Give another member a part of a cap; a member gives of its own",
+    summary="Transfer a part of a member's cap to another member; a member transfers only its own",
     **allow(*BUYERS, "member"),
 )
 def transfer(

@@ -66,7 +66,7 @@ def usage_resource(record: Mapping[str, Any], subscriber: Subscriber) -> dict[st
             },
         }
 
-    # A record is found by its account: its id says whose it is.
+    # A record is found in its account, so its id includes the subscriber.
     usage_id = f"{record['usage_id']}.{subscriber.subscriber_id}"
     return without_none(
         {
@@ -82,7 +82,7 @@ def usage_resource(record: Mapping[str, Any], subscriber: Subscriber) -> dict[st
                 for name in _CHARACTERISTICS
                 if record[name] is not None
             ]
-            # What the operator bears of it: cause, requests, tokens by class.
+            # The operator's loss: cause, requests, tokens by class.
             + ([{"name": "loss", "value": record["loss"], "valueType": "array"}] if record["loss"] else []),
             "ratedProductUsage": [charged(part) for part in record["parts"] if part[4] == "balance"],
             "relatedParty": party(subscriber.subscriber_id),
@@ -91,7 +91,7 @@ def usage_resource(record: Mapping[str, Any], subscriber: Subscriber) -> dict[st
     )
 
 
-# Of the filter operators that the standard has, those by which usage is found in the database.
+# The filter operators of the standard that the database applies.
 FromInstant = Annotated[Instant | None, Query(alias="usageDate.gte")]
 AfterInstant = Annotated[Instant | None, Query(alias="usageDate.gt")]
 BeforeInstant = Annotated[Instant | None, Query(alias="usageDate.lt")]
@@ -115,8 +115,8 @@ def usage(
     usage_type: Annotated[str | None, Query(alias="usageType", max_length=40)] = None,
     cursor: Annotated[str | None, Query(max_length=40)] = None,
 ) -> Response:
-    """Pages are told by `cursor` (in the `Link` to the next one), so that old records are found as fast as new ones; `offset`
-    goes over the newest alone. `X-Total-Count` is there where there are at most 10 000.
+    """`cursor` (in the `Link` to the next page) leads to old records as fast as to new ones; `offset` reaches only the newest.
+    `X-Total-Count` is present if there are at most 10 000 records.
     """
     check_filters(request, *_USAGE_FILTERS)
     subscriber = own_subscriber(services, principal, related)
@@ -125,7 +125,7 @@ def usage(
     begin = max((at for at in (since, after and after + _TICK) if at is not None), default=None)
     end = min((at for at in (until, up_to and up_to + _TICK) if at is not None), default=None)
     before = None if cursor is None else _cursor(cursor)
-    # A member sees its own alone.
+    # A member sees only its own records.
     member_id = principal.member_id if principal.role == "member" else None
     records: list[dict[str, Any]] = []
     total: int | None = 0
@@ -162,7 +162,7 @@ def usage_one(
     id: str,
     fields: FieldsQuery = None,
 ) -> Response:
-    """An id is `<record>.<subscriber>`; of one's own the record alone is enough."""
+    """The id is `<record>.<subscriber>`; for a subscriber's own records `<record>` is enough."""
     record_id, _, owner_id = id.partition(".")
     usage_id, subscriber_id = as_uuid(record_id, "usage record"), principal.subscriber_id
     if owner_id:
@@ -195,7 +195,7 @@ def _specification() -> dict[str, object]:
     }
 
 
-@router.get("/usageSpecification", summary="What a usage record says")
+@router.get("/usageSpecification", summary="Specifications of usage")
 def usage_specifications(request: Request, page: PageQuery) -> Response:
     return paginate(page, apply_filters(request, [_specification()], ("id", "name", "lifecycleStatus")))
 
