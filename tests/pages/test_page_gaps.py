@@ -221,7 +221,12 @@ def test_everything_is_paused_and_goes_on_and_says_before_what_that_does(client,
         "本期至 2027-04-30，之后不再收费",
     ):
         assert word in words_of(chinese), word
-    for word in ("All keys stop working at once", "Nothing is charged today", "do not renew", "China Telecom Light"):
+    for word in (
+        "All keys stop working at once",
+        "Nothing is charged today",
+        "do not renew",
+        "China Telecom Light",
+    ):
         assert word in words_of(english), word
     assert services.subscriptions.find(str(li.subscriber_id)).state == "active"
     answer = client.post("/account/suspend")

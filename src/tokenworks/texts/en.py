@@ -4,7 +4,7 @@ from typing import Final
 
 from tokenworks.texts.catalogue import Catalogue
 
-# What the pages say.
+# Pages.
 _PAGES: Final = {
     "order": "Shop", "products": "Plans", "usage": "Usage", "keys": "Keys", "family": "Family", "bill": "Bill",
     "other_language": "中文", "sign_out": "Sign out", "skip": "Skip to content", "menu": "Menu", "back": "Back", "save": "Save",
@@ -106,7 +106,7 @@ _PAGES: Final = {
     "error_other": "Something went wrong", "error_other_more": "Please go back, check what you entered, and try again.", "to_shop": "See the plans",
 }  # fmt: skip
 
-# What a person is told of a refusal, by the error's name or the nearest one that it is a kind of.
+# Refusals, by the name of the error's class or of its nearest base class.
 _REFUSALS: Final = {
     "CodeWrong": "The code is wrong or has expired. Please request a new one.",
     "TooManyCodes": "Too many codes were requested. Please try again later.",
@@ -145,7 +145,7 @@ _REFUSALS: Final = {
     "TokenworksError": "Something went wrong. Please try again later.",
 }  # fmt: skip
 
-# The page of a person's own data.
+# The page of personal data.
 _PRIVACY: Final = {
     "privacy": "Privacy", "consents": "Your consents", "agree": "Agree", "withdraw": "Withdraw",
     "given": "Agreed", "withdrawn": "Withdrawn", "not_said": "No decision yet", "changed": "The text has changed: please read it again",
@@ -178,7 +178,7 @@ _SESSIONS: Final = {
     "linux": "Linux computer", "other": "A program or another device", "unknown_place": "not known",
 }  # fmt: skip
 
-# What a phone is told, by the kind of the notice.
+# Notices by text message, by kind.
 _NOTICES: Final = {
     "spend": "Pay as you go has cost ¥{spent} this month, {percent}% of your cap of ¥{cap}. Change the cap, or lock spending, on the bill page.",
     "dunning.remind": "¥{left} of bill {bill_no} is still unpaid. Please pay it soon.",
@@ -192,7 +192,7 @@ _NOTICES: Final = {
     "dunning.close": "Bill {bill_no}: ¥{left} was not paid. Your service has been terminated.",
 }  # fmt: skip
 
-# What is agreed to, by purpose. A consent is kept with the hash of its text: another text is asked for again.
+# Texts of consents, by purpose. A consent is kept with the hash of its text: after a change of the text it is asked for again.
 _CONSENTS: Final = {
     "terms": "I agree to use this service at the prices and for the periods of what I order. Usage is counted in tokens and charged to the phone bill. I can cancel a plan at any time, and see, export or erase my personal data at any time. If I withdraw this consent, no new request and no new order of mine is taken; what was used until then is still to be paid.",
     "marketing": "I agree to be told of new plans and offers. The service is the same without this consent, and I can withdraw it at any time.",
@@ -200,7 +200,7 @@ _CONSENTS: Final = {
     "data_cross_border": "I agree, separately, that what I send may be processed by model providers outside my country, only in order to answer it. If I withdraw this consent, my requests are processed inside the country alone; models without a deployment there can't be used.",
 }  # fmt: skip
 
-# A bill as a PDF; of a kind of line, what stands behind its name.
+# The PDF of a bill; `kind_…` is written behind the name of a line of that kind.
 _INVOICE: Final = {
     "title": "Bill",
     "number": "Bill number",

@@ -4,7 +4,7 @@ from typing import Final
 
 from tokenworks.texts.catalogue import Catalogue
 
-# What the pages say.
+# Pages.
 _PAGES: Final = {
     # Every page.
     "order": "订购", "products": "套餐", "usage": "用量", "keys": "密钥", "family": "家庭", "bill": "账单",
@@ -117,7 +117,7 @@ _PAGES: Final = {
     "error_other": "请求未能完成", "error_other_more": "请返回上一页，检查后重试。", "to_shop": "去看套餐",
 }  # fmt: skip
 
-# What a person is told of a refusal, by the error's name or the nearest one that it is a kind of.
+# Refusals, by the name of the error's class or of its nearest base class.
 _REFUSALS: Final = {
     "CodeWrong": "验证码错误或已过期，请重新获取。",
     "TooManyCodes": "验证码获取过于频繁，请稍后再试。",
@@ -157,7 +157,7 @@ _REFUSALS: Final = {
     "TokenworksError": "操作未能完成，请稍后再试。",
 }  # fmt: skip
 
-# The page of a person's own data.
+# The page of personal data.
 _PRIVACY: Final = {
     "privacy": "隐私与个人信息", "consents": "我的同意", "agree": "同意", "withdraw": "撤回同意",
     "given": "已同意", "withdrawn": "已撤回", "not_said": "尚未选择", "changed": "文本已更新，请重新确认",
@@ -187,7 +187,7 @@ _SESSIONS: Final = {
     "linux": "Linux 电脑", "other": "应用程序或其他设备", "unknown_place": "未知",
 }  # fmt: skip
 
-# What a phone is told, by the kind of the notice.
+# Notices by text message, by kind.
 _NOTICES: Final = {
     "spend": "本月随用随付已用 ¥{spent}，达到上限 ¥{cap} 的 {percent}%。可在“账单”页调整上限或锁定消费。",
     "dunning.remind": "账单 {bill_no} 尚有 ¥{left} 未缴，请尽快缴费。",
@@ -201,7 +201,7 @@ _NOTICES: Final = {
     "dunning.close": "账单 {bill_no} 长期欠费 ¥{left}，服务已终止。",
 }  # fmt: skip
 
-# What is agreed to, by purpose. A consent is kept with the hash of its text: another text is asked for again.
+# Texts of consents, by purpose. A consent is kept with the hash of its text: after a change of the text it is asked for again.
 _CONSENTS: Final = {
     "terms": "我同意按所订购套餐的价格和期限使用本服务：用量按词元计量，费用计入话费账单；我可以随时取消套餐，并可随时查询、导出或删除我的个人信息。撤回同意后，本服务不再受理我的新请求和新订购；此前产生的费用仍须支付。",
     "marketing": "我同意接收关于新套餐和优惠活动的消息。不同意不影响本服务的使用；我可以随时撤回。",
@@ -209,7 +209,7 @@ _CONSENTS: Final = {
     "data_cross_border": "我单独同意将我的请求内容发送至境外的模型服务提供者处理，仅用于生成回答。撤回同意后，我的请求只在境内处理；没有境内部署的模型将不可用。",
 }  # fmt: skip
 
-# A bill as a PDF; of a kind of line, what stands behind its name.
+# The PDF of a bill; `kind_…` is written behind the name of a line of that kind.
 _INVOICE: Final = {
     "title": "账单",
     "number": "账单编号",

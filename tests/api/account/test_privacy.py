@@ -167,7 +167,9 @@ def browser(client, services, signed_in, subscriber, head):
     return client
 
 
-@pytest.mark.parametrize(("language", "words"), [("en", "Close account and erase data"), ("zh", "注销账户并删除信息")])
+@pytest.mark.parametrize(
+    ("language", "words"), [("en", "Close account and erase data"), ("zh", "注销账户并删除信息")]
+)
 def test_the_page_says_what_is_a_persons(browser, services, subscriber, language, words):
     browser.cookies.set("tokenworks_language", language)
     page = browser.get("/privacy")

@@ -3,7 +3,7 @@
 A draft is `In design`; approved by another person it is `In test`; published it is `Active` (or what its entry says).
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from pydantic import Field
@@ -24,13 +24,13 @@ class ProductOfferingCreate(TmfBody):
     """`name` is the entry's; `catalogueEntry` is an entry of a catalogue file."""
 
     name: str = Field(min_length=1, max_length=100)
-    catalogue_entry: dict[str, Any] = Field(alias="catalogueEntry", max_length=100)
+    catalogue_entry: dict[str, object] = Field(alias="catalogueEntry", max_length=100)
 
 
 class ProductOfferingUpdate(TmfBody):
     """Either a new entry, or a new status: In design (approval withdrawn), In test (approved), Active (published)."""
 
-    catalogue_entry: dict[str, Any] | None = Field(default=None, alias="catalogueEntry", max_length=100)
+    catalogue_entry: dict[str, object] | None = Field(default=None, alias="catalogueEntry", max_length=100)
     lifecycle_status: Literal["In design", "In test", "Active"] | None = Field(
         default=None, alias="lifecycleStatus"
     )
