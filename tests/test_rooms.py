@@ -1,6 +1,6 @@
-"""SQL, connections and business errors stand in their rooms: a door and the wiring have none of the three.
+"""SQL, connections and business errors are in their rooms: doors and wiring have none of the three.
 
-What is read is the code, not its text, so that also what no test runs is looked at.
+The tests read the syntax trees, so they also cover code that no test runs.
 """
 
 import ast
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src/tokenworks"
 DOORS = ("web", "api", "pages")
 ROOMS = ("trust", "catalog", "factory", "charging", "subscriptions", "billing", "gateway")
-# A door's modules and functions: a long one holds a rule.
+# Limits for modules and functions of a door: a longer one probably has a rule in it.
 LINES_MAX, FUNCTION_LINES_MAX = 300, 70
 # Calls that send SQL.
 SENDS = {"execute", "executemany", "executescript", "copy", "stream"}
@@ -21,7 +21,7 @@ SQL = re.compile(
     r"^\s*(SELECT\s.+\sFROM\s|SELECT\s+\w+\(|INSERT\s+INTO\s|UPDATE\s+\w+\s+SET\s|DELETE\s+FROM\s|WITH\s+\w+\s+AS\s*\()",
     re.IGNORECASE | re.DOTALL,
 )
-# Modules that have SQL though they are no store of a room, and why.
+# Modules outside of stores that have SQL, with the reason.
 WITH_SQL = {
     "app/database/backup.py": "a copy of the whole cluster: replication slots and sizes, no table of a room",
     "app/process/jobs.py": "the advisory lock by which one host runs the jobs",
@@ -39,19 +39,19 @@ WITH_SQL = {
     "app/verify_worker.py": "the session of one of the auditor's processes",
     "charging/ledger/verify": "the auditor, which reads all tables",
 }
-# Who uses a room's connection itself, outside of it. `Works.transaction` is what doors have.
+# Modules that use the connection of the services; doors use `Services.transaction`.
 WITH_CONNECTION = {
     "app/process/jobs.py": "jobs that belong to the schema and to chains, which are no room's service",
     "app/demo/proof.py": "the auditor of the demo, and services at a later time",
     "app/process/host_secrets.py": "hosts and their secrets, in the recorder's process",
     "app/database/restore.py": "the auditor after a restore",
 }
-# Errors of a room that are raised outside of it, and why.
+# Errors of a room that other modules raise, with the reason.
 RAISES = {
-    ("web/asker.py", "NotAllowed"): "another site's page: what HTTP says of the asker",
-    ("web/principals.py", "NotAllowed"): "which roles may ask is the door's to say: x-roles",
-    ("web/principals.py", "NotSignedIn"): "who asks is read from headers and cookies",
-    ("pages/page.py", "NotAllowed"): "which roles may see a page",
+    ("web/client.py", "NotAllowed"): "a page of another site: a rule of HTTP",
+    ("web/principals.py", "NotAllowed"): "a route declares the roles that may call it: x-roles",
+    ("web/principals.py", "NotSignedIn"): "the principal is read from headers and cookies",
+    ("pages/page.py", "NotAllowed"): "a page declares the roles that may see it",
     ("app/calibration.py", "TraceFaulty"): "a trace that the command reads from an engine",
     (
         "app/process/change_feed.py",

@@ -29,7 +29,7 @@ def test_a_key_from_the_order_page_works_and_its_use_is_on_the_usage_page(server
         person.tap("link", "登录后订购")
         person.sign_in(Codes(), "138 2222 5555")
         person.looks_right(chinese=True)
-        person.tap("button", "以 ¥9.90 订购")
+        person.tap("button", "确认订购（¥9.90）")
         key = re.search(r"twk_[a-z]+_[0-9A-Za-z]{36}", person.text()).group()
         status, body, _ = server.chat(key)
         assert status == 200, body

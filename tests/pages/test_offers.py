@@ -90,7 +90,7 @@ def test_what_is_had_and_cannot_be_ordered_again_is_shown_as_had(client, service
     # A trial that has ended is not there any more; the others say that they are had.
     assert page.count('class="badge"') == 3
     # The address of one that is not offered says why it can't be had.
-    assert "次数有限" in client.get("/order?offering=sample-trial").text
+    assert "限次订购" in client.get("/order?offering=sample-trial").text
 
 
 def test_a_change_offers_what_it_takes(client, services, li, enter):

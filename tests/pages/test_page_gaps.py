@@ -49,7 +49,7 @@ def to(clock, *at):
 def test_a_missing_broadband_number_is_asked_for_and_the_order_goes_on(client, services, li, enter):
     enter(li)
     chinese, english = both(client, "/order?offering=uplink-acceleration")
-    assert "我们还不知道您的宽带账号" in chinese and "we do not know your broadband account" in english
+    assert "请先填写宽带账号" in chinese and "we do not know your broadband account" in english
     for page in (chinese, english):
         assert 'action="/order/broadband"' in page and 'action="/order"' not in page
     for bad in ("12345", "x" * 33, "a b c d e f", "宽带号码一二三"):
@@ -102,10 +102,10 @@ def _needs(services, _li):
 
 CASES = {
     "DeliveredAlready": (_delivered, "uplink-acceleration", "只能开通一次", "only once", "/products"),
-    "HadAlready": (_had, "sample-trial", "次数有限", "as often as one person can", "/order"),
+    "HadAlready": (_had, "sample-trial", "限次订购", "as often as is possible", "/order"),
     "OtherAudience": (lambda services, li: services.subscriptions.set_profile(li, audiences=["person"]), "unicom-team-lite", "面向其他类型的客户", "for other customers", "/order"),
-    "NeedsFirst": (_needs, "beside", "需要先有", "goes with a plan", "/order?offering=base"),
-    "StepsThere": (lambda services, li: services.orders.place(li, "shanghai-mobile-payg"), "shanghai-mobile-payg", "不用再订", "pay as you go already", "/products"),
+    "NeedsFirst": (_needs, "beside", "需搭配套餐", "needs a plan", "/order?offering=base"),
+    "StepsThere": (lambda services, li: services.orders.place(li, "shanghai-mobile-payg"), "shanghai-mobile-payg", "无需重复订购", "already have pay as you go", "/products"),
     "ConsentNeeded": (lambda services, li: services.consents.keep(li, "terms", given=False), "ctc-light", "服务条款", "terms of service", "/privacy"),
     "RealNameNeeded": (lambda services, li: services.subscriptions.set_profile(li, real_name="refused"), "ctc-light", "实名认证", "real name", "/privacy"),
     "CreditLimitReached": (lambda services, li: services.subscriptions.set_profile(li, credit_limit_nano=YUAN), "ctc-light", "信用额度", "credit limit", "/bill"),
@@ -139,7 +139,7 @@ def test_an_order_for_later_is_shown_and_can_be_cancelled(client, services, li, 
     assert services.charges.receivable(li.account_id) == 0
     chinese, english = both(client, "/products")
     assert "2027-05-01 生效，¥9.90/月；之前不收费" in words_of(chinese) and "还没有套餐" not in chinese
-    assert "Begins on 2027-05-01, ¥9.90/month; nothing is charged before" in words_of(english)
+    assert "Starts on 2027-05-01, ¥9.90/month; nothing is charged before then" in words_of(english)
     for start in ("2027-03-31", "2028-05-01", "tomorrow", "2027-13-01"):
         answer = client.post("/order", data={"offering": "ctc-standard", "key": "k2", "start": start})
         assert answer.status_code == 422, start
@@ -218,17 +218,22 @@ def test_everything_is_paused_and_goes_on_and_says_before_what_that_does(client,
         "不再续订",
         "已经产生的费用仍会出账",
         "中国电信轻享版",
-        "本期到 2027-04-30，之后不收费",
+        "本期至 2027-04-30，之后不再收费",
     ):
         assert word in words_of(chinese), word
-    for word in ("All keys stop at once", "Nothing is charged today", "do not renew", "China Telecom Light"):
+    for word in (
+        "All keys stop working at once",
+        "Nothing is charged today",
+        "do not renew",
+        "China Telecom Light",
+    ):
         assert word in words_of(english), word
     assert services.subscriptions.find(str(li.subscriber_id)).state == "active"
     answer = client.post("/account/suspend")
     assert "全部服务已暂停" in answer.text and 'href="/account/resume"' in answer.text
     assert services.subscriptions.find(str(li.subscriber_id)).suspended_by == ("own_wish",)
     assert client.post("/account/suspend", follow_redirects=False).headers["location"] == "/products"
-    assert "服务已按您的要求暂停" in client.get("/account/suspend").text
+    assert "您已暂停服务" in client.get("/account/suspend").text
     to(clock, 2027, 5, 11)
     services.orders.run_cycles()
     enter(li)
@@ -245,7 +250,7 @@ def test_everything_is_paused_and_goes_on_and_says_before_what_that_does(client,
     assert services.subscriptions.find(str(li.subscriber_id)).state == "active"
     assert client.post("/account/resume", follow_redirects=False).headers["location"] == "/products"
     assert services.charges.receivable(li.account_id) - before == charged
-    assert "不需要恢复" in client.get("/account/resume").text
+    assert "无需恢复" in client.get("/account/resume").text
     assert balances(services)
 
 
@@ -256,7 +261,7 @@ def test_within_the_period_going_on_costs_nothing(client, services, li, enter):
     assert "今天不收费" in client.get("/account/resume").text
     services.subscriptions.suspend(li, "operator", "a test")
     page = client.get("/account/resume").text
-    assert "还因其他原因暂停" in page and WORDS["zh"]["suspended_operator"] in page
+    assert "还因以下原因暂停" in page and WORDS["zh"]["suspended_operator"] in page
 
 
 def test_only_the_owner_pauses_everything(client, services, li, enter):
@@ -282,4 +287,4 @@ def test_a_plan_that_the_credit_limit_holds_says_so(client, services, clock, ent
     services.orders.run_cycles()
     enter(li)
     chinese, english = both(client, "/products")
-    assert "下一期超出信用额度" in chinese and "goes on by itself" in english
+    assert "下一期费用超出信用额度" in chinese and "resumes automatically" in english

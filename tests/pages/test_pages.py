@@ -24,7 +24,7 @@ def test_order_in_at_most_six_taps_and_get_a_key_with_its_set_up(person, codes, 
     person.looks_right(chinese=True)
     for word in ("今天收取", "¥9.90", "2027-04-30", "2027-05-01 自动续订，¥9.90/月"):
         assert word in person.text(), word
-    person.tap("button", "以 ¥9.90 订购")
+    person.tap("button", "确认订购（¥9.90）")
     assert person.taps <= 6
     person.looks_right(chinese=True)
     text = person.page.content()

@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.xdist_group("browser"), needs_browser]
 KEY = re.compile(r"twk_[a-z]+_[0-9A-Za-z]{36}")
 ZH = {
     "locale": "zh-CN", "shop": "选择套餐", "before": ("¥9.90/月", "首月 7.9 元，之后每月 40 元", "每 7 天 400 次提问", "适合个人和家庭"),
-    "choose": "选择: 中国电信轻享版", "sign_in": "登录后订购", "confirm": ("今天收取¥9.90", "本期到{last}", "{next} 自动续订，¥9.90/月"),
-    "order": "以 ¥9.90 订购", "ordered": "订购成功", "usage": ("剩余 750 万词元", "有效期至 {last}"), "cap_hint": "50万",
+    "choose": "选择: 中国电信轻享版", "sign_in": "登录后订购", "confirm": ("今天收取¥9.90", "本期至{last}", "{next} 自动续订，¥9.90/月"),
+    "order": "确认订购（¥9.90）", "ordered": "订购成功", "usage": ("剩余 750 万词元", "有效期至 {last}"), "cap_hint": "50万",
     "invite": ("对方的手机号", "称呼", "上限（词元）", "发出邀请", "邀请已发出"), "child": "女儿",
     "family": ("每月上限 50 万词元，本月已用 0 词元", "近 30 天用了 10 万词元"), "accept": "接受", "switch": "切换到这个家庭",
     "member": ("每月上限 50 万词元", "李"), "key_name": "名称", "make_key": "创建密钥", "change": "变更: 中国电信轻享版", "standard": "选择: 中国电信标准版",
@@ -23,7 +23,7 @@ ZH = {
     "changed": "{next} 起变更为中国电信标准版，¥29.90/月", "keep": "保留原套餐: 中国电信轻享版", "kept": "{next} 自动续订，¥9.90/月", "change_now": "立即变更",
     "pause": ("暂停: 中国电信标准版", "暂停", "已暂停"), "resume": ("恢复: 中国电信标准版", "恢复使用", "今天不收费", "使用中"),
     "question": "有疑问: 中国电信轻享版", "text": "您的疑问", "asked": "我没有订购这个套餐。", "send": "提交", "waiting": "已收到，等待答复", "answer": "这是您上个月订购的套餐。",
-    "answered": "答复：", "cancel": "取消: 中国电信标准版", "cancels": ("可以用到 {after}，之后不再收费", "剩余的用量作废"), "cancel_later": "到期后取消",
+    "answered": "答复：", "cancel": "取消: 中国电信标准版", "cancels": ("可以用到 {after}，之后不再收费", "剩余用量作废"), "cancel_later": "到期后取消",
     "cancel_now": "立即取消", "ends": "{after} 到期后结束，不再收费", "keep2": "保留原套餐: 中国电信标准版", "gone": ("还没有套餐", "以往的套餐", "已取消"),
     "stop": ("停用: 订购页创建", "确认停用: 订购页创建", "已停用"), "sign_out": "退出登录", "out": "登录或注册",
 }  # fmt: skip
@@ -37,8 +37,8 @@ EN = {
     "changes": ("Now", "From the next period", "is charged today", "¥29.90/month from {next}"), "change_later": "Change next period",
     "changed": "Changes to China Telecom Standard on {next}, ¥29.90/month", "keep": "Keep as it is: China Telecom Light", "kept": "Renews on {next} at ¥9.90/month", "change_now": "Change now",
     "pause": ("Pause: China Telecom Standard", "Pause", "paused"), "resume": ("Resume: China Telecom Standard", "Resume", "Nothing is charged today", "active"),
-    "question": "Question this: China Telecom Light", "text": "Your question", "asked": "I did not order this plan.", "send": "Send", "waiting": "Received; we will answer here", "answer": "It is the plan that you ordered last month.",
-    "answered": "Answered on", "cancel": "Cancel: China Telecom Standard", "cancels": ("You can use it until {after}", "what is left of it is lost"), "cancel_later": "Cancel at the end",
+    "question": "Question this: China Telecom Light", "text": "Your question", "asked": "I did not order this plan.", "send": "Send", "waiting": "We have received your question and will answer it here", "answer": "It is the plan that you ordered last month.",
+    "answered": "Answered on", "cancel": "Cancel: China Telecom Standard", "cancels": ("You can use it until {after}", "what is left is lost"), "cancel_later": "Cancel at the end",
     "cancel_now": "Cancel now", "ends": "Ends after {after}; nothing more is charged", "keep2": "Keep as it is: China Telecom Standard", "gone": ("You have no plans yet", "Earlier plans", "cancelled"),
     "stop": ("Stop: From the shop", "Stop this key: From the shop", "stopped"), "sign_out": "Sign out", "out": "Sign in or register",
 }  # fmt: skip

@@ -91,7 +91,7 @@ def test_no_number_is_burnt_by_a_dry_run_of_a_command(services, bill, run):
 
 def test_reversals_cases_and_channels_by_http(services, bill):
     @contextlib.contextmanager
-    def open_rooms():
+    def open_services():
         yield services
 
     headers = {
@@ -100,7 +100,7 @@ def test_reversals_cases_and_channels_by_http(services, bill):
     }
     operator = {"authorization": f"Bearer {services.identity.add_staff('o', 'operator')}"}
     base = "/api/operations"
-    with TestClient(make_api(open_rooms, lambda *_: None), raise_server_exceptions=False) as client:
+    with TestClient(make_api(open_services, lambda *_: None), raise_server_exceptions=False) as client:
         pay = {
             "account": {"id": str(bill.account_id)}, "paymentMethod": {"@type": "bankTransfer"},
             "totalAmount": {"unit": "CNY", "value": 30}, "paymentItem": [{"item": {"id": str(bill.bill_id)}}],

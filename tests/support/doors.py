@@ -30,10 +30,10 @@ def api(services, codes):
     """The application on the test's own connection."""
 
     @contextlib.contextmanager
-    def open_rooms():
+    def open_services():
         yield services
 
-    return make_api(open_rooms, lambda phone, code: codes.append((phone, code)))
+    return make_api(open_services, lambda phone, code: codes.append((phone, code)))
 
 
 @pytest.fixture

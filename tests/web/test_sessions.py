@@ -217,10 +217,10 @@ def test_a_public_url_of_https_makes_cookies_secure(services, codes):
     import contextlib
 
     @contextlib.contextmanager
-    def open_rooms():
+    def open_services():
         yield services
 
-    app = make_api(open_rooms, lambda phone, code: codes.append((phone, code)), "https://shop.example")
+    app = make_api(open_services, lambda phone, code: codes.append((phone, code)), "https://shop.example")
     with TestClient(app, base_url="http://10.0.0.1") as client:
         sent = client.post("/api/sign-in/code", json={"identifier": PHONE})
         assert "Secure" in sent.headers["set-cookie"]

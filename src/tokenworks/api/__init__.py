@@ -1,4 +1,4 @@
-"""What other systems ask over HTTP: the TM Forum resources, the account and operations routes."""
+"""The HTTP API outside `/v1`: TM Forum resources, account routes, operations routes."""
 
 from typing import Final
 

@@ -8,14 +8,14 @@ from fastapi import FastAPI
 from tokenworks import __version__, api, pages
 from tokenworks.subscriptions import CodeSender
 from tokenworks.web.errors import explain_errors, problem
-from tokenworks.web.services import OpenRooms
+from tokenworks.web.services import OpenServices
 from tokenworks.web.urls import BaseUrl, CleanUrl
 
 ROUTERS: Final = (*api.ROUTERS, *pages.ROUTERS)
 
 
-def make_api(open_rooms: OpenRooms, send_code: CodeSender, public_url: str = "") -> FastAPI:
-    """`open_rooms` opens every room's services for one request, on a connection of the request's own."""
+def make_api(open_services: OpenServices, send_code: CodeSender, public_url: str = "") -> FastAPI:
+    """`open_services` opens every room's services for one request, on a connection of the request's own."""
     app = FastAPI(
         title="Tokenworks",
         version=__version__,
@@ -29,13 +29,13 @@ def make_api(open_rooms: OpenRooms, send_code: CodeSender, public_url: str = "")
             }
         },
     )
-    app.state.open_rooms = open_rooms
+    app.state.open_services = open_services
     app.state.send_code = send_code
     app.state.exports = threading.BoundedSemaphore(api.EXPORTS_AT_ONCE)
     app.add_middleware(BaseUrl, public_url=public_url)
     app.add_middleware(CleanUrl, refuse=lambda found: problem(400, "Invalid", found))
     explain_errors(app)
-    pages.explain_errors_to_people(app)
+    pages.show_error_pages(app)
     for router in ROUTERS:
         app.include_router(router)
     return app

@@ -1,4 +1,4 @@
-"""The pages that subscribers read in a browser, in Chinese and English."""
+"""The pages that a subscriber uses in a browser, in Chinese and English."""
 
 from typing import Final
 
@@ -8,19 +8,31 @@ from tokenworks.pages import (
     keys,
     pause,
     privacy,
-    product_acts,
+    product_actions,
     products,
     sessions,
     shop,
     sign_in,
     usage,
 )
-from tokenworks.pages.page import explain_errors_to_people
+from tokenworks.pages.page import show_error_pages
 
-# A path with a name is asked for before one with a placeholder: `products` before `product_acts`.
+# FastAPI takes the first route that matches: fixed paths (`products`) come before placeholders (`product_actions`).
 ROUTERS: Final = tuple(
     module.router
-    for module in (sign_in, shop, products, product_acts, usage, keys, family, bill, pause, sessions, privacy)
+    for module in (
+        sign_in,
+        shop,
+        products,
+        product_actions,
+        usage,
+        keys,
+        family,
+        bill,
+        pause,
+        sessions,
+        privacy,
+    )
 )
 
-__all__ = ["ROUTERS", "explain_errors_to_people"]
+__all__ = ["ROUTERS", "show_error_pages"]

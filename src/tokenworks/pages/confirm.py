@@ -1,4 +1,4 @@
-"""The confirmation: what is ordered, what is charged today, until when it runs, or why it can't be had."""
+"""The page before an order: the offering, what is charged today, the end of the period, or why the order is refused."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -30,7 +30,7 @@ from tokenworks.subscriptions import (
 from tokenworks.texts import Language
 from tokenworks.web.services import Services
 
-# What can be done later with an offering of each kind.
+# The text that says what a subscriber can do later with an offering of each kind.
 _TERMS: Final = {
     "plan": "on_phone_bill",
     "pay_as_you_go": "on_phone_bill_pause",
@@ -48,7 +48,7 @@ def confirm_page(
     *,
     error: TokenworksError | None,
 ) -> Response:
-    """What is ordered, what is charged today, until when it runs and when it renews: before the order."""
+    """The confirmation of an order: the offering, what is charged today, when the period ends and when it renews."""
     language, o = language_of(request, visitor), chosen.offering
     words = WORDS[language]
     card = offer(o, language)
@@ -68,7 +68,7 @@ def confirm_page(
         else:
             today, twice = found.now_nano, found.second
             if o.first_price is not None and today > parse_money(o.first_price).amount_nano:
-                card["first"] = None  # a contract has another price
+                card["first"] = None  # a contract price replaces the first month's
             facts.append((words["charged_today"], _today(found, words)))
             if found.ends_at is not None:
                 facts.append((words["runs_until"], last_day(found.ends_at)))
@@ -91,7 +91,7 @@ def confirm_page(
     )  # fmt: skip
 
 
-# Where what an order lacks is given, or seen: the first kind that a refusal is.
+# By kind of refusal: the page where the subscriber can resolve it. The first match counts.
 _STEPS: Final[tuple[tuple[type[TokenworksError], str, str], ...]] = (
     (ConsentNeeded, "/privacy", "to_privacy"),
     (RealNameNeeded, "/privacy", "to_privacy"),
@@ -103,7 +103,7 @@ _STEPS: Final[tuple[tuple[type[TokenworksError], str, str], ...]] = (
 
 
 def _next_steps(services: Services, refused: TokenworksError, language: Language) -> list[tuple[str, str]]:
-    """(page, what to do there) for what is refused. Other plans are linked below in any case."""
+    """(page, text of the link) by which a refusal can be resolved. The link to other plans is always below."""
     words = WORDS[language]
     if isinstance(refused, NeedsFirst):
         known = {sold.offering.id: sold.offering for sold in services.offerings.all()}
@@ -116,7 +116,7 @@ def _next_steps(services: Services, refused: TokenworksError, language: Language
 
 
 def _today(found: Quote, words: Mapping[str, str]) -> str:
-    """What is charged at once; what another system delivers is charged when it has."""
+    """What is charged today. An offering that another system delivers is charged on delivery."""
     if found.waits_for is None:
         return yuan(found.now_nano)
     later = yuan(found.later_nano)

@@ -1,22 +1,22 @@
-"""The family: who shares the plans, under which caps, and what each used; invitations, both ways."""
+"""The family page: members who share the plans, their caps and usage; invitations sent and received."""
 
 from datetime import timedelta
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from tokenworks.kernel import TokenworksError, format_tokens
-from tokenworks.pages.page import Text, Visitor, ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.page import FormText, Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.phrases import read_tokens
 from tokenworks.pages.words import WORDS
 from tokenworks.subscriptions import BILLING_ZONE, Member, check_rank, may_manage, normal_number
 from tokenworks.texts import Language
-from tokenworks.web.acts import cap_of
-from tokenworks.web.asker import client_address, is_secure
+from tokenworks.web.actions import audited_member
+from tokenworks.web.client import client_address, is_secure
 from tokenworks.web.principals import COOKIE, as_uuid, audit, phone_of
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 from tokenworks.web.sign_in import set_cookie
 
 router = APIRouter(include_in_schema=False)
@@ -28,10 +28,10 @@ Done = Annotated[Literal["invited", "cap", "removed", "joined", "declined", "lef
 
 
 @router.get("/family")
-def family(request: Request, services: Asked, done: Done = None) -> Response:
+def family(request: Request, services: RequestServices, done: Done = None) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/family")
+        return sign_in_page(request, services, "/family")
     return _show(request, services, visitor, done)
 
 
@@ -46,10 +46,10 @@ def _show(
     words = WORDS[language]
     rows, more = ([], 0) if visitor.is_member else _members(services, visitor, language)
     invited, joined = [], []
-    for member in services.members.memberships(phone_of(services, visitor.who)):
+    for member in services.members.memberships(phone_of(services, visitor.principal)):
         name = _household(services, member)
-        is_here = member.member_id == visitor.who.member_id
-        row = {"id": str(member.member_id), "is_here": is_here}
+        is_current = member.member_id == visitor.principal.member_id
+        row = {"id": str(member.member_id), "is_current": is_current}
         if member.state == "invited":
             invited.append({**row, "text": words["invitation_from"].format(name=name)})
         else:
@@ -57,28 +57,28 @@ def _show(
     return render(
         request, services, "family.html", "family", "family_title", visitor=visitor, error=error,
         done=words[f"done_{done}"] if done else None, members=rows, invited=invited, joined=joined, is_member=visitor.is_member,
-        lead=words["member_lead"].format(name=_called(visitor)) if visitor.is_member else words["family_lead"],
+        lead=words["member_lead"].format(name=_account_name(visitor)) if visitor.is_member else words["family_lead"],
         more=words["more_members"].format(count=more) if more else "",
     )  # fmt: skip
 
 
-def _called(visitor: Visitor) -> str:
+def _account_name(visitor: Visitor) -> str:
     return visitor.subscriber.name or visitor.subscriber.phone_masked
 
 
 def _household(services: Services, member: Member) -> str:
-    """How the owner of another account is called."""
+    """The name of another account, by its owner."""
     found = services.subscriptions.find(str(member.subscriber_id))
     return found.name or found.phone_masked
 
 
-def _members(services: Services, visitor: Visitor, language: Language) -> tuple[list[dict[str, Any]], int]:
-    """Who is in the account, what each used, and how many are not shown."""
+def _members(services: Services, visitor: Visitor, language: Language) -> tuple[list[dict[str, object]], int]:
+    """The account's members with their usage, and how many more there are."""
     words, now = WORDS[language], services.clock.now()
     account_id = visitor.subscriber.account_id
     caps = services.ledger.used_of_caps(account_id, now)
     first = (now - timedelta(days=DAYS_SHOWN)).astimezone(BILLING_ZONE)
-    since = first.replace(hour=0, minute=0, second=0, microsecond=0)  # whole days: their sums are there
+    since = first.replace(hour=0, minute=0, second=0, microsecond=0)  # of whole days the sums are kept
     spent = {
         row["member_id"]: row["input_tokens"] + row["output_tokens"]
         for row in services.ledger.usage_by_member(account_id, since)
@@ -94,21 +94,21 @@ def _members(services: Services, visitor: Visitor, language: Language) -> tuple[
                 "id": str(member.member_id),
                 "name": (visitor.subscriber.name or words["owner"]) if is_owner else member.name,
                 "role": words[member.role] if member.state == "active" else words["invited"],
-                "is_me": member.member_id == visitor.who.member_id,
+                "is_me": member.member_id == visitor.principal.member_id,
                 "phone": f"···· {member.phone[-_PHONE_SHOWN:]}" if member.phone else "",
                 "used": "" if member.role == "department" else used if tokens else words["used_none"],
                 "cap": cap_line(member, caps, language),
                 "cap_tokens": "" if member.cap_tokens is None else str(member.cap_tokens),
                 "cap_period": member.cap_period or "month",
-                "can_remove": member.can_leave and may_manage(visitor.who.role, member),
-                "can_cap": may_manage(visitor.who.role, member),
+                "can_remove": member.can_leave and may_manage(visitor.principal.role, member),
+                "can_cap": may_manage(visitor.principal.role, member),
             }
         )
     return rows, max(0, len(found) - MEMBERS_SHOWN)
 
 
 def cap_line(member: Member, used: dict[UUID, int], language: Language) -> str:
-    """A member's cap, and what is used of it in its period of now."""
+    """A member's cap, and how much of it is used in the current period."""
     words = WORDS[language]
     if member.cap_tokens is None or member.cap_period is None:
         return words["no_cap"]
@@ -118,27 +118,27 @@ def cap_line(member: Member, used: dict[UUID, int], language: Language) -> str:
     )
 
 
-# What owner and admin do.
+# Actions of the owner and of admins.
 
 
 @router.post("/family/invite")
 def invite(
     request: Request,
-    services: Asked,
-    phone: Text = "",
-    name: Text = "",
-    cap: Text = "",
+    services: RequestServices,
+    phone: FormText = "",
+    name: FormText = "",
+    cap: FormText = "",
     period: Period = "month",
 ) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/family")
+        return sign_in_page(request, services, "/family")
     try:
         with services.transaction():
             made = services.members.invite(
                 visitor.subscriber, normal_number(phone), name, cap_tokens=read_tokens(cap), cap_period=period
             )
-            audit(services, visitor.who, "member.invite", made.member_id, None, cap_of(made))
+            audit(services, visitor.principal, "member.invite", made.member_id, None, audited_member(made))
     except TokenworksError as error:
         return _show(request, services, visitor, error=error)
     return RedirectResponse("/family?done=invited", 303)
@@ -146,38 +146,38 @@ def invite(
 
 @router.post("/family/cap")
 def set_cap(
-    request: Request, services: Asked, id: Text, cap: Text = "", period: Period = "month"
+    request: Request, services: RequestServices, id: FormText, cap: FormText = "", period: Period = "month"
 ) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/family")
+        return sign_in_page(request, services, "/family")
     member = _member(services, visitor, id)
-    check_rank(visitor.who.role, member)
+    check_rank(visitor.principal.role, member)
     try:
         with services.transaction():
             services.subscriptions.lock([visitor.subscriber.subscriber_id])
-            before = cap_of(_member(services, visitor, id))
+            before = audited_member(_member(services, visitor, id))
             services.members.set_cap(member, read_tokens(cap), period)
-            after = cap_of(_member(services, visitor, id))
+            after = audited_member(_member(services, visitor, id))
             if after != before:
-                audit(services, visitor.who, "member.set", member.member_id, before, after)
+                audit(services, visitor.principal, "member.set", member.member_id, before, after)
     except TokenworksError as error:
         return _show(request, services, visitor, error=error)
     return RedirectResponse("/family?done=cap", 303)
 
 
 @router.post("/family/remove")
-def remove(request: Request, services: Asked, id: Text) -> Response:
+def remove(request: Request, services: RequestServices, id: FormText) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/family")
+        return sign_in_page(request, services, "/family")
     member = _member(services, visitor, id)
-    check_rank(visitor.who.role, member)
+    check_rank(visitor.principal.role, member)
     try:
         with services.transaction():
             services.subscriptions.lock([visitor.subscriber.subscriber_id])
             if _member(services, visitor, id).state != "left":
-                audit(services, visitor.who, "member.remove", member.member_id, cap_of(member))
+                audit(services, visitor.principal, "member.remove", member.member_id, audited_member(member))
                 services.members.remove(member)
     except TokenworksError as error:
         return _show(request, services, visitor, error=error)
@@ -188,20 +188,20 @@ def _member(services: Services, visitor: Visitor, id_: str) -> Member:
     return services.members.find(visitor.subscriber, str(as_uuid(id_, "member")))
 
 
-# What whoever was invited does.
+# Actions of the invited person.
 
 
 @router.post("/family/join")
 def join(
     request: Request,
-    services: Asked,
-    id: Text,
+    services: RequestServices,
+    id: FormText,
     what: Annotated[Literal["accept", "decline", "leave", "switch"], Form()],
 ) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/family")
-    phone, member_id = phone_of(services, visitor.who), as_uuid(id, "invitation")
+        return sign_in_page(request, services, "/family")
+    phone, member_id = phone_of(services, visitor.principal), as_uuid(id, "invitation")
     try:
         if what == "switch":
             return _switch(request, services, phone, member_id)
@@ -212,11 +212,14 @@ def join(
                 else:
                     services.members.leave(phone, member_id)
                 audit(
-                    services, visitor.who, "member.accept" if what == "accept" else "member.leave", member_id
+                    services,
+                    visitor.principal,
+                    "member.accept" if what == "accept" else "member.leave",
+                    member_id,
                 )
     except TokenworksError as error:
         return _show(request, services, visitor, error=error)
-    if what == "leave" and member_id == visitor.who.member_id:
+    if what == "leave" and member_id == visitor.principal.member_id:
         response = RedirectResponse("/sign-in", 303)
         response.delete_cookie(COOKIE, path="/")
         return response
@@ -225,7 +228,7 @@ def join(
 
 
 def _switch(request: Request, services: Services, phone: str, member_id: UUID) -> Response:
-    """Go on as a member of another account."""
+    """Begin a session as a member of another account."""
     address, client = client_address(request), request.headers.get("user-agent")
     entered = services.sign_ins.switch(phone, member_id, address, client)
     response = RedirectResponse("/usage", 303)

@@ -1,35 +1,37 @@
-"""Keys: listed with their limits, created, stopped. A member sees its own."""
+"""The page of keys: lists them with their limits, creates and revokes. A member sees only its own."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from tokenworks.kernel import TokenworksError, format_tokens
 from tokenworks.pages.new_key import show_key
-from tokenworks.pages.page import Text, Visitor, ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.page import FormText, Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.phrases import read_tokens
 from tokenworks.pages.words import WORDS
 from tokenworks.subscriptions import day_of
 from tokenworks.texts import Language
 from tokenworks.trust import ApiKeyInfo
-from tokenworks.web.acts import issue_key, keys_of
+from tokenworks.web.actions import issue_key, key_owner
 from tokenworks.web.principals import as_uuid, audit
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(include_in_schema=False)
 KEYS_SHOWN: Final = 200
-# What the form offers: days, or none.
+# The choices of the form; empty: no end date.
 Days = Annotated[Literal["", "30", "90", "365"], Form()]
 
 
 @router.get("/keys")
 def keys(
-    request: Request, services: Asked, done: Annotated[Literal["key_stopped"] | None, Query()] = None
+    request: Request,
+    services: RequestServices,
+    done: Annotated[Literal["key_stopped"] | None, Query()] = None,
 ) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/keys")
+        return sign_in_page(request, services, "/keys")
     return _list(request, services, visitor, done)
 
 
@@ -42,7 +44,7 @@ def _list(
 ) -> Response:
     language = language_of(request, visitor)
     words, now = WORDS[language], services.clock.now()
-    found = list(reversed(services.access.keys(visitor.subscriber, keys_of(visitor.who))))
+    found = list(reversed(services.access.keys(visitor.subscriber, key_owner(visitor.principal))))
     live = [k for k in found if k.revoked_at is None and (k.expires_at is None or k.expires_at > now)]
     ended = [k for k in found if k not in live]
     return render(
@@ -56,7 +58,7 @@ def _list(
     )  # fmt: skip
 
 
-def _row(key: ApiKeyInfo, language: Language, state: str) -> dict[str, Any]:
+def _row(key: ApiKeyInfo, language: Language, state: str) -> dict[str, object]:
     words = WORDS[language]
     limits = []
     if key.cap_tokens is not None:
@@ -76,17 +78,22 @@ def _row(key: ApiKeyInfo, language: Language, state: str) -> dict[str, Any]:
 
 @router.post("/keys")
 def make(
-    request: Request, services: Asked, name: Text = "", cap: Text = "", days: Days = "", models: Text = ""
+    request: Request,
+    services: RequestServices,
+    name: FormText = "",
+    cap: FormText = "",
+    days: Days = "",
+    models: FormText = "",
 ) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/keys")
+        return sign_in_page(request, services, "/keys")
     names = [
         part for part in models.replace("，", ",").replace("、", ",").replace(" ", ",").split(",") if part
     ]
     try:
         _, text = issue_key(
-            services, visitor.who, visitor.subscriber, name, models=names or None, expires_in_days=int(days) if days else None,
+            services, visitor.principal, visitor.subscriber, name, models=names or None, expires_in_days=int(days) if days else None,
             cap_tokens=read_tokens(cap),
         )  # fmt: skip
     except TokenworksError as error:
@@ -95,21 +102,21 @@ def make(
 
 
 @router.post("/key")
-def another(request: Request, services: Asked) -> Response:
-    """A key for who has ordered again, and lost the first one."""
+def another(request: Request, services: RequestServices) -> Response:
+    """Create a key after a repeated order, whose first key is not shown again."""
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/order")
+        return sign_in_page(request, services, "/order")
     return make(request, services, WORDS[language_of(request, visitor)]["from_order_page"])
 
 
 @router.post("/keys/stop")
-def stop(request: Request, services: Asked, id: Text) -> Response:
+def stop(request: Request, services: RequestServices, id: FormText) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/keys")
+        return sign_in_page(request, services, "/keys")
     key_id = as_uuid(id, "key")
     with services.transaction():
-        if services.access.revoke_key(visitor.subscriber, key_id, keys_of(visitor.who)):
-            audit(services, visitor.who, "key.revoke", key_id)
+        if services.access.revoke_key(visitor.subscriber, key_id, key_owner(visitor.principal)):
+            audit(services, visitor.principal, "key.revoke", key_id)
     return RedirectResponse("/keys?done=key_stopped", 303)

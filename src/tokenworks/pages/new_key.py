@@ -1,9 +1,9 @@
-"""A key that is shown this once, and where to enter it."""
+"""The page that shows a new key, and how to set up clients with it."""
 
 from fastapi import Request, Response
 
 from tokenworks.pages.page import Visitor, render
-from tokenworks.web.content import reached_at
+from tokenworks.web.content import public_base_url
 from tokenworks.web.services import Services
 
 
@@ -17,8 +17,8 @@ def show_key(
     waits: bool = False,
     begins: str = "",
 ) -> Response:
-    """A key that is shown this once, and where to enter it."""
-    base, shown = reached_at(), key or "twk_…"
+    """Show a key, which is shown only this once. `key` is None after a repeated order."""
+    base, shown = public_base_url(), key or "twk_…"
     set_ups = [
         (
             "OpenAI SDK · Cline · Cherry Studio · LobeChat",

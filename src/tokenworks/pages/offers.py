@@ -1,8 +1,8 @@
-"""Offerings as people choose them: on cards, one for a plan with its tiers."""
+"""Offerings on cards of the shop: a plan with its tiers is one card."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby, takewhile
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
 
 from tokenworks.catalog import Offering, SoldOffering
 from tokenworks.kernel import format_money, format_tokens, parse_money
@@ -13,14 +13,14 @@ from tokenworks.subscriptions import Offer
 from tokenworks.texts import Language
 from tokenworks.web.services import Services
 
-# Whom the shop is for; what is for others alone is sold by people.
+# The audiences of the shop. Offerings for other audiences only are sold by staff.
 AUDIENCES: Final = ("person", "family", "developer", "small_business")
 
 _RANK: Final = {"plan": 0, "pay_as_you_go": 1, "bundle": 2, "trial": 3, "add_on": 4}
 
 
 def on_sale(services: Services, visitor: Visitor | None) -> list[Offer]:
-    """What is shown here now: what can be ordered, and what the visitor has. In the order of the shop."""
+    """Offerings that the shop shows, in its order: those that can be ordered, and those that the visitor has."""
     audiences = None if visitor is None else visitor.subscriber.audiences
     if visitor is None:
         found = [Offer(sold, is_owned=False, can_order=True) for sold in services.offerings.for_sale(None)]
@@ -35,20 +35,20 @@ def on_sale(services: Services, visitor: Visitor | None) -> list[Offer]:
 
 
 def in_order(found: Iterable[SoldOffering], audiences: Sequence[str] | None) -> list[SoldOffering]:
-    """As the shop shows them: plans first, a household's before others', and cheapest first; none that people alone sell."""
-    whom = set(AUDIENCES if audiences is None else audiences)
-    return sorted((sold for sold in found if whom & set(sold.offering.audiences)), key=_stands)
+    """Offerings in the order of the shop: plans first, then by audience, cheapest first; without those that only staff sells."""
+    audiences_shown = set(AUDIENCES if audiences is None else audiences)
+    return sorted((sold for sold in found if audiences_shown & set(sold.offering.audiences)), key=_rank)
 
 
-def _stands(sold: SoldOffering) -> tuple[int, int, int]:
-    """Where an offering stands in the shop."""
+def _rank(sold: SoldOffering) -> tuple[int, int, int]:
+    """The sort key of the shop: kind, audience, price."""
     o = sold.offering
     first = min((AUDIENCES.index(a) for a in o.audiences if a in AUDIENCES), default=len(AUDIENCES))
     return _RANK[o.kind], first, price_of(o)
 
 
-class _Kinship(NamedTuple):
-    """What tiers of one plan have in common."""
+class _Family(NamedTuple):
+    """What the tiers of one plan have in common."""
 
     seller: str
     kind: str
@@ -56,39 +56,39 @@ class _Kinship(NamedTuple):
     cycle: str
     rate_card: str
     windows: tuple[tuple[str, str | None], ...]
-    # An offering that is no plan has a card of its own.
+    # Empty for plans; other offerings have a card each.
     alone: str
 
 
-def _kinship(o: Offering) -> _Kinship:
+def _family(o: Offering) -> _Family:
     windows = tuple((bucket.unit, bucket.window) for bucket in o.buckets)
     alone = "" if o.kind == "plan" else o.id
-    return _Kinship(o.carrier, o.kind, o.audiences, o.cycle, o.rate_card, windows, alone)
+    return _Family(o.carrier, o.kind, o.audiences, o.cycle, o.rate_card, windows, alone)
 
 
 def cards(
     offered: list[Offering], had: set[str], language: Language, refused: Collection[str] = ()
-) -> list[dict[str, Any]]:
-    """Tiers of one plan are one card, cheapest first; cards stand in the order of their cheapest tier. `refused`: had, and can't be
-    ordered once more.
+) -> list[dict[str, object]]:
+    """Cards in the order of their cheapest tiers; the tiers of one plan are one card, cheapest first. `had`: ids of offerings that
+    the visitor has; `refused`: those of them that can't be ordered again.
     """
-    order: dict[_Kinship, int] = {}
+    order: dict[_Family, int] = {}
     for offering in offered:
-        order.setdefault(_kinship(offering), len(order))
-    found = sorted(offered, key=lambda o: order[_kinship(o)])
-    return [_card(list(tiers), had, language, refused) for _, tiers in groupby(found, _kinship)]
+        order.setdefault(_family(offering), len(order))
+    found = sorted(offered, key=lambda o: order[_family(o)])
+    return [_card(list(tiers), had, language, refused) for _, tiers in groupby(found, _family)]
 
 
 def _card(
     tiers: list[Offering], had: set[str], language: Language, refused: Collection[str]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     words = WORDS[language]
     title = common_name([name_of(o, language) for o in tiers])
-    whom = [a for a in tiers[0].audiences if a in {*AUDIENCES, "enterprise"}]
+    audiences_shown = [a for a in tiers[0].audiences if a in {*AUDIENCES, "enterprise"}]
     return {
         "title": title,
         "audience": words["for_whom"].format(
-            audience=_and([words["family_audience" if a == "family" else a] for a in whom], words)
+            audience=_and([words["family_audience" if a == "family" else a] for a in audiences_shown], words)
         ),
         "tiers": [
             {
@@ -103,37 +103,47 @@ def _card(
 
 
 def _and(parts: list[str], words: Mapping[str, str]) -> str:
-    """A list in a sentence: individuals, families and developers."""
+    """Join a list for a sentence: individuals, families and developers."""
     if len(parts) < 2:
         return "".join(parts)
     return f"{words['list_comma'].join(parts[:-1])}{words['and']}{parts[-1]}"
 
 
 def _label(name: str, title: str) -> str:
-    """What tells a tier from its siblings."""
+    """The part of a tier's name that differs from the other tiers'."""
     label = name.removeprefix(title).strip()
     return label[:1].upper() + label[1:]
 
 
 def common_name(names: list[str]) -> str:
-    """What tiers of a plan are called together: China Telecom of China Telecom Light and China Telecom Premium."""
+    """The common part of the tiers' names: China Telecom of China Telecom Light and China Telecom Premium."""
     if len(names) == 1:
         return names[0]
     alike = takewhile(lambda chars: len(set(chars)) == 1, zip(*names, strict=False))
     common = _whole_words("".join(chars[0] for chars in alike))
     if any(name[len(common) :].lstrip()[:1].isdigit() for name in names):
-        # A number goes with its word: tier 1, 第 1 档.
+        # A number belongs to the word before it: tier 1, 第 1 档.
         common = _whole_words(common.rstrip().removesuffix("第"))
     return common.strip() or names[0]
 
 
 def _whole_words(text: str) -> str:
-    """Up to the last space, where words have spaces between them."""
+    """The text up to its last space, in a language with spaces between words."""
     return text[: text.rfind(" ") + 1] if text.isascii() else text
 
 
-def offer(o: Offering, language: Language) -> dict[str, Any]:
-    """An offering as people choose it."""
+class ShownOffering(TypedDict):
+    """An offering as the templates show it."""
+
+    id: str
+    name: str
+    brings: str
+    price: str
+    per: str
+    first: str | None
+
+
+def offer(o: Offering, language: Language) -> ShownOffering:
     words = WORDS[language]
     price = price_of(o)
     per = words["per_month"] if o.cycle != "once" else ""
@@ -156,6 +166,6 @@ def offer(o: Offering, language: Language) -> dict[str, Any]:
 
 
 def _bare(amount_nano: int, language: Language) -> str:
-    """An amount without its sign: 7.9 in a Chinese sentence, 7.90 in an English one."""
+    """An amount without the currency sign: 7.9 in a Chinese sentence, 7.90 in an English one."""
     text = format_money(fen(amount_nano))
     return text.rstrip("0").rstrip(".") if language == "zh" else text

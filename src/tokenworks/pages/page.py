@@ -1,11 +1,11 @@
-"""What every page is made with: who looks at it, in which language; errors for people."""
+"""What all pages share: the visitor, the language, rendering, error pages."""
 
 import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import FastAPI, Form, Request, Response
 from fastapi.responses import HTMLResponse
@@ -18,7 +18,7 @@ from tokenworks.pages.words import WORDS, refusal
 from tokenworks.subscriptions import Subscriber
 from tokenworks.texts import Language
 from tokenworks.trust import NotAllowed, NotSignedIn, Principal, Role
-from tokenworks.web.principals import own, principal_of
+from tokenworks.web.principals import own_subscriber, principal_of
 from tokenworks.web.services import Services
 
 LANGUAGE_COOKIE: Final = "tokenworks_language"
@@ -27,14 +27,14 @@ NAV: Final[dict[Role, tuple[str, ...]]] = {
     "admin": ("order", "products", "usage", "keys", "family", "bill"),
     "member": ("usage", "keys", "family"),
 }
-# What a form may name as the page to come back to: one of ours, nothing of another site.
-_HERE = re.compile(
+# Pages to which a form may return: only our own, never another site.
+_OWN_PAGE = re.compile(
     r"/(?:(?:order|products|usage|keys|family|bill|privacy|sessions|terms|sign-in)(?:\?[A-Za-z0-9=&_-]{0,200})?"
     r"|products/[0-9a-f-]{36}/(?:change|cancel|pause|resume)(?:\?offering=[a-z0-9-]{1,63})?"
     r"|account/(?:suspend|resume)"
     r"|bill/dispute\?[A-Za-z0-9=&_-]{1,200})"
 )
-# Nothing but our own style sheet and pictures; no script, no frame, forms to ourselves alone.
+# Only our own style sheet and pictures; no script, no frame, forms only to our own pages.
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "Referrer-Policy": "same-origin",
@@ -43,19 +43,19 @@ HEADERS: Final = {
 }
 
 
-def _harmless(value: object) -> object:
-    """What a page says: beside the escaping of HTML, nothing that turns the direction of the text around it."""
+def _without_direction_marks(value: object) -> object:
+    """A value for a template: without characters that change the direction of the text around it. HTML is escaped elsewhere."""
     return shown(value, lines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 _templates = Environment(
     loader=PackageLoader("tokenworks.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    finalize=_harmless,
+    finalize=_without_direction_marks,
 )  # fmt: skip
 
 
 def _whole_days(text: str) -> Markup:
-    """A text in which no line breaks inside of a day."""
+    """Escaped text in which no line breaks inside of a date."""
     return Markup(_DAY.sub(r'<span class="day">\g<0></span>', str(escape(shown(text)))))  # noqa: S704 - escaped here
 
 
@@ -63,57 +63,56 @@ _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _templates.filters["days"] = _whole_days
 
 
-def _line(text: str) -> str:
+def _checked_line(text: str) -> str:
     found = flaw(text)
     if found is not None:
         raise ValueError(f"it has {found}: leave it out")
     return text
 
 
-Text = Annotated[str, Form(max_length=200), AfterValidator(_line)]
+FormText = Annotated[str, Form(max_length=200), AfterValidator(_checked_line)]
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who is signed in, and whose account that is."""
+    """The principal of a page, and the subscriber of its account."""
 
-    who: Principal
+    principal: Principal
     subscriber: Subscriber
 
     @property
     def is_member(self) -> bool:
-        return self.who.role == "member"
+        return self.principal.role == "member"
 
 
 def visitor_of(request: Request, services: Services, *roles: Role) -> Visitor | None:
-    """Who looks at the page; None where nobody is signed in. Raises `NotAllowed` for other roles (owner and admin, where none are
-    named).
+    """The visitor of a page; None if there is no session. `roles`: who may see the page, by default owner and admin. Raises
+    `NotAllowed` for other roles.
     """
     try:
-        who = principal_of(request, services)
+        principal = principal_of(request, services)
     except NotSignedIn:
         return None
-    if who.role not in (roles or ("owner", "admin")):
+    if principal.role not in (roles or ("owner", "admin")):
         raise NotAllowed("this page is the owner's")
-    return Visitor(who, own(services, who))
+    return Visitor(principal, own_subscriber(services, principal))
 
 
 def language_of(request: Request, visitor: Visitor | None = None) -> Language:
-    """What was chosen, else the subscriber's own (a member's browser's), else the browser's."""
+    """The chosen language; else the subscriber's; for members and without a session, the browser's."""
     chosen = request.cookies.get(LANGUAGE_COOKIE)
     if chosen not in {"zh", "en"}:
-        own_words = visitor is not None and not visitor.is_member
         chosen = (
             visitor.subscriber.language
-            if visitor is not None and own_words
+            if visitor is not None and not visitor.is_member
             else request.headers.get("accept-language", "zh")[:2]
         )
     return "en" if chosen == "en" else "zh"
 
 
-def page_at(text: str) -> str:
-    """A path of our pages, or the shop's where it is none."""
-    return text if _HERE.fullmatch(text) else "/order"
+def own_page_or_shop(text: str) -> str:
+    """The path, if it is one of our pages; else the shop."""
+    return text if _OWN_PAGE.fullmatch(text) else "/order"
 
 
 def render(
@@ -126,9 +125,9 @@ def render(
     visitor: Visitor | None = None,
     error: TokenworksError | None = None,
     status: int = 200,
-    **more: Any,
+    **more: object,
 ) -> HTMLResponse:
-    """`page`: what the navigation marks; `title`: a word of `WORDS`."""
+    """Render a template. `page`: the entry that the navigation marks; `title`: a name in `WORDS`; `more`: variables of the template."""
     language = language_of(request, visitor)
     if error is not None and status == 200:
         status = 422
@@ -148,55 +147,60 @@ def _rendered(
     *,
     status: int,
     visitor: Visitor | None,
-    **more: Any,
+    **more: object,
 ) -> HTMLResponse:
     words = WORDS[language]
-    here = f"{request.url.path}?{request.url.query}".rstrip("?") if request.method == "GET" else f"/{page}"
+    current_page = (
+        f"{request.url.path}?{request.url.query}".rstrip("?") if request.method == "GET" else f"/{page}"
+    )
     html = _templates.get_template(template).render(
-        language=language, t=words, page=page, title=words[title], operator=operator, here=page_at(here),
-        nav=("order",) if visitor is None else NAV[visitor.who.role], signed_in=visitor is not None, **more,
+        language=language, t=words, page=page, title=words[title], operator=operator, current_page=own_page_or_shop(current_page),
+        nav=("order",) if visitor is None else NAV[visitor.principal.role], signed_in=visitor is not None, **more,
     )  # fmt: skip
     return HTMLResponse(html, status, headers=HEADERS)
 
 
-def ask_to_sign_in(
+def sign_in_page(
     request: Request,
     services: Services,
     back: str,
     identifier: str | None = None,
     error: TokenworksError | None = None,
 ) -> HTMLResponse:
-    """The sign-in form, for a code or (with `identifier`) with one; it leads back to a page of ours."""
-    back = page_at(back)
+    """The sign-in form: for a phone number, or (with `identifier`) for the code that was sent. It returns to `back`."""
+    back = own_page_or_shop(back)
     page = back.lstrip("/").split("?")[0].split("/")[0]
     return render(
         request, services, "sign_in.html", page, "sign_in", error=error, identifier=identifier, back=back
     )
 
 
-# Errors, for people.
+# Error pages.
 
 
-def explain_errors_to_people(app: FastAPI) -> None:
-    """What a browser asks for and does not get is answered with a page; programs get problem details as before."""
+def show_error_pages(app: FastAPI) -> None:
+    """Answer a browser's errors with a page. Programs still get problem details."""
     for kind, handler in list(app.exception_handlers.items()):
         if iscoroutinefunction(handler):
-            continue  # The framework's own, of web sockets: there are none.
-        app.exception_handlers[kind] = _for_people(handler)
+            continue  # The framework's handler for web sockets, which this application does not have.
+        app.exception_handlers[kind] = _with_error_page(handler)
 
 
-def _for_people(handler: Callable[..., Any]) -> Callable[..., Any]:
+def _with_error_page(
+    handler: Callable[[Request, Exception], object],
+) -> Callable[[Request, Exception], Response]:
     def answer(request: Request, error: Exception) -> Response:
-        response: Response = handler(request, error)
-        if not is_for_a_person(request) or response.media_type != "application/problem+json":
+        response = handler(request, error)
+        assert isinstance(response, Response)  # a coroutine's handler is left as it is
+        if not wants_html(request) or response.media_type != "application/problem+json":
             return response
         return _error_page(request, response)
 
     return answer
 
 
-def is_for_a_person(request: Request) -> bool:
-    """True for a browser: it asks for HTML, and not for JSON."""
+def wants_html(request: Request) -> bool:
+    """True for a browser: it accepts HTML and does not ask for JSON."""
     accept = request.headers.get("accept", "")
     return "text/html" in accept and "json" not in accept
 
@@ -204,17 +208,17 @@ def is_for_a_person(request: Request) -> bool:
 def _error_page(request: Request, problem: Response) -> Response:
     visitor, operator = None, ""
     try:
-        with request.app.state.open_rooms() as services:
+        with request.app.state.open_services() as services:
             operator = services.operator
             visitor = visitor_of(request, services, "owner", "admin", "member")
     except TokenworksError:
-        pass  # The page is shown to nobody in particular: a stranger, staff, or while the database is away.
+        pass  # No visitor: no session, staff, or the database is away.
     language = language_of(request, visitor)
     detail = str(json.loads(bytes(problem.body)).get("detail", ""))
     kind = {404: "404", 403: "403", 405: "404", 503: "503"}.get(problem.status_code, "other")
     page = _rendered(
         request, language, operator or "Tokenworks", "error.html", "", f"error_{kind}", status=problem.status_code, visitor=visitor,
-        error=None, said=WORDS[language][f"error_{kind}_more"],
+        error=None, explanation=WORDS[language][f"error_{kind}_more"],
         detail=detail if kind == "other" and language == "en" else "",
     )  # fmt: skip
     for name in ("retry-after", "allow"):

@@ -1,4 +1,4 @@
-"""How amounts, quantities and offerings are said to people."""
+"""Amounts, quantities and offerings as text for people."""
 
 import re
 from typing import Final
@@ -13,13 +13,13 @@ from tokenworks.texts import Language
 
 
 def fen(amount_nano: int) -> int:
-    """Nano in whole fen as a bill rounds them: half away from zero. In nano."""
+    """An amount rounded to whole fen as a bill rounds it, half away from zero; in nano."""
     sign = -1 if amount_nano < 0 else 1
     return sign * ((abs(amount_nano) + FEN_NANO // 2) // FEN_NANO) * FEN_NANO
 
 
 def yuan(amount_nano: int) -> str:
-    """Such as ¥1,234.50: what people pay is in fen."""
+    """An amount in whole fen, such as ¥1,234.50."""
     rounded = fen(amount_nano)
     return f"{'−' if rounded < 0 else ''}¥{format_money(abs(rounded))}"
 
@@ -33,7 +33,7 @@ def name_of(offering: Offering, language: Language) -> str:
 
 
 def span(window_s: int, language: Language) -> str:
-    """A window: hours, or whole days where it has some."""
+    """The length of a window, in whole days if possible, else in hours."""
     words = WORDS[language]
     if window_s % 86_400:
         return words["every_hours"].format(hours=window_s // 3600)
@@ -41,7 +41,7 @@ def span(window_s: int, language: Language) -> str:
 
 
 def brings(offering: Offering, language: Language) -> str:
-    """What an offering brings, as one line."""
+    """The quantities of an offering, as one line."""
     words = WORDS[language]
     monthly = offering.cycle != "once"
     parts = []
@@ -61,7 +61,7 @@ def brings(offering: Offering, language: Language) -> str:
 
 
 def read_tokens(text: str) -> int | None:
-    """A number of tokens as people write it: 500000, 500,000, 50万, 2M; None where nothing is written. Raises `Invalid`."""
+    """Parse a number of tokens as people write it: 500000, 500,000, 50万, 2M. None for an empty text. Raises `Invalid`."""
     text = text.replace(",", "").replace("，", "").replace(" ", "")
     if not text:
         return None

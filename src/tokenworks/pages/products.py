@@ -1,7 +1,7 @@
-"""What a subscriber has: plans with their dates, and orders to come."""
+"""The page of a subscriber's products, and of orders that have not begun."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -9,12 +9,13 @@ from fastapi.responses import RedirectResponse
 
 from tokenworks.kernel import NotFound, TokenworksError
 from tokenworks.pages.offers import offer
-from tokenworks.pages.page import Visitor, ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.page import Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.phrases import name_of, yuan
 from tokenworks.pages.words import WORDS
 from tokenworks.subscriptions import LIVE_STATES, Order, Product, actions_on, day_of, last_day
+from tokenworks.texts import Language
 from tokenworks.web.principals import as_uuid, audit
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(include_in_schema=False)
 
@@ -30,10 +31,10 @@ ORDERS_LOOKED_AT: Final = 1000
 
 
 @router.get("/products")
-def products(request: Request, services: Asked, done: Done = None) -> Response:
+def products(request: Request, services: RequestServices, done: Done = None) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/products")
+        return sign_in_page(request, services, "/products")
     return _list(request, services, visitor, done)
 
 
@@ -58,27 +59,27 @@ def _list(
         ][:EARLIER_SHOWN],
         notices=_notices(visitor, words),
         to_come=[_to_come(request, services, visitor, order) for order in services.orders.to_come(visitor.subscriber)],
-        all_do=_all_do(visitor),
+        all_do=_account_action(visitor),
     )  # fmt: skip
 
 
 def _notices(visitor: Visitor, words: Mapping[str, str]) -> list[str]:
-    """What keeps the subscriber from being served, or from ordering: each cause says what lifts it."""
+    """Reasons for which the account is suspended or can't order. Each text says what lifts it."""
     found = visitor.subscriber
     if not found.suspended_by and found.restricted:
         return [words["notice_restricted"]]
     return [words[f"suspended_{cause}"] for cause in found.suspended_by]
 
 
-def _all_do(visitor: Visitor) -> str | None:
-    """Whether the owner may pause all, or go on."""
-    if visitor.who.role != "owner":
+def _account_action(visitor: Visitor) -> str | None:
+    """The action on the whole account that the owner can take: `suspend` or `resume`; None for other roles."""
+    if visitor.principal.role != "owner":
         return None
     return "resume" if "own_wish" in visitor.subscriber.suspended_by else "suspend"
 
 
 def _to_come(request: Request, services: Services, visitor: Visitor, order: Order) -> dict[str, str]:
-    """An order that waits for its start: when that is, and what it will cost from then on."""
+    """An order that has not begun: its first day, and its price from then on."""
     language = language_of(request, visitor)
     o = services.offerings.sold(order.offering_version).offering
     assert order.starts_at is not None
@@ -94,14 +95,14 @@ def product_name(request: Request, services: Services, visitor: Visitor, product
 
 
 def _card(
-    request: Request, services: Services, visitor: Visitor, product: Product, all_of_them: list[Product]
-) -> dict[str, Any]:
-    """A product: what it brings, its period, what happens at its end, and what can be done."""
+    request: Request, services: Services, visitor: Visitor, product: Product, products: list[Product]
+) -> dict[str, object]:
+    """A product: its quantities, its period, what happens at the end of it, and which actions are possible."""
     language = language_of(request, visitor)
     words, o = WORDS[language], services.offerings.sold(product.offering_version).offering
     shown = offer(o, language)
     parts = [
-        product_name(request, services, visitor, p) for p in all_of_them if p.parent_id == product.product_id
+        product_name(request, services, visitor, p) for p in products if p.parent_id == product.product_id
     ]
     lines = []
     if parts:
@@ -123,7 +124,7 @@ def _card(
 
 
 def _at_the_end(
-    services: Services, visitor: Visitor, product: Product, words: Mapping[str, str], language: Any
+    services: Services, visitor: Visitor, product: Product, words: Mapping[str, str], language: Language
 ) -> str:
     if product.state == "pendingActive":
         return words["delivered_soon"]
@@ -144,7 +145,7 @@ def _at_the_end(
 
 
 def own_product(services: Services, visitor: Visitor, id_: str) -> Product:
-    """Raises `NotFound`; a part of a bundle goes with its bundle."""
+    """A product of the visitor. Raises `NotFound`, also for a part of a bundle, which is managed with its bundle."""
     product_id = as_uuid(id_, "product")
     for product in services.orders.products(visitor.subscriber):
         if product.product_id == product_id and product.parent_id is None:
@@ -156,11 +157,11 @@ ProductId = Annotated[str, Path(max_length=64)]
 
 
 @router.post("/products/to-come/{id}/withdraw")
-def withdraw(request: Request, services: Asked, id: ProductId) -> Response:
+def withdraw(request: Request, services: RequestServices, id: ProductId) -> Response:
     """Cancel an order that has not begun."""
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/products")
+        return sign_in_page(request, services, "/products")
     order_id = as_uuid(id, "order")
     try:
         if order_id not in {order.order_id for order in services.orders.to_come(visitor.subscriber)}:
@@ -168,18 +169,18 @@ def withdraw(request: Request, services: Asked, id: ProductId) -> Response:
         with services.transaction():
             services.orders.withdraw(order_id)
             states = ({"state": "acknowledged"}, {"state": "cancelled"})
-            audit(services, visitor.who, "order.withdraw", order_id, *states)
+            audit(services, visitor.principal, "order.withdraw", order_id, *states)
     except TokenworksError as error:
         return _list(request, services, visitor, error=error)
     return RedirectResponse("/products?done=withdraw", 303)
 
 
 @router.post("/products/{id}/keep")
-def keep(request: Request, services: Asked, id: ProductId) -> Response:
-    """Take back what waits for the end of the period: a change, or the end."""
+def keep(request: Request, services: RequestServices, id: ProductId) -> Response:
+    """Withdraw the change or the cancellation that waits for the end of the period."""
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/products")
+        return sign_in_page(request, services, "/products")
     product = own_product(services, visitor, id)
     try:
         with services.transaction():
@@ -187,7 +188,7 @@ def keep(request: Request, services: Asked, id: ProductId) -> Response:
                 services.orders.withdraw(order_id)
                 audit(
                     services,
-                    visitor.who,
+                    visitor.principal,
                     "order.withdraw",
                     order_id,
                     {"state": "pending"},

@@ -1,25 +1,26 @@
-"""Where one is signed in: each session with its device and, coarsely, its place; ending one, or all others."""
+"""The page of sessions, with device and a shortened address; ends one session, or all others."""
 
 from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
+from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from tokenworks.kernel import NotFound
-from tokenworks.pages.page import Text, Visitor, ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.page import FormText, Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.words import SESSION_WORDS
 from tokenworks.subscriptions import minute_of
 from tokenworks.trust import Session
 from tokenworks.web.principals import as_uuid, audit
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 from tokenworks.web.sign_in import live_sessions
 
 router = APIRouter(include_in_schema=False)
 SESSIONS_SHOWN: Final = 100
 Done = Annotated[Literal["ended", "ended_others"] | None, Query()]
-# What a browser calls itself has the name of its system, the more special one first: an iPad says Mac, too.
+# Names of systems in a browser's user agent, the specific ones first: an iPad's contains Mac, too.
 _SYSTEMS: Final = (
     ("iPhone", "iphone"), ("iPad", "ipad"), ("Android", "android"), ("Windows", "windows"), ("Macintosh", "mac"),
     ("Mac OS", "mac"), ("Linux", "linux"),
@@ -27,12 +28,12 @@ _SYSTEMS: Final = (
 
 
 def device_of(client: str | None) -> str:
-    """Which word says what somebody signed in with: never the text that the client sent."""
+    """The name of the text for a session's device. The text that the client sent is never shown."""
     return next((word for name, word in _SYSTEMS if name in (client or "")), "other")
 
 
 def place_of(address: str | None) -> str | None:
-    """An address as much as one needs to know one's own by: the first half of an IPv4 one, the first 32 bits of an IPv6 one."""
+    """A shortened address, enough to recognise one's own: the first half of an IPv4 address, the first 32 bits of an IPv6 address."""
     try:
         parsed = ip_address((address or "").partition("%")[0])
     except ValueError:
@@ -46,62 +47,68 @@ def place_of(address: str | None) -> str | None:
 
 
 @router.get("/sessions")
-def sessions(request: Request, services: Asked, done: Done = None) -> Response:
+def sessions(request: Request, services: RequestServices, done: Done = None) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/sessions")
+        return sign_in_page(request, services, "/sessions")
     words = SESSION_WORDS[language_of(request, visitor)]
-    found = live_sessions(services, visitor.who)
-    # This one first, then one's own, then those of the others in the account.
+    found = live_sessions(services, visitor.principal)
+    # The current session first, then the member's own, then those of other members.
     own_first = sorted(
         found,
-        key=lambda s: (s.session_id != visitor.who.session_id, s.member_id != visitor.who.member_id),
+        key=lambda s: (
+            s.session_id != visitor.principal.session_id,
+            s.member_id != visitor.principal.member_id,
+        ),
     )
     names = {m.member_id: m.name for m in services.members.of(visitor.subscriber)}
     others = any(
-        s.member_id == visitor.who.member_id and s.session_id != visitor.who.session_id for s in found
+        s.member_id == visitor.principal.member_id and s.session_id != visitor.principal.session_id
+        for s in found
     )
     return render(
         request, services, "sessions.html", "sessions", "sessions", visitor=visitor, s=words,
         done=words[done] if done else None,
-        rows=[_row(one, visitor, names, words) for one in own_first[:SESSIONS_SHOWN]], others=others,
+        rows=[_row(session, visitor, names, words) for session in own_first[:SESSIONS_SHOWN]], others=others,
         more=words["more"].format(count=len(found) - SESSIONS_SHOWN) if len(found) > SESSIONS_SHOWN else "",
     )  # fmt: skip
 
 
-def _row(one: Session, visitor: Visitor, names: dict[Any, str], words: Mapping[str, str]) -> dict[str, Any]:
-    seen = one.seen_at or one.created_at
-    place = place_of(one.seen_address or one.address) or words["unknown_place"]
+def _row(
+    session: Session, visitor: Visitor, names: dict[UUID, str], words: Mapping[str, str]
+) -> dict[str, object]:
+    seen = session.seen_at or session.created_at
+    place = place_of(session.seen_address or session.address) or words["unknown_place"]
     lines = [
-        words["since"].format(at=minute_of(one.created_at)),
+        words["since"].format(at=minute_of(session.created_at)),
         words["seen"].format(at=minute_of(seen)),
         words["where"].format(place=place),
-        words["until"].format(at=minute_of(one.expires_at)),
+        words["until"].format(at=minute_of(session.expires_at)),
     ]
-    is_own = one.member_id == visitor.who.member_id
+    is_own = session.member_id == visitor.principal.member_id
     return {
-        "id": str(one.session_id), "device": words[device_of(one.client)], "lines": lines,
-        "is_this": one.session_id == visitor.who.session_id,
-        "of": "" if is_own else words["of"].format(name=names.get(one.member_id, "")),
+        "id": str(session.session_id), "device": words[device_of(session.client)], "lines": lines,
+        "is_this": session.session_id == visitor.principal.session_id,
+        "of": "" if is_own else words["of"].format(name=names.get(session.member_id, "")),
     }  # fmt: skip
 
 
 @router.post("/sessions/end")
-def end(request: Request, services: Asked, id: Text) -> Response:
+def end(request: Request, services: RequestServices, id: FormText) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/sessions")
+        return sign_in_page(request, services, "/sessions")
     end_live_session(services, visitor, id)
     return RedirectResponse("/sessions?done=ended", 303)
 
 
 def end_live_session(services: Services, visitor: Visitor, id_: str) -> None:
-    """One that is listed; the same form again finds it ended, and does nothing. Raises `NotFound` for another's."""
+    """End a session of the list. A form that is sent twice changes nothing the second time. Raises `NotFound` for other sessions."""
     session_id = as_uuid(id_, "session")
     with services.transaction():
-        if session_id in {one.session_id for one in live_sessions(services, visitor.who)}:
+        if session_id in {session.session_id for session in live_sessions(services, visitor.principal)}:
             if services.identity.end_session(session_id):
-                audit(services, visitor.who, "session.end", session_id)
+                audit(services, visitor.principal, "session.end", session_id)
         elif visitor.is_member or not services.identity.has_session(
             visitor.subscriber.subscriber_id, session_id
         ):
@@ -109,13 +116,13 @@ def end_live_session(services: Services, visitor: Visitor, id_: str) -> None:
 
 
 @router.post("/sessions/end-others")
-def end_others(request: Request, services: Asked) -> Response:
+def end_others(request: Request, services: RequestServices) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/sessions")
-    who, subscriber_id = visitor.who, visitor.subscriber.subscriber_id
+        return sign_in_page(request, services, "/sessions")
+    principal, subscriber_id = visitor.principal, visitor.subscriber.subscriber_id
     with services.transaction():
-        ended = services.identity.end_other_sessions(subscriber_id, who.member_id, who.session_id)
+        ended = services.identity.end_other_sessions(subscriber_id, principal.member_id, principal.session_id)
         if ended:
-            audit(services, who, "session.end_others", subscriber_id, None, {"ended": ended})
+            audit(services, principal, "session.end_others", subscriber_id, None, {"ended": ended})
     return RedirectResponse("/sessions?done=ended_others", 303)

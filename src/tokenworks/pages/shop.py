@@ -1,4 +1,4 @@
-"""The shop: what is on sale, for strangers too, and the order."""
+"""The shop, also without a session, and the order."""
 
 from datetime import date
 from typing import Annotated
@@ -10,19 +10,27 @@ from tokenworks.kernel import Invalid, TokenworksError
 from tokenworks.pages.confirm import confirm_page
 from tokenworks.pages.new_key import show_key
 from tokenworks.pages.offers import cards, on_sale
-from tokenworks.pages.page import Text, Visitor, ask_to_sign_in, language_of, page_at, render, visitor_of
+from tokenworks.pages.page import (
+    FormText,
+    Visitor,
+    language_of,
+    own_page_or_shop,
+    render,
+    sign_in_page,
+    visitor_of,
+)
 from tokenworks.pages.words import WORDS
 from tokenworks.subscriptions import day_of
-from tokenworks.web.acts import issue_key
+from tokenworks.web.actions import issue_key
 from tokenworks.web.principals import audit
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/order")
 def order(
-    request: Request, services: Asked, offering: Annotated[str | None, Query(max_length=64)] = None
+    request: Request, services: RequestServices, offering: Annotated[str | None, Query(max_length=64)] = None
 ) -> Response:
     return _choose(request, services, visitor_of(request, services), offering)
 
@@ -36,9 +44,9 @@ def _choose(
 ) -> Response:
     language = language_of(request, visitor)
     offered = on_sale(services, visitor)
-    chosen = next((one.sold for one in offered if one.sold.offering.id == offering), None)
+    chosen = next((offer.sold for offer in offered if offer.sold.offering.id == offering), None)
     if chosen is None and visitor is not None and offering is not None:
-        # What is for others alone is shown with why it can't be had.
+        # An offering for other audiences is shown with the reason why it can't be ordered.
         chosen = next(
             (
                 sold
@@ -49,28 +57,28 @@ def _choose(
         )
     if chosen is not None:
         return confirm_page(request, services, visitor, chosen, error=error)
-    had = {one.sold.offering.id for one in offered if one.is_owned}
-    refused = {one.sold.offering.id for one in offered if not one.can_order}
+    had = {offer.sold.offering.id for offer in offered if offer.is_owned}
+    refused = {offer.sold.offering.id for offer in offered if not offer.can_order}
     return render(
         request, services, "order.html", "order", "choose", visitor=visitor, error=error,
-        cards=cards([one.sold.offering for one in offered], had, language, refused),
+        cards=cards([offer.sold.offering for offer in offered], had, language, refused),
     )  # fmt: skip
 
 
 @router.post("/order")
 def place(
     request: Request,
-    services: Asked,
-    offering: Text,
-    key: Text,
-    version: Text = "",
-    delivery: Text = "",
-    second: Text = "",
-    start: Text = "",
+    services: RequestServices,
+    offering: FormText,
+    key: FormText,
+    version: FormText = "",
+    delivery: FormText = "",
+    second: FormText = "",
+    start: FormText = "",
 ) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, f"/order?offering={offering}")
+        return sign_in_page(request, services, f"/order?offering={offering}")
     try:
         day = _day(start)
         with services.transaction():
@@ -86,7 +94,14 @@ def place(
             )
             text = None
             if made.new:
-                audit(services, visitor.who, "order.add", made.order_id, None, {"offering": made.offering_id})
+                audit(
+                    services,
+                    visitor.principal,
+                    "order.add",
+                    made.order_id,
+                    None,
+                    {"offering": made.offering_id},
+                )
                 text = _first_key(request, services, visitor)
     except TokenworksError as error:
         return _choose(request, services, visitor, offering, error)
@@ -100,7 +115,7 @@ def place(
 
 
 def _day(text: str) -> date | None:
-    """Raises `Invalid`."""
+    """The day of a form, None if it is empty. Raises `Invalid`."""
     try:
         return date.fromisoformat(text) if text else None
     except ValueError:
@@ -108,19 +123,21 @@ def _day(text: str) -> date | None:
 
 
 @router.post("/order/broadband")
-def set_broadband(request: Request, services: Asked, offering: Text, number: Text) -> Response:
-    """The number of the broadband account, where none is known, and on to the order that needs it."""
+def set_broadband(
+    request: Request, services: RequestServices, offering: FormText, number: FormText
+) -> Response:
+    """Keep the broadband account number, if none is known yet, and return to the order that needs it."""
     visitor = visitor_of(request, services)
-    to = page_at(f"/order?offering={offering}")
+    to = own_page_or_shop(f"/order?offering={offering}")
     if visitor is None:
-        return ask_to_sign_in(request, services, to)
+        return sign_in_page(request, services, to)
     found = visitor.subscriber
     if found.broadband is None:
         try:
             with services.transaction():
                 services.subscriptions.set_profile(found, broadband=number.strip())
                 audit(
-                    services, visitor.who, "subscriber.set", found.subscriber_id, {"broadband": None}, {"broadband": number.strip()}
+                    services, visitor.principal, "subscriber.set", found.subscriber_id, {"broadband": None}, {"broadband": number.strip()}
                 )  # fmt: skip
         except TokenworksError as error:
             return _choose(request, services, visitor, offering, error)
@@ -128,9 +145,9 @@ def set_broadband(request: Request, services: Asked, offering: Text, number: Tex
 
 
 def _first_key(request: Request, services: Services, visitor: Visitor) -> str | None:
-    """A key to begin with; none for who has all the keys that one may have: the order does not depend on it."""
+    """A first key for the subscriber. None if the member has the maximum number of keys: the order is completed anyway."""
     name = WORDS[language_of(request, visitor)]["from_order_page"]
     try:
-        return issue_key(services, visitor.who, visitor.subscriber, name)[1]
+        return issue_key(services, visitor.principal, visitor.subscriber, name)[1]
     except Invalid:
         return None

@@ -1,4 +1,4 @@
-"""The pages of a subscriber: the shop, products, usage, keys, family, bill. Plain forms and links, no script; phone first."""
+"""Sign-in and sign-out, the choice of the language, the root and the static files."""
 
 import re
 from importlib.resources import files
@@ -11,17 +11,17 @@ from tokenworks import __version__
 from tokenworks.kernel import NotFound, TokenworksError
 from tokenworks.pages.page import (
     LANGUAGE_COOKIE,
-    Text,
-    ask_to_sign_in,
+    FormText,
     language_of,
-    page_at,
+    own_page_or_shop,
+    sign_in_page,
 )
 from tokenworks.subscriptions import CodeSender
 from tokenworks.trust import NotAllowed, NotSignedIn
-from tokenworks.web.asker import check_own_page, client_address, is_secure
+from tokenworks.web.client import check_own_page, client_address, is_secure
 from tokenworks.web.principals import COOKIE, audit, principal_of
-from tokenworks.web.services import Asked
-from tokenworks.web.sign_in import send_later, set_challenge, set_cookie, sign_in
+from tokenworks.web.services import RequestServices
+from tokenworks.web.sign_in import send_code_later, set_challenge, set_cookie, sign_in
 
 router = APIRouter(include_in_schema=False)
 _OWNERS_PAGE = re.compile(r"/(order|products|bill|account)\b")
@@ -31,7 +31,7 @@ _static = {name: files("tokenworks.pages").joinpath(f"static/{name}").read_bytes
 
 @router.api_route("/", methods=["GET", "HEAD"])
 def root(request: Request) -> Response:
-    """People come to the shop; programs that ask for JSON learn what answers here."""
+    """Redirect browsers to the shop. A program that asks for JSON gets the service's name and version."""
     if "json" in request.headers.get("accept", ""):
         return JSONResponse({"service": "tokenworks", "version": __version__})
     return RedirectResponse("/order", 303)
@@ -49,35 +49,43 @@ def static(name: str) -> Response:
 
 
 @router.get("/sign-in")
-def sign_in_page(
-    request: Request, services: Asked, back: Annotated[str, Query(max_length=200)] = "/usage"
+def show_sign_in(
+    request: Request, services: RequestServices, back: Annotated[str, Query(max_length=200)] = "/usage"
 ) -> Response:
-    return ask_to_sign_in(request, services, back)
+    return sign_in_page(request, services, back)
 
 
 @router.post("/sign-in/code")
-def send_code(request: Request, services: Asked, identifier: Text, back: Text = "/order") -> Response:
+def send_code(
+    request: Request, services: RequestServices, identifier: FormText, back: FormText = "/order"
+) -> Response:
     check_own_page(request)
     send: CodeSender = request.app.state.send_code
     try:
         challenge, later = services.sign_ins.request_code(identifier, client_address(request), send)
     except TokenworksError as error:
-        return ask_to_sign_in(request, services, back, None, error)
-    response = ask_to_sign_in(request, services, back, identifier)
+        return sign_in_page(request, services, back, None, error)
+    response = sign_in_page(request, services, back, identifier)
     set_challenge(response, challenge, secure=is_secure(request))
-    response.background = send_later(request, challenge, later)
+    response.background = send_code_later(request, challenge, later)
     return response
 
 
 @router.post("/sign-in")
-def enter(request: Request, services: Asked, identifier: Text, code: Text, back: Text = "/order") -> Response:
+def enter(
+    request: Request,
+    services: RequestServices,
+    identifier: FormText,
+    code: FormText,
+    back: FormText = "/order",
+) -> Response:
     try:
         text, ends, _, member = sign_in(services, request, identifier, code.strip(), language_of(request))
     except NotAllowed:
         raise
     except TokenworksError as error:
-        return ask_to_sign_in(request, services, back, identifier, error)
-    to = page_at(back)
+        return sign_in_page(request, services, back, identifier, error)
+    to = own_page_or_shop(back)
     if member.role == "member" and _OWNERS_PAGE.match(to):
         to = "/usage"
     response = RedirectResponse(to, 303)
@@ -86,13 +94,13 @@ def enter(request: Request, services: Asked, identifier: Text, code: Text, back:
 
 
 @router.post("/sign-out")
-def leave(request: Request, services: Asked) -> Response:
+def leave(request: Request, services: RequestServices) -> Response:
     try:
-        who = principal_of(request, services)
-        if who.session_id is not None:
+        principal = principal_of(request, services)
+        if principal.session_id is not None:
             with services.transaction():
-                services.identity.end_session(who.session_id)
-                audit(services, who, "sign_out", who.subscriber_id)
+                services.identity.end_session(principal.session_id)
+                audit(services, principal, "sign_out", principal.subscriber_id)
     except NotSignedIn:
         pass
     response = RedirectResponse("/sign-in", 303)
@@ -101,7 +109,7 @@ def leave(request: Request, services: Asked) -> Response:
 
 
 @router.post("/language")
-def language(to: Annotated[Literal["zh", "en"], Form()], back: Text = "/order") -> Response:
-    response = RedirectResponse(page_at(back), 303)
+def language(to: Annotated[Literal["zh", "en"], Form()], back: FormText = "/order") -> Response:
+    response = RedirectResponse(own_page_or_shop(back), 303)
     response.set_cookie(LANGUAGE_COOKIE, to, max_age=365 * 86_400, samesite="lax", path="/")
     return response

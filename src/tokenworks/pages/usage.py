@@ -1,8 +1,10 @@
-"""Usage: what is left, day by day, the latest requests. A member sees the account's balances and its own requests."""
+"""The usage page: balances, usage by day, the latest requests. A member sees the account's balances and its own requests."""
 
 import math
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
@@ -10,12 +12,12 @@ from tokenworks.catalog import TOKEN_CLASSES
 from tokenworks.charging import Bucket
 from tokenworks.kernel import format_tokens
 from tokenworks.pages.family import cap_line
-from tokenworks.pages.page import Visitor, ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.page import Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.phrases import name_of, span
 from tokenworks.pages.words import WORDS
 from tokenworks.subscriptions import BILLING_ZONE, day_of, last_day
 from tokenworks.texts import Language
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(include_in_schema=False)
 DAYS_SHOWN: Final = 30
@@ -25,10 +27,10 @@ _RING: Final = 2 * math.pi * 50
 
 
 @router.get("/usage")
-def usage(request: Request, services: Asked) -> Response:
+def usage(request: Request, services: RequestServices) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, services, "/usage")
+        return sign_in_page(request, services, "/usage")
     subscriber, language, now = visitor.subscriber, language_of(request, visitor), services.clock.now()
     since = now - timedelta(days=DAYS_SHOWN)
     days = services.ledger.usage_by_day(subscriber.account_id, since)
@@ -37,12 +39,12 @@ def usage(request: Request, services: Asked) -> Response:
         if b.kind in {"balance", "window"} and b.closing is None and (b.valid_until is None or b.valid_until > now)
     ]  # fmt: skip
     names = _names(services, visitor, language)
-    own_id = visitor.who.member_id if visitor.is_member else None
+    own_id = visitor.principal.member_id if visitor.is_member else None
     records, _ = services.ledger.usage_page(subscriber.account_id, None, own_id, 0, RECORDS_SHOWN)
     return render(
         request, services, "usage.html", "usage", "usage", visitor=visitor,
         rings=[_ring(b, names, days, now, language) for b in buckets if b.kind == "window" or b.total],
-        # What others of the pool used on which day is the owner's to see.
+        # Usage of other members by day is shown to owner and admins only.
         bars=None if visitor.is_member else _bars(days, now), any_day=any(days.values()),
         records=[_record(r, language) for r in records], is_member=visitor.is_member,
         cap=_own_cap(services, visitor, language) if visitor.is_member else None,
@@ -50,14 +52,14 @@ def usage(request: Request, services: Asked) -> Response:
 
 
 def _own_cap(services: Services, visitor: Visitor, language: Language) -> str:
-    assert visitor.who.member_id is not None
-    member = services.members.by_id(visitor.who.member_id)
+    assert visitor.principal.member_id is not None
+    member = services.members.by_id(visitor.principal.member_id)
     assert member is not None
     used = services.ledger.used_of_caps(visitor.subscriber.account_id, services.clock.now())
     return cap_line(member, used, language)
 
 
-def _names(services: Services, visitor: Visitor, language: Language) -> dict[Any, str]:
+def _names(services: Services, visitor: Visitor, language: Language) -> dict[UUID, str]:
     return {
         product.product_id: name_of(services.offerings.sold(product.offering_version).offering, language)
         for product in services.orders.products(visitor.subscriber)
@@ -65,8 +67,8 @@ def _names(services: Services, visitor: Visitor, language: Language) -> dict[Any
 
 
 def _ring(
-    bucket: Bucket, names: dict[Any, str], days: dict[str, int], now: datetime, language: Language
-) -> dict[str, Any]:
+    bucket: Bucket, names: dict[UUID, str], days: dict[str, int], now: datetime, language: Language
+) -> dict[str, object]:
     words = WORDS[language]
     total = bucket.window_quantity or bucket.total
     part = min(1.0, bucket.left / total) if total else 0.0
@@ -82,10 +84,12 @@ def _ring(
                 forecast = words["forecast_lasts"]
             else:
                 forecast = words["forecast_ends"].format(day=day_of(ends))
-    name = names.get(bucket.product_id, words["any_token"])
+    name = (
+        words["any_token"] if bucket.product_id is None else names.get(bucket.product_id, words["any_token"])
+    )
     if bucket.window_s is not None:
         name += f" · {span(bucket.window_s, language)}"
-    # A window goes on from one cycle into the next.
+    # A window continues from one cycle into the next.
     until = "" if bucket.window_s is not None else words["no_expiry"]
     if bucket.valid_until is not None:
         until = words["until"].format(day=last_day(bucket.valid_until))
@@ -100,9 +104,9 @@ def _ring(
     }
 
 
-def _bars(days: dict[str, int], now: datetime) -> list[dict[str, Any]]:
+def _bars(days: dict[str, int], now: datetime) -> list[dict[str, object]]:
     most = max(days.values(), default=0) or 1
-    bars = []
+    bars: list[dict[str, object]] = []
     for n in range(DAYS_SHOWN - 1, -1, -1):
         at = day_of(now - timedelta(days=n))
         tokens = days.get(at, 0)
@@ -110,7 +114,7 @@ def _bars(days: dict[str, int], now: datetime) -> list[dict[str, Any]]:
     return bars
 
 
-def _record(record: dict[str, Any], language: Language) -> dict[str, Any]:
+def _record(record: Mapping[str, Any], language: Language) -> dict[str, object]:
     parts = [part for part in record["parts"] if part[4] == "balance"]
     tokens = sum(record[name] for name in TOKEN_CLASSES)
     return {

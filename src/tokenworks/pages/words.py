@@ -1,4 +1,4 @@
-"""What the pages say, in every language."""
+"""The texts of pages, by language."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,15 +6,21 @@ from typing import Final
 from tokenworks.kernel import Invalid, TokenworksError
 from tokenworks.texts import CATALOGUES, LANGUAGES, Language
 
-WORDS: Final[dict[Language, Mapping[str, str]]] = {one: CATALOGUES[one].pages for one in LANGUAGES}
-PRIVACY_WORDS: Final[dict[Language, Mapping[str, str]]] = {one: CATALOGUES[one].privacy for one in LANGUAGES}
-SESSION_WORDS: Final[dict[Language, Mapping[str, str]]] = {one: CATALOGUES[one].sessions for one in LANGUAGES}
+WORDS: Final[dict[Language, Mapping[str, str]]] = {
+    language: CATALOGUES[language].pages for language in LANGUAGES
+}
+PRIVACY_WORDS: Final[dict[Language, Mapping[str, str]]] = {
+    language: CATALOGUES[language].privacy for language in LANGUAGES
+}
+SESSION_WORDS: Final[dict[Language, Mapping[str, str]]] = {
+    language: CATALOGUES[language].sessions for language in LANGUAGES
+}
 
 
 def refusal(error: TokenworksError, language: Language) -> str:
-    """What a person is told of a refusal; in English, what was invalid is said as it is."""
+    """The text of a refusal for people. In English, the message of an `Invalid` is shown itself."""
     if language == "en" and isinstance(error, Invalid):
         text = str(error)
         return f"{text[:1].upper()}{text[1:]}."
-    said = CATALOGUES[language].refusals
-    return next((said[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in said), str(error))
+    texts = CATALOGUES[language].refusals
+    return next((texts[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in texts), str(error))

@@ -1,4 +1,4 @@
-"""What a language has a text for. A section is texts by name; `{name}` in a text is filled in where it is shown."""
+"""The sections of a catalogue. A section has texts by name; `{name}` in a text is replaced where the text is shown."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

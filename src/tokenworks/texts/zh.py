@@ -4,7 +4,7 @@ from typing import Final
 
 from tokenworks.texts.catalogue import Catalogue
 
-# What the pages say.
+# Pages.
 _PAGES: Final = {
     # Every page.
     "order": "订购", "products": "套餐", "usage": "用量", "keys": "密钥", "family": "家庭", "bill": "账单",
@@ -20,7 +20,7 @@ _PAGES: Final = {
     "another_number": "换一个号码",
     # Quantities.
     "every_hours": "每 {hours} 小时", "every_days": "每 {days} 天", "in_window": "{window} {quantity}", "a_month": "每月 {quantity}",
-    "for_days": "{quantity}，{days} 天内有效", "rolls_over": "未用完的可结转一个月", "any_token": "词元", "per_month": "/月", "per_step": "/份",
+    "for_days": "{quantity}，{days} 天内有效", "rolls_over": "未用完部分可结转一个月", "any_token": "词元", "per_month": "/月", "per_step": "/份",
     "free": "免费",
     # The shop.
     "choose": "选择套餐", "shop_lead": "以下价格均含增值税，费用计入话费账单。登录后即可订购。", "shop_lead_in": "价格均含增值税，费用计入话费账单。",
@@ -30,61 +30,61 @@ _PAGES: Final = {
     "in_steps": "每份 {quantity}，用完自动续购，不超过您设定的每月上限", "delivered_later": "开通后开始计费",
     "bundle_of": "包含{parts}", "network": "网络侧", "local_hardware": "本地设备", "cloud_computer": "云电脑", "delivery": "交付方式",
     # Before an order.
-    "confirm": "确认订购", "price": "价格", "charged_today": "今天收取", "runs_until": "本期到", "renewal": "续订",
+    "confirm": "确认订购", "price": "价格", "charged_today": "今天收取", "runs_until": "本期至", "renewal": "续订",
     "renews": "{day} 自动续订，{price}", "renews_on": "{day} 自动续订，{price}", "no_renewal": "到期不续订", "renews_calendar": "每月 1 日自动续订，{price}",
-    "renews_anniversary": "每月在订购当天的日期自动续订，{price}", "billed_by_step": "按份购买，用多少买多少", "after_delivery": "开通后收取 {price}", "rest_later": "{price}，其余 {rest} 开通后收取",
+    "renews_anniversary": "每月按订购日自动续订，{price}", "billed_by_step": "按份购买，用多少买多少", "after_delivery": "开通后收取 {price}", "rest_later": "{price}，其余 {rest} 开通后收取",
     "no_end": "长期有效", "on_phone_bill": "费用计入话费账单。可随时在“套餐”页取消、变更或暂停。",
     "on_phone_bill_pause": "费用计入话费账单。可随时在“套餐”页取消或暂停。", "on_phone_bill_cancel": "费用计入话费账单。可随时在“套餐”页取消。",
-    "order_for": "以 {price} 订购", "order_free": "订购，今天不收费", "sign_in_to_order": "登录后订购", "twice": "我已有这个套餐，仍要再订一份。",
+    "order_for": "确认订购（{price}）", "order_free": "确认订购，今天不收费", "sign_in_to_order": "登录后订购", "twice": "我已有这个套餐，仍要再订一份。",
     "cannot_order": "现在不能订购：", "other_plans": "看看其他套餐", "broadband_number": "宽带账号", "broadband_hint": "6 至 32 位字母、数字、- 或 @，见宽带合同或账单。",
-    "order_first": "先订购{name}", "to_privacy": "去“隐私与个人信息”办理", "to_bill": "去缴费", "later": "以后再生效", "start_on": "生效日期（选填）",
-    "start_hint": "留空则今天生效。选择以后的日期，则从那天开始使用和收费，之前可随时取消。", "begins_later": "{day} 生效，之前不收费，可随时在“套餐”页取消。",
+    "order_first": "先订购{name}", "to_privacy": "去“隐私与个人信息”办理", "to_bill": "去缴费", "later": "指定生效日期", "start_on": "生效日期（选填）",
+    "start_hint": "留空则今天生效。如选择以后的日期，将从那天开始使用和计费，在此之前可随时取消。", "begins_later": "{day} 生效，之前不收费，可随时在“套餐”页取消。",
     # After an order, keys.
     "ordered": "订购成功", "key_made": "密钥已创建", "your_key": "您的密钥", "key_once": "密钥只显示这一次，请立即保存。",
     "key_again": "订购已完成。密钥只显示一次；如需新的密钥，请再创建一个。", "new_key": "创建新密钥", "to_products": "查看我的套餐",
     "delivered_soon": "部分内容需要开通，开通后可在“套餐”页看到。",
     "set_up": "客户端设置", "works_with": "把地址和密钥填入任何兼容 OpenAI 或 Anthropic 的客户端即可。",
-    "keys_title": "密钥", "keys_lead": "密钥是客户端使用套餐的凭证。每个设备或应用用一个，丢失时只停用那一个。",
-    "no_keys": "还没有密钥。创建一个，填入客户端就能使用套餐。", "key_name": "名称", "key_name_hint": "例如：笔记本电脑",
-    "key_cap": "最多可用词元（选填）", "key_cap_hint": "用完即停。例如 500000 或 50万；留空则不限。", "key_expires": "有效期",
+    "keys_title": "密钥", "keys_lead": "客户端凭密钥使用您的套餐。建议每个设备或应用使用单独的密钥，丢失时只需停用那一个。",
+    "no_keys": "您还没有密钥。创建一个，填入客户端即可使用套餐。", "key_name": "名称", "key_name_hint": "例如：笔记本电脑",
+    "key_cap": "词元上限（选填）", "key_cap_hint": "用完即停。例如 500000 或 50万；留空则不限。", "key_expires": "有效期",
     "never": "长期有效", "days_30": "30 天", "days_90": "90 天", "days_365": "1 年", "key_models": "允许的模型（选填）",
     "key_models_hint": "用逗号分隔；留空则允许全部模型。", "make_key": "创建密钥", "made_on": "{day} 创建", "expires_on": "有效期至 {day}",
     "capped_at": "最多 {quantity}", "only_models": "仅限 {models}", "no_limits": "不限量，不限模型", "stop_key": "停用",
-    "stop_key_sure": "停用后立即失效，不能恢复。", "stop_key_now": "确认停用", "key_live": "使用中", "key_stopped": "已停用", "key_expired": "已过期",
+    "stop_key_sure": "停用后立即失效，且无法恢复。", "stop_key_now": "确认停用", "key_live": "使用中", "key_stopped": "已停用", "key_expired": "已过期",
     "stopped_keys": "已失效的密钥", "more_keys": "另有 {count} 个密钥未显示。", "from_order_page": "订购页创建",
     # Products.
-    "my_products": "我的套餐", "no_products": "还没有套餐。订购后，可以在这里变更、暂停或取消。", "order_now": "去订购", "active": "使用中",
+    "my_products": "我的套餐", "no_products": "您还没有套餐。订购后，可以在这里变更、暂停或取消。", "order_now": "去订购", "active": "使用中",
     "suspended": "已暂停", "pendingActive": "开通中", "cancelled": "已取消", "aborted": "未能开通", "expired": "已到期",
     "period": "{begin} 至 {end}", "this_period": "本期", "ends_on": "{day} 到期后结束，不再收费", "changes_on": "{day} 起变更为{name}，{price}",
     "paused_now": "暂停中：不消耗、不续订", "keep": "保留原套餐", "change": "变更", "pause": "暂停", "resume": "恢复", "cancel": "取消", "was": "以往的套餐",
-    "held_now": "下一期超出信用额度，已暂停，没有收费；缴费或调高额度后自动恢复", "to_come": "待生效",
-    "begins_on": "{day} 生效，{price}；之前不收费", "withdraw": "取消预约", "done_withdraw": "预约已取消，没有收费。",
+    "held_now": "下一期费用超出信用额度，已暂停，未收费；缴费或调高额度后自动恢复", "to_come": "待生效",
+    "begins_on": "{day} 生效，{price}；之前不收费", "withdraw": "取消预约", "done_withdraw": "预约已取消，未收取费用。",
     "pause_all": "暂停全部服务", "resume_all": "恢复全部服务", "pause_all_title": "暂停全部服务", "resume_all_title": "恢复全部服务", "pause_all_do": "暂停全部服务", "resume_all_do": "恢复全部服务",
-    "all_paused": "服务已按您的要求暂停。", "all_active": "服务没有按您的要求暂停，不需要恢复。",
-    "pause_all_stops": "暂停后，所有密钥立即停止服务，包括家庭成员的；不能订购或变更套餐，也不会购买随用随付。",
+    "all_paused": "您已暂停服务。", "all_active": "您没有暂停服务，无需恢复。",
+    "pause_all_stops": "暂停后，所有密钥立即停止服务，包括家庭成员的密钥；暂停期间不能订购或变更套餐，也不会购买随用随付。",
     "pause_all_charges": "今天不收费。套餐到期后不再续订，也不再收费；本期费用已收取，不退还，到期日不变。",
-    "pause_all_owed": "已经产生的费用仍会出账，请照常缴纳。", "pause_all_to_come": "暂停期间，预约的套餐到时不会生效。", "pause_all_until": "本期到 {end}，之后不收费",
+    "pause_all_owed": "已经产生的费用仍会出账，请照常缴纳。", "pause_all_to_come": "暂停期间，预约的套餐到时不会生效。", "pause_all_until": "本期至 {end}，之后不再收费",
     "pause_all_back": "可随时恢复。已到期的套餐从恢复当天开始新的一期，恢复前会显示金额。",
-    "resume_all_begins": "恢复后立即可以使用；已到期的套餐从今天开始新的一期。", "resume_all_others": "您的暂停会取消，但账户还因其他原因暂停：",
+    "resume_all_begins": "恢复后立即可以使用；已到期的套餐从今天开始新的一期。", "resume_all_others": "您的暂停将解除，但账户还因以下原因暂停：",
     "resume_all_paid": "今天（{day}）共收取 {amount}：", "resume_all_free": "今天不收费。",
     "done_pause_all": "全部服务已暂停。", "done_resume_all": "全部服务已恢复。",
     "payg_product": "按份购买，每份 {price}", "started": "{day} 开通",
-    "change_title": "变更套餐", "change_lead": "当前：{name}。选择要换成的套餐：", "no_change": "没有可以换成的套餐。可以取消后另行订购。",
+    "change_title": "变更套餐", "change_lead": "当前：{name}。选择要换成的套餐：", "no_change": "没有可变更的套餐，您可以取消后另行订购。",
     "change_now": "立即变更", "change_later": "下期变更", "now_title": "立即变更", "later_title": "从下期开始",
     "change_charge": "今天收取 {amount}：新套餐本期的费用，减去旧套餐退回的部分。", "change_back": "退还 {amount}，在下期账单中抵扣。",
     "change_nothing": "今天不收费。", "change_whole": "今天收取 {amount}：新套餐本期的费用。", "change_waits": "正在进行的请求结束后，退还旧套餐未用部分，最多 {amount}。",
-    "change_until": "本期到 {end}，{day} 起按 {price} 续订。", "change_from": "{day} 起按 {price} 收费；在那之前套餐不变，今天不收费。",
-    "cancel_title": "取消套餐", "cancel_later_title": "到期后取消", "cancel_later": "可以用到 {end}，之后不再收费。不退还本期费用。",
-    "cancel_later_do": "到期后取消", "cancel_now_title": "立即取消", "cancel_now": "今天起停止使用，剩余的用量作废，之后不再收费。",
-    "gives_back": "退还 {amount}，在下期账单中抵扣。", "gives_nothing": "不退还已收取的费用。", "gives_at_most": "正在进行的请求结束后退还未用部分，最多 {amount}，在下期账单中抵扣。", "cancel_now_do": "立即取消",
+    "change_until": "本期至 {end}，{day} 起按 {price} 续订。", "change_from": "{day} 起按 {price} 收费；在那之前套餐不变，今天不收费。",
+    "cancel_title": "取消套餐", "cancel_later_title": "到期后取消", "cancel_later": "可以用到 {end}，之后不再收费。本期费用不予退还。",
+    "cancel_later_do": "到期后取消", "cancel_now_title": "立即取消", "cancel_now": "今天起停止使用，剩余用量作废，之后不再收费。",
+    "gives_back": "退还 {amount}，在下期账单中抵扣。", "gives_nothing": "已收取的费用不予退还。", "gives_at_most": "正在进行的请求结束后退还未用部分，最多 {amount}，在下期账单中抵扣。", "cancel_now_do": "立即取消",
     "pause_title": "暂停套餐", "pause_text": "暂停期间不消耗用量，也不续订。本期费用已收取，不退还；本期仍在 {end} 结束。",
     "pause_text_open": "暂停期间不会购买，也不消耗用量。", "pause_after": "{end} 及之前恢复不另收费；之后恢复会开始新的一期并收费，恢复前会显示金额。", "pause_after_once": "{end} 之后不能再恢复。",
     "pause_do": "暂停", "resume_title": "恢复套餐", "resume_free": "恢复后立即可以使用，今天不收费。",
-    "resume_paid": "上一期已结束。恢复后从今天开始新的一期，今天收取 {amount}。", "resume_until": "本期到 {end}。", "resume_do": "恢复使用",
+    "resume_paid": "上一期已结束。恢复后从今天开始新的一期，今天收取 {amount}。", "resume_until": "本期至 {end}。", "resume_do": "恢复使用",
     "done_change": "套餐已变更。", "done_change_later": "已安排变更，下期生效。", "done_cancel": "套餐已取消。", "done_cancel_later": "已安排取消，到期前可继续使用。",
     "done_pause": "套餐已暂停。", "done_resume": "套餐已恢复。", "done_keep": "已保留，套餐照常续订。", "done_key_stopped": "密钥已停用。",
     "done_invited": "邀请已发出，对方登录后即可接受。", "done_cap": "上限已保存。", "done_removed": "成员已移出，其密钥已停用。",
-    "done_joined": "您已加入。", "done_declined": "已拒绝邀请。", "done_left": "您已退出，您在那里的密钥已停用。", "done_asked": "疑问已提交，答复后会通知您。", "done_spending": "已保存。",
+    "done_joined": "您已加入。", "done_declined": "已拒绝邀请。", "done_left": "您已退出，您在该账户中的密钥已停用。", "done_asked": "疑问已提交，答复后会通知您。", "done_spending": "已保存。",
     # Usage.
     "left": "剩余", "left_of": "共 {total}", "until": "有效期至 {day}", "no_expiry": "长期有效",
     "nothing_yet": "还没有可用的词元。", "nothing_yet_member": "账户目前没有可用的词元，请联系户主。",
@@ -100,46 +100,46 @@ _PAGES: Final = {
     "period_month": "每月", "period_total": "总计", "remove": "移出", "remove_sure": "移出后不能再使用套餐，其密钥立即停用。", "remove_now": "确认移出",
     "invite": "邀请成员", "invite_phone": "对方的手机号", "invite_name": "称呼", "invite_name_hint": "例如：女儿", "invite_do": "发出邀请",
     "invitations": "收到的邀请", "invitation_from": "{name}邀请您使用其套餐", "accept": "接受", "decline": "拒绝", "memberships": "我加入的家庭",
-    "membership_of": "{name}的家庭", "switch": "切换到这个家庭", "leave": "退出这个家庭", "leave_sure": "退出后不能再使用对方的套餐，您在那里的密钥立即停用。",
+    "membership_of": "{name}的家庭", "switch": "切换到这个家庭", "leave": "退出这个家庭", "leave_sure": "退出后不能再使用对方的套餐，您在该账户中的密钥立即停用。",
     "leave_now": "确认退出", "member_lead": "您正在使用{name}的套餐，费用由对方支付。", "more_members": "另有 {count} 位成员未显示。",
     # Bill.
     "so_far": "本期未出账", "bills": "历史账单", "amount": "金额", "what": "项目", "pdf": "下载 PDF", "due": "{day} 前缴清", "to_pay": "待缴 {amount}",
     "paid": "已结清", "total": "合计", "no_bills": "还没有账单。账单在每个账期结束后生成。", "nothing_so_far": "本期还没有费用。",
     "spending": "消费控制", "spent_of": "本月随用随付已用 {spent}，上限 {cap}", "cap": "每月上限（元）", "lock": "锁定消费", "unlock": "解除锁定",
     "locked": "消费已锁定：不会再购买随用随付。", "spill_on": "套餐用完后继续随用随付", "spill_off": "套餐用完后停止",
-    "spill_is_on": "套餐用完后自动随用随付。", "spill_is_off": "套餐用完后不会产生额外费用。", "owner_sets": "上限和随用随付由户主设置。",
+    "spill_is_on": "套餐用完后自动随用随付。", "spill_is_off": "套餐用完后即停止，不会产生额外费用。", "owner_sets": "上限和随用随付由户主设置。",
     "bill_no": "账单号 {number}", "question_line": "有疑问", "dispute_title": "对账单提出疑问", "dispute_text": "您的疑问",
     "dispute_hint": "请说明哪里不对，例如“我没有订购这个套餐”。最多 1000 字。", "dispute_do": "提交", "asked": "{day} 您问：", "waiting": "已收到，等待答复。",
     "answered": "{day} 答复：",
     # Errors.
-    "error_404": "没有这个页面", "error_404_more": "地址可能有误，或者页面已经不在了。", "error_403": "没有权限",
+    "error_404": "没有这个页面", "error_404_more": "地址可能有误，或者页面已不存在。", "error_403": "没有权限",
     "error_403_more": "这个页面只对户主开放，或者请求来自其他网站。", "error_503": "服务暂时不可用", "error_503_more": "请稍后再试。",
     "error_other": "请求未能完成", "error_other_more": "请返回上一页，检查后重试。", "to_shop": "去看套餐",
 }  # fmt: skip
 
-# What a person is told of a refusal, by the error's name or the nearest one that it is a kind of.
+# Refusals, by the name of the error's class or of its nearest base class.
 _REFUSALS: Final = {
     "CodeWrong": "验证码错误或已过期，请重新获取。",
     "TooManyCodes": "验证码获取过于频繁，请稍后再试。",
     "PhoneLost": "该号码已挂失，请先联系客服解除挂失，再登录。",
-    "OfferingChanged": "这个套餐刚刚有变动，请核对后再确认。",
+    "OfferingChanged": "这个套餐刚刚有变动，请核对后再确认订购。",
     "OfferingNotActive": "该套餐目前不可订购。",
     "OfferingNotFound": "没有这个套餐。",
     "NotEligible": "您暂不符合这个套餐的订购条件。",
     "OtherAudience": "这个套餐面向其他类型的客户，您的账户不能订购。请选择其他套餐。",
-    "NeedsFirst": "需要先有它所依附的套餐，才能订购这一项。",
-    "BroadbandMissing": "这一项要开通在您的宽带上，我们还不知道您的宽带账号。填写后即可订购。",
+    "NeedsFirst": "这一项需搭配套餐使用，请先订购相应的套餐。",
+    "BroadbandMissing": "这一项需要在您的宽带上开通，请先填写宽带账号。",
     "BroadbandTaken": "这个宽带账号属于其他账户，请核对，或联系客服。",
     "DeliveredAlready": "您已经开通了这一项，只能开通一次。",
-    "HadAlready": "这个套餐每人订购的次数有限，您已经订过。请选择其他套餐。",
-    "StepsThere": "您已开通随用随付，会按需自动购买，不用再订。",
-    "TooManyToCome": "等待生效的订单太多了，请先取消一个。",
+    "HadAlready": "这个套餐限次订购，您已达到次数上限。请选择其他套餐。",
+    "StepsThere": "您已开通随用随付，会按需自动购买，无需重复订购。",
+    "TooManyToCome": "待生效的订单已达上限，请先取消一个。",
     "SubscriberNotActive": "账户已暂停服务或有逾期欠费，请在“套餐”页查看原因。",
     "SecondNotConfirmed": "您已有这个套餐。如需再订一份，请勾选确认。",
     "CreditLimitReached": "已达信用额度，请先缴清欠费。",
     "CapBelowSpent": "上限不能低于本月已产生的费用。",
-    "KeyReused": "请勿重复提交不同的订单。",
-    "ChangeNotAllowed": "现在不能这样变更，请返回“套餐”页查看当前状态。",
+    "KeyReused": "此表单已用于另一笔订单，请重新下单。",
+    "ChangeNotAllowed": "当前不能进行此变更，请返回“套餐”页查看状态。",
     "ProductEnded": "该套餐已经结束。",
     "MemberExists": "已有同名或同号码的成员。",
     "MemberNotFound": "没有这位成员，或邀请已失效。",
@@ -148,23 +148,23 @@ _REFUSALS: Final = {
     "ConsentTextChanged": "文本已更新，请重新阅读后确认。",
     "RealNameNeeded": "请先完成实名认证。",
     "RealNameRefused": "实名认证暂不可用，请明天再试或联系客服。",
-    "NotAllowed": "没有权限。",
+    "NotAllowed": "您没有权限进行此操作。",
     "Invalid": "输入有误，请检查后重试。",
-    "NotFound": "没有找到，请返回后重试。",
+    "NotFound": "没有找到相关内容，请返回后重试。",
     "Conflict": "现在无法完成，请刷新后重试。",
-    "Refused": "暂时不能办理。",
+    "Refused": "暂时无法办理。",
     "Unavailable": "服务暂时不可用，请稍后再试。",
-    "TokenworksError": "未能完成，请稍后再试。",
+    "TokenworksError": "操作未能完成，请稍后再试。",
 }  # fmt: skip
 
-# The page of a person's own data.
+# The page of personal data.
 _PRIVACY: Final = {
     "privacy": "隐私与个人信息", "consents": "我的同意", "agree": "同意", "withdraw": "撤回同意",
-    "given": "已同意", "withdrawn": "已撤回", "not_said": "尚未表示", "changed": "文本已更新，请重新确认",
-    "since": "时间", "terms": "服务条款", "marketing": "营销信息", "spill_over": "套餐用完后继续计费",
+    "given": "已同意", "withdrawn": "已撤回", "not_said": "尚未选择", "changed": "文本已更新，请重新确认",
+    "since": "时间", "terms": "服务条款", "marketing": "营销信息", "spill_over": "套餐用完后随用随付",
     "data_cross_border": "个人信息出境", "takes_effect": "撤回后，从下一次请求起生效。", "who": "我的信息", "phone": "手机号码", "name": "姓名",
     "real_name": "实名认证", "unknown": "未认证", "pending": "核验中", "verified": "已认证", "refused": "未通过",
-    "export": "导出我的信息", "export_hint": "一个 JSON 文件，包含我们保存的与您有关的全部信息。", "erase": "注销并删除",
+    "export": "导出我的信息", "export_hint": "一个 JSON 文件，包含我们保存的与您有关的全部信息。", "erase": "注销账户并删除信息",
     "erase_hint": "账户将立即注销，并销毁您的个人密钥：姓名、号码等个人信息将无法恢复。账单和记账凭证依法保留，但不再包含您的身份信息。"
     "尚有费用未结清或服务待拆除的，完成后删除。",
     "confirm": "手机号码后四位", "erased": "您的个人信息已删除。", "waiting": "账户已注销。以下事项完成后即删除个人信息：",
@@ -179,7 +179,7 @@ _PRIVACY: Final = {
 
 # The page of sessions.
 _SESSIONS: Final = {
-    "lead": "以下设备已登录。看到不认识的设备，请立即退出它；您的密钥不受影响。",
+    "lead": "以下设备已登录。如有不认识的设备，请立即将其退出；您的密钥不受影响。",
     "this": "当前设备", "since": "登录时间：{at}", "seen": "最近使用：{at}", "where": "登录地址：{place}",
     "until": "{at} 自动退出", "of": "{name} 的登录", "end": "退出此设备", "end_others": "退出其他所有设备",
     "ended": "已退出。", "ended_others": "其他设备已全部退出。", "more": "另有 {count} 个登录未显示。",
@@ -187,21 +187,21 @@ _SESSIONS: Final = {
     "linux": "Linux 电脑", "other": "应用程序或其他设备", "unknown_place": "未知",
 }  # fmt: skip
 
-# What a phone is told, by the kind of the notice.
+# Notices by text message, by kind.
 _NOTICES: Final = {
     "spend": "本月随用随付已用 ¥{spent}，达到上限 ¥{cap} 的 {percent}%。可在“账单”页调整上限或锁定消费。",
     "dunning.remind": "账单 {bill_no} 尚有 ¥{left} 未缴，请尽快缴费。",
-    "dunning.restrict": "账单 {bill_no} 逾期未缴 ¥{left}，暂停订购与随用随付。",
+    "dunning.restrict": "账单 {bill_no} 逾期未缴 ¥{left}，已暂停订购与随用随付，缴清后恢复。",
     "dunning.suspend": "账单 {bill_no} 逾期未缴 ¥{left}，服务已暂停。缴费后自动恢复。",
     "dispute.answered": "您对账单 {bill_no} 第 {line_no} 项的疑问已有答复，请在“账单”页查看。",
     "plan.move": "您的“{name_zh}”将自 {date} 起按新资费续订：¥{to_price}（现为 ¥{from_price}）。如不同意，可在此之前退订或更换套餐。",
-    "order.failed": "您预约 {date} 生效的“{name_zh}”未能订购，没有收费。可在“订购”页查看原因并重新订购。",
-    "credit_limit": "“{name_zh}”的下一期超出您的信用额度，已暂停，没有收费。缴费或调高额度后自动恢复。",
+    "order.failed": "您预约 {date} 生效的“{name_zh}”未能订购，未收取费用。可在“订购”页查看原因并重新订购。",
+    "credit_limit": "“{name_zh}”的下一期费用超出您的信用额度，已暂停，未收费。缴费或调高额度后自动恢复。",
     "credit_limit.released": "“{name_zh}”已自动恢复，新的一期从今天开始。",
-    "dunning.close": "账单 {bill_no} 长期未缴 ¥{left}，服务已终止。",
+    "dunning.close": "账单 {bill_no} 长期欠费 ¥{left}，服务已终止。",
 }  # fmt: skip
 
-# What is agreed to, by purpose. A consent is kept with the hash of its text: another text is asked for again.
+# Texts of consents, by purpose. A consent is kept with the hash of its text: after a change of the text it is asked for again.
 _CONSENTS: Final = {
     "terms": "我同意按所订购套餐的价格和期限使用本服务：用量按词元计量，费用计入话费账单；我可以随时取消套餐，并可随时查询、导出或删除我的个人信息。撤回同意后，本服务不再受理我的新请求和新订购；此前产生的费用仍须支付。",
     "marketing": "我同意接收关于新套餐和优惠活动的消息。不同意不影响本服务的使用；我可以随时撤回。",
@@ -209,7 +209,7 @@ _CONSENTS: Final = {
     "data_cross_border": "我单独同意将我的请求内容发送至境外的模型服务提供者处理，仅用于生成回答。撤回同意后，我的请求只在境内处理；没有境内部署的模型将不可用。",
 }  # fmt: skip
 
-# A bill as a PDF; of a kind of line, what stands behind its name.
+# The PDF of a bill; `kind_…` is written behind the name of a line of that kind.
 _INVOICE: Final = {
     "title": "账单",
     "number": "账单编号",

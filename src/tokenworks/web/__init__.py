@@ -1,4 +1,4 @@
-"""What the HTTP API and the pages share: who asks, roles, errors, lists, addresses."""
+"""What the HTTP API and the pages share: principals and roles, errors, lists, addresses."""
 
 from tokenworks.web.errors import status_of
 from tokenworks.web.services import Services

@@ -1,4 +1,4 @@
-"""What is read of a body and a query, with the one rule of `kernel.text` and bounds."""
+"""Types of request bodies and query parameters: every text obeys the rule of `kernel.text` and has a bound."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,32 +21,32 @@ from tokenworks.kernel import NUMBER_CHARS_MAX, Invalid, check_number, flaw_in
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
-class _Checked(BaseModel):
-    """Every text that is read of a body, in lists and objects too, is checked by the one rule of `kernel.text`."""
+class _CheckedBody(BaseModel):
+    """A body whose texts, also those in lists and objects, obey the rule of `kernel.text`."""
 
     @model_validator(mode="after")
     def _texts(self) -> Self:
         for name in type(self).model_fields:
-            found = flaw_in(getattr(self, name))
-            if found is not None:
-                raise ValueError(f"{name} has {found}: leave it out")
+            flaw = flaw_in(getattr(self, name))
+            if flaw is not None:
+                raise ValueError(f"{name} has {flaw}: leave it out")
         return self
 
 
-class Loose(_Checked):
-    """Of a standard: what it allows beside what is read here passes, and is kept nowhere."""
+class TmfBody(_CheckedBody):
+    """A body of a TM Forum standard: fields that are not read here are accepted and ignored."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True)
 
 
-# Exactly what was written: no float, no other scripts' digits, which `Decimal` would take.
-Number = Annotated[
+# Exactly the number that was written. Floats are refused, and so are digits of other scripts, which `Decimal` would accept.
+ExactNumber = Annotated[
     Decimal,
     BeforeValidator(check_number),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "maxLength": NUMBER_CHARS_MAX}]}),
 ]
 
-# The years in which an instant that is kept lies: one at the ends of time has no UTC, and no column holds it.
+# An instant that is kept lies between these: one at the limits of `datetime` has no UTC, and no column holds it.
 INSTANT_FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 INSTANT_LAST: Final = datetime(9998, 12, 31, tzinfo=UTC)
 
@@ -60,24 +60,24 @@ def checked_instant(at: datetime) -> datetime:
 # An instant with its offset, as RFC 3339 writes it.
 Instant = Annotated[AwareDatetime, AfterValidator(checked_instant)]
 
-# Whose: a subscriber's id, phone or broadband number.
-Of = Annotated[str | None, Query(max_length=64)]
+# A subscriber, by id, phone number or broadband number.
+SubscriberReference = Annotated[str | None, Query(max_length=64)]
 
 
-class Ref(Loose):
-    """By whose id something is named."""
+class Reference(TmfBody):
+    """A reference to another resource, by its id."""
 
     id: str = Field(min_length=1, max_length=64)
 
 
-class Strict(_Checked):
-    """Of our own: what is not known is refused."""
+class StrictBody(_CheckedBody):
+    """A body of our own API: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
 
 async def _body(request: Request) -> bytes:
-    """A body as it came. Raises `Invalid` where it is too long, before it is all here."""
+    """The raw body. Raises `Invalid` as soon as it is too long, without reading the rest."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
@@ -86,4 +86,4 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-Body = Annotated[bytes, Depends(_body)]
+RawBody = Annotated[bytes, Depends(_body)]

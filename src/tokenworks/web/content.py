@@ -1,4 +1,4 @@
-"""What is answered: exact JSON, amounts, instants, absolute links."""
+"""Contents of responses: exact JSON, amounts, instants, absolute links."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,12 +14,12 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def encode(content: object) -> bytes:
-    """Exact JSON: decimals are numbers as they are written, never floats; links are absolute, as the standard has them."""
+    """Exact JSON: decimals are written digit by digit, never as floats; links are absolute, as TMF630 has them."""
     return _encode(_linked(content))
 
 
 def encode_for(content: object, reached: str) -> bytes:
-    """As `encode`, for somebody who has not asked: links begin with where we are reached."""
+    """As `encode`, for a message that answers no request (a notification): links begin with `reached`, our public address."""
     token = base_url.set(reached.rstrip("/"))
     try:
         return encode(content)
@@ -40,28 +40,28 @@ def _linked(content: object) -> object:
     return content
 
 
-def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(encode(content), status, headers, "application/json")
 
 
 def money(amount_nano: int, currency: str = "CNY") -> dict[str, object]:
     """TMF Money."""
-    return {"unit": currency, "value": decimal(amount_nano)}
+    return {"unit": currency, "value": exact_amount(amount_nano)}
 
 
-def decimal(amount_nano: int) -> Decimal:
+def exact_amount(amount_nano: int) -> Decimal:
     return exact_decimal(amount_nano, NANO_PER_UNIT)
 
 
-def when(at: datetime | None) -> str | None:
+def instant(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def shown(resource: Mapping[str, object]) -> dict[str, object]:
-    """Without what is not known."""
+def without_none(resource: Mapping[str, object]) -> dict[str, object]:
+    """A resource without the fields that have no value."""
     return {name: value for name, value in resource.items() if value is not None}
 
 
-def reached_at() -> str:
-    """Where the asker of the request that is answered reached us: scheme and host."""
+def public_base_url() -> str:
+    """The address under which the client of the current request reached us: scheme and host."""
     return base_url.get()

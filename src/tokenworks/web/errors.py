@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): the status of each is decided here alone."""
+"""Errors as problem details (RFC 9457). The HTTP status of every error is decided here."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -12,7 +12,7 @@ from tokenworks.kernel import Conflict, Invalid, NotFound, Refused, TokenworksEr
 from tokenworks.trust import ApprovalNeeded, NotAllowed, NotSignedIn, TooManyCodes
 from tokenworks.web.content import encode
 from tokenworks.web.lists import Changed, OutOfRange
-from tokenworks.web.repeats import Repeated
+from tokenworks.web.repeats import RepeatedRequest
 
 _STATUS: Final[tuple[tuple[type[TokenworksError], int], ...]] = (
     (NotSignedIn, 401),
@@ -35,7 +35,7 @@ def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | N
 
 
 def status_of(kind: type[TokenworksError]) -> int:
-    """The HTTP status of an error of ours."""
+    """The HTTP status of a class of our errors."""
     return next((status for known, status in _STATUS if issubclass(kind, known)), 409)
 
 
@@ -43,7 +43,7 @@ def explain_errors(app: FastAPI) -> None:
     @app.exception_handler(TokenworksError)
     def refused(request: Request, error: TokenworksError) -> Response:
         if isinstance(error, ApprovalNeeded):
-            with request.app.state.open_rooms() as services:
+            with request.app.state.open_services() as services:
                 services.approvals.ask(error.wanted)
         status = status_of(type(error))
         headers = {}
@@ -55,29 +55,29 @@ def explain_errors(app: FastAPI) -> None:
             headers["WWW-Authenticate"] = "Bearer"
         return problem(status, type(error).__name__, str(error), headers)
 
-    @app.exception_handler(Repeated)
-    def again(_request: Request, repeated: Repeated) -> Response:
+    @app.exception_handler(RepeatedRequest)
+    def repeated_request(_request: Request, repeated: RepeatedRequest) -> Response:
         headers = {**repeated.kept.headers, "Idempotent-Replayed": "true"}
         return Response(repeated.kept.body, repeated.kept.status, headers)
 
     @app.exception_handler(psycopg.errors.UniqueViolation)
-    def at_once(_request: Request, _error: psycopg.errors.UniqueViolation) -> Response:
-        """Two who did the same at the same moment, where each had looked before: one of them did it."""
+    def unique_violation(_request: Request, _error: psycopg.errors.UniqueViolation) -> Response:
+        """Two concurrent requests passed the same check; the unique index lets one succeed."""
         return problem(409, "Conflict", "the same was done at this moment: look, and try again")
 
     @app.exception_handler(psycopg.DataError)
-    def beyond(_request: Request, _error: psycopg.DataError) -> Response:
-        """The last of the edge: a number, an instant or a text that no column holds. Nothing is changed: it was rolled back."""
+    def data_error(_request: Request, _error: psycopg.DataError) -> Response:
+        """A number, an instant or a text passed all checks and fits no column. The transaction is rolled back: nothing is changed."""
         return problem(400, "Invalid", "a number, an instant or a text is beyond what can be kept")
 
     @app.exception_handler(RequestValidationError)
-    def invalid(_request: Request, error: RequestValidationError) -> Response:
+    def validation_error(_request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
         return problem(400, "Invalid", f"{where}: {first['msg']}"[:500])
 
     @app.exception_handler(HTTPException)
-    def other(_request: Request, error: HTTPException) -> Response:
+    def http_error(_request: Request, error: HTTPException) -> Response:
         titles = {404: "NotFound", 405: "MethodNotAllowed"}
         return problem(
             error.status_code, titles.get(error.status_code, "Refused"), str(error.detail), error.headers

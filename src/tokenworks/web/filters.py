@@ -1,4 +1,4 @@
-"""Filters of a list, as TMF630 writes them."""
+"""Filters of a list, as TMF630 defines them."""
 
 import contextlib
 import operator
@@ -11,38 +11,39 @@ from fastapi import Request, Response
 
 from tokenworks.kernel import Invalid, check_number
 from tokenworks.web.bodies import checked_instant
-from tokenworks.web.lists import Page, cut, page_of
+from tokenworks.web.lists import Page, page_response, paginate
 
-_Listed = TypeVar("_Listed")
+_Row = TypeVar("_Row")
 
-# Resources that are looked through for a filter that the database does not know.
+# At most so many resources are read to apply a filter that no index serves.
 FILTERED_MAX: Final = 5000
 
 
-def narrowed(
+def filtered_page(
     request: Request,
     page: Page,
-    read: Callable[[int, int], tuple[Sequence[_Listed], int]],
-    resource: Callable[[_Listed], Mapping[str, object]],
+    read: Callable[[int, int], tuple[Sequence[_Row], int]],
+    resource: Callable[[_Row], Mapping[str, object]],
     names: Sequence[str],
-    beside: Sequence[str] = (),
+    ignored: Sequence[str] = (),
 ) -> Response:
-    """A page of what `read(offset, limit)` gives with its total, or of what of it matches the query's filters. Raises `Invalid`
-    where there is more to look through than `FILTERED_MAX`.
+    """A page of a list. `read(offset, limit)` returns rows and their total number; `resource` makes a resource of a row; `names` can
+    be filtered by; parameters in `ignored` are read by the caller. Raises `Invalid` if more than `FILTERED_MAX` rows would have
+    to be read for a filter.
     """
-    if not is_filtered(request, *beside):
+    if not is_filtered(request, *ignored):
         found, total = read(page.offset, page.limit)
-        return page_of(page, [resource(one) for one in found], total)
-    all_of: list[Mapping[str, object]] = []
+        return page_response(page, [resource(row) for row in found], total)
+    resources: list[Mapping[str, object]] = []
     total = 1
-    while len(all_of) < total:
-        found, total = read(len(all_of), 1000)
+    while len(resources) < total:
+        found, total = read(len(resources), 1000)
         if total > FILTERED_MAX:
             raise Invalid(f"there are {total} to look through: name a subscriber by relatedParty.id")
-        all_of += [resource(one) for one in found]
+        resources += [resource(row) for row in found]
         if not found:
             break
-    return cut(page, filtered(request, all_of, names, beside))
+    return paginate(page, apply_filters(request, resources, names, ignored))
 
 
 _OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {
@@ -54,59 +55,62 @@ _OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {
 }
 
 
-def filtered(
+def apply_filters(
     request: Request,
     resources: Sequence[Mapping[str, object]],
     names: Sequence[str],
-    beside: Sequence[str] = (),
+    ignored: Sequence[str] = (),
 ) -> list[Mapping[str, object]]:
-    """What matches the query (TMF630): `name=value`, or one of `a,b`; `name.gte=value` and its like for instants and numbers;
-    names with dots for attributes of attributes. Raises `Invalid` on other names; those `beside` are somebody else's business.
+    """The resources that match the query (TMF630): `name=value`, or any of `a,b`; `name.gte=value` and the other operators for
+    instants and numbers; a name with dots for an attribute of an attribute. Raises `Invalid` for other names, except those in
+    `ignored`, which the caller reads.
     """
     found = list(resources)
     for name, value in request.query_params.multi_items():
-        if name in {"offset", "limit", "fields", *beside}:
+        if name in {"offset", "limit", "fields", *ignored}:
             continue
         attribute, _, ending = name.rpartition(".")
         if name in names:
             wanted = set(value.split(","))
-            found = [one for one in found if wanted & {_as_text(part) for part in _parts(one, name)}]
+            found = [item for item in found if wanted & {_as_text(value) for value in _values_at(item, name)}]
         elif attribute in names and ending in _OPERATORS:
             bound = _comparable(value)
             found = [
-                one for one in found if any(_holds(ending, part, bound) for part in _parts(one, attribute))
+                one
+                for one in found
+                if any(_matches(ending, part, bound) for part in _values_at(one, attribute))
             ]
         else:
             raise Invalid(f"one can filter by {', '.join(names)}, not by {name[:50]}")
     return found
 
 
-def is_filtered(request: Request, *beside: str) -> bool:
-    """True if the query asks for more than a page of all (and what is `beside`)."""
-    return bool(set(request.query_params) - {"offset", "limit", "fields", *beside})
+def is_filtered(request: Request, *ignored: str) -> bool:
+    """True if the query has filters, `ignored` ones not counted."""
+    return bool(set(request.query_params) - {"offset", "limit", "fields", *ignored})
 
 
-def _parts(value: object, name: str) -> Iterator[object]:
-    """What a name with dots means in a resource: any of a list."""
+def _values_at(value: object, name: str) -> Iterator[object]:
+    """The values at a name with dots in a resource; of a list, those of every item."""
     if isinstance(value, list | tuple):
         for part in value:
-            yield from _parts(part, name)
+            yield from _values_at(part, name)
     elif isinstance(value, Mapping):
         if name in value:
             inner = value[name]
             yield from inner if isinstance(inner, list | tuple) else (inner,)
         first, dot, rest = name.partition(".")
         if dot and first in value:
-            yield from _parts(value[first], rest)
+            yield from _values_at(value[first], rest)
 
 
 def _as_text(value: object) -> str:
-    """As JSON writes it, without quotes."""
+    """A value as JSON writes it, without quotes."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _comparable(text: str) -> datetime | Decimal:
-    """An instant or a number. Raises `Invalid`."""
+    """A bound to compare with: an instant or a number. Raises `Invalid`."""
     with contextlib.suppress(ValueError):
         at = datetime.fromisoformat(text.replace(" ", "+"))
         return checked_instant(at if at.tzinfo else at.replace(tzinfo=UTC))
@@ -117,7 +121,7 @@ def _comparable(text: str) -> datetime | Decimal:
     raise Invalid(f"{text[:50]!r} is neither an instant (RFC 3339, years 2000 to 9998) nor a number")
 
 
-def _holds(name: str, value: object, bound: datetime | Decimal) -> bool:
+def _matches(name: str, value: object, bound: datetime | Decimal) -> bool:
     if isinstance(bound, datetime):
         with contextlib.suppress(ValueError):
             return _OPERATORS[name](datetime.fromisoformat(str(value)), bound)

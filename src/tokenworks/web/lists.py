@@ -1,4 +1,4 @@
-"""Pages of a list, fields, ETags."""
+"""Pages of a list, selection of fields, ETags."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Annotated, Final, NamedTuple
 from fastapi import Depends, Query, Request, Response
 
 from tokenworks.kernel import Conflict, Invalid
-from tokenworks.web.content import answer, encode
-from tokenworks.web.urls import links
+from tokenworks.web.content import encode, json_response
+from tokenworks.web.urls import link_header
 
 PAGE_DEFAULT: Final = 20
 PAGE_MAX: Final = 100
@@ -33,20 +33,20 @@ def _fields(text: str | None) -> frozenset[str] | None:
     return None if not text else frozenset(part.strip() for part in text.split(",")) | {"id", "href"}
 
 
-Paged = Annotated[Page, Depends(_page)]
-Fields = Annotated[str | None, Query(max_length=500)]
+PageQuery = Annotated[Page, Depends(_page)]
+FieldsQuery = Annotated[str | None, Query(max_length=500)]
 
 
 class OutOfRange(Invalid):
-    """A page begins behind the end of its list."""
+    """The requested page begins behind the end of its list."""
 
     def __init__(self, total: int) -> None:
         super().__init__(f"offset: the list has {total} resources")
         self.total = total
 
 
-def page_of(page: Page, resources: Sequence[Mapping[str, object]], total: int) -> Response:
-    """A page of a list (TMF630): 206 where there is more, 416 where it begins behind the end; links to the other pages."""
+def page_response(page: Page, resources: Sequence[Mapping[str, object]], total: int) -> Response:
+    """A page of a list (TMF630): 206 if there are other pages, 416 if it begins behind the end, with links to the other pages."""
     if page.offset and page.offset >= total:
         raise OutOfRange(total)
     last = (total - 1) // page.limit * page.limit if total else 0
@@ -58,20 +58,20 @@ def page_of(page: Page, resources: Sequence[Mapping[str, object]], total: int) -
     headers = {
         "X-Total-Count": str(total),
         "X-Result-Count": str(len(resources)),
-        "Link": links({rel: {"offset": str(at)} for rel, at in offsets.items()}),
+        "Link": link_header({rel: {"offset": str(at)} for rel, at in offsets.items()}),
     }
     if resources:
         headers["Content-Range"] = f"items {page.offset}-{page.offset + len(resources) - 1}/{total}"
     status = 206 if len(resources) < total else 200
-    return answer([pick(resource, page.fields) for resource in resources], status, headers)
+    return json_response([select_fields(resource, page.fields) for resource in resources], status, headers)
 
 
-def cut(page: Page, resources: Sequence[Mapping[str, object]]) -> Response:
-    """A page of a list that is here as a whole."""
-    return page_of(page, resources[page.offset : page.offset + page.limit], len(resources))
+def paginate(page: Page, resources: Sequence[Mapping[str, object]]) -> Response:
+    """A page of a list whose resources are all in memory."""
+    return page_response(page, resources[page.offset : page.offset + page.limit], len(resources))
 
 
-def pick(resource: Mapping[str, object], fields: frozenset[str] | None) -> Mapping[str, object]:
+def select_fields(resource: Mapping[str, object], fields: frozenset[str] | None) -> Mapping[str, object]:
     return resource if fields is None else {k: v for k, v in resource.items() if k in fields}
 
 
@@ -79,9 +79,11 @@ def _tag(body: bytes) -> str:
     return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
-def one(request: Request, resource: Mapping[str, object], fields: str | None = None) -> Response:
-    """A resource with its ETag: 304 where the asker has it."""
-    body = encode(pick(resource, _fields(fields)))
+def resource_response(
+    request: Request, resource: Mapping[str, object], fields: str | None = None
+) -> Response:
+    """A resource with its ETag; 304 if the client has this version."""
+    body = encode(select_fields(resource, _fields(fields)))
     tag = _tag(body)
     if tag in {part.strip() for part in request.headers.get("if-none-match", "").split(",")}:
         return Response(status_code=304, headers={"ETag": tag})
@@ -89,18 +91,18 @@ def one(request: Request, resource: Mapping[str, object], fields: str | None = N
 
 
 class Changed(Conflict):
-    """The resource is not as the asker saw it."""
+    """The resource is not the version that the client read."""
 
 
 def check_match(request: Request, resource: Mapping[str, object]) -> None:
-    """`If-Match` where it was sent. Raises `Changed`."""
-    want = request.headers.get("if-match")
-    if want is not None and want.strip() not in {"*", _tag(encode(resource))}:
+    """Check the `If-Match` header, if there is one. Raises `Changed`."""
+    wanted = request.headers.get("if-match")
+    if wanted is not None and wanted.strip() not in {"*", _tag(encode(resource))}:
         raise Changed("it has changed since you read it: read it again")
 
 
-def only_filters(request: Request, *names: str) -> None:
-    """Raises `Invalid` where the query says what nobody reads: a filter that is ignored shows too much."""
+def check_filters(request: Request, *names: str) -> None:
+    """Raises `Invalid` if the query has a parameter that the route does not read: an ignored filter would show too much."""
     for name in request.query_params:
         if name not in {"offset", "limit", "fields", *names}:
             raise Invalid(f"one can filter by {', '.join(names) or 'nothing here'}, not by {name[:50]}")

@@ -1,26 +1,30 @@
-"""Who asks: by staff token or session; which roles may ask; whose something is; the audit trail."""
+"""The principal of a request: by staff token or session; the roles of a route; owners of resources; the audit trail."""
 
-from typing import Annotated, Any, Final
+from collections.abc import Sequence
+from typing import Annotated, Final, TypedDict
 from uuid import UUID
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, params
 
 from tokenworks.billing import Bill
 from tokenworks.kernel import Invalid, NotFound
 from tokenworks.subscriptions import Subscriber
 from tokenworks.trust import NotAllowed, NotSignedIn, Principal, Role
-from tokenworks.web.asker import check_own_page, client_address
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.client import check_own_page, client_address
+from tokenworks.web.services import RequestServices, Services
 
 COOKIE: Final = "tokenworks_session"
 
 
-def _principal(request: Request, services: Asked) -> Principal:
+def _principal(request: Request, services: RequestServices) -> Principal:
     return principal_of(request, services)
 
 
 def principal_of(request: Request, services: Services) -> Principal:
-    """By staff token or session, as a bearer or (a session alone) as a cookie of this site's own pages."""
+    """The principal, by a staff token or a session. Both may be a bearer token; a session may also be a cookie of our own pages.
+
+    Raises `NotSignedIn`.
+    """
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     address = client_address(request)
     staff = services.identity.staff_of(text, address) if scheme.lower() == "bearer" else None
@@ -43,69 +47,78 @@ def principal_of(request: Request, services: Services) -> Principal:
 
 
 def is_staff(request: Request, services: Services) -> bool:
-    """True if staff asks: of a route that is public, and says more to staff."""
+    """True if staff calls a public route, which then shows more."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     return scheme.lower() == "bearer" and services.identity.staff_of(text) is not None
 
 
-Who = Annotated[Principal, Depends(_principal)]
+CurrentPrincipal = Annotated[Principal, Depends(_principal)]
 SUBSCRIBER_ROLES: Final[tuple[Role, ...]] = ("owner", "admin")
 ALL_STAFF: Final[tuple[Role, ...]] = ("operator", "finance", "auditor")
 READERS: Final[tuple[Role, ...]] = (*SUBSCRIBER_ROLES, *ALL_STAFF)
-EVERYBODY: Final[tuple[Role, ...]] = (*READERS, "member")
+ALL_ROLES: Final[tuple[Role, ...]] = (*READERS, "member")
 BUYERS: Final[tuple[Role, ...]] = (*SUBSCRIBER_ROLES, "operator")
 
 
-def allow(*roles: Role) -> dict[str, Any]:
-    """Of a route: who may ask. It is in the OpenAPI document, too; a route without it is public."""
+class RouteOptions(TypedDict):
+    """Arguments of a route decorator."""
 
-    def check(who: Who) -> None:
-        if who.role not in roles:
-            raise NotAllowed(f"this is for {', '.join(roles)}; you are {who.role}")
+    dependencies: Sequence[params.Depends]
+    openapi_extra: dict[str, object]
+
+
+def allow(*roles: Role) -> RouteOptions:
+    """Arguments of a route decorator: the roles that may call it, also for the OpenAPI document. A route without it is public."""
+
+    def check(principal: CurrentPrincipal) -> None:
+        if principal.role not in roles:
+            raise NotAllowed(f"this is for {', '.join(roles)}; you are {principal.role}")
 
     return {"dependencies": [Depends(check)], "openapi_extra": {"x-roles": sorted(roles)}}
 
 
-def own(services: Services, who: Principal, reference: str | None = None) -> Subscriber:
-    """The subscriber that is asked for: a member's own, or the one that staff names. Somebody else's is not found."""
-    if who.is_staff:
+def own_subscriber(services: Services, principal: Principal, reference: str | None = None) -> Subscriber:
+    """The subscriber of a request: a member's own, or the one that staff names. Raises `NotFound` for another subscriber's."""
+    if principal.is_staff:
         if reference is None:
             raise Invalid("say whose: relatedParty.id, or a phone number")
         return services.subscriptions.find(reference)
-    assert who.subscriber_id is not None
-    mine = services.subscriptions.find(str(who.subscriber_id))
-    if reference not in {None, str(mine.subscriber_id), mine.phone}:
+    assert principal.subscriber_id is not None
+    found = services.subscriptions.find(str(principal.subscriber_id))
+    if reference not in {None, str(found.subscriber_id), found.phone}:
         raise NotFound("there is no such subscriber")
-    return mine
+    return found
 
 
-def own_bill(services: Services, who: Principal, reference: str) -> Bill:
-    """A bill by number or id. Raises `BillNotFound`; another subscriber's is not there."""
+def own_bill(services: Services, principal: Principal, reference: str) -> Bill:
+    """A bill by number or id. Raises `BillNotFound`, and `NotFound` for another subscriber's bill."""
     bill = services.bills.find(reference)
-    mine_only(who, bill.subscriber_id, "bill")
+    check_owner(principal, bill.subscriber_id, "bill")
     return bill
 
 
-def phone_of(services: Services, who: Principal) -> str:
-    """The number of whoever asks: a member's own, or the subscriber's."""
-    return services.sign_ins.phone_of(own(services, who), who.member_id)
+def phone_of(services: Services, principal: Principal) -> str:
+    """The principal's phone number: a member's own, or the subscriber's."""
+    return services.sign_ins.phone_of(own_subscriber(services, principal), principal.member_id)
 
 
-def whose(services: Services, who: Principal, reference: str | None) -> Subscriber | None:
-    """As `own`, but staff that names nobody sees all."""
-    return None if who.is_staff and reference is None else own(services, who, reference)
+def subscriber_or_all(services: Services, principal: Principal, reference: str | None) -> Subscriber | None:
+    """As `own_subscriber`, but None (all subscribers) if staff names none."""
+    return (
+        None if principal.is_staff and reference is None else own_subscriber(services, principal, reference)
+    )
 
 
-def mine_only(who: Principal, subscriber_id: UUID, what: str) -> None:
-    """Raises `NotFound` where something is another subscriber's: as if it were not there."""
-    if not who.is_staff and who.subscriber_id != subscriber_id:
+def check_owner(principal: Principal, subscriber_id: UUID, what: str) -> None:
+    """Raises `NotFound` if the resource belongs to another subscriber, as if it did not exist."""
+    if not principal.is_staff and principal.subscriber_id != subscriber_id:
         raise NotFound(f"there is no such {what}")
 
 
 def as_uuid(text: str, what: str) -> UUID:
-    """Raises `NotFound`: what is no id names nothing."""
+    """An id in a path. Raises `NotFound` if the text is no id, since no resource has it."""
     try:
-        # `int` takes other scripts' digits, and so would this.
+        # `UUID` accepts digits of other scripts, as `int` does.
         if text.isascii():
             return UUID(text)
     except ValueError:
@@ -114,20 +127,32 @@ def as_uuid(text: str, what: str) -> UUID:
 
 
 def audit(
-    services: Services, who: Principal, action: str, ref: object, before: object = None, after: object = None
+    services: Services,
+    principal: Principal,
+    action: str,
+    ref: object,
+    before: object = None,
+    after: object = None,
 ) -> None:
-    """What is done is written down, with who did it and from where. A member is named by its id, not by its name."""
-    person_id = services.subscriptions.subscriber_of(str(ref)) or who.subscriber_id
+    """Write a row of the audit trail, with the principal and its address. A member is named by its id, not by its name."""
+    person_id = services.subscriptions.subscriber_of(str(ref)) or principal.subscriber_id
     services.identity.audit(
-        who.actor, who.role, action, str(ref), before, after, address=who.address, person_id=person_id
+        principal.actor,
+        principal.role,
+        action,
+        str(ref),
+        before,
+        after,
+        address=principal.address,
+        person_id=person_id,
     )
 
 
-def two_persons(
-    services: Services, who: Principal, action: str, ref: object, amount_nano: int, key: str
+def check_approval(
+    services: Services, principal: Principal, action: str, ref: object, amount_nano: int, key: str
 ) -> None:
-    """In the transaction of what gives money away, once its amount is known: above the limit it needs an approval.
+    """Check an operation that gives money away, in its transaction: an amount above the limit needs a second person's approval.
 
-    Raises `ApprovalNeeded`, and what is needed is kept when the transaction is rolled back (`explain_errors`).
+    Raises `ApprovalNeeded`. The transaction is rolled back, and `explain_errors` then keeps the request for approval.
     """
-    services.approvals.check(who.name, action, str(ref), amount_nano, key)
+    services.approvals.check(principal.name, action, str(ref), amount_nano, key)

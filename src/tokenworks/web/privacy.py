@@ -1,4 +1,4 @@
-"""What both doors do about a person's own data: a member of somebody else's account, erasure."""
+"""What the API and the pages both do with personal data: a member's own data, and erasure."""
 
 from typing import Final, Literal
 
@@ -12,19 +12,19 @@ Purpose = Literal["terms", "marketing", "spill_over", "data_cross_border"]
 SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
 
 
-def own_member(services: Services, who: Principal) -> Member:
-    """Whoever asks, as a member of the account."""
-    found = None if who.member_id is None else services.members.by_id(who.member_id)
+def own_member(services: Services, principal: Principal) -> Member:
+    """The principal as a member of the account. Raises `NotFound`."""
+    found = None if principal.member_id is None else services.members.by_id(principal.member_id)
     if found is None:
         raise NotFound("there is no such member")
     return found
 
 
-def leave_and_erase(services: Services, who: Principal, confirm: str) -> None:
-    found = own_member(services, who)
+def leave_and_erase(services: Services, principal: Principal, confirm: str) -> None:
+    found = own_member(services, principal)
     check_last_digits(found.phone, confirm, "your own")
     with services.transaction():
-        audit(services, who, "member.erase", found.member_id)
+        audit(services, principal, "member.erase", found.member_id)
         services.privacy.members.erase(found)
 
 

@@ -1,8 +1,8 @@
-"""Requests that may come again: the first answer of an idempotency key is kept, in the request's transaction."""
+"""Repeatable requests: the first response under an idempotency key is kept, in the request's transaction."""
 
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -12,15 +12,15 @@ from fastapi.routing import APIRoute
 
 from tokenworks.kernel import Invalid
 from tokenworks.trust import Answers, StoredAnswer
-from tokenworks.web.principals import Who
-from tokenworks.web.services import Asked
+from tokenworks.web.principals import CurrentPrincipal
+from tokenworks.web.services import RequestServices
 
-# What an answer is for its asker alone, or for the moment: a repeat gets its own.
+# Headers of the first response that a repeated request gets, too. The others belong to one request.
 _KEPT_HEADERS: Final = frozenset({"content-type", "location", "etag"})
 
 
-class Repeated(Exception):
-    """The request came before under its idempotency key: this is what it was answered."""
+class RepeatedRequest(Exception):
+    """The same request came before under its idempotency key; `kept` is the response to it."""
 
     def __init__(self, kept: StoredAnswer) -> None:
         super().__init__("the request came before")
@@ -28,16 +28,16 @@ class Repeated(Exception):
 
 
 class _Claim(NamedTuple):
-    """The key of a request that is done now, until its answer is kept."""
+    """The idempotency key of a request that is being handled, until its response is kept."""
 
     answers: Answers
-    asker: str
+    principal_name: str
     key: str
     person_id: UUID | None
 
 
-async def _asked_text(request: Request) -> bytes:
-    """What makes two requests the same: method, path, query and body, whatever the spaces and the order of JSON's members."""
+async def _request_text(request: Request) -> bytes:
+    """Two requests are the same if this is equal: method, path, query, and body without spaces and order of its JSON members."""
     body = await request.body()
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         body = msgspec.json.encode(msgspec.json.decode(body), order="deterministic")
@@ -47,29 +47,29 @@ async def _asked_text(request: Request) -> bytes:
 
 def _claim(
     request: Request,
-    services: Asked,
-    who: Who,
-    text: Annotated[bytes, Depends(_asked_text)],
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    text: Annotated[bytes, Depends(_request_text)],
     key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None,
 ) -> Iterator[str | None]:
-    """What the request does, and the answer that is kept of it, are one transaction. Raises `Repeated`, `KeyReused`."""
+    """Open the transaction that has the request's changes and its kept response. Raises `RepeatedRequest`, `KeyReused`."""
     if key is None:
         yield None
         return
-    asker = f"staff:{who.name}" if who.is_staff else f"member:{who.member_id}"
+    principal_name = f"staff:{principal.name}" if principal.is_staff else f"member:{principal.member_id}"
     with services.transaction():
-        kept = services.answers.begin(asker, key, text)
+        kept = services.answers.begin(principal_name, key, text)
         if kept is not None:
-            raise Repeated(kept)
-        request.state.claim = _Claim(services.answers, asker, key, who.subscriber_id)
+            raise RepeatedRequest(kept)
+        request.state.claim = _Claim(services.answers, principal_name, key, principal.subscriber_id)
         yield key
 
 
-# Ends before the answer is sent: an answer that says "done" is after the commit.
-Repeatable = Annotated[str | None, Depends(_claim, scope="function")]
+# The dependency ends before the response is sent, so that the commit comes before a response that says "done".
+OptionalIdempotencyKey = Annotated[str | None, Depends(_claim, scope="function")]
 
 
-def _key(key: Repeatable) -> str:
+def _key(key: OptionalIdempotencyKey) -> str:
     if key is None:
         raise Invalid("this moves money: send an Idempotency-Key header, the same one when you try again")
     return key
@@ -79,9 +79,9 @@ IdempotencyKey = Annotated[str, Depends(_key, scope="function")]
 
 
 class RepeatableRoute(APIRoute):
-    """Keeps the answer of a route whose request had an idempotency key, in the request's transaction. The one place."""
+    """A route that keeps its response in the request's transaction, if the request has an idempotency key."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[None, None, Response]]:
         handle = super().get_route_handler()
 
         async def handled(request: Request) -> Response:
@@ -90,7 +90,9 @@ class RepeatableRoute(APIRoute):
             if claim is not None:
                 headers = {k: v for k, v in response.headers.items() if k in _KEPT_HEADERS}
                 kept = StoredAnswer(response.status_code, headers, bytes(response.body))
-                await run_in_threadpool(claim.answers.keep, claim.asker, claim.key, kept, claim.person_id)
+                await run_in_threadpool(
+                    claim.answers.keep, claim.principal_name, claim.key, kept, claim.person_id
+                )
             return response
 
         return handled

@@ -1,4 +1,4 @@
-"""The services that a request is answered with: every room's, on one connection."""
+"""The services of a request: every room's, on one database connection."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ from tokenworks.trust import Answers, Approvals, Identity, Keys
 
 
 class Services(Protocol):
-    """What the application wires: every room's service, on one connection."""
+    """The services that the application wires: every room's, on one database connection."""
 
     def transaction(self) -> contextlib.AbstractContextManager[object]: ...
     @property
@@ -101,10 +101,10 @@ class Services(Protocol):
     def operator(self) -> str: ...
 
 
-def _rooms(request: Request) -> Iterator[Services]:
-    with request.app.state.open_rooms() as services:
+def _services_of(request: Request) -> Iterator[Services]:
+    with request.app.state.open_services() as services:
         yield services
 
 
-Asked = Annotated[Services, Depends(_rooms)]
-OpenRooms = Callable[[], contextlib.AbstractContextManager[Services]]
+RequestServices = Annotated[Services, Depends(_services_of)]
+OpenServices = Callable[[], contextlib.AbstractContextManager[Services]]

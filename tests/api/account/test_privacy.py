@@ -105,11 +105,11 @@ def test_so_many_exports_at_once(client, api, services, head):
     assert client.get("/api/export", headers=head).status_code == 503
     slots.release()
     # One that fails before its first piece, and one that ends, leave their slot.
-    open_rooms = api.state.open_rooms
+    open_services = api.state.open_services
 
     @contextlib.contextmanager
     def broken():
-        with open_rooms() as rooms:
+        with open_services() as rooms:
             yield rooms
 
     for _ in range(3):
@@ -167,7 +167,9 @@ def browser(client, services, signed_in, subscriber, head):
     return client
 
 
-@pytest.mark.parametrize(("language", "words"), [("en", "Close and erase"), ("zh", "注销并删除")])
+@pytest.mark.parametrize(
+    ("language", "words"), [("en", "Close account and erase data"), ("zh", "注销账户并删除信息")]
+)
 def test_the_page_says_what_is_a_persons(browser, services, subscriber, language, words):
     browser.cookies.set("tokenworks_language", language)
     page = browser.get("/privacy")

@@ -138,7 +138,7 @@ def _order(services, person, doors, offering, contract):
             or f"其余 {yuan(quote.later_nano)} 开通后收取" in page
         )
     if quote.now_nano:
-        assert f"以 {yuan(quote.now_nano)} 订购" in page
+        assert f"确认订购（{yuan(quote.now_nano)}）" in page
     if quote.renewal_nano is not None:
         assert f"自动续订，{yuan(quote.renewal_nano)}" in page
     before = services.charges.receivable(person.account_id)
@@ -166,7 +166,7 @@ def _end(services, person, doors, clock, spender, offering, granted):
     check(found, quote)
     page = found[-1]
     if not quote.amount_nano:
-        assert "不退还已收取的费用" in page
+        assert "已收取的费用不予退还" in page
     elif quote.at_most:
         assert f"最多 {yuan(-quote.amount_nano)}，在下期账单中抵扣" in page
     else:

@@ -1,4 +1,4 @@
-"""What a subscriber does with its own account: `/api`."""
+"""Routes for a subscriber's own account: `/api`."""
 
 from typing import Final
 

@@ -7,35 +7,35 @@ from pydantic import Field, model_validator
 
 from tokenworks.billing import QUESTION_CHARS_MAX, Dispute
 from tokenworks.kernel import flaw
-from tokenworks.web.bodies import Of, Strict
-from tokenworks.web.content import answer, decimal, shown, when
-from tokenworks.web.lists import Paged, only_filters, page_of
+from tokenworks.web.bodies import StrictBody, SubscriberReference
+from tokenworks.web.content import exact_amount, instant, json_response, without_none
+from tokenworks.web.lists import PageQuery, check_filters, page_response
 from tokenworks.web.principals import (
     ALL_STAFF,
     BUYERS,
     READERS,
-    Who,
+    CurrentPrincipal,
     allow,
     as_uuid,
     audit,
-    mine_only,
+    check_owner,
     own_bill,
-    whose,
+    subscriber_or_all,
 )
-from tokenworks.web.services import Asked
+from tokenworks.web.services import RequestServices
 
 router = APIRouter(tags=["disputes"])
 State = Annotated[Literal["open", "answered"] | None, Query()]
 
 
-class _Lines(Strict):
-    """`text` may have several lines; all else has one."""
+class _MultilineBody(StrictBody):
+    """A body in which `text` may have several lines, and every other text one."""
 
     text: str = Field(min_length=1, max_length=QUESTION_CHARS_MAX)
 
     @model_validator(mode="after")
     def _texts(self) -> Self:
-        """In place of the base's rule, which refuses line ends everywhere."""
+        """Replaces the rule of the base class, which refuses line ends in all texts."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             found = flaw(value, lines=name == "text") if isinstance(value, str) else None
@@ -44,92 +44,110 @@ class _Lines(Strict):
         return self
 
 
-class DisputeCreate(_Lines):
-    """What is asked about which line of which bill (its number or id)."""
+class DisputeCreate(_MultilineBody):
+    """A question about a line of a bill (by its number or id)."""
 
     bill: str = Field(min_length=1, max_length=64)
     line: int = Field(ge=1, le=1_000_000)
 
 
-class DisputeAnswer(_Lines):
-    """What the subscriber is told. Money is given back by a credit note, which is an operation of its own."""
+class DisputeAnswer(_MultilineBody):
+    """The answer to the subscriber. Money is given back by a credit note, which is a separate operation."""
 
 
 def dispute_resource(dispute: Dispute) -> dict[str, object]:
-    return shown(
+    return without_none(
         {
             "id": str(dispute.dispute_id),
             "subscriber": str(dispute.subscriber_id),
             "bill": dispute.bill_no,
             "line": dispute.line_no,
             "description": dispute.description,
-            "amount": decimal(dispute.amount_nano),
+            "amount": exact_amount(dispute.amount_nano),
             "question": dispute.question,
-            "asked_at": when(dispute.asked_at),
+            "asked_at": instant(dispute.asked_at),
             "state": dispute.state,
             "answer": dispute.answer,
-            "answered_at": when(dispute.answered_at),
+            "answered_at": instant(dispute.answered_at),
         }
     )
 
 
 @router.get("/api/disputes", summary="Questions about bills, oldest first", **allow(*READERS))
 def disputes(
-    request: Request, services: Asked, who: Who, page: Paged, state: State = None, of: Of = None
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    page: PageQuery,
+    state: State = None,
+    of: SubscriberReference = None,
 ) -> Response:
-    only_filters(request, "state", "of")
-    found, total = services.disputes.all(whose(services, who, of), state, page.offset, page.limit)
-    return page_of(page, [dispute_resource(one) for one in found], total)
+    check_filters(request, "state", "of")
+    found, total = services.disputes.all(
+        subscriber_or_all(services, principal, of), state, page.offset, page.limit
+    )
+    return page_response(page, [dispute_resource(found_dispute) for found_dispute in found], total)
 
 
-@router.post("/api/disputes", status_code=201, summary="Question a line of a bill", **allow(*BUYERS))
-def ask(body: DisputeCreate, services: Asked, who: Who) -> Response:
-    bill = own_bill(services, who, body.bill)
+@router.post(
+    "/api/disputes", status_code=201, summary="Ask a question about a line of a bill", **allow(*BUYERS)
+)
+def ask(body: DisputeCreate, services: RequestServices, principal: CurrentPrincipal) -> Response:
+    bill = own_bill(services, principal, body.bill)
     with services.transaction():
         made = services.disputes.ask(bill, body.line, body.text)
         if made.new:
             audit(
-                services, who, "dispute.ask", made.dispute_id, None, {"bill": bill.bill_no, "line": body.line}
+                services,
+                principal,
+                "dispute.ask",
+                made.dispute_id,
+                None,
+                {"bill": bill.bill_no, "line": body.line},
             )
-    return answer(dispute_resource(made), 201)
+    return json_response(dispute_resource(made), 201)
 
 
 @router.get("/api/disputes/{id}", summary="One question", **allow(*READERS))
-def dispute(services: Asked, who: Who, id: str) -> Response:
+def dispute(services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
     found = services.disputes.find(as_uuid(id, "dispute"))
-    mine_only(who, found.subscriber_id, "dispute")
-    return answer(dispute_resource(found))
+    check_owner(principal, found.subscriber_id, "dispute")
+    return json_response(dispute_resource(found))
 
 
 @router.get(
     "/api/operations/disputes",
-    summary="Questions about bills, oldest first, with the phone's last digits",
+    summary="Questions about bills, oldest first, with the last digits of the phone number",
     **allow(*ALL_STAFF),
 )
-def all_disputes(request: Request, services: Asked, page: Paged, state: State = None) -> Response:
-    only_filters(request, "state")
+def all_disputes(
+    request: Request, services: RequestServices, page: PageQuery, state: State = None
+) -> Response:
+    check_filters(request, "state")
     found, total = services.disputes.all(None, state, page.offset, page.limit)
     rows = [
         {
-            **dispute_resource(one),
-            "phone": services.subscriptions.find(str(one.subscriber_id)).phone_masked,
-            "answered_by": one.answered_by,
+            **dispute_resource(found_dispute),
+            "phone": services.subscriptions.find(str(found_dispute.subscriber_id)).phone_masked,
+            "answered_by": found_dispute.answered_by,
         }
-        for one in found
+        for found_dispute in found
     ]
-    return page_of(page, [shown(row) for row in rows], total)
+    return page_response(page, [without_none(row) for row in rows], total)
 
 
 @router.patch(
     "/api/operations/disputes/{id}",
-    summary="Answer a question; the subscriber is told",
+    summary="Answer a question; the subscriber is notified",
     **allow("operator", "finance"),
 )
-def answer_dispute(body: DisputeAnswer, services: Asked, who: Who, id: str) -> Response:
+def answer_dispute(
+    body: DisputeAnswer, services: RequestServices, principal: CurrentPrincipal, id: str
+) -> Response:
     dispute_id = as_uuid(id, "dispute")
     with services.transaction():
-        made = services.disputes.answer(dispute_id, body.text, who.name)
+        made = services.disputes.answer(dispute_id, body.text, principal.name)
         audit(
-            services, who, "dispute.answer", dispute_id, {"state": "open"}, {"state": "answered", "answer": made.answer}
+            services, principal, "dispute.answer", dispute_id, {"state": "open"}, {"state": "answered", "answer": made.answer}
         )  # fmt: skip
-    return answer(dispute_resource(made))
+    return json_response(dispute_resource(made))

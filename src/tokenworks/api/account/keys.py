@@ -1,4 +1,4 @@
-"""API keys of whoever is signed in."""
+"""API keys of the account."""
 
 from typing import Annotated, Final
 
@@ -6,12 +6,12 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from tokenworks.kernel import MODEL_CHARS_MAX
-from tokenworks.web.acts import issue_key, keys_of
-from tokenworks.web.bodies import Of, Strict
-from tokenworks.web.content import answer, when
-from tokenworks.web.lists import OFFSET_MAX, Page, page_of
-from tokenworks.web.principals import EVERYBODY, Who, allow, as_uuid, audit, own
-from tokenworks.web.services import Asked
+from tokenworks.web.actions import issue_key, key_owner
+from tokenworks.web.bodies import StrictBody, SubscriberReference
+from tokenworks.web.content import instant, json_response
+from tokenworks.web.lists import OFFSET_MAX, Page, page_response
+from tokenworks.web.principals import ALL_ROLES, CurrentPrincipal, allow, as_uuid, audit, own_subscriber
+from tokenworks.web.services import RequestServices
 
 router = APIRouter(prefix="/api", tags=["account"])
 
@@ -20,23 +20,23 @@ KEYS_SHOWN_MAX: Final = 100
 ModelName = Annotated[str, Field(min_length=1, max_length=MODEL_CHARS_MAX)]
 
 
-class KeyCreate(Strict):
+class KeyCreate(StrictBody):
     name: str = Field(min_length=1, max_length=100)
     models: list[ModelName] | None = Field(default=None, max_length=200)
     expires_in_days: int | None = Field(default=None, ge=1, le=3650)
-    # The most that the key may ever use.
+    # How much the key may use in total.
     cap_tokens: int | None = Field(default=None, ge=1, le=10**12)
 
 
-@router.get("/keys", summary="API keys, oldest first; a member sees its own", **allow(*EVERYBODY))
+@router.get("/keys", summary="API keys, oldest first; a member sees only its own", **allow(*ALL_ROLES))
 def keys(
-    services: Asked,
-    who: Who,
-    of: Of = None,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    of: SubscriberReference = None,
     offset: Annotated[int, Query(ge=0, le=OFFSET_MAX)] = 0,
     limit: Annotated[int, Query(ge=1, le=KEYS_SHOWN_MAX)] = KEYS_SHOWN_MAX,
 ) -> Response:
-    found = services.access.keys(own(services, who, of), keys_of(who))
+    found = services.access.keys(own_subscriber(services, principal, of), key_owner(principal))
     rows = [
         {
             "id": str(key.key_id),
@@ -44,39 +44,41 @@ def keys(
             "key": key.hint,
             "models": key.models,
             "cap_tokens": key.cap_tokens,
-            "created_at": when(key.created_at),
-            "expires_at": when(key.expires_at),
-            "revoked_at": when(key.revoked_at),
-            "used_at": when(key.used_at),
+            "created_at": instant(key.created_at),
+            "expires_at": instant(key.expires_at),
+            "revoked_at": instant(key.revoked_at),
+            "used_at": instant(key.used_at),
         }
         for key in found[offset : offset + limit]
     ]
-    return page_of(Page(offset, limit, None), rows, len(found))
+    return page_response(Page(offset, limit, None), rows, len(found))
 
 
 @router.post(
     "/keys",
     status_code=201,
-    summary="A new API key; its text is shown this once",
+    summary="Create an API key; its text is shown only once",
     **allow("owner", "admin", "member"),
 )
-def make_key(body: KeyCreate, services: Asked, who: Who) -> Response:
+def make_key(body: KeyCreate, services: RequestServices, principal: CurrentPrincipal) -> Response:
     key_id, text = issue_key(
-        services, who, own(services, who), body.name, models=body.models, expires_in_days=body.expires_in_days, cap_tokens=body.cap_tokens
+        services, principal, own_subscriber(services, principal), body.name, models=body.models, expires_in_days=body.expires_in_days, cap_tokens=body.cap_tokens
     )  # fmt: skip
-    return answer({"id": str(key_id), "name": body.name, "key": text}, 201)
+    return json_response({"id": str(key_id), "name": body.name, "key": text}, 201)
 
 
 @router.delete(
     "/keys/{id}",
     status_code=204,
-    summary="Stop a key everywhere",
-    **allow(*EVERYBODY[:2], "member", "operator"),
+    summary="Revoke a key",
+    **allow(*ALL_ROLES[:2], "member", "operator"),
 )
-def revoke_key(services: Asked, who: Who, id: str, of: Of = None) -> Response:
-    found = own(services, who, of)
+def revoke_key(
+    services: RequestServices, principal: CurrentPrincipal, id: str, of: SubscriberReference = None
+) -> Response:
+    found = own_subscriber(services, principal, of)
     key_id = as_uuid(id, "key")
     with services.transaction():
-        services.access.revoke_key(found, key_id, keys_of(who))
-        audit(services, who, "key.revoke", key_id)
+        services.access.revoke_key(found, key_id, key_owner(principal))
+        audit(services, principal, "key.revoke", key_id)
     return Response(status_code=204)

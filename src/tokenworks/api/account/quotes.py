@@ -1,4 +1,4 @@
-"""What an order, a change, a resume or a cancellation would cost, before it is asked for."""
+"""Quotes: what an order, a change, a resume or a cancellation would cost."""
 
 from typing import Literal
 
@@ -7,17 +7,17 @@ from pydantic import Field
 
 from tokenworks.kernel import Invalid
 from tokenworks.subscriptions import Quote
-from tokenworks.web.bodies import Strict
-from tokenworks.web.content import answer, money, shown, when
-from tokenworks.web.principals import BUYERS, Who, allow, as_uuid, mine_only, own
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.bodies import StrictBody
+from tokenworks.web.content import instant, json_response, money, without_none
+from tokenworks.web.principals import BUYERS, CurrentPrincipal, allow, as_uuid, check_owner, own_subscriber
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(prefix="/api/quotes", tags=["quotes"])
 
 
-class QuoteCreate(Strict):
-    """`add` names an offering, `modify` a product and an offering, `resume` and `delete` a product. Staff names the subscriber
-    who would order.
+class QuoteCreate(StrictBody):
+    """`add` names an offering, `modify` a product and an offering, `resume` and `delete` a product. Staff also names the
+    subscriber.
     """
 
     action: Literal["add", "modify", "resume", "delete"]
@@ -26,15 +26,15 @@ class QuoteCreate(Strict):
     subscriber: str | None = Field(default=None, max_length=64)
     delivery: str | None = Field(default=None, max_length=32)
     at: Literal["now", "cycle_end"] = "now"
-    # Of what the subscriber has already, a second one.
+    # True: order an offering again that the subscriber has already.
     confirm: bool = False
 
 
 def quote_resource(quote: Quote) -> dict[str, object]:
-    """`amount` is below zero where something comes back; `now` is what of it comes at once, the rest comes with what `waits_for`
-    says; `ends_at` is exclusive.
+    """A quote. `amount` is negative if money is given back; `now` is the part that is charged at once, the rest follows when the
+    event in `waits_for` has happened; `ends_at` is exclusive.
     """
-    return shown(
+    return without_none(
         {
             "action": quote.action,
             "offering": quote.offering_id,
@@ -45,9 +45,9 @@ def quote_resource(quote: Quote) -> dict[str, object]:
             "now": money(quote.now_nano, quote.currency),
             "waits_for": quote.waits_for,
             "at_most": quote.at_most,
-            "begins_at": when(quote.begins_at),
-            "ends_at": when(quote.ends_at),
-            "renews_at": when(quote.renews_at),
+            "begins_at": instant(quote.begins_at),
+            "ends_at": instant(quote.ends_at),
+            "renews_at": instant(quote.renews_at),
             "renewal": None if quote.renewal_nano is None else money(quote.renewal_nano, quote.currency),
             "lines": [
                 {
@@ -62,14 +62,14 @@ def quote_resource(quote: Quote) -> dict[str, object]:
     )
 
 
-def _quote(body: QuoteCreate, services: Services, who: Who) -> Quote:
+def _quote(body: QuoteCreate, services: Services, principal: CurrentPrincipal) -> Quote:
     if body.action == "add":
         if body.offering is None:
             raise Invalid("offering: say what would be ordered")
-        subscriber = own(services, who, body.subscriber)
+        subscriber = own_subscriber(services, principal, body.subscriber)
         return services.quotes.place(subscriber, body.offering, delivery=body.delivery, confirm=body.confirm)
     product, subscriber_id = services.orders.product(as_uuid(body.product or "", "product"))
-    mine_only(who, subscriber_id, "product")
+    check_owner(principal, subscriber_id, "product")
     if body.action == "modify":
         if body.offering is None:
             raise Invalid("offering: say what it would be changed to")
@@ -79,6 +79,6 @@ def _quote(body: QuoteCreate, services: Services, who: Who) -> Quote:
     return services.quotes.cancel(product.product_id, body.at)
 
 
-@router.post("", summary="What it would cost, until when, and when it renews", **allow(*BUYERS))
-def quote(body: QuoteCreate, services: Asked, who: Who) -> Response:
-    return answer(quote_resource(_quote(body, services, who)))
+@router.post("", summary="Quote an operation: its cost, its period and its renewal", **allow(*BUYERS))
+def quote(body: QuoteCreate, services: RequestServices, principal: CurrentPrincipal) -> Response:
+    return json_response(quote_resource(_quote(body, services, principal)))

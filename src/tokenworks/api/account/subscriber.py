@@ -1,6 +1,6 @@
-"""Who a subscriber is, and what it may spend; what suspends it."""
+"""The subscriber, its spending and its limits; its suspensions."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
@@ -14,11 +14,11 @@ from tokenworks.subscriptions import (
     check_own_broadband,
     check_own_lift,
 )
-from tokenworks.web.bodies import Of, Strict
-from tokenworks.web.content import answer, decimal, shown, when
-from tokenworks.web.lists import check_match, one
-from tokenworks.web.principals import BUYERS, READERS, Who, allow, audit, own
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.bodies import StrictBody, SubscriberReference
+from tokenworks.web.content import exact_amount, instant, json_response, without_none
+from tokenworks.web.lists import check_match, resource_response
+from tokenworks.web.principals import BUYERS, READERS, CurrentPrincipal, allow, audit, own_subscriber
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(prefix="/api", tags=["account"])
 
@@ -26,7 +26,7 @@ Region = Annotated[str, Field(min_length=1, max_length=60)]
 
 
 def subscriber_resource(services: Services, subscriber: Subscriber) -> dict[str, object]:
-    return shown(
+    return without_none(
         {
             "id": str(subscriber.subscriber_id),
             "account_id": str(subscriber.account_id),
@@ -38,8 +38,8 @@ def subscriber_resource(services: Services, subscriber: Subscriber) -> dict[str,
             "broadband": subscriber.broadband,
             "real_name": subscriber.real_name,
             "bill_day": subscriber.bill_day,
-            "monthly_cap": decimal(subscriber.cap_nano),
-            "spent_this_month": decimal(services.payg.spent(subscriber)),
+            "monthly_cap": exact_amount(subscriber.cap_nano),
+            "spent_this_month": exact_amount(services.payg.spent(subscriber)),
             "spend_locked": subscriber.spend_locked,
             "spill_over": subscriber.spill_over,
             "restricted": subscriber.restricted,
@@ -48,8 +48,8 @@ def subscriber_resource(services: Services, subscriber: Subscriber) -> dict[str,
             "home_region": subscriber.home_region,
             "credit_limit": None
             if subscriber.credit_limit_nano is None
-            else decimal(subscriber.credit_limit_nano),
-            "owes": decimal(services.charges.receivable(subscriber.account_id)),
+            else exact_amount(subscriber.credit_limit_nano),
+            "owes": exact_amount(services.charges.receivable(subscriber.account_id)),
             "consents": services.consents.latest_answers(subscriber),
         }
     )
@@ -57,38 +57,43 @@ def subscriber_resource(services: Services, subscriber: Subscriber) -> dict[str,
 
 def suspension_resource(found: Suspension) -> dict[str, object]:
     stops = SUSPENSIONS[found.cause]
-    return shown(
+    return without_none(
         {
             "cause": found.cause,
             "reason": found.reason,
-            "began_at": when(found.began_at),
-            "ended_at": when(found.ended_at),
+            "began_at": instant(found.began_at),
+            "ended_at": instant(found.ended_at),
             "end_reason": found.end_reason,
             "stops": [name for name, stopped in stops._asdict().items() if stopped],
         }
     )
 
 
-@router.get("/suspensions", summary="What suspends one now, and what it stops", **allow(*READERS))
-def my_suspensions(services: Asked, who: Who, of: Of = None) -> Response:
-    found = services.subscriptions.suspensions(own(services, who, of))
-    rows = [suspension_resource(one) for one in found if one.ended_at is None]
-    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+@router.get("/suspensions", summary="Current suspensions, and what each of them stops", **allow(*READERS))
+def my_suspensions(
+    services: RequestServices, principal: CurrentPrincipal, of: SubscriberReference = None
+) -> Response:
+    found = services.subscriptions.suspensions(own_subscriber(services, principal, of))
+    rows = [suspension_resource(suspension) for suspension in found if suspension.ended_at is None]
+    return json_response(rows, headers={"X-Total-Count": str(len(rows))})
 
 
-class OwnSuspension(Strict):
+class OwnSuspension(StrictBody):
     cause: Literal["own_wish", "lost_phone"]
     state: Literal["suspended", "active"]
 
 
-@router.patch(
-    "/suspensions", summary="Pause by one's own wish, or for a lost phone; or go on", **allow("owner")
-)
-def suspend_myself(body: OwnSuspension, services: Asked, who: Who, of: Of = None) -> Response:
-    """A pause is the subscriber's to set and to lift. A lost phone is only told here, and every session ends: whoever has the
-    phone gets codes, too, so that the operator lifts it, for whom it has seen.
+@router.patch("/suspensions", summary="Pause the account, report a lost phone, or resume", **allow("owner"))
+def suspend_myself(
+    body: OwnSuspension,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    of: SubscriberReference = None,
+) -> Response:
+    """Pause or resume the account, or report a lost phone. A report of a lost phone ends every session. Only the operator lifts it,
+    after checking the person's identity: a thief with the phone would get the codes, too.
     """
-    found = own(services, who, of)
+    found = own_subscriber(services, principal, of)
     if body.state == "active":
         check_own_lift(body.cause)
     with services.transaction():
@@ -96,62 +101,76 @@ def suspend_myself(body: OwnSuspension, services: Asked, who: Who, of: Of = None
             found = services.subscriptions.suspend(found, body.cause, "asked by the subscriber")
         else:
             found = services.subscriptions.lift(found, body.cause, "asked by the subscriber")
-        audit(services, who, f"subscriber.{body.state}", found.subscriber_id, None, {"cause": body.cause})
-    return answer(subscriber_resource(services, found))
+        audit(
+            services, principal, f"subscriber.{body.state}", found.subscriber_id, None, {"cause": body.cause}
+        )
+    return json_response(subscriber_resource(services, found))
 
 
-@router.get("/subscriber", summary="Who one is, and what one may spend", **allow(*READERS))
-def subscriber(request: Request, services: Asked, who: Who, of: Of = None) -> Response:
-    return one(request, subscriber_resource(services, own(services, who, of)))
+@router.get("/subscriber", summary="The subscriber, its spending and its limits", **allow(*READERS))
+def subscriber(
+    request: Request, services: RequestServices, principal: CurrentPrincipal, of: SubscriberReference = None
+) -> Response:
+    return resource_response(request, subscriber_resource(services, own_subscriber(services, principal, of)))
 
 
-class SubscriberUpdate(Strict):
-    """What is left out stays. Amounts are decimals of yuan in quotes."""
+class SubscriberUpdate(StrictBody):
+    """A field that is left out stays as it is. Amounts are decimals of yuan, as strings."""
 
     name: str | None = Field(default=None, max_length=100)
     language: Literal["zh", "en"] | None = None
     monthly_cap: str | None = Field(default=None, max_length=20)
     spend_locked: bool | None = None
     spill_over: bool | None = None
-    # The number of the broadband account, where none is known yet.
+    # The broadband account number, if none is known yet.
     broadband: str | None = Field(default=None, max_length=32)
-    # Where requests may be sent, such as cn or cn-sh; null: anywhere.
+    # Regions to which requests may be sent, such as cn or cn-sh; null: any region.
     regions: list[Region] | None = Field(default=None, max_length=100)
-    # Where the subscriber is, such as cn-sh, so that an edge box near it may serve it; null: not said.
+    # The subscriber's region, such as cn-sh, so that an edge box nearby may serve it; null: unknown.
     home_region: str | None = Field(default=None, max_length=60)
-    # What is agreed to, or taken back, by purpose.
+    # Consents given or withdrawn, by purpose.
     consents: dict[Literal["terms", "marketing", "data_cross_border"], bool] | None = None
 
 
 @router.patch(
-    "/subscriber", summary="Set the name, the cap, the lock, the consent to go on", **allow(*BUYERS)
+    "/subscriber",
+    summary="Set the name, the spending cap, the spending lock, pay as you go",
+    **allow(*BUYERS),
 )
 def update_subscriber(
-    request: Request, body: SubscriberUpdate, services: Asked, who: Who, of: Of = None
+    request: Request,
+    body: SubscriberUpdate,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    of: SubscriberReference = None,
 ) -> Response:
-    found = own(services, who, of)
+    found = own_subscriber(services, principal, of)
     before = subscriber_resource(services, found)
     check_match(request, before)
     with services.transaction():
         cap = None if body.monthly_cap is None else parse_money(body.monthly_cap).amount_nano
         check_control(
-            who.role, found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, consents=bool(body.consents),
+            principal.role, found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, consents=bool(body.consents),
             regions=bool(body.model_fields_set & {"regions", "home_region"}),
         )  # fmt: skip
         services.payg.control(
-            found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, said_by=who.actor
+            found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, said_by=principal.actor
         )
         for purpose, given in (body.consents or {}).items():
-            services.consents.keep(found, purpose, given=given, said_by=who.actor)
+            services.consents.keep(found, purpose, given=given, said_by=principal.actor)
         said = {
             name: getattr(body, name) for name in ("regions", "home_region") if name in body.model_fields_set
         }
         services.subscriptions.set_profile(found, **said)
-        fields: dict[str, Any] = {"name": body.name, "language": body.language, "broadband": body.broadband}
+        fields: dict[str, str | None] = {
+            "name": body.name,
+            "language": body.language,
+            "broadband": body.broadband,
+        }
         check_own_broadband(found, body.broadband)
         changed = services.subscriptions.set_profile(
             found, **{k: v for k, v in fields.items() if v is not None}
         )
         after = subscriber_resource(services, changed)
-        audit(services, who, "subscriber.set", found.subscriber_id, before, after)
-    return answer(after)
+        audit(services, principal, "subscriber.set", found.subscriber_id, before, after)
+    return json_response(after)

@@ -1,4 +1,4 @@
-"""What staff does: `/api/operations`."""
+"""Routes for staff: `/api/operations`."""
 
 from typing import Final
 

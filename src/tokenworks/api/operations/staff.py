@@ -7,39 +7,42 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from tokenworks.trust import Approval
-from tokenworks.web.bodies import Strict
-from tokenworks.web.content import answer, decimal, shown, when
-from tokenworks.web.lists import Paged, only_filters, page_of
-from tokenworks.web.principals import ALL_STAFF, Who, allow, as_uuid, audit
-from tokenworks.web.services import Asked
+from tokenworks.web.bodies import StrictBody
+from tokenworks.web.content import exact_amount, instant, json_response, without_none
+from tokenworks.web.lists import PageQuery, check_filters, page_response
+from tokenworks.web.principals import ALL_STAFF, CurrentPrincipal, allow, as_uuid, audit
+from tokenworks.web.services import RequestServices
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
 
-@router.get("/audit", summary="Who did what to what, newest first", **allow("auditor"))
+@router.get("/audit", summary="The audit trail, newest first", **allow("auditor"))
 def audit_trail(
-    request: Request, services: Asked, page: Paged, ref: Annotated[str | None, Query(max_length=100)] = None
+    request: Request,
+    services: RequestServices,
+    page: PageQuery,
+    ref: Annotated[str | None, Query(max_length=100)] = None,
 ) -> Response:
-    only_filters(request, "ref")
+    check_filters(request, "ref")
     found, total = services.identity.audited(ref, page.offset, page.limit)
     rows = [
-        {**row, "audit_id": str(row["audit_id"]), "at": when(row["at"])}  # type: ignore[arg-type]
+        {**row, "audit_id": str(row["audit_id"]), "at": instant(row["at"])}  # type: ignore[arg-type]
         for row in found
     ]
-    return page_of(page, rows, total)
+    return page_response(page, rows, total)
 
 
 @router.get("/staff", summary="Staff and their roles", **allow(*ALL_STAFF))
-def staff(services: Asked) -> Response:
+def staff(services: RequestServices) -> Response:
     rows = [
-        {name: when(value) if name.endswith("_at") else value for name, value in row.items()}  # type: ignore[arg-type]
+        {name: instant(value) if name.endswith("_at") else value for name, value in row.items()}  # type: ignore[arg-type]
         for row in services.identity.staff()
     ]
-    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+    return json_response(rows, headers={"X-Total-Count": str(len(rows))})
 
 
-class TokenRotation(Strict):
-    """For so many hours the token that is asked with stays good."""
+class TokenRotation(StrictBody):
+    """`overlap_h`: how long the current token stays valid."""
 
     overlap_h: int = Field(default=24, ge=0, le=720)
 
@@ -47,53 +50,57 @@ class TokenRotation(Strict):
 @router.post(
     "/staff/token",
     status_code=201,
-    summary="A new token of one's own, shown this once",
+    summary="Rotate your own token; the new one is shown only once",
     **allow(*ALL_STAFF),
 )
-def rotate_token(body: TokenRotation, services: Asked, who: Who) -> Response:
+def rotate_token(body: TokenRotation, services: RequestServices, principal: CurrentPrincipal) -> Response:
     with services.transaction():
-        token = services.identity.rotate_staff(who.name, timedelta(hours=body.overlap_h))
-        audit(services, who, "staff.rotate", who.name, None, {"overlap_h": body.overlap_h})
-    return answer({"name": who.name, "token": token}, 201)
+        token = services.identity.rotate_staff(principal.name, timedelta(hours=body.overlap_h))
+        audit(services, principal, "staff.rotate", principal.name, None, {"overlap_h": body.overlap_h})
+    return json_response({"name": principal.name, "token": token}, 201)
 
 
 def _approval(approval: Approval) -> dict[str, object]:
-    return shown(
+    return without_none(
         {
             "id": str(approval.approval_id),
             "action": approval.action,
             "ref": approval.ref,
-            "amount": decimal(approval.amount_nano),
+            "amount": exact_amount(approval.amount_nano),
             "state": approval.state,
             "asked_by": approval.asked_by,
-            "asked_at": when(approval.asked_at),
+            "asked_at": instant(approval.asked_at),
             "decided_by": approval.decided_by,
-            "decided_at": when(approval.decided_at),
+            "decided_at": instant(approval.decided_at),
         }
     )
 
 
-@router.get("/approvals", summary="What needs a second person, newest first", **allow(*ALL_STAFF))
+@router.get(
+    "/approvals", summary="Requests for a second person's approval, newest first", **allow(*ALL_STAFF)
+)
 def approvals(
     request: Request,
-    services: Asked,
-    page: Paged,
+    services: RequestServices,
+    page: PageQuery,
     state: Literal["open", "approved", "refused", "used"] | None = None,
 ) -> Response:
-    only_filters(request, "state")
+    check_filters(request, "state")
     found, total = services.approvals.all(state, page.offset, page.limit)
-    return page_of(page, [_approval(approval) for approval in found], total)
+    return page_response(page, [_approval(approval) for approval in found], total)
 
 
-class ApprovalDecision(Strict):
+class ApprovalDecision(StrictBody):
     state: Literal["approved", "refused"]
 
 
-@router.patch(
-    "/approvals/{id}", summary="Approve what another person asks for, or refuse it", **allow("finance")
-)
-def decide(body: ApprovalDecision, services: Asked, who: Who, id: str) -> Response:
+@router.patch("/approvals/{id}", summary="Approve or refuse another person's request", **allow("finance"))
+def decide(
+    body: ApprovalDecision, services: RequestServices, principal: CurrentPrincipal, id: str
+) -> Response:
     with services.transaction():
-        made = services.approvals.decide(as_uuid(id, "approval"), who.name, approve=body.state == "approved")
-        audit(services, who, f"approval.{body.state}", id, {"state": "open"}, _approval(made))
-    return answer(_approval(made))
+        made = services.approvals.decide(
+            as_uuid(id, "approval"), principal.name, approve=body.state == "approved"
+        )
+        audit(services, principal, f"approval.{body.state}", id, {"state": "open"}, _approval(made))
+    return json_response(_approval(made))

@@ -1,4 +1,4 @@
-"""What staff does about subscribers: registering, suspending, closing, identity, contract prices."""
+"""Routes for staff about subscribers: registration, suspension, closing, identity, contract prices."""
 
 from typing import Annotated, Literal
 
@@ -10,15 +10,15 @@ from tokenworks.billing import discount_nano
 from tokenworks.kernel import Invalid
 from tokenworks.subscriptions import ContractPrice, parse_phone
 from tokenworks.trust import Document
-from tokenworks.web.bodies import Instant, Strict
-from tokenworks.web.content import answer, decimal, shown, when
-from tokenworks.web.principals import ALL_STAFF, Who, allow, as_uuid, audit, two_persons
-from tokenworks.web.services import Asked
+from tokenworks.web.bodies import Instant, StrictBody
+from tokenworks.web.content import exact_amount, instant, json_response, without_none
+from tokenworks.web.principals import ALL_STAFF, CurrentPrincipal, allow, as_uuid, audit, check_approval
+from tokenworks.web.services import RequestServices
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
 
-class SubscriberCreate(Strict):
+class SubscriberCreate(StrictBody):
     phone: str = Field(max_length=32)
     name: str | None = Field(default=None, max_length=100)
     audiences: list[Annotated[str, Field(max_length=32)]] | None = Field(default=None, max_length=7)
@@ -28,40 +28,42 @@ class SubscriberCreate(Strict):
 
 
 @router.post("/subscribers", status_code=201, summary="Register a subscriber", **allow("operator"))
-def register(body: SubscriberCreate, services: Asked, who: Who) -> Response:
+def register(body: SubscriberCreate, services: RequestServices, principal: CurrentPrincipal) -> Response:
     with services.transaction():
         made = services.subscriptions.register(
             parse_phone(body.phone), body.name, audiences=body.audiences, language=body.language, broadband=body.broadband,
             bill_day=body.bill_day,
         )  # fmt: skip
-        audit(services, who, "subscriber.register", made.subscriber_id, None, {"phone": made.phone_masked})
-    return answer(subscriber_resource(services, made), 201)
+        audit(
+            services, principal, "subscriber.register", made.subscriber_id, None, {"phone": made.phone_masked}
+        )
+    return json_response(subscriber_resource(services, made), 201)
 
 
-class SubscriberAction(Strict):
-    """`cause` goes with suspend and resume: each cause is lifted by itself. By `payment` dunning alone suspends."""
+class SubscriberAction(StrictBody):
+    """`cause` is for suspend and resume: each cause is lifted on its own. Only dunning suspends with the cause `payment`."""
 
     action: Literal["suspend", "resume", "close", "change_phone", "change_owner"]
     cause: Literal["operator", "fraud", "lost_phone", "own_wish"] = "operator"
     phone: str | None = Field(default=None, max_length=32)
-    # The new holder's, with `change_owner`.
+    # The new owner's name, for `change_owner`.
     name: str | None = Field(default=None, max_length=100)
     reason: str = Field(min_length=1, max_length=200)
 
 
 @router.post(
     "/subscribers/{id}/actions",
-    summary="Suspend, resume, close, another number, another holder of it",
+    summary="Suspend, resume or close a subscriber, or change its phone number or the owner of the number",
     **allow("operator"),
 )
-def act(body: SubscriberAction, services: Asked, who: Who, id: str) -> Response:
+def act(body: SubscriberAction, services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
     found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
     before = subscriber_resource(services, found)
     with services.transaction():
         if body.action == "close":
             services.subscriptions.close(found)
         elif body.action == "change_owner":
-            # What the number's old holder owes stays its own: the answer is about that one, which is closed.
+            # The debt stays with the old owner's account, which is closed. The response shows that account.
             services.subscriptions.change_owner(found, body.name)
         elif body.action == "change_phone":
             if body.phone is None:
@@ -74,26 +76,28 @@ def act(body: SubscriberAction, services: Asked, who: Who, id: str) -> Response:
         after = subscriber_resource(services, services.subscriptions.find(str(found.subscriber_id)))
         audit(
             services,
-            who,
+            principal,
             f"subscriber.{body.action}",
             found.subscriber_id,
             before,
             {**after, "reason": body.reason},
         )
-    return answer(after)
+    return json_response(after)
 
 
 @router.get(
-    "/subscribers/{id}/suspensions", summary="What suspended a subscriber, and when", **allow(*ALL_STAFF)
+    "/subscribers/{id}/suspensions",
+    summary="A subscriber's suspensions, with their times",
+    **allow(*ALL_STAFF),
 )
-def suspensions(services: Asked, id: str) -> Response:
+def suspensions(services: RequestServices, id: str) -> Response:
     found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
-    rows = [suspension_resource(one) for one in services.subscriptions.suspensions(found)]
-    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+    rows = [suspension_resource(suspension) for suspension in services.subscriptions.suspensions(found)]
+    return json_response(rows, headers={"X-Total-Count": str(len(rows))})
 
 
-class Identification(Strict):
-    """Who a subscriber is. Kept of the number is a keyed hash, which tells one person from another and nothing else."""
+class Identification(StrictBody):
+    """A subscriber's identity document. Only a keyed hash of its number is kept, which tells persons apart and nothing else."""
 
     document: Document = "resident_id"
     number: str = Field(min_length=5, max_length=64)
@@ -102,19 +106,23 @@ class Identification(Strict):
 @router.put(
     "/subscribers/{id}/identity",
     status_code=204,
-    summary="Whom a subscriber is known to be",
+    summary="Keep a subscriber's identity document",
     **allow("operator"),
 )
-def identify(body: Identification, services: Asked, who: Who, id: str) -> Response:
+def identify(
+    body: Identification, services: RequestServices, principal: CurrentPrincipal, id: str
+) -> Response:
     found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
     with services.transaction():
         services.subscriptions.identify(found, body.document, body.number)
-        audit(services, who, "subscriber.identify", found.subscriber_id, None, {"document": body.document})
+        audit(
+            services, principal, "subscriber.identify", found.subscriber_id, None, {"document": body.document}
+        )
     return Response(status_code=204)
 
 
-class ContractPriceCreate(Strict):
-    """A price of a subscriber's own, in yuan with VAT, as a decimal in quotes. Charges that are made stay."""
+class ContractPriceCreate(StrictBody):
+    """A contract price, in yuan with VAT, a decimal as a string. Charges that exist already stay as they are."""
 
     offering: str = Field(min_length=1, max_length=64)
     price: str = Field(max_length=20)
@@ -124,31 +132,35 @@ class ContractPriceCreate(Strict):
 
 
 def _contract_price(price: ContractPrice) -> dict[str, object]:
-    return shown(
+    return without_none(
         {
             "offering": price.offering_id,
-            "price": decimal(price.price_nano),
+            "price": exact_amount(price.price_nano),
             "contract": price.contract,
-            "valid_from": when(price.valid_from),
-            "valid_until": when(price.valid_until),
+            "valid_from": instant(price.valid_from),
+            "valid_until": instant(price.valid_until),
         }
     )
 
 
-@router.get("/subscribers/{id}/contract-prices", summary="Prices of a subscriber's own", **allow(*ALL_STAFF))
-def contract_prices(services: Asked, id: str) -> Response:
+@router.get(
+    "/subscribers/{id}/contract-prices", summary="A subscriber's contract prices", **allow(*ALL_STAFF)
+)
+def contract_prices(services: RequestServices, id: str) -> Response:
     found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
     rows = [_contract_price(price) for price in services.subscriptions.contract_prices(found)]
-    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+    return json_response(rows, headers={"X-Total-Count": str(len(rows))})
 
 
 @router.post(
     "/subscribers/{id}/contract-prices",
     status_code=201,
-    summary="Agree a price with a subscriber",
+    summary="Agree a contract price with a subscriber",
     **allow("operator"),
 )
-def set_contract_price(body: ContractPriceCreate, services: Asked, who: Who, id: str) -> Response:
+def set_contract_price(
+    body: ContractPriceCreate, services: RequestServices, principal: CurrentPrincipal, id: str
+) -> Response:
     found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
     with services.transaction():
         before = [_contract_price(price) for price in services.subscriptions.contract_prices(found)]
@@ -156,14 +168,14 @@ def set_contract_price(body: ContractPriceCreate, services: Asked, who: Who, id:
             found, body.offering, body.price, body.contract, body.valid_from, body.valid_until
         )
         given = discount_nano(services.offerings, body.offering, body.price)
-        two_persons(
+        check_approval(
             services,
-            who,
+            principal,
             "subscriber.contract",
             f"{found.subscriber_id} {body.offering}",
             given,
             body.contract,
         )
         after = [_contract_price(price) for price in services.subscriptions.contract_prices(found)]
-        audit(services, who, "subscriber.contract", found.subscriber_id, before, after)
-    return answer(after, 201)
+        audit(services, principal, "subscriber.contract", found.subscriber_id, before, after)
+    return json_response(after, 201)

@@ -1,4 +1,4 @@
-"""TMF654: adjustments, which another person decides."""
+"""TMF654: adjustments of balances, which a second person decides."""
 
 from typing import Literal
 
@@ -6,33 +6,33 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from tokenworks.api.tmf.buckets import find_bucket
-from tokenworks.api.tmf.refs import BALANCE, _Quantity, exact, quantity
+from tokenworks.api.tmf.refs import BALANCE, Quantity, exact_integer, quantity
 from tokenworks.charging import PER_UNIT, Adjustment
 from tokenworks.kernel import Invalid
-from tokenworks.web.bodies import Loose, Ref
-from tokenworks.web.content import answer, shown, when
-from tokenworks.web.filters import filtered
-from tokenworks.web.lists import Fields, Paged, cut, one
-from tokenworks.web.principals import ALL_STAFF, Who, allow, as_uuid, audit
+from tokenworks.web.bodies import Reference, TmfBody
+from tokenworks.web.content import instant, json_response, without_none
+from tokenworks.web.filters import apply_filters
+from tokenworks.web.lists import FieldsQuery, PageQuery, paginate, resource_response
+from tokenworks.web.principals import ALL_STAFF, CurrentPrincipal, allow, as_uuid, audit
 from tokenworks.web.repeats import IdempotencyKey, RepeatableRoute
-from tokenworks.web.services import Asked
+from tokenworks.web.services import RequestServices
 
 router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=RepeatableRoute)
 
 
-class AdjustBalanceCreate(Loose):
-    """So much of a bucket's unit more, or (below zero) less. Another person decides."""
+class AdjustBalanceCreate(TmfBody):
+    """Add an amount of a bucket's unit, or (negative) remove it. A second person decides."""
 
-    amount: _Quantity
+    amount: Quantity
     usage_type: Literal["monetary", "voice", "data", "sms", "other"] = Field(alias="usageType")
-    bucket: Ref
+    bucket: Reference
     reason: str = Field(min_length=1, max_length=200)
 
 
 def _adjustment_resource(made: Adjustment) -> dict[str, object]:
     sign = -1 if made.amount < 0 else 1
     amount = quantity(abs(made.amount), made.unit)
-    return shown(
+    return without_none(
         {
             "id": str(made.adjustment_id),
             "href": f"{BALANCE}/adjustBalance/{made.adjustment_id}",
@@ -40,8 +40,8 @@ def _adjustment_resource(made: Adjustment) -> dict[str, object]:
             "adjustType": "oneTime",
             "amount": {**amount, "amount": sign * amount["amount"]},  # type: ignore[operator]
             "reason": made.reason,
-            "requestedDate": when(made.asked_at),
-            "confirmationDate": when(made.decided_at),
+            "requestedDate": instant(made.asked_at),
+            "confirmationDate": instant(made.decided_at),
             "usageType": "other",
             "bucket": {"id": str(made.bucket_id), "href": f"{BALANCE}/bucket/{made.bucket_id}"},
             "requestor": {"id": made.asked_by, "role": "operator", "@referredType": "Individual"},
@@ -51,53 +51,63 @@ def _adjustment_resource(made: Adjustment) -> dict[str, object]:
 
 
 @router.get("/adjustBalance", summary="Adjustments, newest first", **allow(*ALL_STAFF))
-def adjustments(request: Request, services: Asked, page: Paged) -> Response:
+def adjustments(request: Request, services: RequestServices, page: PageQuery) -> Response:
     found = [_adjustment_resource(made) for made in services.adjustments.all()]
     names = ("id", "status", "bucket.id", "requestor.id", "requestedDate", "confirmationDate", "usageType")
-    return cut(page, filtered(request, found, names))
+    return paginate(page, apply_filters(request, found, names))
 
 
 @router.get("/adjustBalance/{id}", summary="One adjustment", **allow(*ALL_STAFF))
-def adjustment(request: Request, services: Asked, id: str, fields: Fields = None) -> Response:
-    return one(request, _adjustment_resource(services.adjustments.find(as_uuid(id, "adjustment"))), fields)
+def adjustment(request: Request, services: RequestServices, id: str, fields: FieldsQuery = None) -> Response:
+    return resource_response(
+        request, _adjustment_resource(services.adjustments.find(as_uuid(id, "adjustment"))), fields
+    )
 
 
 @router.post(
     "/adjustBalance", status_code=201, summary="Ask for an adjustment", **allow("operator", "finance")
 )
-def adjust(body: AdjustBalanceCreate, services: Asked, who: Who, key: IdempotencyKey) -> Response:
-    found, _ = find_bucket(services, who, body.bucket.id)
+def adjust(
+    body: AdjustBalanceCreate, services: RequestServices, principal: CurrentPrincipal, key: IdempotencyKey
+) -> Response:
+    found, _ = find_bucket(services, principal, body.bucket.id)
     if body.amount.units != found.unit:
         raise Invalid(f"amount: this bucket is counted in {found.unit}")
     with services.transaction():
         made = services.adjustments.ask(
-            found.bucket_id, exact(body.amount.amount * PER_UNIT), body.reason, who.name, key
+            found.bucket_id, exact_integer(body.amount.amount * PER_UNIT), body.reason, principal.name, key
         )
         audit(
             services,
-            who,
+            principal,
             "balance.adjust",
             made.adjustment_id,
             None,
             {"amount": made.amount, "unit": made.unit},
         )
-    return answer(_adjustment_resource(made), 201)
+    return json_response(_adjustment_resource(made), 201)
 
 
-class AdjustBalanceUpdate(Loose):
+class AdjustBalanceUpdate(TmfBody):
     status: Literal["completed", "cancelled"]
 
 
-@router.patch("/adjustBalance/{id}", summary="The second person decides", **allow("operator", "finance"))
-def decide_adjustment(body: AdjustBalanceUpdate, services: Asked, who: Who, id: str) -> Response:
+@router.patch(
+    "/adjustBalance/{id}", summary="Decide an adjustment as the second person", **allow("operator", "finance")
+)
+def decide_adjustment(
+    body: AdjustBalanceUpdate, services: RequestServices, principal: CurrentPrincipal, id: str
+) -> Response:
     with services.transaction():
-        made = services.adjustments.decide(as_uuid(id, "adjustment"), who.name, do=body.status == "completed")
+        made = services.adjustments.decide(
+            as_uuid(id, "adjustment"), principal.name, do=body.status == "completed"
+        )
         audit(
             services,
-            who,
+            principal,
             "balance.adjust.decide",
             made.adjustment_id,
             {"state": "asked"},
             {"state": made.state},
         )
-    return answer(_adjustment_resource(made))
+    return json_response(_adjustment_resource(made))

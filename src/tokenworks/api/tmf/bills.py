@@ -5,17 +5,26 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from tokenworks.api.tmf.refs import BILL, Party, _Money, product_ref
+from tokenworks.api.tmf.refs import BILL, Money, PartyQuery, product_ref
 from tokenworks.billing import Bill
 from tokenworks.charging import BillLine
 from tokenworks.kernel import NotFound
-from tokenworks.web.bodies import Loose
-from tokenworks.web.content import answer, money, shown, when
-from tokenworks.web.filters import filtered, narrowed
-from tokenworks.web.lists import Fields, Paged, cut, one
-from tokenworks.web.principals import READERS, Who, allow, as_uuid, audit, mine_only, two_persons, whose
+from tokenworks.web.bodies import TmfBody
+from tokenworks.web.content import instant, json_response, money, without_none
+from tokenworks.web.filters import apply_filters, filtered_page
+from tokenworks.web.lists import FieldsQuery, PageQuery, paginate, resource_response
+from tokenworks.web.principals import (
+    READERS,
+    CurrentPrincipal,
+    allow,
+    as_uuid,
+    audit,
+    check_approval,
+    check_owner,
+    subscriber_or_all,
+)
 from tokenworks.web.repeats import IdempotencyKey, RepeatableRoute
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(prefix=BILL, tags=["TMF678 customer bills"], route_class=RepeatableRoute)
 
@@ -25,13 +34,16 @@ def bill_resource(bill: Bill) -> dict[str, object]:
         "id": str(bill.bill_id),
         "href": f"{BILL}/customerBill/{bill.bill_id}",
         "billNo": bill.bill_no,
-        "billDate": when(bill.issued_at),
-        "lastUpdate": when(bill.issued_at),
-        "paymentDueDate": when(bill.due_at),
+        "billDate": instant(bill.issued_at),
+        "lastUpdate": instant(bill.issued_at),
+        "paymentDueDate": instant(bill.due_at),
         "category": "normal",
         "runType": "onCycle",
         "state": bill.state,
-        "billingPeriod": {"startDateTime": when(bill.period_start), "endDateTime": when(bill.period_end)},
+        "billingPeriod": {
+            "startDateTime": instant(bill.period_start),
+            "endDateTime": instant(bill.period_end),
+        },
         "taxIncludedAmount": money(bill.amount_nano, bill.currency),
         "taxExcludedAmount": money(bill.amount_nano - bill.tax_nano, bill.currency),
         "amountDue": money(max(0, bill.amount_nano), bill.currency),
@@ -53,12 +65,12 @@ def bill_resource(bill: Bill) -> dict[str, object]:
 
 
 def rate_resource(line: BillLine, bill: Bill) -> dict[str, object]:
-    """A line of a bill."""
-    return shown(
+    """A line of a bill as a resource."""
+    return without_none(
         {
             "id": f"{line.bill_id}-{line.line_no}",
             "href": f"{BILL}/appliedCustomerBillingRate/{line.bill_id}-{line.line_no}",
-            "date": when(bill.issued_at),
+            "date": instant(bill.issued_at),
             "name": line.description,
             "description": line.description_zh,
             "isBilled": True,
@@ -72,8 +84,8 @@ def rate_resource(line: BillLine, bill: Bill) -> dict[str, object]:
             "billingAccount": {"id": str(line.account_id), "name": "token account"},
             "product": None if line.product_id is None else product_ref(line.product_id),
             "periodCoverage": {
-                "startDateTime": when(bill.period_start),
-                "endDateTime": when(bill.period_end),
+                "startDateTime": instant(bill.period_start),
+                "endDateTime": instant(bill.period_end),
             },
             "appliedTax": [
                 {
@@ -89,16 +101,22 @@ def rate_resource(line: BillLine, bill: Bill) -> dict[str, object]:
     )
 
 
-def _own_bill(services: Services, who: Who, id_: str) -> Bill:
+def _own_bill(services: Services, principal: CurrentPrincipal, id_: str) -> Bill:
     bill = services.bills.find(str(as_uuid(id_, "bill")))
-    mine_only(who, bill.subscriber_id, "bill")
+    check_owner(principal, bill.subscriber_id, "bill")
     return bill
 
 
 @router.get("/customerBill", summary="Bills, newest first", **allow(*READERS))
-def bills(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    of = whose(services, who, related)
-    return narrowed(
+def bills(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    page: PageQuery,
+    related: PartyQuery = None,
+) -> Response:
+    of = subscriber_or_all(services, principal, related)
+    return filtered_page(
         request,
         page,
         lambda offset, limit: services.bills.all(of, offset, limit),
@@ -109,18 +127,24 @@ def bills(request: Request, services: Asked, who: Who, page: Paged, related: Par
 
 
 @router.get("/customerBill/{id}", summary="One bill", **allow(*READERS))
-def bill(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
-    return one(request, bill_resource(_own_bill(services, who, id)), fields)
+def bill(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    id: str,
+    fields: FieldsQuery = None,
+) -> Response:
+    return resource_response(request, bill_resource(_own_bill(services, principal, id)), fields)
 
 
 @router.get("/customerBill/{id}/document", summary="A bill as a PDF", **allow(*READERS))
 def document(
-    services: Asked,
-    who: Who,
+    services: RequestServices,
+    principal: CurrentPrincipal,
     id: str,
     language: Literal["zh", "en"] | None = None,
 ) -> Response:
-    found = _own_bill(services, who, id)
+    found = _own_bill(services, principal, id)
     pdf = services.documents.pdf(found, language)
     return Response(
         pdf,
@@ -132,32 +156,38 @@ def document(
 @router.get("/appliedCustomerBillingRate", summary="The lines of a bill", **allow(*READERS))
 def rates(
     request: Request,
-    services: Asked,
-    who: Who,
-    page: Paged,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    page: PageQuery,
     bill_id: Annotated[str, Query(alias="bill.id", max_length=64)],
 ) -> Response:
-    found = _own_bill(services, who, bill_id)
+    found = _own_bill(services, principal, bill_id)
     lines = [rate_resource(line, found) for line in services.bills.lines(found)]
     names = ("id", "type", "name", "date", "product.id", "isBilled")
-    return cut(page, filtered(request, lines, names, beside=("bill.id",)))
+    return paginate(page, apply_filters(request, lines, names, ignored=("bill.id",)))
 
 
 @router.get("/appliedCustomerBillingRate/{id}", summary="One line", **allow(*READERS))
-def rate(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+def rate(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    id: str,
+    fields: FieldsQuery = None,
+) -> Response:
     bill_id, _, number = id.rpartition("-")
-    found = _own_bill(services, who, bill_id)
+    found = _own_bill(services, principal, bill_id)
     for line in services.bills.lines(found):
         if str(line.line_no) == number:
-            return one(request, rate_resource(line, found), fields)
+            return resource_response(request, rate_resource(line, found), fields)
     raise NotFound("there is no such line")
 
 
-class CreditNoteCreate(Loose):
-    """What is given back of a line of a bill."""
+class CreditNoteCreate(TmfBody):
+    """The amount of a bill line that is credited."""
 
     line: int = Field(ge=1)
-    amount: _Money
+    amount: Money
     reason: str = Field(min_length=1, max_length=200)
 
 
@@ -167,17 +197,23 @@ class CreditNoteCreate(Loose):
     summary="Correct a bill by a credit note",
     **allow("finance"),
 )
-def correct(body: CreditNoteCreate, services: Asked, who: Who, id: str, key: IdempotencyKey) -> Response:
-    found = _own_bill(services, who, id)
+def correct(
+    body: CreditNoteCreate,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    id: str,
+    key: IdempotencyKey,
+) -> Response:
+    found = _own_bill(services, principal, id)
     with services.transaction():
         note = services.bills.correct(found, body.line, body.amount.nano(), body.reason, key)
         if note.new:
-            two_persons(services, who, "bill.correct", found.bill_id, note.amount_nano, key)
+            check_approval(services, principal, "bill.correct", found.bill_id, note.amount_nano, key)
             audit(
-                services, who, "bill.correct", found.bill_id, None,
+                services, principal, "bill.correct", found.bill_id, None,
                 {"credit_note": note.credit_note_no, "amount_nano": note.amount_nano, "reason": note.reason},
             )  # fmt: skip
-    return answer(
+    return json_response(
         {
             "id": str(note.credit_note_id),
             "creditNoteNo": note.credit_note_no,
@@ -185,7 +221,7 @@ def correct(body: CreditNoteCreate, services: Asked, who: Who, id: str, key: Ide
             "amount": money(note.amount_nano),
             "taxAmount": money(note.tax_nano),
             "reason": note.reason,
-            "date": when(note.issued_at),
+            "date": instant(note.issued_at),
         },
         201,
     )

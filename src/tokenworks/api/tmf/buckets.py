@@ -1,26 +1,26 @@
-"""TMF654: balances, windows and caps, and what is left in all."""
+"""TMF654: balances, windows and caps, and the totals by unit."""
 
 from datetime import datetime
 
 from fastapi import APIRouter, Request, Response
 
-from tokenworks.api.tmf.refs import BALANCE, Party, member_ref, party, product_ref, quantity
+from tokenworks.api.tmf.refs import BALANCE, PartyQuery, member_ref, party, product_ref, quantity
 from tokenworks.charging import Bucket
 from tokenworks.kernel import NotFound
 from tokenworks.subscriptions import Subscriber
-from tokenworks.web.content import shown, when
-from tokenworks.web.filters import filtered
-from tokenworks.web.lists import Fields, Paged, cut, one
-from tokenworks.web.principals import EVERYBODY, Who, allow, as_uuid, mine_only, own
+from tokenworks.web.content import instant, without_none
+from tokenworks.web.filters import apply_filters
+from tokenworks.web.lists import FieldsQuery, PageQuery, paginate, resource_response
+from tokenworks.web.principals import ALL_ROLES, CurrentPrincipal, allow, as_uuid, check_owner, own_subscriber
 from tokenworks.web.repeats import RepeatableRoute
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=RepeatableRoute)
 
 
 def bucket_resource(bucket: Bucket, subscriber: Subscriber, now: datetime) -> dict[str, object]:
     ended = bucket.closing is not None or (bucket.valid_until is not None and bucket.valid_until <= now)
-    return shown(
+    return without_none(
         {
             "id": str(bucket.bucket_id),
             "href": f"{BALANCE}/bucket/{bucket.bucket_id}",
@@ -32,8 +32,8 @@ def bucket_resource(bucket: Bucket, subscriber: Subscriber, now: datetime) -> di
             "reservedValue": quantity(bucket.granted - bucket.granted_used, bucket.unit),
             "status": "expired" if ended else "active",
             "usageType": "other",
-            "validFor": shown(
-                {"startDateTime": when(bucket.valid_from), "endDateTime": when(bucket.valid_until)}
+            "validFor": without_none(
+                {"startDateTime": instant(bucket.valid_from), "endDateTime": instant(bucket.valid_until)}
             ),
             "logicalResource": None if bucket.cap_of is None else [member_ref(bucket.cap_of)],
             "product": None if bucket.product_id is None else [product_ref(bucket.product_id)],
@@ -44,36 +44,42 @@ def bucket_resource(bucket: Bucket, subscriber: Subscriber, now: datetime) -> di
     )
 
 
-@router.get("/bucket", summary="Balances, windows and caps", **allow(*EVERYBODY))
-def buckets(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    subscriber = own(services, who, related)
+@router.get("/bucket", summary="Balances, windows and caps", **allow(*ALL_ROLES))
+def buckets(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    page: PageQuery,
+    related: PartyQuery = None,
+) -> Response:
+    subscriber = own_subscriber(services, principal, related)
     now = services.clock.now()
     found = [
         bucket_resource(bucket, subscriber, now) for bucket in services.ledger.buckets(subscriber.account_id)
     ]
     names = ("id", "name", "status", "usageType", "description", "product.id", "partyAccount.id", "validFor.startDateTime", "validFor.endDateTime")  # fmt: skip
-    return cut(page, filtered(request, found, names, beside=("relatedParty.id",)))
+    return paginate(page, apply_filters(request, found, names, ignored=("relatedParty.id",)))
 
 
-@router.get("/bucket/{id}", summary="One balance", **allow(*EVERYBODY))
+@router.get("/bucket/{id}", summary="One balance", **allow(*ALL_ROLES))
 def bucket(
     request: Request,
-    services: Asked,
-    who: Who,
+    services: RequestServices,
+    principal: CurrentPrincipal,
     id: str,
-    fields: Fields = None,
+    fields: FieldsQuery = None,
 ) -> Response:
-    found, subscriber = find_bucket(services, who, id)
-    return one(request, bucket_resource(found, subscriber, services.clock.now()), fields)
+    found, subscriber = find_bucket(services, principal, id)
+    return resource_response(request, bucket_resource(found, subscriber, services.clock.now()), fields)
 
 
-def find_bucket(services: Services, who: Who, id_: str) -> tuple[Bucket, Subscriber]:
+def find_bucket(services: Services, principal: CurrentPrincipal, id_: str) -> tuple[Bucket, Subscriber]:
     bucket_id = as_uuid(id_, "bucket")
     account_id = services.ledger.account_of_bucket(bucket_id)
     if account_id is None:
         raise NotFound("there is no such bucket")
     subscriber = services.subscriptions.of_account(account_id)
-    mine_only(who, subscriber.subscriber_id, "bucket")
+    check_owner(principal, subscriber.subscriber_id, "bucket")
     found = next(b for b in services.ledger.buckets(account_id) if b.bucket_id == bucket_id)
     return found, subscriber
 
@@ -103,18 +109,30 @@ def _accumulated(services: Services, subscriber: Subscriber) -> list[dict[str, o
     ]
 
 
-@router.get("/accumulatedBalance", summary="What is left in all", **allow(*EVERYBODY))
-def accumulated(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    found = _accumulated(services, own(services, who, related))
-    return cut(page, filtered(request, found, ("id", "name"), beside=("relatedParty.id",)))
+@router.get("/accumulatedBalance", summary="Balances by unit", **allow(*ALL_ROLES))
+def accumulated(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    page: PageQuery,
+    related: PartyQuery = None,
+) -> Response:
+    found = _accumulated(services, own_subscriber(services, principal, related))
+    return paginate(page, apply_filters(request, found, ("id", "name"), ignored=("relatedParty.id",)))
 
 
-@router.get("/accumulatedBalance/{id}", summary="What is left of one unit", **allow(*EVERYBODY))
-def accumulated_one(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+@router.get("/accumulatedBalance/{id}", summary="The balance of one unit", **allow(*ALL_ROLES))
+def accumulated_one(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    id: str,
+    fields: FieldsQuery = None,
+) -> Response:
     account_id = as_uuid(id.rpartition("-")[0], "balance")
     subscriber = services.subscriptions.of_account(account_id)
-    mine_only(who, subscriber.subscriber_id, "balance")
+    check_owner(principal, subscriber.subscriber_id, "balance")
     for found in _accumulated(services, subscriber):
         if found["id"] == id:
-            return one(request, found, fields)
+            return resource_response(request, found, fields)
     raise NotFound("there is no such balance")

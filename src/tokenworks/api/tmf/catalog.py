@@ -1,5 +1,5 @@
-"""TMF620 product catalogue: what is sold, as other systems read it. What a tariff says goes beyond TMF620's attributes: it is in
-`catalogueEntry`, an entry of a catalogue file.
+"""TMF620: the product catalogue. A tariff has more than TMF620's attributes: a draft shows all of it in `catalogueEntry`, which is an
+entry of a catalogue file.
 """
 
 from fastapi import APIRouter, Request, Response
@@ -14,21 +14,21 @@ from tokenworks.api.tmf.catalog_resources import (
     specification_resource,
 )
 from tokenworks.api.tmf.refs import CATALOG
-from tokenworks.web.filters import filtered
-from tokenworks.web.lists import Fields, Paged, cut, one
+from tokenworks.web.filters import apply_filters
+from tokenworks.web.lists import FieldsQuery, PageQuery, paginate, resource_response
 from tokenworks.web.principals import is_staff
 from tokenworks.web.repeats import RepeatableRoute
-from tokenworks.web.services import Asked
+from tokenworks.web.services import RequestServices
 
 router = APIRouter(prefix=CATALOG, tags=["TMF620 product catalogue"], route_class=RepeatableRoute)
 
 
-@router.get("/productOffering", summary="What is sold")
-def offerings(request: Request, services: Asked, page: Paged) -> Response:
+@router.get("/productOffering", summary="Product offerings")
+def offerings(request: Request, services: RequestServices, page: PageQuery) -> Response:
     found = [offering_resource(services, sold) for sold in services.offerings.all()]
-    return cut(
+    return paginate(
         page,
-        filtered(
+        apply_filters(
             request,
             found,
             (
@@ -47,49 +47,55 @@ def offerings(request: Request, services: Asked, page: Paged) -> Response:
     )
 
 
-@router.get("/productOffering/{id}", summary="One offering; staff sees drafts, too")
+@router.get("/productOffering/{id}", summary="One offering; staff also sees drafts")
 def offering(
-    request: Request, services: Asked, id: str, fields: Fields = None, draft: bool = False
+    request: Request, services: RequestServices, id: str, fields: FieldsQuery = None, draft: bool = False
 ) -> Response:
     found = [offering_resource(services, sold) for sold in services.offerings.all() if sold.offering.id == id]
     if (draft or not found) and is_staff(request, services):
-        return one(request, draft_resource(services.drafts.find(id)), fields)
-    return one(request, find_resource(found, id, "offering"), fields)
+        return resource_response(request, draft_resource(services.drafts.find(id)), fields)
+    return resource_response(request, find_resource(found, id, "offering"), fields)
 
 
-@router.get("/productOfferingPrice", summary="What it costs")
-def prices(request: Request, services: Asked, page: Paged) -> Response:
+@router.get("/productOfferingPrice", summary="Product offering prices")
+def prices(request: Request, services: RequestServices, page: PageQuery) -> Response:
     found = [price for sold in services.offerings.all() for price in price_resources(sold)]
-    return cut(
+    return paginate(
         page,
-        filtered(request, found, ("id", "name", "priceType", "lifecycleStatus", "version", "price.value")),
+        apply_filters(
+            request, found, ("id", "name", "priceType", "lifecycleStatus", "version", "price.value")
+        ),
     )
 
 
 @router.get("/productOfferingPrice/{id}", summary="One price")
-def price(request: Request, services: Asked, id: str, fields: Fields = None) -> Response:
+def price(request: Request, services: RequestServices, id: str, fields: FieldsQuery = None) -> Response:
     found = [price for sold in services.offerings.all() for price in price_resources(sold)]
-    return one(request, find_resource(found, id, "price"), fields)
+    return resource_response(request, find_resource(found, id, "price"), fields)
 
 
-@router.get("/productSpecification", summary="What it brings")
-def specifications(request: Request, services: Asked, page: Paged) -> Response:
+@router.get("/productSpecification", summary="Product specifications")
+def specifications(request: Request, services: RequestServices, page: PageQuery) -> Response:
     found = [specification_resource(sold) for sold in services.offerings.all()]
-    return cut(page, filtered(request, found, ("id", "name", "brand", "lifecycleStatus", "version")))
+    return paginate(
+        page, apply_filters(request, found, ("id", "name", "brand", "lifecycleStatus", "version"))
+    )
 
 
 @router.get("/productSpecification/{id}", summary="One specification")
-def specification(request: Request, services: Asked, id: str, fields: Fields = None) -> Response:
+def specification(
+    request: Request, services: RequestServices, id: str, fields: FieldsQuery = None
+) -> Response:
     found = [specification_resource(sold) for sold in services.offerings.all()]
-    return one(request, find_resource(found, id, "specification"), fields)
+    return resource_response(request, find_resource(found, id, "specification"), fields)
 
 
-@router.get("/category", summary="Kinds of offerings")
-def categories(request: Request, services: Asked, page: Paged) -> Response:
+@router.get("/category", summary="Categories of offerings")
+def categories(request: Request, services: RequestServices, page: PageQuery) -> Response:
     sold = services.offerings.all()
-    return cut(
+    return paginate(
         page,
-        filtered(
+        apply_filters(
             request,
             [category_resource(kind, sold) for kind in CATEGORIES],
             ("id", "name", "lifecycleStatus"),
@@ -97,10 +103,10 @@ def categories(request: Request, services: Asked, page: Paged) -> Response:
     )
 
 
-@router.get("/category/{id}", summary="One kind")
-def category(request: Request, services: Asked, id: str, fields: Fields = None) -> Response:
+@router.get("/category/{id}", summary="One category")
+def category(request: Request, services: RequestServices, id: str, fields: FieldsQuery = None) -> Response:
     sold = services.offerings.all()
-    return one(
+    return resource_response(
         request,
         find_resource([category_resource(kind, sold) for kind in CATEGORIES], id, "category"),
         fields,

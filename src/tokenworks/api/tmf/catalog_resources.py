@@ -1,15 +1,20 @@
 """Offerings, prices, specifications, categories and drafts as TMF620 resources."""
 
-from typing import Any, Final
+from typing import Final
 
 from tokenworks.api.tmf.refs import CATALOG
 from tokenworks.catalog import Draft, Offering, SoldOffering
 from tokenworks.kernel import NotFound, parse_money
-from tokenworks.web.content import money, shown, when
+from tokenworks.web.content import instant, money, without_none
 from tokenworks.web.services import Services
 
-# Another seller's tariff, kept for comparison, is none that we have launched.
-_LIFE: Final = {"in_study": "In study", "active": "Active", "retired": "Retired", "comparison": "In study"}
+# A tariff of another seller is kept for comparison; it is not launched here.
+_LIFECYCLE: Final = {
+    "in_study": "In study",
+    "active": "Active",
+    "retired": "Retired",
+    "comparison": "In study",
+}
 CATEGORIES: Final = {
     "plan": ("Token plans", "套餐"),
     "pay_as_you_go": ("Pay as you go", "随用随付"),
@@ -26,19 +31,21 @@ def _ref(kind: str, id_: str, name: str, **more: object) -> dict[str, object]:
 def _period(offering: Offering) -> dict[str, object] | None:
     if offering.valid_from is None and offering.valid_until is None:
         return None
-    return shown({"startDateTime": when(offering.valid_from), "endDateTime": when(offering.valid_until)})
+    return without_none(
+        {"startDateTime": instant(offering.valid_from), "endDateTime": instant(offering.valid_until)}
+    )
 
 
 def offering_resource(services: Services, sold: SoldOffering) -> dict[str, object]:
     o = sold.offering
-    return shown(
+    return without_none(
         {
             **_ref("productOffering", o.id, o.name),
             "description": f"{o.name_zh}. {o.source}"
             + (f" Samples: {', '.join(o.samples)}." if o.samples else ""),
             "isBundle": o.kind == "bundle",
             "isSellable": services.offerings.can_be_ordered(o),
-            "lifecycleStatus": _LIFE[o.status],
+            "lifecycleStatus": _LIFECYCLE[o.status],
             "version": sold.offering_version,
             "validFor": _period(o),
             "category": [_ref("category", o.kind, CATEGORIES[o.kind][0])],
@@ -60,7 +67,7 @@ def offering_resource(services: Services, sold: SoldOffering) -> dict[str, objec
 
 
 def price_resources(sold: SoldOffering) -> list[dict[str, object]]:
-    """The price of a cycle or a step, and the first month's where that is another."""
+    """The price of a cycle or a step, and the first month's price if it differs."""
     o = sold.offering
     found = []
     for suffix, text in (("", o.price), ("-first", o.first_price)):
@@ -68,7 +75,7 @@ def price_resources(sold: SoldOffering) -> list[dict[str, object]]:
             continue
         month = o.cycle != "once"
         found.append(
-            shown(
+            without_none(
                 {
                     **_ref(
                         "productOfferingPrice",
@@ -76,7 +83,7 @@ def price_resources(sold: SoldOffering) -> list[dict[str, object]]:
                         f"{o.name}{', first month' if suffix else ''}",
                     ),
                     "version": sold.offering_version,
-                    "lifecycleStatus": _LIFE[o.status],
+                    "lifecycleStatus": _LIFECYCLE[o.status],
                     "priceType": "recurring"
                     if month
                     else "usage"
@@ -99,34 +106,37 @@ def price_resources(sold: SoldOffering) -> list[dict[str, object]]:
 def specification_resource(sold: SoldOffering) -> dict[str, object]:
     o = sold.offering
 
-    def says(name: str, value: Any, kind: str = "string", **more: object) -> dict[str, object]:
+    def characteristic(name: str, value: object, kind: str = "string", **more: object) -> dict[str, object]:
         values = value if isinstance(value, list) else [value]
         return {
             "name": name, "valueType": kind, "configurable": len(values) > 1,
-            "productSpecCharacteristicValue": [{"value": one_value, "valueType": kind, **more} for one_value in values],
+            "productSpecCharacteristicValue": [{"value": item, "valueType": kind, **more} for item in values],
         }  # fmt: skip
 
     characteristics = [
-        says("cycle", o.cycle),
-        says("proration", o.proration),
-        says("rateCardVersion", sold.rate_version),
+        characteristic("cycle", o.cycle),
+        characteristic("proration", o.proration),
+        characteristic("rateCardVersion", sold.rate_version),
     ]
     characteristics += [
-        says(f"allowance{'-' + b.window if b.window else ''}", b.quantity, "number", unitOfMeasure=b.unit)
+        characteristic(
+            f"allowance{'-' + b.window if b.window else ''}", b.quantity, "number", unitOfMeasure=b.unit
+        )
         for b in o.buckets
     ]
     if o.rollover is not None:
-        characteristics.append(says("rollover", o.rollover.quantity_max or "all"))
+        characteristics.append(characteristic("rollover", o.rollover.quantity_max or "all"))
     if o.deliveries:
-        characteristics.append(says("delivery", list(o.deliveries)))
+        characteristics.append(characteristic("delivery", list(o.deliveries)))
     characteristics += [
-        says(f"policy.{name}", str(value)) for name, value in o.policy.model_dump(exclude_none=True).items()
+        characteristic(f"policy.{name}", str(value))
+        for name, value in o.policy.model_dump(exclude_none=True).items()
     ]
     return {
         **_ref("productSpecification", o.id, o.name),
         "brand": o.carrier,
         "isBundle": o.kind == "bundle",
-        "lifecycleStatus": _LIFE[o.status],
+        "lifecycleStatus": _LIFECYCLE[o.status],
         "version": sold.offering_version,
         "productSpecCharacteristic": characteristics,
         "@type": "ProductSpecification",
@@ -156,7 +166,7 @@ def find_resource(resources: list[dict[str, object]], id_: str, what: str) -> di
 
 def draft_resource(draft: Draft) -> dict[str, object]:
     o = draft.offering
-    return shown(
+    return without_none(
         {
             **_ref("productOffering", o.id, o.name),
             "description": o.name_zh,
@@ -165,7 +175,7 @@ def draft_resource(draft: Draft) -> dict[str, object]:
             "lifecycleStatus": "In design" if draft.approved_by is None else "In test",
             "statusReason": f"drafted by {draft.drafted_by}"
             + ("" if draft.approved_by is None else f", approved by {draft.approved_by}"),
-            "lastUpdate": when(draft.approved_at or draft.drafted_at),
+            "lastUpdate": instant(draft.approved_at or draft.drafted_at),
             "validFor": _period(o),
             "category": [_ref("category", o.kind, CATEGORIES[o.kind][0])],
             "catalogueEntry": o.model_dump(mode="json", exclude_defaults=True),

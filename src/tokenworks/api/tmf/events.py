@@ -1,4 +1,4 @@
-"""An event's notification, with the resource that it is about."""
+"""Notifications of events, with the resource that each is about."""
 
 import contextlib
 from dataclasses import replace
@@ -18,12 +18,12 @@ PAYMENTS_LOOKED_AT: Final = 100
 
 
 def event_body(services: Services, event: Event, public_url: str) -> str:
-    """A notification of the hub, with the resource as it is now in the state that is told."""
-    name, resource = _told(services, event)
+    """The body of a notification: the resource as it is now, but with the state that the event reports."""
+    name, resource = _name_and_resource(services, event)
     return encode_for(event_content(event, resource, name), public_url).decode()
 
 
-def _told(services: Services, event: Event) -> tuple[str, dict[str, object] | None]:
+def _name_and_resource(services: Services, event: Event) -> tuple[str, dict[str, object] | None]:
     name = event.event_type.removesuffix("StateChangeEvent").removesuffix("CreateEvent")
     name = name[0].lower() + name[1:]
     state: Any = event.state

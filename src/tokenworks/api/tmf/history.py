@@ -1,4 +1,4 @@
-"""TMF654: what became of balances."""
+"""TMF654: the history of balances, usage not included."""
 
 from typing import Final
 from uuid import UUID
@@ -6,15 +6,15 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 
 from tokenworks.api.tmf.buckets import find_bucket
-from tokenworks.api.tmf.refs import BALANCE, Party, bucket_ref, party, quantity
+from tokenworks.api.tmf.refs import BALANCE, PartyQuery, bucket_ref, party, quantity
 from tokenworks.charging import BalanceMove
 from tokenworks.subscriptions import Subscriber
-from tokenworks.web.content import when
-from tokenworks.web.filters import narrowed
-from tokenworks.web.lists import Fields, Paged, one
-from tokenworks.web.principals import READERS, Who, allow, as_uuid, own
+from tokenworks.web.content import instant
+from tokenworks.web.filters import filtered_page
+from tokenworks.web.lists import FieldsQuery, PageQuery, resource_response
+from tokenworks.web.principals import READERS, CurrentPrincipal, allow, as_uuid, own_subscriber
 from tokenworks.web.repeats import RepeatableRoute
-from tokenworks.web.services import Asked
+from tokenworks.web.services import RequestServices
 
 router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=RepeatableRoute)
 
@@ -37,7 +37,7 @@ def _move_resource(move: BalanceMove, subscriber: Subscriber) -> dict[str, objec
         "description": move.kind,
         "reason": _ACTIONS[move.kind],
         "amount": {**amount, "amount": (-1 if move.amount < 0 else 1) * amount["amount"]},  # type: ignore[operator]
-        "confirmationDate": when(move.at),
+        "confirmationDate": instant(move.at),
         "usageType": "other",
         "bucket": bucket_ref(move.bucket_id),
         "receiverLogicalResource": {"id": str(move.bucket_id), "@referredType": "Bucket"},
@@ -47,12 +47,16 @@ def _move_resource(move: BalanceMove, subscriber: Subscriber) -> dict[str, objec
     }
 
 
-@router.get(
-    "/balanceActionHistory", summary="What came to balances and what went, but for usage", **allow(*READERS)
-)
-def history(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    subscriber = own(services, who, related)
-    return narrowed(
+@router.get("/balanceActionHistory", summary="Changes of balances other than usage", **allow(*READERS))
+def history(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    page: PageQuery,
+    related: PartyQuery = None,
+) -> Response:
+    subscriber = own_subscriber(services, principal, related)
+    return filtered_page(
         request,
         page,
         lambda offset, limit: services.transfers.history(subscriber.account_id, offset, limit),
@@ -62,8 +66,14 @@ def history(request: Request, services: Asked, who: Who, page: Paged, related: P
     )
 
 
-@router.get("/balanceActionHistory/{id}", summary="One of them", **allow(*READERS))
-def history_one(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
-    _, subscriber = find_bucket(services, who, id[37:])
+@router.get("/balanceActionHistory/{id}", summary="One change of a balance", **allow(*READERS))
+def history_one(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    id: str,
+    fields: FieldsQuery = None,
+) -> Response:
+    _, subscriber = find_bucket(services, principal, id[37:])
     move = services.transfers.find_move(subscriber.account_id, as_uuid(id[:36], "action"), UUID(id[37:]))
-    return one(request, _move_resource(move, subscriber), fields)
+    return resource_response(request, _move_resource(move, subscriber), fields)

@@ -1,4 +1,4 @@
-"""The hub of each API (TMF630): who is told of events."""
+"""The hub of each API (TMF630): listeners to its events."""
 
 from typing import Final
 
@@ -7,10 +7,10 @@ from pydantic import Field
 
 from tokenworks.api.tmf.refs import BILL, INVENTORY, ORDER, PAYMENT, SERVICE
 from tokenworks.subscriptions import Api, Listener
-from tokenworks.web.bodies import Loose
-from tokenworks.web.content import answer
-from tokenworks.web.principals import Who, allow, as_uuid, audit
-from tokenworks.web.services import Asked
+from tokenworks.web.bodies import TmfBody
+from tokenworks.web.content import json_response
+from tokenworks.web.principals import CurrentPrincipal, allow, as_uuid, audit
+from tokenworks.web.services import RequestServices
 
 _BASES: Final[dict[Api, tuple[str, str]]] = {
     "productOrdering": (ORDER, "TMF622 product orders"),
@@ -21,8 +21,8 @@ _BASES: Final[dict[Api, tuple[str, str]]] = {
 }
 
 
-class HubCreate(Loose):
-    """`query` is `eventType=…`, one or several; left out, all events of the API are sent."""
+class HubCreate(TmfBody):
+    """`query` is `eventType=…`, with one or several types; without it the listener gets all events of the API."""
 
     callback: str = Field(min_length=1, max_length=500)
     query: str = Field(default="", max_length=500)
@@ -35,29 +35,29 @@ def listener_resource(listener: Listener) -> dict[str, object]:
 def _hub_of(api: Api, base: str, tag: str) -> APIRouter:
     router = APIRouter(prefix=base, tags=[tag])
 
-    @router.get("/hub", summary="Who is told of events", **allow("operator", "auditor"))
-    def listeners(services: Asked) -> Response:
-        found = [listener_resource(one) for one in services.hub.listeners() if one.api == api]
-        return answer(found, headers={"X-Total-Count": str(len(found))})
+    @router.get("/hub", summary="Listeners to the events of this API", **allow("operator", "auditor"))
+    def listeners(services: RequestServices) -> Response:
+        found = [listener_resource(listener) for listener in services.hub.listeners() if listener.api == api]
+        return json_response(found, headers={"X-Total-Count": str(len(found))})
 
     @router.post(
         "/hub",
         status_code=201,
-        summary="Tell a system of events; its secret is shown this once",
+        summary="Subscribe a listener to events; its secret is shown only once",
         **allow("operator"),
     )
-    def subscribe(body: HubCreate, services: Asked, who: Who) -> Response:
+    def subscribe(body: HubCreate, services: RequestServices, principal: CurrentPrincipal) -> Response:
         with services.transaction():
-            made, secret = services.hub.subscribe(api, body.callback, body.query, who.name)
-            audit(services, who, "webhook.add", made.listener_id, None, {"api": api})
+            made, secret = services.hub.subscribe(api, body.callback, body.query, principal.name)
+            audit(services, principal, "webhook.add", made.listener_id, None, {"api": api})
         headers = {"Location": f"{base}/hub/{made.listener_id}"}
-        return answer({**listener_resource(made), "secret": secret}, 201, headers)
+        return json_response({**listener_resource(made), "secret": secret}, 201, headers)
 
-    @router.delete("/hub/{id}", status_code=204, summary="Tell it no more", **allow("operator"))
-    def unsubscribe(services: Asked, who: Who, id: str) -> Response:
+    @router.delete("/hub/{id}", status_code=204, summary="Unsubscribe a listener", **allow("operator"))
+    def unsubscribe(services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
         with services.transaction():
             services.hub.unsubscribe(as_uuid(id, "listener"), api)
-            audit(services, who, "webhook.remove", id)
+            audit(services, principal, "webhook.remove", id)
         return Response(status_code=204)
 
     return router

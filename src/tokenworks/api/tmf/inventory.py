@@ -4,18 +4,18 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from tokenworks.api.tmf.refs import INVENTORY, Party, offering_ref, party, product_ref
+from tokenworks.api.tmf.refs import INVENTORY, PartyQuery, offering_ref, party, product_ref
 from tokenworks.subscriptions import Product, Subscriber
-from tokenworks.web.content import shown, when
-from tokenworks.web.filters import filtered
-from tokenworks.web.lists import Fields, Paged, cut, one
-from tokenworks.web.principals import READERS, Who, allow, as_uuid, mine_only, own
+from tokenworks.web.content import instant, without_none
+from tokenworks.web.filters import apply_filters
+from tokenworks.web.lists import FieldsQuery, PageQuery, paginate, resource_response
+from tokenworks.web.principals import READERS, CurrentPrincipal, allow, as_uuid, check_owner, own_subscriber
 from tokenworks.web.repeats import RepeatableRoute
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(prefix=INVENTORY, tags=["TMF637 product inventory"], route_class=RepeatableRoute)
 
-# What TMF637 calls the states of a product.
+# The states of a product, by their TMF637 names.
 _STATUS: Final = {
     "pendingActive": "pendingActive",
     "active": "active",
@@ -28,23 +28,23 @@ _STATUS: Final = {
 
 def product_resource(services: Services, product: Product, subscriber: Subscriber) -> dict[str, object]:
     sold = services.offerings.sold(product.offering_version)
-    return shown(
+    return without_none(
         {
             **product_ref(product.product_id, sold.offering.name),
             "description": sold.offering.name_zh,
             "isBundle": sold.offering.kind == "bundle",
             "isCustomerVisible": True,
             "status": _STATUS[product.state],
-            "startDate": when(product.started_at),
-            "terminationDate": when(product.cycle_end) if product.ends_after_cycle else None,
+            "startDate": instant(product.started_at),
+            "terminationDate": instant(product.cycle_end) if product.ends_after_cycle else None,
             "productOffering": offering_ref(product.offering_id),
             "productCharacteristic": [
                 {"name": name, "valueType": "string", "value": str(value)}
                 for name, value in (
                     ("offeringVersion", product.offering_version),
                     ("cycle", product.cycle_no),
-                    ("cycleStart", when(product.cycle_start)),
-                    ("cycleEnd", when(product.cycle_end)),
+                    ("cycleStart", instant(product.cycle_start)),
+                    ("cycleEnd", instant(product.cycle_end)),
                     ("delivery", product.delivery),
                     ("nextOfferingVersion", product.next_version),
                 )
@@ -62,19 +62,31 @@ def product_resource(services: Services, product: Product, subscriber: Subscribe
     )
 
 
-@router.get("/product", summary="What a subscriber has", **allow(*READERS))
-def products(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    subscriber = own(services, who, related)
+@router.get("/product", summary="A subscriber's products", **allow(*READERS))
+def products(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    page: PageQuery,
+    related: PartyQuery = None,
+) -> Response:
+    subscriber = own_subscriber(services, principal, related)
     found = [
         product_resource(services, product, subscriber) for product in services.orders.products(subscriber)
     ]
     names = ("id", "name", "status", "isBundle", "startDate", "terminationDate", "productOffering.id")
-    return cut(page, filtered(request, found, names, beside=("relatedParty.id",)))
+    return paginate(page, apply_filters(request, found, names, ignored=("relatedParty.id",)))
 
 
 @router.get("/product/{id}", summary="One product", **allow(*READERS))
-def product(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+def product(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    id: str,
+    fields: FieldsQuery = None,
+) -> Response:
     found, subscriber_id = services.orders.product(as_uuid(id, "product"))
-    mine_only(who, subscriber_id, "product")
+    check_owner(principal, subscriber_id, "product")
     subscriber = services.subscriptions.find(str(subscriber_id))
-    return one(request, product_resource(services, found, subscriber), fields)
+    return resource_response(request, product_resource(services, found, subscriber), fields)

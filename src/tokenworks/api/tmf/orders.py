@@ -2,21 +2,31 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from tokenworks.api.tmf.refs import ORDER, Party, offering_ref, party, product_ref
+from tokenworks.api.tmf.refs import ORDER, PartyQuery, offering_ref, party, product_ref
 from tokenworks.kernel import Invalid, NotFound
-from tokenworks.subscriptions import Order, Product, Subscriber
-from tokenworks.web.bodies import Instant, Loose, Ref
-from tokenworks.web.content import answer, money, shown, when
-from tokenworks.web.filters import narrowed
-from tokenworks.web.lists import Fields, Paged, one
-from tokenworks.web.principals import BUYERS, READERS, Who, allow, as_uuid, audit, mine_only, own, whose
-from tokenworks.web.repeats import IdempotencyKey, Repeatable, RepeatableRoute
-from tokenworks.web.services import Asked, Services
+from tokenworks.subscriptions import ChangeTiming, Order, Product, Subscriber
+from tokenworks.web.bodies import Instant, Reference, TmfBody
+from tokenworks.web.content import instant, json_response, money, without_none
+from tokenworks.web.filters import filtered_page
+from tokenworks.web.lists import FieldsQuery, PageQuery, resource_response
+from tokenworks.web.principals import (
+    BUYERS,
+    READERS,
+    CurrentPrincipal,
+    allow,
+    as_uuid,
+    audit,
+    check_owner,
+    own_subscriber,
+    subscriber_or_all,
+)
+from tokenworks.web.repeats import IdempotencyKey, OptionalIdempotencyKey, RepeatableRoute
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(prefix=ORDER, tags=["TMF622 product orders"], route_class=RepeatableRoute)
 
@@ -33,22 +43,22 @@ def order_resource(order: Order, subscriber_id: object) -> dict[str, object]:
         "action": order.action,
         "state": order.state,
         "productOffering": offering_ref(order.offering_id),
-        # What waits for its start has none yet; what could not begin never has one.
+        # An order that has not begun has no product yet; one that could not begin never gets one.
         "product": product_ref(order.product_id) if order.has_product else None,
         "@type": "ProductOrderItem",
     }
-    return shown(
+    return without_none(
         {
             "id": str(order.order_id),
             "href": f"{ORDER}/productOrder/{order.order_id}",
-            "orderDate": when(order.ordered_at),
-            "completionDate": when(order.completed_at) if order.state == "completed" else None,
-            "cancellationDate": when(order.completed_at) if order.state == "cancelled" else None,
+            "orderDate": instant(order.ordered_at),
+            "completionDate": instant(order.completed_at) if order.state == "completed" else None,
+            "cancellationDate": instant(order.completed_at) if order.state == "cancelled" else None,
             "cancellationReason": order.reason if order.state == "cancelled" else None,
             "description": order.reason,
             "state": order.state,
-            "requestedStartDate": when(order.starts_at),
-            "productOrderItem": [shown(item)],
+            "requestedStartDate": instant(order.starts_at),
+            "productOrderItem": [without_none(item)],
             "orderTotalPrice": [price],
             "relatedParty": party(subscriber_id),
             "@type": "ProductOrder",
@@ -56,40 +66,40 @@ def order_resource(order: Order, subscriber_id: object) -> dict[str, object]:
     )
 
 
-class _Characteristic(Loose):
+class _Characteristic(TmfBody):
     name: str = Field(max_length=100)
-    value: Any = None
+    value: object = None
 
 
-class _OrderedProduct(Loose):
+class _OrderedProduct(TmfBody):
     id: str | None = Field(default=None, max_length=64)
     product_characteristic: list[_Characteristic] = Field(
         default=[], alias="productCharacteristic", max_length=50
     )
 
 
-class _OrderItem(Loose):
+class _OrderItem(TmfBody):
     id: str = Field(max_length=100)
     action: Literal["add", "modify", "delete", "noChange"]
     quantity: int = 1
-    product_offering: Ref | None = Field(default=None, alias="productOffering")
+    product_offering: Reference | None = Field(default=None, alias="productOffering")
     product: _OrderedProduct | None = None
 
 
-class ProductOrderCreate(Loose):
-    """One item: add an offering, modify a product's, or delete a product. The characteristic `when` is now or cycle_end;
-    `confirm` (true) orders what the subscriber has already once more.
+class ProductOrderCreate(TmfBody):
+    """An order of one item: add an offering, modify a product to another offering, or delete a product. The characteristic `when`
+    is now or cycle_end; `confirm` (true) orders an offering again that the subscriber has already.
     """
 
     product_order_item: list[_OrderItem] = Field(alias="productOrderItem", min_length=1, max_length=1)
-    related_party: list[Ref] = Field(default=[], alias="relatedParty", max_length=10)
-    # Of what is added, now where it is left out or is of today and has passed; else that instant, at most 90 days ahead; a day
-    # that is over is refused. Of a change or an end now where it has passed, or the end of the product's cycle.
+    related_party: list[Reference] = Field(default=[], alias="relatedParty", max_length=10)
+    # For `add`: left out, or an earlier instant of today, means now; a later one is at most 90 days ahead; an earlier day is refused.
+    # For `modify` and `delete`: an instant that has passed means now; a later one has to be the end of the product's cycle.
     requested_start_date: Instant | None = Field(default=None, alias="requestedStartDate")
 
 
-class CancelProductOrderCreate(Loose):
-    product_order: Ref = Field(alias="productOrder")
+class CancelProductOrderCreate(TmfBody):
+    product_order: Reference = Field(alias="productOrder")
     cancellation_reason: str | None = Field(default=None, alias="cancellationReason", max_length=200)
 
 
@@ -102,16 +112,18 @@ def _characteristic(item: _OrderItem, name: str, allowed: tuple[object, ...] | N
     return None
 
 
-def _start(services: Services, subscriber: Subscriber, item: _OrderItem, wanted: datetime | None) -> str:
-    """`now` or `cycle_end`, by the characteristic `when` or by the date. Raises `Invalid` where it can't be done then."""
-    said = _characteristic(item, "when", ("now", "cycle_end"))
+def _start(
+    services: Services, subscriber: Subscriber, item: _OrderItem, wanted: datetime | None
+) -> ChangeTiming:
+    """When a change takes effect, by the characteristic `when` or by the date. Raises `Invalid` if it is not possible then."""
+    when = _characteristic(item, "when", ("now", "cycle_end"))
     if wanted is None or wanted <= services.clock.now():
-        return said or "now"
+        return "cycle_end" if when == "cycle_end" else "now"
     end = _own_product(services, subscriber, item).cycle_end
-    if said == "now" or end is None or wanted != end:
+    if when == "now" or end is None or wanted != end:
         raise Invalid(
             "requestedStartDate: a change or an end is now, or with the product's cycle"
-            + ("" if end is None else f", at {when(end)}")
+            + ("" if end is None else f", at {instant(end)}")
         )
     return "cycle_end"
 
@@ -131,15 +143,21 @@ _ORDER_FILTERS: Final = (
 
 
 @router.get("/productOrder", summary="Orders, newest first", **allow(*READERS))
-def orders(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    of = whose(services, who, related)
+def orders(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    page: PageQuery,
+    related: PartyQuery = None,
+) -> Response:
+    of = subscriber_or_all(services, principal, related)
 
     def resource(order: Order) -> Mapping[str, object]:
         return order_resource(
             order, services.orders.find(order.order_id)[1] if of is None else of.subscriber_id
         )
 
-    return narrowed(
+    return filtered_page(
         request,
         page,
         lambda offset, limit: services.orders.all(of, offset, limit),
@@ -150,21 +168,29 @@ def orders(request: Request, services: Asked, who: Who, page: Paged, related: Pa
 
 
 @router.get("/productOrder/{id}", summary="One order", **allow(*READERS))
-def order(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+def order(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    id: str,
+    fields: FieldsQuery = None,
+) -> Response:
     found, subscriber_id = services.orders.find(as_uuid(id, "order"))
-    mine_only(who, subscriber_id, "order")
-    return one(request, order_resource(found, subscriber_id), fields)
+    check_owner(principal, subscriber_id, "order")
+    return resource_response(request, order_resource(found, subscriber_id), fields)
 
 
-@router.post("/productOrder", status_code=201, summary="Order, change or end a product", **allow(*BUYERS))
-def place(body: ProductOrderCreate, services: Asked, who: Who, key: IdempotencyKey) -> Response:
-    subscriber = own(services, who, body.related_party[0].id if body.related_party else None)
+@router.post("/productOrder", status_code=201, summary="Order, change or cancel a product", **allow(*BUYERS))
+def place(
+    body: ProductOrderCreate, services: RequestServices, principal: CurrentPrincipal, key: IdempotencyKey
+) -> Response:
+    subscriber = own_subscriber(services, principal, body.related_party[0].id if body.related_party else None)
     item = body.product_order_item[0]
     if item.quantity != 1:
         raise Invalid("quantity: one product an order")
     second = _characteristic(item, "confirm", ("true", "false", True, False)) in {"true", "True"}
     wanted = body.requested_start_date
-    at: Any = "now" if item.action == "add" else _start(services, subscriber, item, wanted)
+    at: ChangeTiming = "now" if item.action == "add" else _start(services, subscriber, item, wanted)
     with services.transaction():
         if item.action == "add":
             if item.product_offering is None:
@@ -186,34 +212,53 @@ def place(body: ProductOrderCreate, services: Asked, who: Who, key: IdempotencyK
             raise Invalid("action: add, modify or delete")
         resource = order_resource(made, subscriber.subscriber_id)
         if wanted is not None:
-            resource["requestedStartDate"] = when(wanted)
+            resource["requestedStartDate"] = instant(wanted)
         if made.new:
-            audit(services, who, f"order.{item.action}", made.order_id, None, {"offering": made.offering_id})
-    return answer(resource, 201 if made.new else 200, {"Location": str(resource["href"])})
+            audit(
+                services,
+                principal,
+                f"order.{item.action}",
+                made.order_id,
+                None,
+                {"offering": made.offering_id},
+            )
+    return json_response(resource, 201 if made.new else 200, {"Location": str(resource["href"])})
 
 
 @router.post(
     "/cancelProductOrder",
     status_code=201,
-    summary="Take an order back before it begins, or is delivered",
+    summary="Cancel an order before it begins or is delivered",
     **allow(*BUYERS),
 )
-def cancel_order(body: CancelProductOrderCreate, services: Asked, who: Who, _key: Repeatable) -> Response:
+def cancel_order(
+    body: CancelProductOrderCreate,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    _key: OptionalIdempotencyKey,
+) -> Response:
     found, subscriber_id = services.orders.find(as_uuid(body.product_order.id, "order"))
-    mine_only(who, subscriber_id, "order")
+    check_owner(principal, subscriber_id, "order")
     with services.transaction():
         services.orders.withdraw(found.order_id, body.cancellation_reason)
-        audit(services, who, "order.withdraw", found.order_id, {"state": found.state}, {"state": "cancelled"})
-    return answer(_cancellation(services.orders.find(found.order_id)[0]), 201)
+        audit(
+            services,
+            principal,
+            "order.withdraw",
+            found.order_id,
+            {"state": found.state},
+            {"state": "cancelled"},
+        )
+    return json_response(_cancellation(services.orders.find(found.order_id)[0]), 201)
 
 
 def _cancellation(order: Order) -> dict[str, object]:
-    return shown(
+    return without_none(
         {
             "id": str(order.order_id),
             "href": f"{ORDER}/cancelProductOrder/{order.order_id}",
             "cancellationReason": order.reason,
-            "effectiveCancellationDate": when(order.completed_at),
+            "effectiveCancellationDate": instant(order.completed_at),
             "state": "done",
             "productOrder": {"id": str(order.order_id), "href": f"{ORDER}/productOrder/{order.order_id}"},
             "@type": "CancelProductOrder",
@@ -221,10 +266,16 @@ def _cancellation(order: Order) -> dict[str, object]:
     )
 
 
-@router.get("/cancelProductOrder/{id}", summary="An order that was taken back", **allow(*READERS))
-def cancelled_order(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+@router.get("/cancelProductOrder/{id}", summary="A cancelled order", **allow(*READERS))
+def cancelled_order(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    id: str,
+    fields: FieldsQuery = None,
+) -> Response:
     found, subscriber_id = services.orders.find(as_uuid(id, "cancellation"))
-    mine_only(who, subscriber_id, "cancellation")
+    check_owner(principal, subscriber_id, "cancellation")
     if found.state != "cancelled":
         raise NotFound("there is no such cancellation")
-    return one(request, _cancellation(found), fields)
+    return resource_response(request, _cancellation(found), fields)

@@ -1,4 +1,4 @@
-"""TMF641: what other systems deliver, as service orders, and what they answer."""
+"""TMF641: work orders of delivering systems as service orders, and the answers to them."""
 
 from typing import Annotated, Final, Literal, get_args
 
@@ -7,23 +7,23 @@ from pydantic import Field
 
 from tokenworks.api.tmf.refs import SERVICE, party
 from tokenworks.subscriptions import WorkOrder
-from tokenworks.web.bodies import Loose
-from tokenworks.web.content import answer, encode_for, shown, when
-from tokenworks.web.lists import Fields, Paged, one, only_filters, page_of
-from tokenworks.web.principals import Who, allow, as_uuid, audit
-from tokenworks.web.services import Asked, Services
+from tokenworks.web.bodies import TmfBody
+from tokenworks.web.content import encode_for, instant, json_response, without_none
+from tokenworks.web.lists import FieldsQuery, PageQuery, check_filters, page_response, resource_response
+from tokenworks.web.principals import CurrentPrincipal, allow, as_uuid, audit
+from tokenworks.web.services import RequestServices, Services
 
 router = APIRouter(prefix=SERVICE, tags=["TMF641 service orders"])
 
-# What TMF641 calls the states of a work order, and what it calls the answers.
-_STATES: Final = {"open": "acknowledged", "done": "completed", "refused": "failed"}
-Answered = Literal["completed", "failed", "rejected", "held"]
-ANSWERS: Final[frozenset[str]] = frozenset(get_args(Answered))
+# The states of a work order by their TMF641 names, and the states with which it is answered.
+_TMF_STATE: Final = {"open": "acknowledged", "done": "completed", "refused": "failed"}
+AnsweredState = Literal["completed", "failed", "rejected", "held"]
+ANSWERS: Final[frozenset[str]] = frozenset(get_args(AnsweredState))
 
 
 def service_order_resource(work: WorkOrder) -> dict[str, object]:
-    """A work order as TMF641 says it: what to do, for whom, where."""
-    state = _STATES[work.state]
+    """A work order as a TMF641 service order."""
+    state = _TMF_STATE[work.state]
     characteristics = (
         ("broadband", work.broadband),
         ("delivery", work.delivery),
@@ -42,7 +42,7 @@ def service_order_resource(work: WorkOrder) -> dict[str, object]:
         ],
         "@type": "Service",
     }
-    return shown(
+    return without_none(
         {
             "id": str(work.work_order_id),
             "href": f"{SERVICE}/serviceOrder/{work.work_order_id}",
@@ -50,7 +50,7 @@ def service_order_resource(work: WorkOrder) -> dict[str, object]:
             "category": work.port,
             "description": work.reason,
             "state": state,
-            "orderDate": when(work.created_at),
+            "orderDate": instant(work.created_at),
             "serviceOrderItem": [
                 {
                     "id": "1",
@@ -67,34 +67,38 @@ def service_order_resource(work: WorkOrder) -> dict[str, object]:
 
 
 @router.get(
-    "/serviceOrder", summary="What other systems deliver, oldest first", **allow("operator", "auditor")
+    "/serviceOrder",
+    summary="Service orders of delivering systems, oldest first",
+    **allow("operator", "auditor"),
 )
 def service_orders(
     request: Request,
-    services: Asked,
-    page: Paged,
+    services: RequestServices,
+    page: PageQuery,
     state: Annotated[Literal["acknowledged", "completed", "failed"] | None, Query()] = None,
 ) -> Response:
-    only_filters(request, "state")
-    ours = next((known for known, said in _STATES.items() if said == state), None)
+    check_filters(request, "state")
+    ours = next((known for known, name in _TMF_STATE.items() if name == state), None)
     found, total = services.deliveries.page(ours, page.offset, page.limit)
-    return page_of(page, [service_order_resource(work) for work in found], total)
+    return page_response(page, [service_order_resource(work) for work in found], total)
 
 
-@router.get("/serviceOrder/{id}", summary="One of them", **allow("operator", "auditor"))
-def service_order(request: Request, services: Asked, id: str, fields: Fields = None) -> Response:
+@router.get("/serviceOrder/{id}", summary="One service order", **allow("operator", "auditor"))
+def service_order(
+    request: Request, services: RequestServices, id: str, fields: FieldsQuery = None
+) -> Response:
     found = services.deliveries.find(as_uuid(id, "service order"))
-    return one(request, service_order_resource(found), fields)
+    return resource_response(request, service_order_resource(found), fields)
 
 
-class _Note(Loose):
+class _Note(TmfBody):
     text: str | None = Field(default=None, max_length=200)
 
 
-class ServiceOrderUpdate(Loose):
-    """`held`: not now, ask again. `attempt` says which asking is answered; left out, the last one."""
+class ServiceOrderUpdate(TmfBody):
+    """`held`: not now, try again later. `attempt`: the attempt that is answered, by default the last one."""
 
-    state: Answered
+    state: AnsweredState
     attempt: int | None = Field(default=None, ge=1, le=1000)
     note: list[_Note] | None = Field(default=None, max_length=10)
 
@@ -102,16 +106,20 @@ class ServiceOrderUpdate(Loose):
 def take_answer(
     services: Services, work: WorkOrder, state: str, reason: str | None = None, attempt: int | None = None
 ) -> str:
-    """What the delivering system says of a work order, in TMF641's words. Returns the state that it has now."""
+    """Apply the delivering system's answer (a TMF641 state) to a work order. Returns the work order's new state."""
     return services.orders.answer(
         work.work_order_id, done=state == "completed", reason=reason, again=state == "held", attempt=attempt
     )
 
 
 @router.patch(
-    "/serviceOrder/{id}", summary="A delivery is done, or refused; repeating it is safe", **allow("operator")
+    "/serviceOrder/{id}",
+    summary="Report a delivery as done or refused; repeating the request is safe",
+    **allow("operator"),
 )
-def answer_service_order(body: ServiceOrderUpdate, services: Asked, who: Who, id: str) -> Response:
+def answer_service_order(
+    body: ServiceOrderUpdate, services: RequestServices, principal: CurrentPrincipal, id: str
+) -> Response:
     work = services.deliveries.find(as_uuid(id, "service order"))
     reason = next((note.text for note in body.note or () if note.text), None)
     with services.transaction():
@@ -119,15 +127,15 @@ def answer_service_order(body: ServiceOrderUpdate, services: Asked, who: Who, id
         if state != work.state or body.state == "held":
             audit(
                 services,
-                who,
+                principal,
                 "work_order.answer",
                 id,
                 {"state": work.state},
                 {"state": state, "reason": reason},
             )
-    return answer(service_order_resource(services.deliveries.find(work.work_order_id)))
+    return json_response(service_order_resource(services.deliveries.find(work.work_order_id)))
 
 
 def service_order_body(work: WorkOrder, public_url: str) -> bytes:
-    """What the delivering system gets."""
+    """The body that the delivering system is sent."""
     return encode_for(service_order_resource(work), public_url)

@@ -5,37 +5,37 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from tokenworks.api.tmf.refs import BALANCE, Party, _Quantity, exact, party, product_ref
+from tokenworks.api.tmf.refs import BALANCE, PartyQuery, Quantity, exact_integer, party, product_ref
 from tokenworks.kernel import NANO_PER_UNIT, Invalid
 from tokenworks.subscriptions import Subscriber, TopUp
-from tokenworks.web.bodies import Loose, Ref
-from tokenworks.web.content import answer, money, when
-from tokenworks.web.filters import narrowed
-from tokenworks.web.lists import Fields, Paged, one
+from tokenworks.web.bodies import Reference, TmfBody
+from tokenworks.web.content import instant, json_response, money
+from tokenworks.web.filters import filtered_page
+from tokenworks.web.lists import FieldsQuery, PageQuery, resource_response
 from tokenworks.web.principals import (
     BUYERS,
     READERS,
-    Who,
+    CurrentPrincipal,
     allow,
     as_uuid,
     audit,
-    mine_only,
-    two_persons,
-    whose,
+    check_approval,
+    check_owner,
+    subscriber_or_all,
 )
 from tokenworks.web.repeats import IdempotencyKey, RepeatableRoute
-from tokenworks.web.services import Asked
+from tokenworks.web.services import RequestServices
 
 router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=RepeatableRoute)
 
 
-class TopupBalanceCreate(Loose):
-    """A top-up in CNY: a whole number of pay-as-you-go steps, on the phone bill."""
+class TopupBalanceCreate(TmfBody):
+    """A top-up in CNY: a whole number of pay-as-you-go steps, charged to the phone bill."""
 
-    amount: _Quantity
+    amount: Quantity
     usage_type: Literal["monetary", "voice", "data", "sms", "other"] = Field(alias="usageType")
-    bucket: Ref | None = None
-    party_account: Ref = Field(alias="partyAccount")
+    bucket: Reference | None = None
+    party_account: Reference = Field(alias="partyAccount")
 
 
 def _topup_resource(made: TopUp, subscriber: Subscriber) -> dict[str, object]:
@@ -46,8 +46,8 @@ def _topup_resource(made: TopUp, subscriber: Subscriber) -> dict[str, object]:
         "amount": {"amount": money(made.amount_nano)["value"], "units": "CNY"},
         "description": f"{made.steps} step(s) of pay-as-you-go, on the phone bill",
         "isAutoTopup": False,
-        "requestedDate": when(made.made_at),
-        "confirmationDate": when(made.made_at),
+        "requestedDate": instant(made.made_at),
+        "confirmationDate": instant(made.made_at),
         "usageType": "other",
         "product": [product_ref(made.product_id)],
         "partyAccount": {"id": str(subscriber.account_id), "name": "token account"},
@@ -57,9 +57,15 @@ def _topup_resource(made: TopUp, subscriber: Subscriber) -> dict[str, object]:
 
 
 @router.get("/topupBalance", summary="Top-ups, newest first", **allow(*READERS))
-def top_ups(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    of = whose(services, who, related)
-    return narrowed(
+def top_ups(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    page: PageQuery,
+    related: PartyQuery = None,
+) -> Response:
+    of = subscriber_or_all(services, principal, related)
+    return filtered_page(
         request,
         page,
         lambda offset, limit: services.payg.top_ups(of, offset, limit),
@@ -70,22 +76,32 @@ def top_ups(request: Request, services: Asked, who: Who, page: Paged, related: P
 
 
 @router.get("/topupBalance/{id}", summary="One top-up", **allow(*READERS))
-def top_up_one(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+def top_up_one(
+    request: Request,
+    services: RequestServices,
+    principal: CurrentPrincipal,
+    id: str,
+    fields: FieldsQuery = None,
+) -> Response:
     made = services.payg.find_top_up(as_uuid(id, "top-up"))
-    mine_only(who, made.subscriber_id, "top-up")
-    return one(request, _topup_resource(made, services.subscriptions.find(str(made.subscriber_id))), fields)
+    check_owner(principal, made.subscriber_id, "top-up")
+    return resource_response(
+        request, _topup_resource(made, services.subscriptions.find(str(made.subscriber_id))), fields
+    )
 
 
 @router.post("/topupBalance", status_code=201, summary="Buy pay-as-you-go steps", **allow(*BUYERS))
-def top_up(body: TopupBalanceCreate, services: Asked, who: Who, key: IdempotencyKey) -> Response:
+def top_up(
+    body: TopupBalanceCreate, services: RequestServices, principal: CurrentPrincipal, key: IdempotencyKey
+) -> Response:
     if body.amount.units != "CNY":
         raise Invalid("amount: a top-up is in CNY")
     subscriber = services.subscriptions.of_account(as_uuid(body.party_account.id, "account"))
-    mine_only(who, subscriber.subscriber_id, "account")
-    amount_nano = exact(body.amount.amount * NANO_PER_UNIT)
+    check_owner(principal, subscriber.subscriber_id, "account")
+    amount_nano = exact_integer(body.amount.amount * NANO_PER_UNIT)
     with services.transaction():
         made = services.payg.top_up(subscriber, amount_nano, key)
-        if who.is_staff:
-            two_persons(services, who, "balance.topup", subscriber.subscriber_id, amount_nano, key)
-        audit(services, who, "balance.topup", made.top_up_id, None, {"amount_nano": amount_nano})
-    return answer(_topup_resource(made, subscriber), 201)
+        if principal.is_staff:
+            check_approval(services, principal, "balance.topup", subscriber.subscriber_id, amount_nano, key)
+        audit(services, principal, "balance.topup", made.top_up_id, None, {"amount_nano": amount_nano})
+    return json_response(_topup_resource(made, subscriber), 201)

@@ -57,7 +57,7 @@ def make_control_app(url: Callable[[], str], settings: Settings, secrets: Proces
     )
 
     @contextlib.contextmanager
-    def open_rooms() -> Iterator[Services]:
+    def open_services() -> Iterator[Services]:
         try:
             with pool.connection() as connection:
                 yield make_works(settings, connection, clock, secrets.peppers, secrets.vault)
@@ -75,7 +75,7 @@ def make_control_app(url: Callable[[], str], settings: Settings, secrets: Proces
             upkeep.cancel()
             await asyncio.to_thread(pool.close)
 
-    app = make_api(open_rooms, code_sender(settings), settings.public_url)
+    app = make_api(open_services, code_sender(settings), settings.public_url)
     app.router.lifespan_context = lifespan
 
     return app

@@ -1,4 +1,4 @@
-"""How a product is changed, paused, resumed or cancelled."""
+"""Routes that change, pause, resume or cancel a product."""
 
 from typing import Annotated
 
@@ -7,11 +7,11 @@ from fastapi.responses import RedirectResponse
 
 from tokenworks.kernel import TokenworksError
 from tokenworks.pages.choices import What, choices_page
-from tokenworks.pages.page import Text, ask_to_sign_in, visitor_of
+from tokenworks.pages.page import FormText, sign_in_page, visitor_of
 from tokenworks.pages.products import ProductId, own_product
 from tokenworks.subscriptions import ChangeTiming
 from tokenworks.web.principals import audit
-from tokenworks.web.services import Asked
+from tokenworks.web.services import RequestServices
 
 router = APIRouter(include_in_schema=False)
 
@@ -19,32 +19,34 @@ Offered = Annotated[str | None, Query(max_length=64)]
 
 
 @router.get("/products/{id}/{what}")
-def look(request: Request, services: Asked, id: ProductId, what: What, offering: Offered = None) -> Response:
+def look(
+    request: Request, services: RequestServices, id: ProductId, what: What, offering: Offered = None
+) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/products")
+        return sign_in_page(request, services, "/products")
     return choices_page(request, services, visitor, own_product(services, visitor, id), what, offering)
 
 
 @router.post("/products/{id}/{what}")
 def do(
     request: Request,
-    services: Asked,
+    services: RequestServices,
     id: ProductId,
     what: What,
-    key: Text = "",
-    when: Text = "now",
-    offering: Text = "",
-    second: Text = "",
+    key: FormText = "",
+    when: FormText = "now",
+    offering: FormText = "",
+    second: FormText = "",
 ) -> Response:
     visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, services, "/products")
+        return sign_in_page(request, services, "/products")
     product = own_product(services, visitor, id)
     at: ChangeTiming = "cycle_end" if when == "cycle_end" else "now"
     try:
         with services.transaction():
-            # A form that comes twice is one act: the order is there already, or the product is not as the form takes it for.
+            # A form that is sent twice acts once: the order exists already, or the product's state no longer fits.
             is_new = True
             if what == "change":
                 is_new = services.orders.change(
@@ -57,8 +59,8 @@ def do(
             else:
                 services.orders.resume(product.product_id)
             if is_new:
-                said = {"when": at, "offering": offering or None}
-                audit(services, visitor.who, f"product.{what}", product.product_id, None, said)
+                after = {"when": at, "offering": offering or None}
+                audit(services, visitor.principal, f"product.{what}", product.product_id, None, after)
     except TokenworksError as error:
         return choices_page(request, services, visitor, product, what, offering or None, error)
     later = "_later" if at == "cycle_end" else ""

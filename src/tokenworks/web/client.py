@@ -1,4 +1,4 @@
-"""Who asks over HTTP: from where, and whether from a page of ours."""
+"""The client of a request: its address, whether it came by TLS, and whether one of our own pages sent it."""
 
 import re
 from ipaddress import ip_address
@@ -12,16 +12,16 @@ from tokenworks.web.urls import base_url
 
 
 def client_address(request: Request) -> str:
-    """Where somebody asks from. Only the gateway reaches us, over its socket: it strips what clients say, and writes this."""
-    said = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    """The client's address. Only the gateway connects to this process: it removes the header that a client sends, and writes its own."""
+    address = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
     try:
-        return str(ip_address(said.partition("%")[0]))
+        return str(ip_address(address.partition("%")[0]))
     except ValueError:
         return request.client.host if request.client and request.client.host else "local"
 
 
 def is_secure(request: Request) -> bool:
-    """Whether the asker came by TLS, to the gateway or to a proxy in front of it."""
+    """True if the client used TLS, to the gateway or to a proxy in front of it."""
     return request.headers.get("x-forwarded-proto") == "https" or base_url.get().startswith("https://")
 
 
@@ -29,13 +29,13 @@ _OWN_PORTS: Final = re.compile(r":(80|443)$")
 
 
 def _authority(text: str) -> str:
-    """Host and port of an origin, or of a Host header; the port of its scheme is left out."""
+    """Host and port of an origin or of a Host header, without the default port of its scheme."""
     return _OWN_PORTS.sub("", text.partition("://")[2] or text).lower()
 
 
 def check_own_page(request: Request) -> None:
-    """What changes something comes from a page of ours, or from no page. By `Sec-Fetch-Site`; a browser that does not send it
-    sends `Origin`, or at least `Referer` (OWASP, CSRF prevention). Raises `NotAllowed`.
+    """Refuse a request that another site's page sent. `Sec-Fetch-Site` decides; a browser without it sends `Origin`, or at least
+    `Referer` (OWASP, CSRF prevention). Raises `NotAllowed`.
     """
     refusal = NotAllowed("another site's page can't do this")
     site = request.headers.get("sec-fetch-site")
