@@ -53,12 +53,12 @@ FLEET = {
 }
 # Functions whose texts are put together at run time, and why none of them is a statement on a hot table that changes anything.
 UNREAD = {
-    "app.database.roles._do": "rights, given by `init`",
+    "app.database.roles._run": "rights, given by `init`",
     "app.database.roles.make_role": "the role, made by `init`",
     "app.database.schema._build": "indexes, built by a migration",
     "app.database.sealing._many": "tables of people (subscriber, member, phone_history, audit), which the function that calls it names",
     "charging.ledger.verify.__init__.check": "the auditor's statements, which read everything in a read-only transaction",
-    "app.verify_worker._follow": "the snapshot and the settings of the auditor's transaction",
+    "app.verify_worker._use_snapshot": "the snapshot and the settings of the auditor's transaction",
     "charging.ledger.verify.pieces._show_accounts": "the auditor's views over tables",
     "charging.ledger.verify.pieces._show_new_entries": "the auditor's temporary tables",
     "charging.ledger.verify.pieces._add_indexes": "the auditor's temporary tables",
