@@ -16,7 +16,7 @@ test: ## set up, then pass the tests
 test-compiled: ## compile the data plane and pass its tests on it: gateway, charging, factory and end to end
 	@scripts/setup dev
 	@TOKENWORKS_COMPILE=1 $(PY) scripts/compile.py
-	@TOKENWORKS_COMPILE=1 $(PY) -m pytest -n 3 --dist loadgroup tests/test_compiled.py tests/gateway tests/charging tests/factory tests/sim tests/e2e $(ARGS)
+	@TOKENWORKS_COMPILE=1 $(PY) -m pytest -n 3 --dist loadgroup $(or $(TESTS),tests/test_compiled.py tests/gateway tests/charging tests/factory tests/sim tests/e2e) $(ARGS)
 
 wheel: ## a wheel with compiled modules in dist/, for this version of Python and this platform
 	@scripts/setup dev
@@ -26,6 +26,7 @@ nightly: ## at length: the site, other Pythons, many random cases, every free ri
 	@scripts/setup dev
 	@$(MAKE) docs
 	@scripts/pythons
+	@$(MAKE) test-compiled
 	@$(PY) -m pytest -m nightly $(ARGS)
 
 sim: ## the charging simulation over many seeds: make sim SEEDS=10000, or SEED=7 for one

@@ -60,6 +60,8 @@ class Mutation:
     statement: sql.Composable
     params: tuple[Any, ...]
     values: frozenset[str] = field(compare=False)
+    # Of an entry that is there: its kind.
+    kind: str = ""
 
     @property
     def column(self) -> str:
@@ -204,6 +206,10 @@ def _named(keys: list[str], *rows: dict[str, Any]) -> frozenset[str]:
     return frozenset(found)
 
 
+def kind_of(table: str, row: dict[str, Any]) -> str:
+    return str(row["kind"]) if table == "entry" else ""
+
+
 def mutations_of(connection: psycopg.Connection[Any], table: str) -> list[Mutation]:
     columns, keys = columns_of(connection, table), keys_of(connection, table)
     found = []
@@ -213,7 +219,12 @@ def mutations_of(connection: psycopg.Connection[Any], table: str) -> list[Mutati
         at = tuple(row[key] for key in keys)
         found.append(
             Mutation(
-                table, "delete", sql.SQL("DELETE FROM {} WHERE {}").format(t, where), at, _named(keys, row)
+                table,
+                "delete",
+                sql.SQL("DELETE FROM {} WHERE {}").format(t, where),
+                at,
+                _named(keys, row),
+                kind_of(table, row),
             )
         )
         doubled = _doubled(connection, table, columns, keys, row)
@@ -228,7 +239,7 @@ def mutations_of(connection: psycopg.Connection[Any], table: str) -> list[Mutati
                 found.append(
                     Mutation(
                         table, f"{what} {column.name}", statement, (_adapted(value), *at),
-                        _named(keys, row, {**row, column.name: value}),
+                        _named(keys, row, {**row, column.name: value}), kind_of(table, row),
                     )
                 )  # fmt: skip
     return found
@@ -274,7 +285,12 @@ def _doubled(
         sql.Identifier(table), names, slots
     )
     return Mutation(
-        table, "double", statement, tuple(_adapted(copy[c.name]) for c in columns), _named(keys, row, copy)
+        table,
+        "double",
+        statement,
+        tuple(_adapted(copy[c.name]) for c in columns),
+        _named(keys, row, copy),
+        kind_of(table, row),
     )
 
 
