@@ -70,7 +70,7 @@ def one(connection, statement, *args):
     return connection.execute(statement, args).fetchone()[0]
 
 
-@pytest.fixture(params=[5_000, pytest.param(ROWS_NIGHTLY, marks=pytest.mark.nightly)])
+@pytest.fixture(params=[5_040, pytest.param(ROWS_NIGHTLY, marks=pytest.mark.nightly)])
 def upgrade(request, tmp_path, upstream, folder):  # noqa: F811
     """A filled installation of the old release, on which no host serves yet."""
     rows = request.param

@@ -185,7 +185,7 @@ def address_refusal(address: IPv4Address | IPv6Address, *, allow_private: bool) 
     """Return why a deployment may not have this address; None if it may. The resolved address is checked again at connect."""
     address = _embedded(address) or address
     if any(address.version == net.version and address in net for net in _NEVER):
-        return f"{address} is link-local or no host's address: a deployment can't have it"
+        return f"{address} is link-local or nobody's address: a deployment is never there"
     is_private = address.is_loopback or address.is_private or not address.is_global
     if (is_private or (address.version == 6 and address in _LOCAL_NAT64)) and not allow_private:
         return f"{address} is loopback or private: add --allow-private if the deployment is really there"

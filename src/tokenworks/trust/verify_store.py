@@ -6,7 +6,7 @@ CHECKS: Final[dict[str, str]] = {
     "staff: a token belongs to a staff member, and expires after it was made": """
         SELECT 'staff token ' || t.token_id, format('of %s, from %s to %s', t.staff_id, t.created_at, t.expires_at) FROM staff_token t
             LEFT JOIN staff s USING (staff_id)
-        WHERE s.staff_id IS NULL OR t.expires_at <= t.created_at OR t.created_at < s.created_at - interval '1 hour' OR t.used_at < t.created_at - interval '1 hour'
+        WHERE s.staff_id IS NULL OR t.expires_at < t.created_at OR t.created_at < s.created_at - interval '1 hour' OR t.used_at < t.created_at - interval '1 hour'
             OR s.revoked_at < t.created_at - interval '1 hour'
         UNION ALL
         SELECT 'staff ' || staff_id, format('%s from %s to %s', name, created_at, revoked_at) FROM staff WHERE revoked_at < created_at""",
