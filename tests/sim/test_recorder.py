@@ -13,6 +13,7 @@ import pytest
 
 from tests.sim.loop import SimLoop
 from tests.sim.test_sim import ONE, SEEDS
+from tests.support.builds import on_sources
 from tokenworks.charging import Journal, Recorder, WorkerConnection, wire
 from tokenworks.charging.host import recorder
 
@@ -227,6 +228,7 @@ class World:
         self.journal.close()
 
 
+@on_sources
 @pytest.mark.parametrize("seed", [int(ONE)] if ONE else range(SEEDS))
 def test_seed(seed, tmp_path, monkeypatch):
     monkeypatch.setattr(recorder, "COMMIT_PACE_S", 0.0)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.charging.host.test_losses import make_recorder
 from tests.charging.ledger.test_unpaid_store import IDS
+from tests.support.builds import on_sources
 from tokenworks.charging import wire
 from tokenworks.charging.host.attempts import interrupted
 from tokenworks.charging.messages import Amount, AttemptStart, HeldAmount, Loss, OpenAttempt
@@ -44,6 +45,7 @@ def test_what_the_hold_does_not_cover_is_lost_with_its_cause(weights):
     assert decode_record(encode_record(record)) == record
 
 
+@on_sources
 def test_a_journal_of_seven_classes_is_recovered(tmp_path):
     """Its checkpoint, starts, progress and records are read by this release; its open attempts are charged."""
     start = ["2" * 32, "a" * 32, "req", 1, *IDS, "chat", "m", "d", 1000, [held(9000, OLD)]]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.charging.ledger.test_accounts import IDS, first_attempt, settle
 from tests.sim.test_recorder import Transport
+from tests.support.builds import on_sources
 from tokenworks.catalog import Counts
 from tokenworks.charging import Journal, Recorder, WorkerConnection, wire
 from tokenworks.charging.host.losses import DAY_MS, HostLosses
@@ -152,6 +153,7 @@ def join(recorder, worker_id):
     return connection, heard
 
 
+@on_sources
 def test_workers_hear_at_once_of_an_account_over_its_budget_and_so_does_the_next_recorder(tmp_path):
     account, day_ms = UUID(int=7).hex, DAY * DAY_MS
 

@@ -1,7 +1,7 @@
-"""These tests hand in a recorder and connections that only record what is asked of them. A compiled module takes objects of the declared
-classes alone (docs/decisions/0059), so the tests run on the sources; on compiled modules requests are tested over sockets (`tests/e2e`).
+"""These tests hand in a recorder and connections that only note what is asked of them, which compiled modules refuse: they run on the
+sources. On compiled modules requests are tested over sockets (`tests/e2e`).
 """
 
-from tokenworks import compiled
+from tests.support.builds import IS_COMPILED
 
-collect_ignore_glob = ["test_*.py"] if compiled.state().word == "compiled" else []
+collect_ignore_glob = ["test_*.py"] if IS_COMPILED else []
