@@ -72,7 +72,7 @@ COVERED: Final[dict[str, dict[str, str]]] = {
         ROW_GONE: PARTLY, ROW_TWICE: "a later price of the same, of which nothing was charged yet", "valid_from": SAID, "valid_until": SAID,
         "contract": TEXT, "price_nano": PARTLY,
     },
-    "credit_note": {"credit_note_id": ID, "idempotency_key": TEXT},
+    "credit_note": {"credit_note_id": ID, "idempotency_key": TEXT, "reason": TEXT},
     "dispute": {
         ROW_GONE: TEXT, "dispute_id": ID, "question": TEXT, "answer": TEXT, "answered_by": SAID, "answered_at": TIME,
     },
@@ -120,7 +120,7 @@ COVERED: Final[dict[str, dict[str, str]]] = {
         "asked": "what a change asked to be given back, before it is", "state": PARTLY,
     },
     "quarantine": {
-        ROW_GONE: "the journal has the record", "quarantine_id": ID, "usage_id": PARTLY, "seq": PARTLY, "record": "as the host wrote it: the journal has it",
+        ROW_GONE: "the journal has the record", "quarantine_id": ID, "account_id": PARTLY, "usage_id": PARTLY, "seq": PARTLY, "record": "as the host wrote it: the journal has it",
         "reason": TEXT, "decided_at": TIME, "state": PARTLY,
     },
     "rate_card": {"loaded_at": TIME},
@@ -144,7 +144,7 @@ COVERED: Final[dict[str, dict[str, str]]] = {
         "audiences": SAID, "language": SAID, "real_name": SAID, "bill_day": SAID, "credit_limit_nano": SAID, "cap_nano": SAID, "spend_locked": SAID,
         "cap_raises": SAID, "regions": SAID, "home_region": SAID, "restricted": "of one who is closed: nothing is bought any more", "closed_at": TIME,
         "identity_hash": SEALED, "phone_sealed": SEALED, "phone_hash": SEALED, "phone_tail_hash": SEALED, "name_sealed": SEALED, "name_hashes": SEALED,
-        "broadband_sealed": SEALED, "broadband_hash": SEALED, "erasure_asked_at": TIME, "identity_kept_until": TIME, "erased_at": TIME,
+        "broadband_sealed": SEALED, "broadband_hash": SEALED, "erasure_asked_at": TIME, "erasure_gives_up": SAID, "identity_kept_until": TIME, "erased_at": TIME,
     },
     "suspension": {
         ROW_GONE: "one that has ended leaves nothing else", "suspension_id": ID, "subscriber_id": "one that has ended leaves nothing else",
