@@ -77,8 +77,10 @@ class Forked:
         return self.returncode
 
     def send_signal(self, sig):
+        # Its parent reaps it at once, maybe between these two lines.
         if self.poll() is None:
-            os.kill(self.pid, sig)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, sig)
 
     def terminate(self):
         self.send_signal(signal.SIGTERM)

@@ -76,7 +76,7 @@ def entry():
     try:
         from tokenworks.cli.main import main
     except ModuleNotFoundError:
-        from tokenworks.cli.main import main
+        from tokenworks.app.cli import main
     return main
 
 
