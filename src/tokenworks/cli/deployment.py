@@ -74,6 +74,7 @@ def _deployment_now(services: AppServices, params: Params) -> object:
     metavar="CLASS=NANO",
     help="Price paid, nano yuan per token of a class, such as output=8000.",
 )
+@click.option("--no-facts", is_flag=True, help="Take nothing from the catalogue of models.")
 @request_options
 @json_option
 @pass_context
@@ -81,9 +82,9 @@ def deployment_add(
     context: Context, /, name: str, model: str, base_url: str, upstream_model: str | None, protocols: tuple[str, ...],
     api_key_env: str | None, api_key_file: str | None, allow_private: bool, region: str | None, context_tokens: int | None,
     tokenizer: str | None, max_output_tokens: int | None, hides_reasoning: bool, prices: tuple[str, ...], vendor: str | None, committed: bool, round_trip_ms: int | None,
-    prefill_tokens_per_s: int | None, cache_blocks: int | None, site: str | None, kind: str, as_json: bool, **options: object,
+    prefill_tokens_per_s: int | None, cache_blocks: int | None, site: str | None, kind: str, no_facts: bool, as_json: bool, **options: object,
 ) -> None:  # fmt: skip
-    """Declare a deployment: any OpenAI-compatible or Anthropic-compatible server."""
+    """Declare a deployment: any OpenAI-compatible or Anthropic-compatible server. What is left out of context, output, price and the model's modalities comes from the catalogue of models."""
     if api_key_env and api_key_file:
         raise click.UsageError("--api-key-env and --api-key-file exclude each other")
     credential = f"env:{api_key_env}" if api_key_env else f"file:{api_key_file}" if api_key_file else None
@@ -117,12 +118,25 @@ def deployment_add(
     if not protocols:
         secret = read_credential(credential, settings.secrets) if credential else None
         made = made.model_copy(update={"protocols": probe_protocols(made, secret)})
+    given = {"price"} if prices else set()
+    given |= fields.keys() & {"context_tokens", "max_output_tokens"}
     with context.services() as services:
+        declared = [card.name for card in services.deployments.models()]
+        figures = (
+            None if no_facts else services.known_models.figures_for(made, given, declared, settings.usd_yuan)
+        )
+        if figures is not None:
+            made = make_deployment(**(made.model_dump() | figures.fields))
         services.deployments.add(made)
+        if figures is not None and figures.card is not None:
+            services.deployments.set_model(figures.card)
+    taken = [] if figures is None else figures.taken
     if as_json:
         print_json(made.model_dump(mode="json"))
     else:
         say(f"Deployment {name} serves {model} over {', '.join(made.protocols)}.")
+        for words in taken:
+            say(f"From the catalogue of models: {words}.")
 
 
 def _prices(pairs: tuple[str, ...]) -> dict[str, int]:
