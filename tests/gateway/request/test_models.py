@@ -285,7 +285,7 @@ def test_a_page_has_only_what_the_key_may_use():
     assert models.model_body(snapshot, key(["old"]), "big") is None
 
 
-def test_bodies_are_kept_by_snapshot_models_and_rates(monkeypatch):
+def test_bodies_are_kept_by_snapshot_models_and_rates():
     models, snapshot = ModelList(), make()
     body = models.body(snapshot, key())
     assert models.body(snapshot, key()) is body
@@ -300,8 +300,7 @@ def test_bodies_are_kept_by_snapshot_models_and_rates(monkeypatch):
     )
     # Another snapshot leaves nothing of the former, and what is kept has a limit.
     assert len(models._bodies) == 1
-    monkeypatch.setattr(module, "BODIES_MAX", 1)
-    monkeypatch.setattr(module, "ENTRIES_MAX", 1)
+    models = ModelList(entries_max=1, bodies_max=1)
     for at in range(5):
         models.body(snapshot, key([f"m{at}", "big"]))
     assert (len(models._bodies), len(models._entries)) == (1, 1)

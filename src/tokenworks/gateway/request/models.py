@@ -49,11 +49,13 @@ class Page:
 
 
 class ModelList:
-    """Makes the entries, and keeps them as long as the snapshot stays the same."""
+    """Makes the entries, and keeps them as long as the snapshot stays the same, up to these numbers of entries and of whole lists."""
 
-    __slots__ = ("_bodies", "_entries", "_snapshot")
+    __slots__ = ("_bodies", "_bodies_max", "_entries", "_entries_max", "_snapshot")
 
-    def __init__(self) -> None:
+    def __init__(self, entries_max: int = ENTRIES_MAX, bodies_max: int = BODIES_MAX) -> None:
+        self._entries_max = entries_max
+        self._bodies_max = bodies_max
         self._snapshot: Snapshot | None = None
         self._entries: dict[tuple[str, Rates], bytes] = {}
         self._bodies: dict[tuple[frozenset[str] | None, Rates], bytes] = {}
@@ -69,7 +71,7 @@ class ModelList:
         if found is None:
             names = _names(snapshot, user)
             found = _list(names, [self._entry(snapshot, name, user.rates) for name in names], more=False)
-            if len(self._bodies) < BODIES_MAX:
+            if len(self._bodies) < self._bodies_max:
                 self._bodies[key] = found
         return found
 
@@ -94,7 +96,7 @@ class ModelList:
         found = self._entries.get(key)
         if found is None:
             found = json.dumps(entry_of(name, snapshot, rates), ensure_ascii=False).encode()
-            if len(self._entries) < ENTRIES_MAX:
+            if len(self._entries) < self._entries_max:
                 self._entries[key] = found
         return found
 
