@@ -298,12 +298,29 @@ def test_bodies_are_kept_by_snapshot_models_and_rates():
         models.body(other, key()) != body
         and json.loads(models.model_body(other, key(), "big"))["name"] == "big"
     )
-    # Another snapshot leaves nothing of the former, and what is kept has a limit.
+    # Another snapshot leaves nothing of the former.
     assert len(models._bodies) == 1
-    models = ModelList(entries_max=1, bodies_max=1)
-    for at in range(5):
+
+
+def test_what_is_kept_has_a_limit_in_bytes():
+    snapshot, user = make(), key()
+    size = len(ModelList().model_body(snapshot, user, "big"))
+    models = ModelList(kept_bytes_max=2 * size)
+    for at in range(20):
         models.body(snapshot, key([f"m{at}", "big"]))
-    assert (len(models._bodies), len(models._entries)) == (1, 1)
+        models.model_body(snapshot, key(rates=(SoldRate(f"r{at}", "token", ("*",)),)), "old")
+    kept = [*models._bodies.values(), *models._entries.values()]
+    assert kept and sum(map(len, kept)) <= 2 * size
+    assert models.model_body(snapshot, user, "big") == ModelList().model_body(snapshot, user, "big")
+
+
+def test_names_that_a_client_makes_up_are_not_kept():
+    models, snapshot = ModelList(), make()
+    for at in range(50):
+        assert json.loads(models.model_body(snapshot, key(), f"claude-{at}"))["id"] == f"claude-{at}"
+    assert models._entries == {}
+    models.model_body(snapshot, key(), "claude-*")
+    assert len(models._entries) == 1
 
 
 def test_facts_reach_a_worker_over_the_wire():

@@ -27,9 +27,8 @@ from tokenworks.gateway.request.model_fields import (
 from tokenworks.gateway.snapshot import Snapshot, allows
 
 CREATED: Final = 1_767_225_600  # 2026-01-01: the date of models whose own is not known
-# Limits of what is kept of a snapshot: entries by name and rate, and whole lists by models and rate.
-ENTRIES_MAX: Final = 20_000
-BODIES_MAX: Final = 100
+# The most bytes of entries and whole lists that are kept of a snapshot.
+KEPT_BYTES_MAX: Final = 16 * 1024 * 1024
 PAGE_MAX: Final = 1000
 FIELDS_MAX: Final = 100
 _PAGING: Final = frozenset({"limit", "before_id", "after_id"})
@@ -49,13 +48,13 @@ class Page:
 
 
 class ModelList:
-    """Makes the entries, and keeps them as long as the snapshot stays the same, up to these numbers of entries and of whole lists."""
+    """Makes the entries and the lists, and keeps them up to `kept_bytes_max` as long as the snapshot stays the same."""
 
-    __slots__ = ("_bodies", "_bodies_max", "_entries", "_entries_max", "_snapshot")
+    __slots__ = ("_bodies", "_entries", "_kept_bytes", "_kept_bytes_max", "_snapshot")
 
-    def __init__(self, entries_max: int = ENTRIES_MAX, bodies_max: int = BODIES_MAX) -> None:
-        self._entries_max = entries_max
-        self._bodies_max = bodies_max
+    def __init__(self, kept_bytes_max: int = KEPT_BYTES_MAX) -> None:
+        self._kept_bytes_max = kept_bytes_max
+        self._kept_bytes = 0
         self._snapshot: Snapshot | None = None
         self._entries: dict[tuple[str, Rates], bytes] = {}
         self._bodies: dict[tuple[frozenset[str] | None, Rates], bytes] = {}
@@ -71,16 +70,16 @@ class ModelList:
         if found is None:
             names = _names(snapshot, user)
             found = _list(names, [self._entry(snapshot, name, user.rates) for name in names], more=False)
-            if len(self._bodies) < self._bodies_max:
+            if self._has_room(found):
                 self._bodies[key] = found
         return found
 
     def model_body(self, snapshot: Snapshot, user: KeyEntry, name: str) -> bytes | None:
         """One model that this key may use, else None. A name that a wildcard alias covers is found, though the list has the alias alone."""
         model = snapshot.resolve(name)
-        if (model not in snapshot.models and model not in snapshot.intents) or not _may_use(
-            snapshot, user, name
-        ):
+        if model not in snapshot.models and model not in snapshot.intents:
+            return None
+        if not _may_use(snapshot, user, name):
             return None
         self._renew(snapshot)
         return self._entry(snapshot, name, user.rates)
@@ -90,15 +89,25 @@ class ModelList:
             self._snapshot = snapshot
             self._entries = {}
             self._bodies = {}
+            self._kept_bytes = 0
 
     def _entry(self, snapshot: Snapshot, name: str, rates: Rates) -> bytes:
         key = (name, rates)
         found = self._entries.get(key)
         if found is None:
             found = json.dumps(entry_of(name, snapshot, rates), ensure_ascii=False).encode()
-            if len(self._entries) < self._entries_max:
+            # Of the names that a wildcard alias covers there is no end: what a client makes up is not kept.
+            listed = name in snapshot.models or name in snapshot.aliases or name in snapshot.intents
+            if listed and self._has_room(found):
                 self._entries[key] = found
         return found
+
+    def _has_room(self, made: bytes) -> bool:
+        """Count what is to be kept; False if there is no room for it."""
+        if self._kept_bytes + len(made) > self._kept_bytes_max:
+            return False
+        self._kept_bytes += len(made)
+        return True
 
 
 def entry_of(name: str, snapshot: Snapshot, rates: Rates) -> dict[str, object]:
