@@ -1,6 +1,7 @@
 """The same answer again: by an Idempotency-Key, and from the response cache of an account."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import signal
 import pytest
 
 from tests.support.server import Server, until
+from tokenworks.app.database.embedded import APP_ROLE
 from tokenworks.catalog import Catalogue, Service, seed_catalogue
 from tokenworks.kernel import uuid7
 
@@ -164,6 +166,45 @@ def test_keys_beyond_the_limit_are_refused_and_serve_again_when_older_ones_are_o
     assert "x-tokenworks-replayed" not in replaying.chat(key, {"tokens": 1}, named("n12"))[2]
     assert "x-tokenworks-replayed" not in replaying.chat(key, {"tokens": 1}, named("n1"))[2]
     assert "x-tokenworks-replayed" in replaying.chat(key, {"tokens": 1}, named("n1"))[2]
+
+
+@contextlib.contextmanager
+def away(server):
+    """The database refuses every statement on stored answers."""
+    with server.owner() as owner:
+        owner.execute(f"REVOKE ALL ON replay_answer FROM {APP_ROLE}")
+    try:
+        yield
+    finally:
+        with server.owner() as owner:
+            owner.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON replay_answer TO {APP_ROLE}")
+
+
+def test_without_the_database_a_key_is_refused_and_the_cache_misses(replaying, upstream):
+    subscriber, key = replaying.subscriber(sell_with_cache(replaying, 50))
+    words = text("away")
+    assert replaying.chat(key, {"tokens": 2}, CACHE, messages=words)[2]["x-tokenworks-cache"] == "stored"
+    before = upstream.count()["requests"]
+    with away(replaying):
+        status, content, _ = replaying.chat(key, {"tokens": 2}, named("away"))
+        assert (status, json.loads(content)["error"]["code"]) == (503, "database_away")
+        assert upstream.count()["requests"] == before
+        status, _, head = replaying.chat(key, {"tokens": 2}, CACHE, messages=words)
+        assert (status, "x-tokenworks-cache" in head) == (200, False)
+    assert replaying.chat(key, {"tokens": 2}, CACHE, messages=words)[2]["x-tokenworks-cache"] == "hit"
+    # It goes away while the first request is served: that one is answered and charged, and no other is.
+    told = {"tokens": 2, "wait_ms": 300}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(replaying.chat, key, told, named("meanwhile"))
+        until(lambda: upstream.count()["requests"] == before + 2, what="the first request")
+        with away(replaying):
+            assert first.result()[0] == 200
+    status, content, _ = replaying.chat(key, told, named("meanwhile"))
+    assert (status, json.loads(content)["error"]["code"]) == (409, "idempotency_key_spent")
+    assert sorted(record["state"] for record in replaying.usage(subscriber, 4)) == ["complete"] * 3 + [
+        "replayed"
+    ]
+    assert not replaying.findings()
 
 
 @pytest.mark.fault
