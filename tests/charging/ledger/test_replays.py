@@ -319,6 +319,34 @@ def test_an_answer_of_an_erased_person_is_not_given(services, clock, subscriber)
     assert asked(replays, host, subscriber.account_id)[1].verdict == "none"
 
 
+def test_what_is_stored_of_a_member_goes_with_the_member(services, clock, subscriber):
+    """One who is erased in this account, and one whose own account is erased."""
+    child = services.members.invite(subscriber, "+8613911112222", "Ottoline Quimby")
+    services.subscriptions.register("+8613955556666", "Ludovica Abendroth")
+    guest = services.members.invite(subscriber, "+8613955556666", "Cousin Ludovica")
+    host = Host(services)
+    for number, member_id in enumerate((child.member_id, guest.member_id, UUID(MEMBER))):
+        request = Request(
+            host, sorted(host.workers)[0], subscriber.account_id, "idempotency_key", f"k{number}", "x"
+        )
+        look = ReplayLookup(request.replay_name(), b"x", member_id.hex, request.worker, 3600)
+        assert services.replays.find(look, host.records(subscriber.account_id)).verdict == "none"
+
+    def members():
+        rows = services.connection.execute(
+            "SELECT member_id FROM replay_answer WHERE account_id = %s", (subscriber.account_id,)
+        )
+        return {row[0] for row in rows}
+
+    assert members() == {child.member_id, guest.member_id, UUID(MEMBER)}
+    services.privacy.members.erase(child)
+    assert members() == {guest.member_id, UUID(MEMBER)}
+    services.privacy.erase(services.subscriptions.find("+8613955556666"))
+    assert members() == {UUID(MEMBER)}
+    services.privacy.erase(subscriber)
+    assert members() == set()
+
+
 # The auditor.
 
 

@@ -308,7 +308,7 @@ class Exchange(HeldRequest):
         self.spent_tokens = sum(charge.counts)
         self.parts.placements.end(charge.attempt)
         if self.replay is None or not self.replay.keep(charge):
-            self._write_record(charge)
+            self.parts.records.write(charge, self._record_on_disk)
 
     def _write_record(self, charge: AttemptCharge) -> None:
         self.parts.records.write(charge, self._record_on_disk)
