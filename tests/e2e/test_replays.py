@@ -6,6 +6,8 @@ import json
 import os
 import signal
 
+import anthropic
+import openai
 import pytest
 
 from tests.support.server import Server, until
@@ -293,6 +295,45 @@ def test_an_equal_request_is_answered_from_the_cache_for_the_plans_share(
         ]
         != "hit"
     )
+    assert not replaying.findings()
+
+
+def told_by(protocol, server, key, words):
+    """What the SDK of a protocol makes of a stream that may be answered from the cache."""
+    if protocol == "messages":
+        client = anthropic.Anthropic(base_url=f"http://{server.public}", api_key=key, max_retries=0)
+        with client.messages.stream(
+            model="stub", max_tokens=20, messages=[{"role": "user", "content": words}], extra_headers=CACHE
+        ) as stream:
+            return stream.response.headers["x-tokenworks-cache"], stream.get_final_message().model_dump()
+    client = openai.OpenAI(base_url=f"http://{server.public}/v1", api_key=key, max_retries=0)
+    if protocol == "responses":
+        with client.responses.create(model="stub", input=words, stream=True, extra_headers=CACHE) as stream:
+            return stream.response.headers["x-tokenworks-cache"], [event.model_dump() for event in stream]
+    # Its reasoning and the details of its usage, too: what peers lose of a stream that they replay
+    # (https://github.com/BerriAI/litellm/issues/32068, pull/42244; streams of responses: issues/24579; read 2026-11).
+    told = json.dumps({"tokens": 6, "reasoning": 3, "cached": 4})
+    with client.chat.completions.create(
+        model="stub", messages=[{"role": "user", "content": words}], max_tokens=20, stream=True, user=told,
+        stream_options={"include_usage": True}, extra_headers=CACHE,
+    ) as stream:  # fmt: skip
+        chunks = [chunk.model_dump() for chunk in stream]
+        assert chunks[-1]["usage"] is not None
+        return stream.response.headers["x-tokenworks-cache"], chunks
+
+
+@pytest.mark.parametrize("protocol", ["chat", "messages", "responses"])
+def test_an_sdk_makes_of_a_replayed_stream_what_it_made_of_the_first(replaying, upstream, protocol):
+    subscriber, key = replaying.subscriber(sell_with_cache(replaying, 50))
+    (first, made), (again, remade) = (
+        told_by(protocol, replaying, key, f"an sdk of {protocol}") for _ in range(2)
+    )
+    assert (first, again) == ("miss", "hit")
+    assert remade == made
+    replay, original = replaying.usage(subscriber, 2)
+    assert replay["protocol"] == original["protocol"] == protocol
+    for name in ("fresh_input", "cached_input", "output", "reasoning"):
+        assert replay[name] == original[name] // 2
     assert not replaying.findings()
 
 

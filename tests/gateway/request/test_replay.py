@@ -260,6 +260,15 @@ def test_an_answer_under_a_lower_maximum_than_asked_for_is_not_stored():
     assert not asked(worker, REPLAY_KEEP) and is_over(worker)
 
 
+def test_a_maximum_that_the_gateway_adds_for_all_alike_is_stored():
+    worker = cached()
+    exchange = worker.begins(headers=CACHE, max_tokens=None)
+    answer_lookup(worker, ReplayFound("none"))
+    assert exchange.maximum == 1000
+    serves(worker)
+    assert len(asked(worker, REPLAY_KEEP)) == 1 and is_over(worker)
+
+
 def digest(**fields):
     headers = fields.pop("headers", b"")
     worker = cached()
@@ -276,6 +285,8 @@ def test_equal_requests_have_one_name_and_others_have_others():
     others = [
         digest(temperature=0), digest(temperature=1, stream=True), digest(temperature=1, content="ho"), digest(temperature=1, max_tokens=99),
         digest(temperature=1, headers=b"anthropic-beta: x\r\n"), digest(),
+        digest(temperature=1, seed=1), digest(temperature=1, response_format={"type": "json_object"}), digest(temperature=1, reasoning_effort="low"),
+        digest(temperature=1, tools=[{"type": "function", "function": {"name": "f"}}]), digest(temperature=1.0001), digest(temperature="1"),
     ]  # fmt: skip
     assert len({one, *others}) == 1 + len(others)
     assert digest(n=2) is None

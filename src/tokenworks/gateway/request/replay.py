@@ -78,6 +78,7 @@ class Replay:
         "_given",
         "_kept",
         "_kind",
+        "_maximum",
         "_missed",
         "_model",
         "_name",
@@ -121,7 +122,9 @@ class Replay:
         self._claimed = (
             False  # the idempotency key is this request's, and has to be freed if that comes to nothing
         )
+        # Of the request before its hold, which may change both.
         self._model = ""
+        self._maximum: int | None = None
         self._name: ReplayName | None = None
         self._found: ReplayFound | None = None
         self._share = Counts()
@@ -136,7 +139,7 @@ class Replay:
             return False
         self._asked = True
         request, shared = self._request, self._parts.shared
-        self._model = request.model
+        self._model, self._maximum = request.model, request.maximum
         if self._kind == IDEMPOTENCY_KEY:
             digest = _digest(b"key", request.head.headers[b"idempotency-key"])
         else:
@@ -310,9 +313,9 @@ class Replay:
             charge.reason != "completed"
             or len(charge.losses) > 0
             or is_filtered(attempt)
-            # The plan's cheaper model, or less than the client asked for, since the balance did not cover all of it.
+            # The plan's cheaper model, or a lower maximum, since the balance did not cover all of it.
             or request.model != self._model
-            or request.maximum != request.parsed.output_tokens
+            or request.maximum != self._maximum
             or request.parsed.stream != (attempt.meter is not None)
         ):
             return None
