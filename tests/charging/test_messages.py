@@ -75,6 +75,10 @@ from tokenworks.charging.wiring_messages import (
     ObjectOwner,
     PausedDeployments,
     PublishedSnapshot,
+    ReplayFound,
+    ReplayLookup,
+    ReplayName,
+    ReplayToKeep,
     ScopedLimit,
     SoldRate,
     UpstreamObject,
@@ -156,6 +160,19 @@ ARRAYS = [
     (EndedKey(b"mac", "revoked"), [b"mac", "revoked"], FROZEN, None),
     (UpstreamObject(A, "resp-1"), [A, "resp-1"], FROZEN, None),
     (ObjectOwner("d", 7), ["d", 7], FROZEN, None),
+    (ReplayName(A, "idempotency_key", b"n", "r"), [A, "idempotency_key", b"n", "r"], FROZEN, None),
+    (
+        ReplayLookup(ReplayName(A, "response_cache", b"n", "r"), b"", "m", "w", 60),
+        [[A, "response_cache", b"n", "r"], b"", "m", "w", 60], FROZEN, None,
+    ),
+    (
+        ReplayFound("found", "u", "r", "provider", Counts(output=1), 5, "application/json", b"{}"),
+        ["found", "u", "r", "provider", [0, 0, 0, 0, 1, 0, 0, 0], 5, "application/json", b"{}"], FROZEN, None,
+    ),
+    (
+        ReplayToKeep(ReplayName(A, "response_cache", b"n", "r"), b"", "m", "w", "u", "application/json", None, 60),
+        [[A, "response_cache", b"n", "r"], b"", "m", "w", "u", "application/json", None, 60], FROZEN, None,
+    ),
     (DeploymentPause("d", 1.5), ["d", 1.5], FROZEN, None),
 ]  # fmt: skip
 MAPS = [

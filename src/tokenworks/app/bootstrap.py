@@ -121,6 +121,21 @@ class AppServices:
         return charging.Transfers(self.connection, self.clock)
 
     @cached_property
+    def replays(self) -> charging.Replays:
+        settings = self._settings
+        return charging.Replays(
+            self.connection,
+            self.clock,
+            self.vault,
+            charging.ReplayLimits(
+                settings.replay_answer_bytes_max,
+                settings.replay_account_bytes_max,
+                settings.replay_account_answers_max,
+                settings.request_timeout_s + settings.drain_s,
+            ),
+        )
+
+    @cached_property
     def failed_jobs(self) -> charging.FailedJobs:
         return charging.FailedJobs(self.connection, self.clock)
 
@@ -217,9 +232,12 @@ class AppServices:
         return shop.Privacy(
             self.connection, self.vault, self.subscriptions, self.charges, self.keys, self.identity, self.clock, self._rules,
             settings.backup_days, lambda: real_name_check(settings),
-            shop.MemberRights(self.vault, self.ledger, transfers, self.keys, self.identity, self.clock),
+            shop.MemberRights(
+                self.vault, self.ledger, transfers, self.keys, self.identity, self.clock, self.replays.forget_member
+            ),
             [self.charge_files.forget, self.bills.forget, self.payments.forget, self.refunds.forget, self.disputes.forget, self.hub.forget,
-             lambda erased: adjustments.forget(erased.account_id), lambda erased: transfers.forget(erased.account_id)],
+             lambda erased: adjustments.forget(erased.account_id), lambda erased: transfers.forget(erased.account_id),
+             lambda erased: self.replays.forget_account(erased.account_id)],
         )  # fmt: skip
 
     # Bills and payments.

@@ -217,6 +217,17 @@ class Service(CatalogueModel):
     hosted_tools: Literal["drop", "refuse"] = "drop"
     # The model (or alias, or intent) of a request that names no known one, if its key may use that.
     default_model: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$")
+    # The share of an answer's charge, in percent, that an equal request pays for the same answer from the response cache. None: the plan
+    # has no cache.
+    cache_percent: int | None = Field(default=None, strict=True, ge=0, le=100)
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out `cache_percent` where it is not set, so that an offering from before this field keeps its version."""
+        content: dict[str, object] = serialise(self)
+        if self.cache_percent is None:
+            content.pop("cache_percent", None)
+        return content
 
 
 class Rollover(CatalogueModel):

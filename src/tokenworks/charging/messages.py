@@ -22,7 +22,7 @@ from msgspec import Meta, Raw, Struct
 
 from tokenworks.catalog import Counts
 
-State = Literal["complete", "interrupted"]
+State = Literal["complete", "interrupted", "replayed"]
 CountedBy = Literal["provider", "progress", "tokenizer", "estimate"]
 BucketKind = Literal["balance", "cap", "window"]
 WorkerId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
@@ -169,6 +169,9 @@ class UsageRecord(Struct, omit_defaults=True):
     # the database (`routing_note`).
     client_request_id: str | None = None
     tried: list[tuple[str, str]] | None = None
+    # Of a `replayed` record: the record whose answer was given again, and the share of its charge in percent (`replay.share_of`).
+    replay_of: str | None = None
+    replay_percent: int | None = None
 
 
 class LegacyUsageRecord(UsageRecord):

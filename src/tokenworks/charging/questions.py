@@ -23,6 +23,10 @@ from tokenworks.charging.wiring_messages import (
     ObjectOwner,
     PausedDeployments,
     PublishedSnapshot,
+    ReplayFound,
+    ReplayLookup,
+    ReplayName,
+    ReplayToKeep,
     UpstreamObject,
 )
 
@@ -73,6 +77,11 @@ OBJECT_OWNER: Final = Question("owns", UpstreamObject, wire.BodyDecoder("the ans
 DEPLOYMENT_PAUSE: Final = Question(
     "rested", DeploymentPause, wire.BodyDecoder("the answer of rested", type(None))
 )
+
+# An answer to give again; whether an answer was stored; a claim on an idempotency key that came to nothing.
+REPLAY_LOOKUP: Final = Question("replay", ReplayLookup, wire.BodyDecoder("the answer of replay", ReplayFound))
+REPLAY_KEEP: Final = Question("keep", ReplayToKeep, wire.BodyDecoder("the answer of keep", bool))
+REPLAY_DROP: Final = Question("unclaim", ReplayName, wire.BodyDecoder("the answer of unclaim", type(None)))
 
 
 class Topic(Generic[Content]):

@@ -3,11 +3,14 @@
 Arguments and answers are arrays. Publications are maps, since a release may add fields to them.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
-from tokenworks.charging.messages import Limit
+from tokenworks.catalog import Counts
+from tokenworks.charging.messages import CountedBy, Limit
+
+NO_COUNTS: Final = Counts()
 
 
 class ScopedLimit(Struct, frozen=True, array_like=True, gc=False):
@@ -87,6 +90,67 @@ class DeploymentPause(Struct, frozen=True, array_like=True, gc=False):
 
     deployment: str
     until_s: float
+
+
+ReplayKind = Literal["idempotency_key", "response_cache"]
+ReplayVerdict = Literal["none", "found", "in_flight", "other_request", "spent", "full"]
+"""What is known under a name. `none`: nothing, go on (an idempotency key is claimed by this request now). `found`: an answer. Of idempotency
+keys: `in_flight`: the first request is not over; `other_request`: the key is another request's; `spent`: the first request was, or may have
+been, answered and charged, and its answer can't be given again; `full`: the account has as many stored answers as it may have.
+"""
+
+
+class ReplayName(Struct, frozen=True, array_like=True, gc=False):
+    """The name of a stored answer in an account. `digest`: of the idempotency key, or of all that makes two requests equal. `request_id`:
+    the request that asks.
+    """
+
+    account_id: str
+    kind: ReplayKind
+    digest: bytes
+    request_id: str
+
+
+class ReplayLookup(Struct, frozen=True, array_like=True, gc=False):
+    """The question for an answer to give again. An idempotency key that is not known is claimed for this request. `body_digest`: of the
+    request, empty for the cache. `age_max_s`: how old an answer of the cache may be, or for how long a claimed key is known.
+    """
+
+    name: ReplayName
+    body_digest: bytes
+    member_id: str
+    worker_id: str
+    age_max_s: int
+
+
+class ReplayFound(Struct, frozen=True, array_like=True, gc=False):
+    """The answer to `ReplayLookup`. All but the verdict is of an answer that was found: its record with the tokens that were charged,
+    its age, and its bytes as they were sent to the client.
+    """
+
+    verdict: ReplayVerdict
+    usage_id: str = ""
+    request_id: str = ""
+    counted_by: CountedBy = "provider"
+    charged: Counts = NO_COUNTS
+    age_s: int = 0
+    media_type: str = ""
+    answer: bytes = b""
+
+
+class ReplayToKeep(Struct, frozen=True, array_like=True, gc=False):
+    """An answer to be stored, before its record is written: it counts only once that record is there. `answer` None: it is too large, and
+    its idempotency key is spent.
+    """
+
+    name: ReplayName
+    body_digest: bytes
+    member_id: str
+    worker_id: str
+    usage_id: str
+    media_type: str
+    answer: bytes | None
+    expires_in_s: int
 
 
 # Publications.

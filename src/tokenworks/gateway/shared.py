@@ -68,6 +68,9 @@ class DataPlaneSettings(Protocol):
     drain_s: int
     drain_tokens: int
     log_requests_ppm: int
+    idempotency_hours: int
+    cache_age_max_s: int
+    replay_answer_bytes_max: int
 
     @property
     def proxy_networks(self) -> "tuple[IPv4Network | IPv6Network, ...]": ...

@@ -76,6 +76,12 @@ COUNTERS: Final = (
     "certificate_expires_s",
     "certificate_not_loaded",
     "request_lines_left_out",
+    "idempotency_repeats",
+    "cache_hits",
+    "cache_misses",
+    "answers_stored",
+    "answers_stored_bytes",
+    "answers_replayed_bytes",
 )
 # Counters that are reported as present values; all others only grow.
 GAUGES: Final = frozenset(

@@ -43,6 +43,9 @@ SETTINGS = {
     "failover_patience_s": 5,
     "drain_s": 30,
     "drain_tokens": 100,
+    "idempotency_hours": 24,
+    "cache_age_max_s": 3600,
+    "replay_answer_bytes_max": 10_000,
 }
 WHOLE = {
     "id": "u-1",
@@ -79,6 +82,8 @@ class Clock:
 
 class Recorder:
     """What the worker said to the recorder, and what it waits for."""
+
+    worker_id = "0" * 32
 
     def __init__(self):
         self.began, self.dropped, self.records, self.progressed = {}, [], [], []

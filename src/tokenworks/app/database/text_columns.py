@@ -106,6 +106,11 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
     "real_name_check": {"no_person": "state"},
     "reconciliation_case": {"no_person": "kind", "erased": "resolution"},
     "refund": {"no_person": "part state", "erased": "reason", "caller": "idempotency_key"},
+    "replay_answer": {
+        "no_person": "kind media_type",
+        "hash": "name_hash body_hash",
+        "encrypted": "answer_sealed",
+    },
     "schema_backfill": {"no_person": "revision after"},
     "schema_step": {"no_person": "revision compatible_from"},
     "sealing": {"no_person": "place"},

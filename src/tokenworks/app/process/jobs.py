@@ -34,7 +34,7 @@ BILL_BATCHES: Final = 20
 
 class Jobs:
     """Partitions for the coming months, grants in doubt, cycles, refunds that waited for grants, revenue, chains, bills, dunning,
-    notices. An advisory lock keeps them to one host at a time. A job that fails is tried again in the next turn, and does not stop the
+    stored answers, notices. An advisory lock keeps them to one host at a time. A job that fails is tried again in the next turn, and does not stop the
     other jobs.
     """
 
@@ -74,6 +74,7 @@ class Jobs:
                 self._dunning,
                 self._time_outs,
                 self._erasures,
+                self._answers,
                 self._notices,
             ):
                 try:
@@ -161,6 +162,10 @@ class Jobs:
         done = services.privacy.run_erasures()
         if done:
             log.info("jobs.erasures", subscribers=done)
+
+    def _answers(self, services: AppServices) -> None:
+        """Delete stored answers whose time is over, a batch in each turn."""
+        services.replays.delete_over()
 
     def _notices(self, services: AppServices) -> None:
         deliver(services, self._settings)

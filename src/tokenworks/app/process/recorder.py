@@ -28,6 +28,7 @@ from tokenworks.app.process.journal_takeover import hand_over, take_journal
 from tokenworks.app.process.key_lookups import KeyLookups
 from tokenworks.app.process.recall_listener import RecallListener
 from tokenworks.app.process.recorder_report import write_report
+from tokenworks.app.process.replay_questions import ReplayQuestions
 from tokenworks.app.process.worker_questions import WorkerQuestions
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import Weights
@@ -90,6 +91,7 @@ class RecorderProcess:
         self._ledger_thread = DatabaseThread(lambda: connect_planned(url), "ledger")
         # A call that may wait for a lock has a thread of its own.
         self._lock_thread = DatabaseThread(lambda: connect_planned(url), "ledger-alone")
+        self._replay_thread = DatabaseThread(lambda: connect_planned(url), "replays")
         self._journal: Journal
         self._recorder: Recorder
         self._ledger: RecorderLedger
@@ -208,7 +210,10 @@ class RecorderProcess:
             self._conditions,
         )
         key_lookups = KeyLookups(self._lookup_thread, self._make_services)
-        self._questions = WorkerQuestions(recorder, self._conditions, key_lookups, self._lookup_thread, clock)
+        replays = ReplayQuestions(recorder, self._replay_thread, self._make_services)
+        self._questions = WorkerQuestions(
+            recorder, self._conditions, key_lookups, replays, self._lookup_thread, clock
+        )
         recorder.grants = HostGrants(
             self._ledger,
             self._feed.rate,

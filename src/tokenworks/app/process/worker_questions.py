@@ -1,13 +1,19 @@
-"""What workers ask the recorder that only the database or the whole host knows: keys, owners of stored responses, rests of deployments."""
+"""What workers ask the recorder that only the database or the whole host knows: keys, owners of stored responses, rests of deployments,
+answers to give again.
+"""
 
 from msgspec import Raw
 
 from tokenworks.app.process.host_conditions import HostConditions
 from tokenworks.app.process.key_lookups import KeyLookups
+from tokenworks.app.process.replay_questions import ReplayQuestions
 from tokenworks.charging import (
     DEPLOYMENT_PAUSE,
     KEYS,
     OBJECT_OWNER,
+    REPLAY_DROP,
+    REPLAY_KEEP,
+    REPLAY_LOOKUP,
     DatabaseThread,
     Ledger,
     ObjectOwner,
@@ -25,12 +31,14 @@ class WorkerQuestions:
         recorder: Recorder,
         conditions: HostConditions,
         key_lookups: KeyLookups,
+        replays: ReplayQuestions,
         thread: DatabaseThread,
         clock: Clock,
     ) -> None:
         self._recorder = recorder
         self._conditions = conditions
         self._key_lookups = key_lookups
+        self._replays = replays
         self._thread = thread
         self._clock = clock
 
@@ -41,6 +49,13 @@ class WorkerQuestions:
         if name == OBJECT_OWNER.name:
             object_ = OBJECT_OWNER.decode_argument(argument)
             return OBJECT_OWNER.answer(await self._owner(object_.account_id, object_.upstream_id))
+        if name == REPLAY_LOOKUP.name:
+            return REPLAY_LOOKUP.answer(await self._replays.find(REPLAY_LOOKUP.decode_argument(argument)))
+        if name == REPLAY_KEEP.name:
+            return REPLAY_KEEP.answer(await self._replays.keep(REPLAY_KEEP.decode_argument(argument)))
+        if name == REPLAY_DROP.name:
+            await self._replays.drop(REPLAY_DROP.decode_argument(argument))
+            return REPLAY_DROP.answer(None)
         if name == DEPLOYMENT_PAUSE.name:
             rest = DEPLOYMENT_PAUSE.decode_argument(argument)
             self._conditions.rest_deployment(rest.deployment, rest.until_s)

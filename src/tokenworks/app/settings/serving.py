@@ -142,3 +142,38 @@ class Spending(Topic):
         le=31_536_000,
         description="a grant in doubt for this long is written off automatically; 0: never, an operator decides",
     )
+
+
+class Replays(Topic):
+    """Answers that are given again: idempotency keys and the response cache."""
+
+    idempotency_hours: int = Field(
+        default=24,
+        ge=0,
+        le=720,
+        description="for how long an Idempotency-Key stands for its first request; 0: the header is ignored",
+    )
+    cache_age_max_s: int = Field(
+        default=86_400,
+        ge=0,
+        le=2_592_000,
+        description="how old an answer of the response cache may be, where the plan has a cache; 0: no request is answered from it",
+    )
+    replay_answer_bytes_max: int = Field(
+        default=1_048_576,
+        ge=1024,
+        le=16_777_216,
+        description="a larger answer is not stored: the cache stays without it, and an idempotency key is spent",
+    )
+    replay_account_bytes_max: int = Field(
+        default=67_108_864,
+        ge=1024,
+        le=2**40,
+        description="bytes of stored answers of one account; the oldest of the cache make room",
+    )
+    replay_account_answers_max: int = Field(
+        default=10_000,
+        ge=10,
+        le=1_000_000,
+        description="stored answers of one account; the oldest of the cache make room, and a new idempotency key without room gets 429",
+    )

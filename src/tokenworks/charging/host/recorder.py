@@ -402,6 +402,10 @@ class Recorder:
 
     # Questions to the wiring, and what it publishes.
 
+    def live_workers(self) -> frozenset[str]:
+        """The workers whose attempts are not closed: connected ones, and those that an earlier recorder left and that live."""
+        return frozenset((*self.workers, *self._awaited))
+
     def unsettled(self) -> list[UnsettledRecord]:
         """Records that the database does not have yet, newest last."""
         return [*self.settler.queued(), *self._records]

@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 from tokenworks.catalog import Counts
 from tokenworks.charging.ledger import chain
 from tokenworks.charging.ledger.chain import OWN, Head
-from tokenworks.charging.ledger.settle_rows import USAGE_COLUMNS, link_line, usage_line
+from tokenworks.charging.ledger.settle_rows import ALL_USAGE_COLUMNS, link_line, usage_line
 from tokenworks.charging.ledger.store import post
 from tokenworks.charging.messages import UsageRecord
 from tokenworks.charging.money.charge_store import lock_account
@@ -229,15 +229,30 @@ def _digests(
 
 
 def digests_of_usage(rows: psycopg.Cursor[TupleRow]) -> Iterator[tuple[UUID, str, bytes]]:
-    """(entry, usage id, digest) of each row; rows have the columns of `USAGE_COLUMNS`."""
+    """(entry, usage id, digest) of each row; rows have the columns of `ALL_USAGE_COLUMNS`."""
     for row in rows:
         (account, usage, request, attempt, key, member, protocol, model, deployment, state, reason, counted_by, started, ended,
          first_byte_ms, latency_ms, *rest) = row  # fmt: skip
         counts = Counts(*rest[:8])
-        total, parts, loss, flags, upstream, prompt, asked, choice, journal_id, seq, entry_id = rest[8:]
+        (
+            total,
+            parts,
+            loss,
+            flags,
+            upstream,
+            prompt,
+            asked,
+            choice,
+            journal_id,
+            seq,
+            entry_id,
+            replay_of,
+            percent,
+        ) = rest[8:]
         record = UsageRecord(
             account.hex, usage.hex, request, attempt, key.hex, member.hex, protocol, model, deployment, state, reason, counted_by,
             0, 0, first_byte_ms, latency_ms, counts, total, parts, loss or [], flags, upstream, prompt, asked, choice,
+            replay_of=None if replay_of is None else replay_of.hex, replay_percent=percent,
         )  # fmt: skip
         began, done = (at.astimezone(UTC).isoformat() for at in (started, ended))
         yield (
@@ -253,7 +268,7 @@ def usage_of_entries(
     """For each of these entries of an account: [(usage id, digest), …]."""
     found: dict[UUID, list[tuple[str, bytes]]] = {entry_id: [] for entry_id in entry_ids}
     rows = connection.execute(
-        f"SELECT {USAGE_COLUMNS} FROM usage WHERE account_id = %s AND entry_id = ANY(%s)".encode(),
+        f"SELECT {ALL_USAGE_COLUMNS} FROM usage WHERE account_id = %s AND entry_id = ANY(%s)".encode(),
         (account_id, list(entry_ids)),
     )
     for entry_id, usage_id, digest in digests_of_usage(rows):
@@ -265,7 +280,7 @@ def usage_digests_of_all(connection: Connection, keys: Sequence[Key]) -> Iterato
     """(entry, usage id, digest) of those of these records, (account, usage id), that exist. Only the auditor calls this."""
     return digests_of_usage(
         connection.execute(
-            f"""SELECT {USAGE_COLUMNS} FROM unnest(%s::uuid[], %s::uuid[]) k (account_id, usage_id)
+            f"""SELECT {ALL_USAGE_COLUMNS} FROM unnest(%s::uuid[], %s::uuid[]) k (account_id, usage_id)
                 JOIN usage USING (account_id, usage_id)""".encode(),
             ([account_id for account_id, _ in keys], [usage_id for _, usage_id in keys]),
         )

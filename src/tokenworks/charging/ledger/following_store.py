@@ -10,7 +10,7 @@ from psycopg.rows import DictRow, dict_row
 
 from tokenworks.charging.ledger import chain
 from tokenworks.charging.ledger.chain_store import digests_of_usage
-from tokenworks.charging.ledger.settle_rows import USAGE_COLUMNS
+from tokenworks.charging.ledger.settle_rows import ALL_USAGE_COLUMNS
 from tokenworks.charging.ledger.usage_store import USAGE, shown_record
 
 # The most records that one client id may match: a client can send the same id more than once.
@@ -99,7 +99,7 @@ def link(
 def digests(connection: Connection, account_id: UUID, usage_ids: Sequence[UUID]) -> dict[str, bytes]:
     """The digests of these records as they are now, by usage id."""
     rows = connection.execute(
-        f"SELECT {USAGE_COLUMNS} FROM usage WHERE account_id = %s AND usage_id = ANY(%s)".encode(),
+        f"SELECT {ALL_USAGE_COLUMNS} FROM usage WHERE account_id = %s AND usage_id = ANY(%s)".encode(),
         (account_id, list(usage_ids)),
     )
     return {usage_id: digest for _, usage_id, digest in digests_of_usage(rows)}

@@ -27,6 +27,8 @@ _json: Final = msgspec.json.Encoder().encode
 USAGE_COLUMNS: Final = """account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason,
     counted_by, started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input, cache_write, audio_input, output, reasoning,
     audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice, journal_id, seq, entry_id"""
+# Only a replayed record has a value in the last two, so that the line, and so the digest, of any other record is as it was before.
+ALL_USAGE_COLUMNS: Final = f"{USAGE_COLUMNS}, replay_of, replay_percent"
 POSTING_COLUMNS: Final = "account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount"
 
 UnsettledRecord = tuple[int, str, Sequence[Amount], bytes]
@@ -54,6 +56,7 @@ class BatchRows:
         self._now_us = int(now.timestamp()) * 1_000_000 + now.microsecond
         self._ref = ref
         self.usage: list[str] = []
+        self.replays: list[str] = []  # of replayed records, with `ALL_USAGE_COLUMNS`
         self.entries: list[str] = []
         self.postings: list[str] = []
         self.windows: list[str] = []
@@ -113,7 +116,7 @@ class BatchRows:
                 self.risks[account_id, ended[:10]] += record.risk_tokens
             line = usage_line(record, time_of(record.started_ms), ended, journal, at_seq, entry)
             digests.append((usage_id, chain.usage_digest(line)))
-            usage.append(line)
+            (usage if record.replay_of is None else self.replays).append(line)
         try:
             rows = chain.rows_of(digests)
         except ValueError as error:
@@ -178,7 +181,9 @@ def _flags(flags: Sequence[str]) -> str:
 def usage_line(
     record: UsageRecord, started: str, ended: str, journal_id: str, seq: int, entry_id: str
 ) -> str:
-    """The COPY line of a usage record, which its digest covers. `started` and `ended` are in ISO 8601."""
+    """The COPY line of a usage record, which its digest covers. `started` and `ended` are in ISO 8601. The line of a replayed record has
+    two columns more.
+    """
     r, c = record, record.c
     texts = (r.account_id, r.usage_id, r.request_id, r.key_id, r.member_id, r.protocol, r.model, r.deployment, r.state, r.reason,
              r.counted_by)  # fmt: skip
@@ -200,5 +205,13 @@ def usage_line(
         f"{account}\t{usage}\t{request}\t{r.attempt_no}\t{key}\t{member}\t{protocol}\t{model}\t{deployment}\t{state}\t{reason}"
         f"\t{counted_by}\t{started}\t{ended}\t{first_byte}\t{r.latency_ms}\t{c[0]}\t{c[1]}\t{c[2]}\t{c[3]}\t{c[4]}\t{c[5]}\t{c[6]}"
         f"\t{c[7]}\t{total}\t{parts}\t{loss}\t{_flags(r.flags) if r.flags else '{}'}\t{_text(r.upstream_id)}\t{r.prompt}"
-        f"\t{_text(r.asked)}\t{_text(choice)}\t{journal_id}\t{seq}\t{entry_id}\n"
+        f"\t{_text(r.asked)}\t{_text(choice)}\t{journal_id}\t{seq}\t{entry_id}{_replay_fields(r)}\n"
     )
+
+
+def _replay_fields(record: UsageRecord) -> str:
+    """The last two columns of a replayed record's line; "" for any other record."""
+    of, percent = record.replay_of, record.replay_percent
+    if of is None and percent is None:
+        return ""
+    return f"\t{_text(of)}\t{_NULL if percent is None else percent}"

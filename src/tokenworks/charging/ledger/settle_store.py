@@ -17,7 +17,13 @@ from tokenworks.charging.errors import LedgerWentBack, RecordRefused
 from tokenworks.charging.ledger import chain_store
 from tokenworks.charging.ledger.chain import OWN, Head
 from tokenworks.charging.ledger.late_store import prepare
-from tokenworks.charging.ledger.settle_rows import POSTING_COLUMNS, USAGE_COLUMNS, BatchRows, UnsettledRecord
+from tokenworks.charging.ledger.settle_rows import (
+    ALL_USAGE_COLUMNS,
+    POSTING_COLUMNS,
+    USAGE_COLUMNS,
+    BatchRows,
+    UnsettledRecord,
+)
 from tokenworks.charging.ledger.unpaid_store import UNPAID_MARK
 from tokenworks.charging.messages import UsageRecord
 from tokenworks.charging.model import (
@@ -240,6 +246,7 @@ def _write(settlement: _Settlement, rows: BatchRows) -> int:
         cursor.execute(_PLAN)
         _move_heads_and_draw(settlement, cursor, rows)
         _copy(cursor, _COPY_USAGE, rows.usage)
+        _copy(cursor, _COPY_REPLAYS, rows.replays)
         _copy(cursor, _COPY_ENTRY, rows.entries)
         _copy(cursor, _COPY_POSTING, rows.postings)
         _copy(cursor, _COPY_WINDOW_USE, rows.windows)
@@ -325,6 +332,7 @@ def _copy(cursor: psycopg.Cursor[TupleRow], statement: str, lines: Sequence[str]
 
 
 _COPY_USAGE: Final = f"COPY usage ({USAGE_COLUMNS}) FROM STDIN"
+_COPY_REPLAYS: Final = f"COPY usage ({ALL_USAGE_COLUMNS}) FROM STDIN"
 _COPY_ENTRY: Final = "COPY entry (account_id, entry_id, kind, ref, posted_at) FROM STDIN"
 _COPY_POSTING: Final = f"COPY posting ({POSTING_COLUMNS}) FROM STDIN"
 _COPY_WINDOW_USE: Final = "COPY window_use (account_id, bucket_id, usage_id, used_at, amount) FROM STDIN"

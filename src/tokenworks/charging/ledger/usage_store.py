@@ -19,7 +19,8 @@ LOSS_DAYS_KEPT: Final = 35
 
 USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason, counted_by,
     started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input, cache_write, audio_input, output, reasoning,
-    audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice"""
+    audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice, replay_of,
+    replay_percent"""
 
 
 class UsageFilter(NamedTuple):

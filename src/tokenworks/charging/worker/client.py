@@ -89,7 +89,7 @@ class RecorderClient(asyncio.Protocol):
     ) -> None:
         self._answer_wait_s = answer_wait_s
         self._path = path
-        self._worker_id = worker_id
+        self.worker_id = worker_id
         self._slices = slices
         self._clock = clock
         self._on_publish = on_publish
@@ -138,7 +138,7 @@ class RecorderClient(asyncio.Protocol):
         # uvloop's transport has all methods of asyncio's, but is no subclass.
         self._transport = cast("asyncio.Transport", transport)
         self._reader = wire.FrameReader()
-        self._transport.write(wire.frame(wire.HELLO, wire.encode(Hello(self._worker_id, os.getpid()))))
+        self._transport.write(wire.frame(wire.HELLO, wire.encode(Hello(self.worker_id, os.getpid()))))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -67,6 +67,7 @@ class Head:
         "keep_alive",
         "key",
         "lines",
+        "may_replay",
         "messages",
         "method",
         "model",
@@ -95,6 +96,7 @@ class Head:
         self.copies = 1  # of the body in memory; 2 for a metered request: as it came and as it is sent on
         self.coding: bytes | None = b""  # of the body; None: unknown
         self.upgrade = False  # an offer to speak WebSocket
+        self.may_replay = False  # an idempotency key, or a wish about the response cache
         self.messages = False  # refusals are in Anthropic's protocol
         self.raw_key: str | None = None
         self.other_keys: tuple[str, ...] = ()
@@ -155,6 +157,7 @@ def parse_head(data: bytes, header_count_max: int) -> Head:
     head.upgrade = b"websocket" in head.headers.get(b"upgrade", b"").lower()
     head.origin = head.headers.get(b"origin")
     head.client_request_id = own_id(head.headers)
+    head.may_replay = b"idempotency-key" in head.headers or b"x-tokenworks-cache" in head.headers
     _read_target(head, b"".join(sink.url))
     head.messages = speaks_messages(head.path) or b"anthropic-version" in head.headers
     keys = keys_of(head.headers, head.query)

@@ -58,6 +58,8 @@ class Answers:
             lines += (b"x-tokenworks-restricted-to: ", request.model.encode(), b"\r\n")
         if attempt.dropped:
             lines += (b"x-tokenworks-dropped: ", dropped_header(attempt.dropped), b"\r\n")
+        if request.copy is not None:
+            lines.append(request.copy.line)
         request.response_head = b"".join(lines)
         if events:
             self.begin_stream(attempt)

@@ -214,6 +214,8 @@ class Attempt(AnsweredAttempt):
         """Write a piece of a stream to the client."""
         request, parts = self.request, self._parts
         conn = request.conn
+        if request.copy is not None:
+            request.copy.add(out)
         if not request.sent:
             parts.placements.succeeded(self, first_token=True)
             request.sent = True

@@ -26,12 +26,13 @@ from tokenworks.gateway.request.leaving import drain_of, drain_until_s, name_lea
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.record import AttemptCharge
 from tokenworks.gateway.request.refusals import CUT, over_limit
+from tokenworks.gateway.request.replay import Replay, begin_replay
 from tokenworks.gateway.request.reply import broke_off, end_stream, interrupted_end, write_whole
 from tokenworks.gateway.request.state import HeldRequest
 
 
 class Exchange(HeldRequest):
-    __slots__ = ("_on_ended", "attempt", "parts", "shared")
+    __slots__ = ("_on_ended", "attempt", "parts", "replay", "shared")
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Exchange(HeldRequest):
         self.shared = parts.shared
         self.parts = parts
         self._on_ended = ended
+        self.replay: Replay | None = None  # None: no idempotency key, and no wish about the cache
         self.attempt: Attempt | None = None  # the latest, unless it gave nothing
 
     # The key and the body.
@@ -77,6 +79,14 @@ class Exchange(HeldRequest):
             if refusal is not None:
                 self.refuse(refusal)
                 return
+        if self.head.may_replay:
+            found = begin_replay(
+                self.parts, self, self._reserve, self._write_record, self._finish, self.refuse
+            )
+            if isinstance(found, Refusal):
+                self.refuse(found)
+                return
+            self.replay = found
         if parsed.links:
             self.shared.links.check(parsed.links, self._links_checked)
         else:
@@ -148,6 +158,8 @@ class Exchange(HeldRequest):
             self._reserve()
 
     def _reserve(self) -> None:
+        if self.replay is not None and self.replay.ask():
+            return
         holds = self.parts.holds
         if holds.take(self):
             self._try_deployment()
@@ -295,6 +307,10 @@ class Exchange(HeldRequest):
         """The charge is covered as far as the account allows: write the record."""
         self.spent_tokens = sum(charge.counts)
         self.parts.placements.end(charge.attempt)
+        if self.replay is None or not self.replay.keep(charge):
+            self.parts.records.write(charge, self._record_on_disk)
+
+    def _write_record(self, charge: AttemptCharge) -> None:
         self.parts.records.write(charge, self._record_on_disk)
 
     def attempt_empty(self, attempt: Attempt) -> None:
@@ -310,7 +326,7 @@ class Exchange(HeldRequest):
 
     def attempt_faulted(self, attempt: Attempt, fault: Fault) -> None:
         """The upstream answered with an error: pass it on if it is the client's own, else try another deployment."""
-        self._note_failed_usage(attempt)
+        self.parts.records.write_failed(attempt)
         refusal = client_refusal(fault, attempt.view, self.parsed.model)
         if refusal is not None:
             self.parts.placements.succeeded(attempt)
@@ -328,7 +344,7 @@ class Exchange(HeldRequest):
     def attempt_failed(self, attempt: Attempt, reason: str, *, count: bool, cause: str) -> None:
         """The attempt gave nothing that reached the client: it costs nothing, and another deployment is tried."""
         parts = self.parts
-        self._note_failed_usage(attempt)
+        self.parts.records.write_failed(attempt)
         cause = cause or ("no_connection" if reason.startswith("can't connect") else reason)
         self.failures = [*(self.failures or ()), (attempt.view.name, cause)]
         self.shared.stats.c["attempts_failed"] += 1
@@ -346,12 +362,6 @@ class Exchange(HeldRequest):
         else:
             parts.holds.release(self)
             self._finish()
-
-    def _note_failed_usage(self, attempt: Attempt) -> None:
-        """Record the tokens that a stream reported before it failed without content: they are the operator's loss."""
-        meter = attempt.meter
-        if self.usage_id and meter is not None and meter.usage is not None and meter.usage.total:
-            self.parts.records.write_loss(attempt, "failed_attempt", meter.usage, meter.upstream_id or None)
 
     def _end_attempt(self) -> None:
         """Free the deployment's slot of the attempt in flight."""
@@ -419,6 +429,9 @@ class Exchange(HeldRequest):
         self._on_ended(self)
         # The attempt refers to this request. A cycle would stay in memory until the next garbage collection.
         self.attempt = None
+        if self.replay is not None:
+            self.replay.ended()
+            self.replay = None
         conn, self.conn = self.conn, None
         return conn
 
@@ -444,10 +457,7 @@ class Exchange(HeldRequest):
             return
         attempt = self.attempt
         at_upstream = attempt is not None and attempt.upstream is not None
-        if self.pending_hold is not None and not at_upstream:
-            self.shared.client.cancel(self.pending_hold)
-        if self.queue_number:
-            self.shared.client.admissions.cancel(self.queue_number)
+        self.cancel_pending(hold=not at_upstream)
         if self.free or self.hold is None:
             # Nothing is held yet, or the acknowledgement of the record will end this exchange.
             self._leave_free()
@@ -458,9 +468,9 @@ class Exchange(HeldRequest):
         else:
             self._leave(attempt)
 
-    def cancel_pending(self) -> None:
-        """Cancel the pending requests for a hold and for capacity."""
-        if self.pending_hold is not None:
+    def cancel_pending(self, *, hold: bool = True) -> None:
+        """Cancel the pending requests for a hold (`hold`) and for capacity."""
+        if hold and self.pending_hold is not None:
             self.shared.client.cancel(self.pending_hold)
         if self.queue_number:
             self.shared.client.admissions.cancel(self.queue_number)

@@ -43,7 +43,7 @@ class Losses:
             if self.waives(request, policy.empty_answer):
                 losses.append(Loss("empty_answer", 1, counts))
         elif policy is not DEFAULT_POLICY:
-            if self.waives(request, policy.content_filtered) and _is_filtered(attempt):
+            if self.waives(request, policy.content_filtered) and is_filtered(attempt):
                 reason = "content_filtered"
                 losses.append(Loss("content_filtered", 1, counts))
             elif self.waives(request, policy.cache_hit) and counts.cached_input:
@@ -116,7 +116,7 @@ def _is_empty(attempt: AnsweredAttempt, counts: Counts) -> bool:
     return not shown_bytes(attempt)
 
 
-def _is_filtered(attempt: AnsweredAttempt) -> bool:
+def is_filtered(attempt: AnsweredAttempt) -> bool:
     """True if the provider's filter ended the answer. Inside a text the quotes would be escaped."""
     if attempt.meter is not None:
         return attempt.meter.filtered

@@ -304,6 +304,12 @@ class Records:
         if hold.account.closing:
             shared.client.released(hold.account)
 
+    def write_failed(self, attempt: AnsweredAttempt) -> None:
+        """Record the tokens that a stream reported before it failed without content: they are the operator's loss."""
+        meter = attempt.meter
+        if attempt.request.usage_id and meter is not None and meter.usage is not None and meter.usage.total:
+            self.write_loss(attempt, "failed_attempt", meter.usage, meter.upstream_id or None)
+
     def write_loss(self, attempt: AnsweredAttempt, cause: str, usage: Usage, upstream_id: str | None) -> None:
         """Record the tokens that a failed attempt reports as loss. The hold stays for the next attempt."""
         shared, request = self._shared, attempt.request

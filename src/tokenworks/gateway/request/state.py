@@ -27,6 +27,7 @@ from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import Parsed
 from tokenworks.gateway.protocol.meter import StreamMeter
+from tokenworks.gateway.request.answer_copy import AnswerCopy
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Route
 
@@ -48,6 +49,7 @@ class ArrivedRequest:
         "body",
         "choice",
         "conn",
+        "copy",
         "counted_here",
         "counting",
         "deferred",
@@ -146,6 +148,7 @@ class ArrivedRequest:
         self.refusal: Refusal | None = None
         # (deployment, cause) of each attempt that gave nothing.
         self.failures: list[tuple[str, str]] | None = None
+        self.copy: AnswerCopy | None = None  # of the answer, for the response cache
 
 
 class KnownRequest(ArrivedRequest):

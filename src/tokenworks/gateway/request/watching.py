@@ -34,6 +34,12 @@ class RequestObserver:
             if self._log.wants():
                 self._write(exchange, COMPLETE, record.deployment, record.model, None, now_s, added_us)
             return
+        if record is not None and record.state == "replayed":
+            # No deployment produced anything for it, so its tokens are in no sum.
+            series.of(record.model, NONE).outcomes[COMPLETE] += 1
+            if self._log.wants():
+                self._write(exchange, COMPLETE, NONE, record.model, None, now_s, 0)
+            return
         # A name that a client wrote must not become a model's: a request without a model has no deployments.
         model = exchange.model if exchange.views else NONE
         # A deployment to which no connection was made is in `tried` alone.

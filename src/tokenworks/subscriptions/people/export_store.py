@@ -42,6 +42,7 @@ _ID_COLUMNS: Final = {
     "hub_delivery": "delivery_id",
     "kept_answer": "answer_id",
     "charge_file_line": "charge_file_id",
+    "replay_answer": "answer_id",
 }
 
 

@@ -4,7 +4,7 @@ Bills, consents and the account belong to the owner, and are not part of these. 
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -31,8 +31,11 @@ class MemberRights:
         keys: Keys,
         identity: Identity,
         clock: Clock,
+        forget_answers: Callable[[UUID, UUID], None],
     ) -> None:
+        """`forget_answers(account, member)`: deletes the stored answers to requests with keys of a member."""
         self._vault = vault
+        self._forget_answers = forget_answers
         self._ledger = ledger
         self._transfers = transfers
         self._keys = keys
@@ -87,6 +90,10 @@ class MemberRights:
         )
         return found
 
+    def forget_answers(self, member: Member) -> None:
+        """Delete the stored answers to requests with keys of this member, in the caller's transaction."""
+        self._forget_answers(member.account_id, member.member_id)
+
     def erase(self, member: Member) -> None:
         """Erase a member: destroy the key of its name and number, revoke its API keys, end its sessions, and delete what these
         store of the person. Its usage stays in the account's bills, under its id alone. A repeated call changes nothing.
@@ -106,6 +113,7 @@ class MemberRights:
             self._identity.end_other_sessions(found.subscriber_id, found.member_id)
             self._identity.forget_places_of_member(found.member_id)
             self._transfers.forget_of_member(found.account_id, found.member_id)
+            self.forget_answers(found)
             privacy_store.forget_member(self._vault.connection, found.member_id)
             self._vault.destroy([found.member_id])
 

@@ -164,11 +164,14 @@ class Privacy:
             assert found is not None
             if found.state != "closed":
                 # Its memberships in other accounts are found by its number, which belongs to it until it is closed.
-                elsewhere = [m.member_id for m in people_store.memberships(self._vault, found.phone)]
+                memberships = people_store.memberships(self._vault, found.phone)
+                elsewhere = [m.member_id for m in memberships]
                 self._subscriptions.close(found)
                 privacy_store.forget_members(self._connection, elsewhere)
                 self._keys.forget_names(found.account_id, elsewhere)
                 self._identity.forget_places(found.subscriber_id, elsewhere)
+                for member in memberships:
+                    self.members.forget_answers(member)
                 self._vault.destroy(elsewhere)
             self._identity.end_sessions(found.subscriber_id)
             self._identity.forget_places(found.subscriber_id)

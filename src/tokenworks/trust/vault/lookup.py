@@ -94,6 +94,12 @@ class Lookup:
             text.encode(), key=self._key, person=kind.encode(), digest_size=HASH_BYTES
         ).digest()
 
+    def replay(self, account_id: bytes, digest: bytes) -> bytes:
+        """The hash of a request's digest, for an account: two accounts with the same request have different hashes."""
+        return hashlib.blake2b(
+            account_id + digest, key=self._key, person=b"replay", digest_size=2 * HASH_BYTES
+        ).digest()
+
     def phone(self, phone: str) -> bytes:
         """The hash of a whole phone number in E.164."""
         return self.hash("phone", phone)

@@ -48,6 +48,8 @@ _FIELDS: Final = (
     "CASE prompt WHEN true THEN 'True' WHEN false THEN 'False' END", _or_null("asked"), _or_null("choice"), _hex("journal_id"), "seq",
     _hex("entry_id"),
 )  # fmt: skip
+# What the line of a replayed record has beside them; NULL, as for any row that is looked at again, if one of the two is empty.
+_REPLAY: Final = f"""CASE WHEN replay_of IS NULL AND replay_percent IS NULL THEN '' ELSE E'\\t' || {_hex("replay_of")} || E'\\t' || replay_percent END"""
 _PLAIN: Final = f"""loss IS NULL AND started_at {_SPAN} AND ended_at {_SPAN}
         AND (flags = '{{}}' OR (cardinality(flags) = 1 AND strpos(flags[1], '"') = 0))
         AND strpos(concat({", ".join(_TEXTS)}, flags[1]), '\\') = 0 AND strpos(concat({", ".join(_TEXTS)}, flags[1]), E'\\t') = 0
@@ -56,7 +58,7 @@ _PLAIN: Final = f"""loss IS NULL AND started_at {_SPAN} AND ended_at {_SPAN}
 
 _RECORDS: Final = f"""SELECT account_id, entry_id, string_agg(uuid_send(usage_id) || digest, '' ORDER BY usage_id) AS rows FROM (
         SELECT account_id, entry_id, usage_id,
-            CASE WHEN {_PLAIN} THEN sha256(convert_to(concat_ws(E'\\t', {", ".join(_FIELDS)}) || E'\\n', 'UTF8')) END AS digest
+            CASE WHEN {_PLAIN} THEN sha256(convert_to(concat_ws(E'\\t', {", ".join(_FIELDS)}) || {_REPLAY} || E'\\n', 'UTF8')) END AS digest
         FROM usage CROSS JOIN LATERAL unnest(ARRAY[parts::text]) parts_text) r GROUP BY 1, 2"""
 
 # A posting with a text that needs an escape becomes a lone backslash, which valid JSON never has, so the digest differs.

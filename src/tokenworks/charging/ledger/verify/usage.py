@@ -93,6 +93,33 @@ CHECKS: Final[dict[str, str]] = {
         -- A host's clock is set to the database's now and then, by less than a minute.
         FROM usage WHERE reason = '' OR ended_at < started_at - interval '1 minute' OR attempt_no < 1
             OR first_byte_ms < 0 OR latency_ms < 0""",
+    "usage: a replayed record repeats a complete record of its account, for the declared share of that record's charge": f"""
+        WITH original AS (
+            SELECT account_id, usage_id, request_id, state, {", ".join(TOKEN_CLASSES)},
+                (SELECT array_agg(lost.tokens ORDER BY lost.at) FROM (
+                    SELECT t.at, sum(t.tokens::bigint)::bigint AS tokens FROM {_LOSSES} l,
+                        jsonb_array_elements_text(l->2) WITH ORDINALITY t (tokens, at) GROUP BY t.at) lost) AS lost
+            FROM usage),
+        shared AS (SELECT r.account_id, r.usage_id, {
+        ", ".join(
+            f"div((o.{name} - coalesce(o.lost[{at}], 0)) * r.replay_percent::numeric, 100) AS {name}"
+            for at, name in enumerate(TOKEN_CLASSES, 1)
+        )
+    }
+            FROM usage r JOIN original o ON o.account_id = r.account_id AND o.usage_id = r.replay_of
+            WHERE o.state = 'complete')
+        SELECT 'usage ' || r.usage_id || ' of account ' || r.account_id, format('%s for %s %% of the charge of %s', r.reason, r.replay_percent,
+               r.replay_of)
+        FROM usage r LEFT JOIN shared s USING (account_id, usage_id)
+        WHERE r.state = 'replayed' AND (s.usage_id IS NULL OR r.replay_percent NOT BETWEEN 0 AND 100 OR r.replay_percent IS NULL
+                OR r.reason NOT IN ('idempotency_key', 'response_cache') OR (r.reason = 'idempotency_key' AND r.replay_percent <> 0)
+                OR (r.reason = 'response_cache' AND NOT EXISTS (SELECT 1 FROM offering o
+                    WHERE (o.content::jsonb->'service'->>'cache_percent')::integer = r.replay_percent))
+                OR r.provider_total IS NOT NULL OR r.upstream_id IS NOT NULL OR r.deployment <> ''
+                OR ({", ".join(f"r.{name}" for name in TOKEN_CLASSES)}) IS DISTINCT FROM ({
+        ", ".join(f"s.{name}" for name in TOKEN_CLASSES)
+    }))
+            OR (r.state = 'replayed') <> (r.replay_of IS NOT NULL) OR (r.state = 'replayed') <> (r.replay_percent IS NOT NULL)""",
     "usage: an id is of one record": """
         SELECT 'usage ' || usage_id || ' of accounts ' || string_agg(account_id::text, ' '), format('%s records have this id', count(*))
         FROM usage GROUP BY usage_id HAVING count(*) > 1""",
@@ -152,13 +179,15 @@ def rerate(connection: Connection, cards: dict[str, RateCard]) -> Iterator[Findi
     with connection.cursor("rerate") as cursor:
         cursor.itersize = FETCH_ROWS
         cursor.execute(
-            f"SELECT usage_id, model, parts, loss, prompt, {columns} FROM usage {_RATES} WHERE ({_AT_RATE}) IS NOT TRUE".encode(),
+            f"SELECT usage_id, model, parts, loss, prompt, replay_percent, {columns} FROM usage {_RATES} WHERE ({_AT_RATE}) IS NOT TRUE".encode(),
             _rates(connection, cards),
         )
-        for usage_id, model, parts, loss, prompt, *classes in cursor:
+        for usage_id, model, parts, loss, prompt, percent, *classes in cursor:
             counts = Counts(*classes)
+            # A replay for nothing is no request that a bucket pays for.
+            requests = 0 if percent == 0 else 1
             try:
-                problem = _problem(parts, loss, model, counts, cards, weights, prompt=prompt)
+                problem = _problem(parts, loss, model, counts, cards, weights, requests, prompt=prompt)
             except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError) as error:
                 problem = f"it cannot be read: {type(error).__name__}: {error}"
             if problem:
@@ -206,10 +235,13 @@ def _problem(
     counts: Counts,
     cards: dict[str, RateCard],
     known: dict[tuple[str, str], Weights | None],
+    requests_paid: int,
     *,
     prompt: bool,
 ) -> str | None:
-    """What is wrong with a record; None if nothing is. `known` caches weights by (rate version, model)."""
+    """What is wrong with a record; None if nothing is. `known` caches weights by (rate version, model). `requests_paid`: how many
+    requests its parts and losses pay for, 1 or 0.
+    """
     paid = [0] * (len(counts) + 1)
     for _, _, rate_version, unit, kind, cost, requests, part_counts in parts:
         key = (rate_version, model)
@@ -232,6 +264,6 @@ def _problem(
         if cause not in LOSS_CAUSES:
             return f"a loss for no cause that is known: {cause}"
         paid = [a + b for a, b in zip(paid, [requests, *tokens], strict=True)]
-    if paid != [1, *counts]:
-        return f"parts and losses pay for {paid}, the record is {[1, *counts]}"
+    if paid != [requests_paid, *counts]:
+        return f"parts and losses pay for {paid}, the record is {[requests_paid, *counts]}"
     return None

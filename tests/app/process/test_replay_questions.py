@@ -1,0 +1,93 @@
+"""Questions for answers to give again are bounded, and read what is not settled before the database."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from tests.charging.ledger.test_accounts import IDS, first_attempt
+from tokenworks.app.process import replay_questions
+from tokenworks.app.process.replay_questions import ReplayQuestions
+from tokenworks.catalog import Counts
+from tokenworks.charging import ReplayFound, ReplayLookup, ReplayName, UsageRecord
+from tokenworks.charging.model import encode_record
+from tokenworks.kernel import Unavailable, uuid7
+
+ACCOUNT, OTHER = uuid7().hex, uuid7().hex
+
+
+class Host:
+    """A recorder's records, and a thread that calls at once, once it may."""
+
+    def __init__(self):
+        self.journal = SimpleNamespace(journal_id=uuid7())
+        self.records, self.seen = [], []
+        self.free = asyncio.Event()
+
+    def unsettled(self):
+        return self.records
+
+    def live_workers(self):
+        return frozenset({"w"})
+
+    async def run(self, call):
+        await self.free.wait()
+        return call(None)
+
+    def services(self, _):
+        return SimpleNamespace(replays=SimpleNamespace(find=self.find))
+
+    def find(self, asked, host):
+        self.seen.append(host)
+        return ReplayFound("none")
+
+
+def record(account):
+    return UsageRecord(
+        account, *first_attempt(), *IDS, "chat", "m", "d", "complete", "completed", "provider", 0, 0, None, 0, Counts(), None, [], [], [], None
+    )  # fmt: skip
+
+
+def look():
+    return ReplayLookup(
+        ReplayName(ACCOUNT, "response_cache", b"n", uuid7().hex), b"", IDS[1], uuid7().hex, 60
+    )
+
+
+def test_the_records_that_are_not_settled_are_those_of_the_account_before_the_question(monkeypatch):
+    async def case():
+        host = Host()
+        ours = record(ACCOUNT)
+        host.records = [(1, one.account_id, [], encode_record(one)) for one in (ours, record(OTHER))]
+        questions = ReplayQuestions(host, host, host.services)
+        asking = asyncio.ensure_future(questions.find(look()))
+        await asyncio.sleep(0)
+        host.records = []  # it settles while the question waits for the database
+        host.free.set()
+        assert (await asking).verdict == "none"
+        (seen,) = host.seen
+        assert dict(seen.unsettled) == {ours.usage_id: ours}
+        assert (seen.journal_id, seen.workers) == (host.journal.journal_id, {"w"})
+
+    asyncio.run(case())
+
+
+def test_too_many_questions_or_records_are_refused(monkeypatch):
+    monkeypatch.setattr(replay_questions, "WAITING_MAX", 2)
+    monkeypatch.setattr(replay_questions, "UNSETTLED_MAX", 1)
+
+    async def case():
+        host = Host()
+        questions = ReplayQuestions(host, host, host.services)
+        asking = [asyncio.ensure_future(questions.find(look())) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await questions.find(look())
+        host.free.set()
+        await asyncio.gather(*asking)
+        await questions.find(look())
+        host.records = [(1, OTHER, [], b"")] * 2
+        with pytest.raises(Unavailable):
+            await questions.find(look())
+
+    asyncio.run(case())

@@ -1,0 +1,332 @@
+"""An answer that is given again is held, recorded and then given; what is stored is stored before its record, and is free of nothing."""
+
+import json
+
+import pytest
+
+from tests.gateway.request.support import WHOLE, Worker
+from tokenworks.catalog import Counts, Service
+from tokenworks.charging import REPLAY_DROP, REPLAY_KEEP, REPLAY_LOOKUP, ReplayFound, Verdict
+from tokenworks.gateway.request.replay import begin_replay
+
+KEY = b"idempotency-key: order 1\r\n"
+CACHE = b"x-tokenworks-cache: on\r\n"
+CHARGED = Counts(fresh_input=9, output=21)
+ANSWER = json.dumps(
+    WHOLE | {"usage": {"prompt_tokens": 9, "completion_tokens": 21, "total_tokens": 30}}
+).encode()
+FOUND = ReplayFound("found", "5" * 32, "6" * 32, "provider", CHARGED, 7, "application/json", ANSWER)
+
+
+def cached(percent=50, **settings):
+    worker = Worker(**settings)
+    worker.user.service = Service(cache_percent=percent)
+    return worker
+
+
+def asked(worker, question):
+    """The arguments and the callbacks of the questions of one kind, in order."""
+    return [(argument, answered) for kind, argument, answered in worker.recorder.requests if kind is question]
+
+
+def answer_lookup(worker, found):
+    ((_, answered),) = asked(worker, REPLAY_LOOKUP)[-1:]
+    answered(found)
+
+
+def is_over(worker):
+    """Everything is given back: memory, holds, the exchange's parts."""
+    (exchange,) = worker.ended
+    assert (exchange.replay, exchange.copy, exchange.attempt) == (None, None, None)
+    assert worker.shared.memory.used == 0
+    assert not worker.held
+    return True
+
+
+def serves(worker, *, stored=True):
+    """The deployment answers, and what is to be stored is stored."""
+    worker.upstream().answers(ANSWER)
+    worker.upstream().ends()
+    if stored is not None:
+        asked(worker, REPLAY_KEEP)[-1][1](stored)
+    worker.recorder.durable()
+
+
+@pytest.mark.parametrize("percent", [0, 1, 50, 100])
+def test_a_hit_holds_exactly_what_it_is_charged_and_ends_after_its_record(percent):
+    worker = cached(percent)
+    before = worker.free_tokens
+    exchange = worker.begins(headers=CACHE)
+    assert not worker.held
+    answer_lookup(worker, FOUND)
+    assert worker.client.written == b"" and not worker.held
+    ((record, _),) = worker.recorder.records
+    share = Counts(fresh_input=9 * percent // 100, output=21 * percent // 100)
+    assert (record.state, record.c, record.replay_of, record.replay_percent) == (
+        "replayed",
+        share,
+        "5" * 32,
+        percent,
+    )
+    assert (record.usage_id, record.request_id, record.attempt_no) == (
+        exchange.request_id,
+        exchange.request_id,
+        1,
+    )
+    assert (record.deployment, record.upstream_id, record.provider_total, record.unpaid) == (
+        "",
+        None,
+        None,
+        None,
+    )
+    assert sum(part.amount for part in record.parts) == 1000 * sum(share)
+    assert worker.free_tokens == before - sum(share)
+    worker.recorder.durable()
+    head, _, body = worker.client.written.partition(b"\r\n\r\n")
+    assert body == ANSWER
+    assert b"x-tokenworks-cache: hit\r\nage: 7\r\n" in head
+    assert b"x-tokenworks-replayed: " + b"6" * 32 in head
+    assert worker.client.done_times == 1 and is_over(worker)
+    assert not worker.pools, "no deployment was asked"
+
+
+def test_a_hit_that_the_slices_do_not_cover_asks_and_is_refused_like_any_request():
+    worker = cached(100, tokens=10)
+    exchange = worker.begins(headers=CACHE)
+    answer_lookup(worker, FOUND)
+    (need,) = worker.recorder.asked
+    assert (need.need.requests, need.need.input_tokens, need.need.output_tokens) == (1, 9, 21)
+    need.answered(None, Verdict.NOTHING_LEFT, 0)
+    assert worker.client.refused.status == 402 and not worker.recorder.records
+    assert exchange.ended and is_over(worker)
+
+
+def test_a_client_that_leaves_during_the_hold_of_a_hit_pays_nothing():
+    worker = cached(100, tokens=10)
+    exchange = worker.begins(headers=CACHE)
+    answer_lookup(worker, FOUND)
+    exchange.client_gone()
+    worker.grant(100)
+    account = worker.slices.account("acc")
+    need = worker.recorder.asked[0].need
+    hold = worker.slices.hold(account, (), "m", need, 0)
+    worker.recorder.asked[0].answered(hold, Verdict.ENOUGH, 0)
+    assert not worker.recorder.records and not worker.held
+    assert is_over(worker)
+
+
+def test_a_client_that_leaves_before_its_hit_is_recorded_is_charged_once():
+    worker = cached(100)
+    exchange = worker.begins(headers=CACHE)
+    answer_lookup(worker, FOUND)
+    exchange.client_gone()
+    assert not exchange.ended
+    worker.recorder.durable()
+    assert len(worker.recorder.records) == 1 and worker.client.written == b""
+    assert is_over(worker)
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "code"),
+    [
+        (None, 503, "database_away"),
+        (ReplayFound("in_flight"), 409, "idempotency_in_flight"),
+        (ReplayFound("other_request"), 422, "idempotency_key_reused"),
+        (ReplayFound("spent"), 409, "idempotency_key_spent"),
+        (ReplayFound("full"), 429, "too_many_idempotency_keys"),
+    ],
+)
+def test_a_key_that_is_not_free_refuses_and_frees_nothing(found, status, code):
+    worker = Worker()
+    worker.begins(headers=KEY)
+    answer_lookup(worker, found)
+    assert (worker.client.refused.status, worker.client.refused.code) == (status, code)
+    assert (status == 409 and code.endswith("flight")) <= bool(worker.client.refused.retry_after_s)
+    assert not asked(worker, REPLAY_DROP) and not worker.pools and is_over(worker)
+
+
+def test_without_the_database_the_cache_is_a_miss():
+    worker = cached()
+    worker.begins(headers=CACHE)
+    answer_lookup(worker, None)
+    serves(worker, stored=None)
+    assert b"x-tokenworks-cache" not in worker.client.written and worker.client.written.endswith(ANSWER)
+    assert not asked(worker, REPLAY_KEEP) and is_over(worker)
+
+
+@pytest.mark.parametrize("stored", [True, False, None])
+def test_an_answer_is_stored_before_its_record_and_its_key_is_not_freed_after_it(stored):
+    worker = Worker()
+    worker.begins(headers=KEY)
+    answer_lookup(worker, ReplayFound("none"))
+    worker.upstream().answers(ANSWER)
+    worker.upstream().ends()
+    assert not worker.recorder.records and worker.held
+    ((kept, answered),) = asked(worker, REPLAY_KEEP)
+    assert (kept.answer, kept.usage_id, kept.media_type) == (
+        ANSWER,
+        worker.recorder.began.popitem()[0],
+        "application/json",
+    )
+    answered(stored)
+    assert worker.client.written == b""
+    worker.recorder.durable()
+    assert worker.client.written.endswith(ANSWER) and b"x-tokenworks-replayed" not in worker.client.written
+    assert len(worker.recorder.records) == 1 and not asked(worker, REPLAY_DROP) and is_over(worker)
+
+
+def test_a_client_that_left_has_its_answer_stored_for_its_repeat():
+    worker = Worker()
+    exchange = worker.begins(headers=KEY)
+    answer_lookup(worker, ReplayFound("none"))
+    exchange.client_gone()
+    worker.upstream().answers(ANSWER)
+    worker.upstream().ends()
+    asked(worker, REPLAY_KEEP)[0][1](True)
+    worker.recorder.durable()
+    assert len(worker.recorder.records) == 1 and not asked(worker, REPLAY_DROP)
+
+
+def test_a_request_that_comes_to_nothing_frees_its_key():
+    worker = Worker()
+    exchange = worker.begins(headers=KEY)
+    exchange.client_gone()
+    assert exchange.ended and not asked(worker, REPLAY_DROP)
+    answer_lookup(worker, ReplayFound("none"))
+    assert len(asked(worker, REPLAY_DROP)) == 1 and not worker.held and is_over(worker)
+    failing = Worker()
+    failing.begins(headers=KEY)
+    answer_lookup(failing, ReplayFound("none"))
+    failing.upstream().answers(b'{"error": {"message": "no"}}', status=400)
+    failing.upstream().ends()
+    assert failing.client.refused is not None
+    assert len(asked(failing, REPLAY_DROP)) == 1 and not failing.recorder.records and is_over(failing)
+
+
+def test_an_answer_that_is_too_large_spends_its_key_and_stays_out_of_the_cache():
+    worker = Worker(replay_answer_bytes_max=100)
+    worker.begins(headers=KEY)
+    answer_lookup(worker, ReplayFound("none"))
+    serves(worker)
+    assert asked(worker, REPLAY_KEEP)[0][0].answer is None and is_over(worker)
+    caching = cached(replay_answer_bytes_max=100)
+    caching.begins(headers=CACHE)
+    answer_lookup(caching, ReplayFound("none"))
+    serves(caching, stored=None)
+    assert not asked(caching, REPLAY_KEEP) and is_over(caching)
+
+
+STREAM = (
+    b'data: {"id":"u","model":"m","choices":[{"index":0,"delta":{"content":"hello"},"finish_reason":"stop"}]}\n\n'
+    b'data: {"id":"u","model":"m","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":21,"total_tokens":30}}\n\ndata: [DONE]\n\n'
+)
+
+
+@pytest.mark.parametrize("bytes_max", [10_000, 60])
+def test_a_stream_is_stored_as_its_client_gets_it_or_not_at_all(bytes_max):
+    worker = cached(replay_answer_bytes_max=bytes_max)
+    worker.begins(headers=CACHE, stream=True)
+    answer_lookup(worker, ReplayFound("none"))
+    worker.upstream().answers(STREAM, kind=b"text/event-stream")
+    worker.upstream().ends()
+    kept = asked(worker, REPLAY_KEEP)
+    assert bool(kept) is (bytes_max > 60)
+    for _, answered in kept:
+        answered(True)
+    worker.recorder.durable()
+    head, _, body = worker.client.written.partition(b"\r\n\r\n")
+    assert b"x-tokenworks-cache: miss" in head
+    chunks = body.split(b"\r\n")[1::2]
+    assert is_over(worker)
+    if kept:
+        stored = kept[0][0].answer
+        assert stored == b"".join(chunks) and b"usage" not in stored
+        again = cached()
+        again.begins(headers=CACHE, stream=True)
+        answer_lookup(
+            again,
+            ReplayFound("found", "5" * 32, "6" * 32, "provider", CHARGED, 0, "text/event-stream", stored),
+        )
+        again.recorder.durable()
+        assert b"".join(again.client.written.partition(b"\r\n\r\n")[2].split(b"\r\n")[1::2]) == stored
+
+
+def test_an_answer_under_a_lower_maximum_than_asked_for_is_not_stored():
+    worker = cached()
+    exchange = worker.begins(headers=CACHE)
+    answer_lookup(worker, ReplayFound("none"))
+    exchange.maximum = 50
+    serves(worker, stored=None)
+    assert not asked(worker, REPLAY_KEEP) and is_over(worker)
+
+
+def test_a_maximum_that_the_gateway_adds_for_all_alike_is_stored():
+    worker = cached()
+    exchange = worker.begins(headers=CACHE, max_tokens=None)
+    answer_lookup(worker, ReplayFound("none"))
+    assert exchange.maximum == 1000
+    serves(worker)
+    assert len(asked(worker, REPLAY_KEEP)) == 1 and is_over(worker)
+
+
+def digest(**fields):
+    headers = fields.pop("headers", b"")
+    worker = cached()
+    worker.begins(headers=CACHE + headers, **fields)
+    found = asked(worker, REPLAY_LOOKUP)
+    return found[0][0].name.digest if found else None
+
+
+def test_equal_requests_have_one_name_and_others_have_others():
+    one = digest(temperature=1, user="a", metadata={"x": "1"}, safety_identifier="s")
+    assert one == digest(safety_identifier="t", user="b", metadata={}, temperature=1)
+    body = b'{"temperature": 1,  "max_tokens":100, "messages":[{"content":"hi", "role":"user"}], "model":"m"}'
+    assert one == digest(body=body)
+    others = [
+        digest(temperature=0), digest(temperature=1, stream=True), digest(temperature=1, content="ho"), digest(temperature=1, max_tokens=99),
+        digest(temperature=1, headers=b"anthropic-beta: x\r\n"), digest(),
+        digest(temperature=1, seed=1), digest(temperature=1, response_format={"type": "json_object"}), digest(temperature=1, reasoning_effort="low"),
+        digest(temperature=1, tools=[{"type": "function", "function": {"name": "f"}}]), digest(temperature=1.0001), digest(temperature="1"),
+    ]  # fmt: skip
+    assert len({one, *others}) == 1 + len(others)
+    assert digest(n=2) is None
+    assert digest(content="x" * 300_000) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "age_s", "refresh"),
+    [
+        (b"x-tokenworks-cache: on\r\n", 3600, False),
+        (b"x-tokenworks-cache: ON; ttl=60\r\n", 60, False),
+        (b"x-tokenworks-cache: on, ttl=999999999\r\n", 3600, False),
+        (b"x-tokenworks-cache: refresh\r\n", 3600, True),
+        (b"x-tokenworks-cache: on; ttl=0\r\n", None, None),
+        (b"x-tokenworks-cache: on; ttl=-1\r\n", None, None),
+        (b"x-tokenworks-cache: off\r\n", None, None),
+        (b"x-tokenworks-cache: yes please\r\n", None, None),
+        (b"x-tokenworks-cache: on\r\nx-tokenworks-cache: off\r\n", None, None),
+    ],
+)
+def test_a_wish_about_the_cache_is_read_exactly_or_is_none(headers, age_s, refresh):
+    worker = cached()
+    worker.begins(headers=headers)
+    found = asked(worker, REPLAY_LOOKUP)
+    assert bool(found) is (age_s is not None and not refresh)
+    if found:
+        assert found[0][0].age_max_s == age_s
+    if refresh:
+        serves(worker)
+        assert asked(worker, REPLAY_KEEP)[0][0].expires_in_s == age_s
+
+
+def test_the_headers_have_no_effect_where_nothing_declares_one():
+    for worker, headers in (
+        (Worker(), CACHE),
+        (cached(cache_age_max_s=0), CACHE),
+        (Worker(idempotency_hours=0), KEY),
+        (Worker(), b"idempotency-key: stainless-node-retry-1\r\n"),
+    ):
+        exchange = worker.begins(headers=headers)
+        assert exchange.replay is None and not worker.recorder.requests
+    counting = cached().arrives(headers=CACHE + KEY, free=True)
+    assert begin_replay(counting.parts, counting, *[None] * 4) is None
