@@ -203,6 +203,9 @@ class ChargingPolicy(CatalogueModel):
         return self
 
 
+ModelReference = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$")]
+
+
 class Service(CatalogueModel):
     """What a plan promises beside its tokens: the objective of placement, and the share of its requests under overload."""
 
@@ -216,7 +219,12 @@ class Service(CatalogueModel):
     # If a request declares tools that run at the vendor (searches, sandboxes): drop and name the tools, or refuse the request.
     hosted_tools: Literal["drop", "refuse"] = "drop"
     # The model (or alias, or intent) of a request that names no known one, if its key may use that.
-    default_model: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$")
+    default_model: ModelReference | None = None
+    # The models (or aliases, or intents) of a request that its own model can't have, in order, if neither the request nor its key names
+    # any. Its key has to allow them.
+    fallback_models: tuple[ModelReference, ...] = Field(default=(), max_length=8)
+    # A request that a content policy refused goes on to the next of its models, too.
+    fallback_after_moderation: bool = Field(default=True, strict=True)
 
 
 class Rollover(CatalogueModel):

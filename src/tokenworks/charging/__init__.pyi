@@ -47,6 +47,7 @@ from tokenworks.charging.ledger.model import (
 )
 from tokenworks.charging.ledger.service import Ledger
 from tokenworks.charging.ledger.transfers import Transfers
+from tokenworks.charging.ledger.usage import UsageSum, tags_of_texts
 from tokenworks.charging.ledger.verify import Finding, verify
 from tokenworks.charging.lost_journal import (
     NotConfirmed,
@@ -59,6 +60,7 @@ from tokenworks.charging.messages import (
     Attempt,
     CountedBy,
     Limit,
+    LimitLeft,
     Loss,
     Need,
     Part,
@@ -187,6 +189,7 @@ __all__ = [
     "Ledger",
     "LedgerWentBack",
     "Limit",
+    "LimitLeft",
     "LiveKey",
     "Loss",
     "MissingPeppers",
@@ -220,6 +223,7 @@ __all__ = [
     "Transfers",
     "UpstreamObject",
     "UsageRecord",
+    "UsageSum",
     "Verdict",
     "WorkerConnection",
     "by_shard",
@@ -245,6 +249,7 @@ __all__ = [
     "records_after",
     "share",
     "sync_folder",
+    "tags_of_texts",
     "usage_record",
     "verify",
     "why_lost",

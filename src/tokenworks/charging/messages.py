@@ -169,6 +169,8 @@ class UsageRecord(Struct, omit_defaults=True):
     # the database (`routing_note`).
     client_request_id: str | None = None
     tried: list[tuple[str, str]] | None = None
+    # The client's own words on the request, by name; in the database they are in that text, too.
+    tags: dict[str, str] | None = None
 
 
 class LegacyUsageRecord(UsageRecord):
@@ -424,6 +426,19 @@ class LimitAnswer(Struct, frozen=True, array_like=True, gc=False):
     which: int
     what: int
     slot: int
+
+
+class LimitLeft(NamedTuple):
+    """What this host's minute of a limit still admits; 0 as well where the limit has no maximum of it."""
+
+    requests: int
+    tokens: int
+
+
+class AdmittedAnswer(LimitAnswer, frozen=True):
+    """`left`: of each of the limits, in their order; empty for a request that is not admitted, and from an earlier release."""
+
+    left: tuple[LimitLeft, ...] = ()
 
 
 class QueueAnswer(LimitAnswer, frozen=True):

@@ -45,6 +45,8 @@ class LiveKey(Struct, frozen=True, array_like=True, gc=False):
     """The state of pay-as-you-go (`open`, `locked`, `no_consent`) and its monthly cap in nano."""
     refused_by: str | None
     """The missing consent without which no request is served; None if none is missing."""
+    fallbacks: tuple[str, ...] | None = None
+    """Models to which its requests fall back; None: those of the plan's service."""
 
 
 KeyEnd = Literal["revoked", "expired", "closed"]

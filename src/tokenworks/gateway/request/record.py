@@ -325,6 +325,12 @@ class Records:
         shared.client.finish(record, _nothing, "", tokens)
         request.usage_id = ""
 
+    def note_failed_usage(self, attempt: AnsweredAttempt) -> None:
+        """Record the tokens that a stream reported before it failed without content: they are the operator's loss."""
+        meter = attempt.meter
+        if attempt.request.usage_id and meter is not None and meter.usage is not None and meter.usage.total:
+            self.write_loss(attempt, "failed_attempt", meter.usage, meter.upstream_id or None)
+
     def _record(
         self,
         charge: AttemptCharge,
@@ -356,6 +362,7 @@ class Records:
         record.prompt = request.rated == request.model
         record.asked, record.choice = request.intent, request.choice
         record.client_request_id, record.tried = request.head.client_request_id, request.failures
+        record.tags = request.tags
         return record
 
     # The attempt, to the journal.
