@@ -22,7 +22,7 @@ from tokenworks.subscriptions import day_of, last_day, minute_of, second_of
 if TYPE_CHECKING:
     from tokenworks.billing import Bill, CreditNote
     from tokenworks.catalog import ChargingPolicy, Offering, SoldOffering
-    from tokenworks.charging import BillLine, Bucket, Charge, Finding
+    from tokenworks.charging import BillLine, Bucket, Charge, Finding, UsageSum
     from tokenworks.subscriptions import Member, Product, Quote
     from tokenworks.trust import ApiKeyInfo
 

@@ -44,6 +44,7 @@ from tokenworks.factory.intents.choice import (
 )
 from tokenworks.factory.intents.labelled import SYNTHETIC_REQUESTS, IntentEvaluation, evaluate, read_requests
 from tokenworks.factory.model import (
+    COUNT_PATHS,
     KINDS,
     PROTOCOL_PATHS,
     PROTOCOLS,
@@ -83,6 +84,7 @@ __all__ = [
     "BLOCK_BYTES",
     "BUILT_IN",
     "COOL_DOWN_S",
+    "COUNT_PATHS",
     "FAILURES_TO_OPEN",
     "FILINGS",
     "FLEX",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from tokenworks.factory import PROTOCOL_PATHS
+from tokenworks.factory import COUNT_PATHS, PROTOCOL_PATHS
 from tokenworks.gateway.http.coding import coding_of
 from tokenworks.gateway.http.cors import Origins, is_preflight, preflight_response
 from tokenworks.gateway.http.head import Head
@@ -17,7 +17,6 @@ from tokenworks.gateway.identify import BAD_KEY, KEYS_AWAY, NO_KEY, Identificati
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.usage import BOM
-from tokenworks.gateway.request.count_tokens import COUNT_ENDS
 from tokenworks.gateway.request.models import model_body, models_body, with_model
 from tokenworks.gateway.request.refusals import not_found
 from tokenworks.gateway.request.running import RunningRequests
@@ -25,7 +24,7 @@ from tokenworks.gateway.shared import Shared
 
 _PROTOCOL_OF: Final = {path: protocol for protocol, path in PROTOCOL_PATHS.items()}
 # Routes that count a request's tokens, which costs nothing.
-_COUNTED_OF: Final = {PROTOCOL_PATHS[protocol] + end: protocol for protocol, end in COUNT_ENDS.items()}
+_COUNTED_OF: Final = {path: protocol for protocol, path in COUNT_PATHS.items()}
 _METERED_PATHS: Final = frozenset({*_PROTOCOL_OF, *_COUNTED_OF})
 _KNOWN_PATHS: Final = frozenset({*_METERED_PATHS, *KEY_PATHS, "/v1/models"})
 NO_WEBSOCKET: Final = Refusal(

@@ -22,22 +22,40 @@ def record(*parts):
 
 
 def test_balances_count_and_caps_and_windows_beside_them_do_not():
-    assert drawn(record(part("token", "cap", 9), part("token", "balance", 7000), part("token", "window", 7000))) == {"token": 7000}
+    assert drawn(
+        record(part("token", "cap", 9), part("token", "balance", 7000), part("token", "window", 7000))
+    ) == {"token": 7000}
     assert drawn(record(part("prompt", "window", 1000), part("prompt", "window", 1000))) == {"prompt": 1000}
-    assert drawn(record(part("credit", "balance", 5), part("token", "balance", 1), part("credit", "balance", 6))) == {"credit": 11, "token": 1}
+    assert drawn(
+        record(part("credit", "balance", 5), part("token", "balance", 1), part("credit", "balance", 6))
+    ) == {"credit": 11, "token": 1}
     assert drawn(record()) == drawn(None) == {}
 
 
-@pytest.mark.parametrize(("amount", "text"), [(0, "0"), (1, "0.001"), (1000, "1"), (12500, "12.5"), (10**18 + 10, "1000000000000000.01")])
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(0, "0"), (1, "0.001"), (1000, "1"), (12500, "12.5"), (10**18 + 10, "1000000000000000.01")],
+)
 def test_amounts_are_exact_decimals(amount, text):
     assert decimal(amount) == text
 
 
 def test_the_unit_of_cost_is_the_token_where_tokens_were_drawn():
-    members = {name: json.loads(bytes(raw)) for name, raw in cost_members({"credit": 11, "token": 2500}).items()}
-    assert members == {"cost": 2.5, "cost_details": {"unit": "token", "drawn": [{"unit": "credit", "thousandths": 11}, {"unit": "token", "thousandths": 2500}]}}
+    members = {
+        name: json.loads(bytes(raw)) for name, raw in cost_members({"credit": 11, "token": 2500}).items()
+    }
+    assert members == {
+        "cost": 2.5,
+        "cost_details": {
+            "unit": "token",
+            "drawn": [{"unit": "credit", "thousandths": 11}, {"unit": "token", "thousandths": 2500}],
+        },
+    }
     assert bytes(cost_members({"prompt": 1000})["cost"]) == b"1"
-    assert (cost_line({"credit": 11, "token": 2500}), cost_line({})) == (b"0.011 credit, 2.5 token", b"0 token")
+    assert (cost_line({"credit": 11, "token": 2500}), cost_line({})) == (
+        b"0.011 credit, 2.5 token",
+        b"0 token",
+    )
 
 
 def detailed(seed):
@@ -54,8 +72,14 @@ def detailed(seed):
 
 def same(usage, record):
     amounts = drawn(record)
-    assert usage["cost_details"]["drawn"] == [{"unit": unit, "thousandths": amount} for unit, amount in amounts.items()]
-    assert usage["cost"] * 1000 == amounts["token"] == sum(one.amount for one in record.parts if one.kind == "balance")
+    assert usage["cost_details"]["drawn"] == [
+        {"unit": unit, "thousandths": amount} for unit, amount in amounts.items()
+    ]
+    assert (
+        usage["cost"] * 1000
+        == amounts["token"]
+        == sum(one.amount for one in record.parts if one.kind == "balance")
+    )
     assert amounts["token"] == 1000 * sum(record.c)  # every class costs a token a token here
 
 
@@ -103,7 +127,10 @@ def test_messages_and_responses_name_it_where_their_clients_read_usage():
     worker = Worker(deployment("d1", protocols=("messages", "responses")))
     worker.begins(protocol="messages", stream=True, headers=WANTS)
     upstream = worker.upstream()
-    start = {"type": "message_start", "message": {"id": "u", "model": "m", "usage": {"input_tokens": 5, "output_tokens": 1}}}
+    start = {
+        "type": "message_start",
+        "message": {"id": "u", "model": "m", "usage": {"input_tokens": 5, "output_tokens": 1}},
+    }
     text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hi"}}
     delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}}
     upstream.answers(events(start, text), kind=b"text/event-stream")
@@ -111,11 +138,22 @@ def test_messages_and_responses_name_it_where_their_clients_read_usage():
     upstream.ends()
     assert b"message_delta" not in worker.client.written  # its usage waits for the record
     worker.recorder.durable()
-    chunks = [json.loads(line[6:]) for line in worker.client.written.split(b"\n") if line.startswith(b"data: {")]
+    chunks = [
+        json.loads(line[6:]) for line in worker.client.written.split(b"\n") if line.startswith(b"data: {")
+    ]
     same(chunks[-2]["usage"], worker.recorder.records[0][0])
     assert chunks[-1] == {"type": "message_stop"}
-    worker.begins(protocol="responses", headers=WANTS, body=b'{"model":"m","input":"hi","max_output_tokens":50}')
-    body = {"id": "r", "object": "response", "status": "completed", "model": "m", "output": [], "usage": {"input_tokens": 4, "output_tokens": 2, "total_tokens": 6}}
+    worker.begins(
+        protocol="responses", headers=WANTS, body=b'{"model":"m","input":"hi","max_output_tokens":50}'
+    )
+    body = {
+        "id": "r",
+        "object": "response",
+        "status": "completed",
+        "model": "m",
+        "output": [],
+        "usage": {"input_tokens": 4, "output_tokens": 2, "total_tokens": 6},
+    }
     worker.upstream().answers(json.dumps(body).encode())
     worker.upstream().ends()
     worker.recorder.durable()
@@ -134,7 +172,11 @@ def test_nobody_who_does_not_ask_gets_it():
 
 def test_tags_are_in_the_record_and_names_left_out_are_named():
     worker = Worker()
-    worker.begins(headers=b"x-tokenworks-tag-team: a\r\nX-Tokenworks-Tag-Bad Name: x\r\n".replace(b"Bad Name", b"!"), metadata={"job": "j"}, user="u")
+    worker.begins(
+        headers=b"x-tokenworks-tag-team: a\r\nX-Tokenworks-Tag-Bad Name: x\r\n".replace(b"Bad Name", b"!"),
+        metadata={"job": "j"},
+        user="u",
+    )
     worker.upstream().answers(whole())
     worker.upstream().ends()
     worker.recorder.durable()

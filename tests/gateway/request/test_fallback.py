@@ -12,7 +12,9 @@ from tokenworks.gateway.request.fallback import CONTEXT, MODERATION, cause_of_fa
 
 TOO_LONG = {"error": {"message": "maximum context length", "code": "context_length_exceeded"}}
 MODERATED = {"error": {"message": "no", "code": "content_policy_violation"}}
-WRONG = {"error": {"message": "temperature is too hot", "code": "invalid_value", "type": "invalid_request_error"}}
+WRONG = {
+    "error": {"message": "temperature is too hot", "code": "invalid_value", "type": "invalid_request_error"}
+}
 
 
 def three(**named):
@@ -101,7 +103,9 @@ def test_after_content_there_is_no_fallback():
     worker.begins(model="big", models=["small"], stream=True)
     upstream = worker.upstream("d1")
     upstream.answers(events(piece("one")), kind=b"text/event-stream")
-    upstream.user.upstream_data(upstream, events({"error": {"message": "x", "code": "context_length_exceeded"}}))
+    upstream.user.upstream_data(
+        upstream, events({"error": {"message": "x", "code": "context_length_exceeded"}})
+    )
     worker.recorder.durable()
     assert not worker.pool("d2").made and worker.recorder.records[-1][0].state == "interrupted"
 
@@ -155,7 +159,9 @@ def test_the_request_comes_before_the_key_and_an_empty_list_is_none():
 
 
 def test_each_model_has_all_its_attempts_and_the_retry_budget_is_one():
-    worker = Worker(*(deployment(f"a{n}", "big") for n in range(4)), deployment("d2", "small"), attempts_max=2)
+    worker = Worker(
+        *(deployment(f"a{n}", "big") for n in range(4)), deployment("d2", "small"), attempts_max=2
+    )
     worker.begins(model="big", models=["small"])
     for name in [f"a{n}" for n in range(4)]:
         if worker.pool(name).made:
@@ -188,7 +194,10 @@ def test_an_intent_may_be_fallen_back_to_and_fall_back_itself():
 
 
 def test_embeddings_never_fall_back():
-    worker = Worker(deployment("d1", "big", protocols=("embeddings",)), deployment("d2", "small", protocols=("embeddings",)))
+    worker = Worker(
+        deployment("d1", "big", protocols=("embeddings",)),
+        deployment("d2", "small", protocols=("embeddings",)),
+    )
     worker.user.fallbacks = ("small",)
     worker.begins(protocol="embeddings", body=b'{"model":"big","input":"x"}')
     fails(worker, "d1")

@@ -24,13 +24,19 @@ def test_the_nearest_limit_of_each_kind_is_named():
 def test_anthropics_clients_get_its_names_and_an_instant():
     lines = admitted_lines(admitted((3, 0), (90, 1)), "messages", NOW_MS).decode()
     assert "anthropic-ratelimit-requests-limit: 60\r\nanthropic-ratelimit-requests-remaining: 3\r\n" in lines
-    assert "anthropic-ratelimit-tokens-remaining: 1\r\nanthropic-ratelimit-tokens-reset: 2026-09-21T14:14:20Z\r\n" in lines
+    assert (
+        "anthropic-ratelimit-tokens-remaining: 1\r\nanthropic-ratelimit-tokens-reset: 2026-09-21T14:14:20Z\r\n"
+        in lines
+    )
     assert "x-ratelimit" not in lines
 
 
 def test_a_recorder_that_does_not_say_gives_no_headers():
     assert admitted_lines(admitted(), "chat", NOW_MS) == b""
-    assert admitted_lines(Admission((Limit("l", 0, 0, 2),), 1, 1, left=(LimitLeft(0, 0),)), "chat", NOW_MS) == b""
+    assert (
+        admitted_lines(Admission((Limit("l", 0, 0, 2),), 1, 1, left=(LimitLeft(0, 0),)), "chat", NOW_MS)
+        == b""
+    )
 
 
 def test_a_refusal_has_what_is_short_and_when_there_is_room():

@@ -4,17 +4,12 @@ If a deployment of the model names a tokenizer, the host's tokenizer process ans
 process is away or too slow, the request is relayed like any other.
 """
 
-from typing import Final
-
 import msgspec
 
-from tokenworks.factory import MediaRules, Protocol
+from tokenworks.factory import MediaRules
 from tokenworks.gateway.counting import TokenizerCounts
 from tokenworks.gateway.protocol.media_items import items_cost
 from tokenworks.gateway.request.state import HeldRequest
-
-COUNT_ENDS: Final[dict[Protocol, str]] = {"messages": "/count_tokens", "responses": "/input_tokens"}
-"""What follows the path of a protocol in the path of its count."""
 
 
 def tokenizer_of(request: HeldRequest) -> str | None:
