@@ -17,7 +17,9 @@ def said(tmp_path_factory, upstream):
     """The output of each block, by its section."""
     found = {}
     with Server(tmp_path_factory.mktemp("host")) as server:
-        server.add_deployment("stub", "stub", upstream.url, "--protocol", "chat", "--protocol", "responses", wait=False)
+        server.add_deployment(
+            "stub", "stub", upstream.url, "--protocol", "chat", "--protocol", "responses", wait=False
+        )
         server.add_deployment("spare", "spare", upstream.url, "--upstream-model", "stub")
         subscriber, key = server.subscriber()
         with Prompt(tmp_path_factory.mktemp("reader"), server.env) as prompt:
@@ -51,5 +53,8 @@ def test_the_limits_on_the_page_are_those_of_the_code():
     text = PAGE.read_text()
     assert f"at most {own.FALLBACK_MODELS_MAX}:" in text
     assert f"at most {own.TAGS_MAX} tags and {own.TAGS_BYTES_MAX} bytes" in text
-    assert f"1 to {own.TAG_NAME_CHARS_MAX} letters" in text and f"at most {own.TAG_VALUE_CHARS_MAX} printable" in text
+    assert (
+        f"1 to {own.TAG_NAME_CHARS_MAX} letters" in text
+        and f"at most {own.TAG_VALUE_CHARS_MAX} printable" in text
+    )
     assert f"at most {USAGE_SUM_DAYS_MAX} days (the last {USAGE_SUM_DAYS_DEFAULT} by default" in text

@@ -27,10 +27,9 @@ CONSUMED_SLACK: Final = timedelta(days=1)
 DAY_ZONE: Final = timezone(timedelta(hours=8))
 
 
-# Sums read the records of at most so many days, in at most so many groups at once.
+# Sums read the records of at most so many days.
 USAGE_SUM_DAYS_MAX: Final = 92
 USAGE_SUM_DAYS_DEFAULT: Final = 30
-USAGE_SUM_GROUPS_MAX: Final = 3
 USAGE_SUM_TAGS_MAX: Final = 4
 USAGE_SUM_PAGE_MAX: Final = 1_000
 
@@ -156,8 +155,8 @@ class Usage(LedgerPart):
         tags = tags or {}
         end = self._clock.now() if until is None else until
         since = end - timedelta(days=USAGE_SUM_DAYS_DEFAULT) if since is None else since
-        if not 0 < len(by) <= USAGE_SUM_GROUPS_MAX or len(set(by)) != len(by):
-            raise Invalid(f"usage is summed by 1 to {USAGE_SUM_GROUPS_MAX} different things")
+        if not 0 < len(by) <= usage_sums_store.GROUPS_MAX or len(set(by)) != len(by):
+            raise Invalid(f"usage is summed by 1 to {usage_sums_store.GROUPS_MAX} different things")
         for name in by:
             if name not in usage_sums_store.GROUPS and not (
                 name.startswith("tag:") and len(name) > len("tag:")

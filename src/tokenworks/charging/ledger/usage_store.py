@@ -61,7 +61,7 @@ def usage_page(
     limit: int,
 ) -> list[DictRow]:
     """A page of usage records, newest first. `before`: only ids below this one, so that a page of any age costs the same."""
-    where, names = within_clause(account_id, member_id, within, before)
+    where, names = _within(account_id, member_id, within, before)
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
             f"SELECT {USAGE} FROM usage {where} ORDER BY usage_id DESC OFFSET %(offset)s LIMIT %(limit)s".encode(),
@@ -74,7 +74,7 @@ def usage_count(
     connection: Connection, account_id: UUID, member_id: UUID | None, within: UsageFilter, most: int
 ) -> int | None:
     """How many records the filter matches; None if more than `most`."""
-    where, names = within_clause(account_id, member_id, within, None)
+    where, names = _within(account_id, member_id, within, None)
     row = connection.execute(
         f"SELECT count(*) FROM (SELECT 1 FROM usage {where} LIMIT %(most)s) found".encode(),
         names | {"most": most + 1},
@@ -83,7 +83,7 @@ def usage_count(
     return None if row[0] > most else int(row[0])
 
 
-def within_clause(
+def _within(
     account_id: UUID, member_id: UUID | None, within: UsageFilter, before: UUID | None
 ) -> tuple[str, dict[str, object]]:
     """(a WHERE clause, its parameters). A filter that is not given has no condition, since `x IS NULL OR …` would prevent an index."""

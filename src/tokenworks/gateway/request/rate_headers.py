@@ -25,7 +25,7 @@ def admitted_lines(admission: Admission, protocol: str, now_ms: int) -> bytes:
     for what in (_REQUESTS, _TOKENS):
         nearest = _nearest(admission.limits, admission.left, what)
         if nearest is not None:
-            lines += _lines(what, *nearest, WINDOW_S, protocol, now_ms)
+            lines += _lines(what, nearest[0], nearest[1], WINDOW_S, protocol, now_ms)
     return lines
 
 
