@@ -4,6 +4,8 @@ import json
 from decimal import Decimal
 from urllib.parse import quote
 
+import anthropic
+import openai
 import pytest
 
 from tests.support.server import Server, StubUpstream, until
@@ -91,6 +93,36 @@ def test_an_answer_names_what_the_record_draws(server, path):
     ]
     (last,) = found
     assert (last.get("response") or last)["usage"]["cost"] == second
+
+
+def test_the_sdks_read_cost_and_model_whole_and_streamed(server, upstreams):
+    subscriber, key = server.subscriber()
+    client = openai.OpenAI(base_url=f"http://{server.public}/v1", api_key=key)
+    asked = {"model": "gone", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 50}
+    more = {"models": ["away", "stub"], "usage": {"include": True}}
+    whole = client.chat.completions.create(**asked, extra_body=more)
+    assert (whole.model, whole.usage.cost) == ("stub", whole.usage.total_tokens)
+    chunks = list(client.chat.completions.create(**asked, extra_body=more, stream=True))
+    assert {chunk.model for chunk in chunks} == {"stub"} and chunks[-1].usage.cost == chunks[
+        -1
+    ].usage.total_tokens
+    assert [bool(chunk.usage) for chunk in chunks[:-1]] == [False] * (len(chunks) - 1)
+    claude = anthropic.Anthropic(base_url=f"http://{server.public}", api_key=key)
+    with claude.messages.stream(
+        model="stub", max_tokens=50, messages=[{"role": "user", "content": "hi"}],
+        extra_headers={"x-tokenworks-cost": "1"}, metadata={"user_id": "u-7"},
+    ) as stream:  # fmt: skip
+        events = list(stream)
+        final = stream.get_final_message()
+    (last,) = [event for event in events if event.type == "message_delta"]
+    assert last.usage.cost == final.usage.input_tokens + final.usage.output_tokens
+    found = records(server, subscriber, 3)
+    assert [Decimal(drawn_mtok(record)) / 1000 for record in found] == [
+        whole.usage.cost,
+        chunks[-1].usage.cost,
+        last.usage.cost,
+    ]
+    assert found[2]["tags"] == {"user": "u-7"}
 
 
 def test_tags_are_summed_exactly_by_command_and_by_key(server):

@@ -46,7 +46,7 @@ class KeyStandings:
         macs = self._keys.macs_of(text)
         found = self._served.by_mac(macs, OfferingVersions()) if macs else {}
         if not found:
-            raise NotSignedIn("this API key was never issued here, or is no longer valid")
+            raise NotSignedIn("send a live API key of ours: Authorization: Bearer twk_…")
         return next(iter(found.values()))
 
     def read(self, served: ServedKey) -> KeyStanding:

@@ -218,13 +218,10 @@ class Exchange(HeldRequest):
         if self.conn is not None and not self.ended:
             self._try_deployment()
 
-    def _no_deployment(self, refusal: Refusal) -> None:
-        """No deployment takes the request: go on with its next model, or refuse."""
-        self._next_model(refusal, refusal.code)
-
-    def _next_model(self, refusal: Refusal, cause: str) -> None:
+    def _no_deployment(self, refusal: Refusal, cause: str = "") -> None:
+        """The model can't have the request: go on with the next one, or refuse. `cause`: if it is another than the refusal's."""
         self.parts.holds.release(self)
-        if self.parts.models.next_choice(self, cause):
+        if self.parts.models.next_choice(self, cause or refusal.code):
             self._begin_hold()
         else:
             self.refuse(refusal)
@@ -324,7 +321,7 @@ class Exchange(HeldRequest):
             cause = cause_of_fault(self, fault)
             if cause and self.conn is not None:
                 self._leave_attempt(attempt, cause)
-                self._next_model(refusal, cause)
+                self._no_deployment(refusal, cause)
                 return
             self.give_up()
             self._refuse_or_say(refusal)
