@@ -226,6 +226,18 @@ class Service(CatalogueModel):
     # A request that a content policy refused goes on to the next of its models, too.
     fallback_after_moderation: bool = Field(default=True, strict=True)
 
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out the fields of fallbacks where they are not used, so that an offering from before them keeps its text and its version,
+        and a host of the release before can read it.
+        """
+        content: dict[str, object] = serialise(self)
+        if not self.fallback_models:
+            content.pop("fallback_models", None)
+        if self.fallback_after_moderation:
+            content.pop("fallback_after_moderation", None)
+        return content
+
 
 class Rollover(CatalogueModel):
     """The unused quantity of a plan's month is valid for one more month, up to `quantity_max` whole units (None: all of it)."""

@@ -99,7 +99,9 @@ def test_a_whole_answer_names_the_records_charge(seed, how):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("reported", ["apart", "with the finish", "not at all", "before the finish"])
+@pytest.mark.parametrize(
+    "reported", ["apart", "with the finish", "in an empty choice", "not at all", "before the finish"]
+)
 def test_a_stream_names_it_in_its_last_usage_after_the_record(seed, reported):
     worker = Worker()
     worker.begins(stream=True, usage={"include": True})
@@ -109,6 +111,7 @@ def test_a_stream_names_it_in_its_last_usage_after_the_record(seed, reported):
     last = used(1, 1) | {"usage": usage}
     chunks = {
         "apart": [piece(None, "stop"), last], "with the finish": [piece(None, "stop", usage=usage)],
+        "in an empty choice": [piece(None, "stop"), piece(None, usage=usage)],  # BerriAI/litellm#36168
         "not at all": [piece(None, "stop")], "before the finish": [last, piece(None, "stop")],
     }[reported]  # fmt: skip
     upstream.user.upstream_data(upstream, events(*chunks, "[DONE]"))
