@@ -152,8 +152,8 @@ ARGUMENTS = (
     Argument(
         "pages and routes: tested as a person or a system uses them",
         ("pages/test_pages.py", "pages/test_walks.py", "api/tmf/test_tmf.py", "api/account/test_sign_in.py", "web/test_roles.py",
-         "web/test_edge.py", "web/test_fuzz.py"),
-        ("api/account/*.py", "api/operations/*.py", "api/tmf/*.py", "app/http_app.py", "pages/*.py", "web/*.py"),
+         "web/test_edge.py", "web/test_fuzz.py", "e2e/test_developers.py"),
+        ("api/account/*.py", "api/developers/*.py", "api/operations/*.py", "api/tmf/*.py", "app/http_app.py", "pages/*.py", "web/*.py"),
     ),
 )  # fmt: skip
 

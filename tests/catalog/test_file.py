@@ -12,7 +12,7 @@ from tokenworks.catalog import (
     seed_catalogue,
     weights_of,
 )
-from tokenworks.catalog.model import canonical
+from tokenworks.catalog.model import Service, canonical
 
 GOOD = """catalogue: test
 rate_cards:
@@ -235,3 +235,11 @@ def test_classes_are_in_one_order_everywhere():
     assert counts.input_tokens + counts.output_tokens == counts.total == 36
     assert weights_of([5, 1, 2, 3, 4, 6, 7, 8]) == Weights(5, 1, 2, 3, 4, 6, 7, 8, 3)
     assert weights_of([5, 1, 2, 3, 4, 6, 7, 8, 9]) == Weights(5, 1, 2, 3, 4, 6, 7, 8, 9)
+
+
+def test_an_offering_that_uses_no_fallbacks_keeps_its_text():
+    text = canonical(Service())
+    assert "fallback" not in text and Service.model_validate_json(text) == Service()
+    used = Service(fallback_models=("a", "b"), fallback_after_moderation=False)
+    assert Service.model_validate_json(canonical(used)) == used
+    assert Service.model_validate_json(used.model_dump_json(exclude_defaults=True)) == used

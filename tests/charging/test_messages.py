@@ -17,6 +17,7 @@ from tokenworks.catalog import Counts
 from tokenworks.charging import WorkerConnection, messages, questions, wire, wiring_messages
 from tokenworks.charging.messages import (
     Ack,
+    AdmittedAnswer,
     Amount,
     Attempt,
     AttemptStart,
@@ -32,6 +33,7 @@ from tokenworks.charging.messages import (
     LegacyUsageRecord,
     Limit,
     LimitAnswer,
+    LimitLeft,
     LimitRequest,
     LimitReturn,
     LimitSlot,
@@ -112,7 +114,7 @@ LIVE_KEY = LiveKey(
     ("open", 9), None, (SoldRate("r", "token", ("*",)),),
 )  # fmt: skip
 LIVE_KEY_ROW = [
-    b"mac", "key", A, "member", ["m"], [B], None, 5, "{}", True, [["key", LIMIT]], None, "home", "{}", None, ["cause"], ["open", 9], None, [["r", "token", ["*"]]],
+    b"mac", "key", A, "member", ["m"], [B], None, 5, "{}", True, [["key", LIMIT]], None, "home", "{}", None, ["cause"], ["open", 9], None, [["r", "token", ["*"]]], None,
 ]  # fmt: skip
 RAW = msgspec.Raw(wire.encode(["x", 1]))
 
@@ -151,6 +153,7 @@ ARRAYS = [
     (SliceAnswer(1, 16 + 30), [1, 46], FROZEN, None),
     (Recall(1, A, [B], True), [1, A, [B], True], FROZEN, None),
     (LimitAnswer(1, 0, 0, 0, 5), [1, 0, 0, 0, 5], FROZEN, None),
+    (AdmittedAnswer(1, 0, 0, 0, 5, (LimitLeft(3, 0),)), [1, 0, 0, 0, 5, [[3, 0]]], FROZEN, None),
     (QueueAnswer(1, 0, 0, 0, 5, 10), [1, 0, 0, 0, 5, 10], FROZEN, None),
     (Reply(1, RAW), [1, ["x", 1]], FROZEN, None),
     (Publication("snapshot", RAW), ["snapshot", ["x", 1]], FROZEN, None),
@@ -309,7 +312,7 @@ GOOD = {
     wire.REPLY: [1, None],
     wire.PUBLISH: ["alive", {"keys": [], "accounts": []}],
     wire.FENCE: [],
-    wire.LIMIT_ANSWER: [[1, 0, 0, 0, 5]],
+    wire.LIMIT_ANSWER: [[1, 0, 0, 0, 5, [[3, 0]]]],
     wire.QUEUE_ANSWER: [[1, 0, 0, 0, 5, 10]],
 }
 FROM_WORKERS = [kind for kind in GOOD if kind < wire.WELCOME]
@@ -414,3 +417,12 @@ def test_questions_are_answered_in_their_own_types():
         questions.OBJECT_OWNER.decode_argument(wire.encode([A]))
     with pytest.raises(WireError):
         questions.DATABASE_ALIVE.decode(wire.encode({"keys": []}))
+
+
+def test_a_recorder_of_the_release_before_says_less_and_a_worker_of_it_reads_no_more():
+    (answer,) = wire.decode_limit_answers(wire.encode([[1, 0, 0, 0, 5]]))
+    assert answer == AdmittedAnswer(1, 0, 0, 0, 5) and answer.left == ()
+    before = msgspec.msgpack.Decoder(list[LimitAnswer])
+    now = wire.encode([AdmittedAnswer(1, 0, 0, 0, 5, (LimitLeft(3, 0),))])
+    assert before.decode(now) == [LimitAnswer(1, 0, 0, 0, 5)]
+    assert questions.KEYS.decode_answer(wire.encode([LIVE_KEY_ROW[:-1]])) == [LIVE_KEY]

@@ -59,3 +59,29 @@ def test_a_journal_of_before_is_read_and_one_of_now_says_no_more_than_it_has():
     assert b"client_request_id" not in text
     assert b"tried" not in text
     assert decode_record(text) == plain
+
+
+@given(st.dictionaries(TEXTS, TEXTS, max_size=4), st.none() | st.just(REASON))
+def test_tags_are_written_and_read_beside_the_rest(tags, choice):
+    found = read_note(note_text(choice, None, None, tags))
+    assert (found.choice, dict(found.tags)) == (choice, tags)
+
+
+def test_a_tag_does_not_pass_for_the_clients_own_id():
+    text = note_text(None, None, None, {"t": client_id_mark("mine")})
+    assert client_id_mark("mine") not in text
+
+
+def test_tags_are_in_the_line_that_the_hash_covers_and_a_record_without_them_is_as_before():
+    made = UsageRecord(
+        "a" * 32, "b" * 32, "r", 1, "k", "m", "chat", "m", "d", "complete", "completed", "provider", 1, 2, None, 1, Counts(), None, [], [], [], None,
+    )  # fmt: skip
+    before = encode_record(made)
+    assert b"tags" not in before and decode_record(before).tags is None
+    plain = usage_line(made, "s", "e", "j", 1, "n")
+    made.tags = {"team": "a"}
+    assert decode_record(encode_record(made)).tags == {"team": "a"}
+    tagged = usage_line(made, "s", "e", "j", 1, "n")
+    assert tagged != plain and '"tags":{"team":"a"}' in tagged
+    made.tags = {"team": "b"}
+    assert usage_line(made, "s", "e", "j", 1, "n") != tagged

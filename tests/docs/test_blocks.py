@@ -11,6 +11,7 @@ RUN = {
     "README.md": "tests/docs/test_readme.py",
     "CONTRIBUTING.md": "tests/docs/test_blocks.py",
     "examples/README.md": "tests/docs/test_examples.py",
+    "docs/DEVELOPERS.md": "tests/docs/test_developers.py",
     "docs/RUNBOOK.md": "tests/runbook",
     "deploy/README.md": "nothing: they install into a machine; tests/app/test_deploy.py holds them against what is there",
 }

@@ -129,6 +129,28 @@ def test_our_own_tokenizer_answers_and_no_upstream_is_asked(server, upstream):
     assert len(server.usage(subscriber, spent + 1)) == spent + 1, "a count is no usage"
 
 
+def test_the_input_tokens_of_a_response_are_counted_too_with_its_images(server, upstream):
+    subscriber, key = server.subscriber()
+    counts_again(server, key)
+    spent = len(server.usage(subscriber, 1))
+
+    def tokens(**body):
+        body = {"model": "words", "input": "one two three"} | body
+        status, content, _ = server.request("POST", "/v1/responses/input_tokens", key, body)
+        return status, json.loads(content)
+
+    asked = upstream.count()
+    assert tokens(instructions="go") == (200, {"object": "response.input_tokens", "input_tokens": 4})
+    image = {"type": "input_image", "image_url": "https://img.example.com/a.png"}
+    status, body = tokens(input=[{"role": "user", "content": [{"type": "input_text", "text": "one"}, image]}])
+    assert (status, body["input_tokens"]) == (200, 1 + 16_400), "as the hold counts it"
+    assert upstream.count() == asked
+    assert tokens(model="stub") == (200, {"object": "response.input_tokens", "input_tokens": 8}), (
+        "the deployment's own"
+    )
+    assert len(server.usage(subscriber, spent)) == spent, "a count is no usage"
+
+
 def test_without_a_tokenizer_or_where_it_hangs_it_is_relayed(server):
     _, key = server.subscriber()
     assert count(server, key, "stub")[:2] == (200, {"input_tokens": 7})

@@ -3,7 +3,9 @@
 import time
 
 import pytest
+from msgspec import structs
 
+from tests.charging.test_messages import LIVE_KEY
 from tokenworks.charging import EndedKey
 from tokenworks.gateway import KeyCache
 from tokenworks.trust import key_mac
@@ -61,3 +63,17 @@ def test_what_was_not_found_is_looked_up_again_under_a_pepper_that_came():
     assert cache.get("twk_a", time.monotonic()) is None
     cache.look_up("twk_a", lambda _: None)
     assert asked[-1][0] == [key_mac(b"q" * 32, "twk_a"), key_mac(b"p" * 32, "twk_a")]
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [(None, ("plan-a", "plan-b")), ((), ()), (("mine",), ("mine",))],
+    ids=["plan", "none", "key"],
+)
+def test_the_models_to_fall_back_to_are_the_keys_own_or_else_the_plans(cache, own, expected):
+    keys, asked = cache
+    told = []
+    keys.look_up("k", told.append)
+    service = '{"fallback_models": ["plan-a", "plan-b"]}'
+    asked[0]([structs.replace(LIVE_KEY, service=service, fallbacks=own)])
+    assert told[0].known and told[0].fallbacks == expected

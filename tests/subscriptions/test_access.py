@@ -63,3 +63,21 @@ def test_two_at_once_do_not_pass_the_limit(services, li, database_url, session_d
     for thread in threads:
         thread.join()
     assert len(refused) == 3 and len(services.access.keys(li)) == 3
+
+
+def test_the_models_to_fall_back_to_are_the_accounts_own_to_set(services, li):
+    other = services.subscriptions.register("+8613800000002", "Wu")
+    key_id, _ = services.access.issue_key(li, None, "laptop", fallbacks=["a", "b"])
+    assert services.access.keys(li)[0].fallbacks == ("a", "b")
+    with pytest.raises(NotFound):
+        services.access.set_fallbacks(other, key_id, ["c"])
+    for wrong in ([f"m{n}" for n in range(9)], ["x y"], [""]):
+        with pytest.raises(Invalid):
+            services.access.set_fallbacks(li, key_id, wrong)
+    services.access.set_fallbacks(li, key_id, [])
+    assert services.access.keys(li)[0].fallbacks == ()
+    services.access.set_fallbacks(li, key_id, None)
+    assert services.access.keys(li)[0].fallbacks is None
+    services.access.revoke_key(li, key_id)
+    with pytest.raises(NotFound):
+        services.access.set_fallbacks(li, key_id, ["a"])

@@ -116,6 +116,9 @@ class Server(asyncio.Protocol):
         if url.startswith("/v1/messages/count_tokens"):
             self.send({"input_tokens": 7})
             return
+        if url.startswith("/v1/responses/input_tokens"):
+            self.send({"object": "response.input_tokens", "input_tokens": 8})
+            return
         state.requests += 1
         try:
             request = json.loads(body)

@@ -13,6 +13,8 @@ from tokenworks.subscriptions import BILLING_ZONE
 from tokenworks.trust import Approval
 
 ROLES = ("owner", "admin", "member", "operator", "finance", "auditor")
+# Routes for an API key, which no session and no staff token opens.
+WITH_A_KEY = {"GET /v1/key", "GET /v1/usage"}
 PUBLIC = {
     "POST /api/sign-in/code",
     "POST /api/sign-in",
@@ -173,6 +175,7 @@ class Household:
             "PATCH /api/suspensions": {"cause": "own_wish", "state": "active"},
             "PUT /api/operations/subscribers/{id}/identity": {"document": "passport", "number": "E12345678"},
             "POST /api/keys": {"name": "another"},
+            "PATCH /api/keys/{id}": {"fallback_models": ["m"]},
             "POST /api/quotes": {"action": "delete", "product": str(self.order.product_id)},
             "POST /api/operations/failed-jobs/{id}/release": {"job": "cycle"},
             "POST /api/members": {"phone": "+8613333333333", "name": "Aunt"},
@@ -224,6 +227,7 @@ class Household:
                 "/api/suspensions",
                 "/api/keys",
                 "/api/keys/{id}",
+                "/api/usage-sums",
                 "/api/members",
                 "/api/disputes",
                 *PRIVACY,
@@ -281,14 +285,21 @@ def everything(services):
 
 def test_every_route_says_who_may_ask():
     public = {name for name, _, _, roles in routes() if not roles}
-    assert public == PUBLIC
+    assert public == PUBLIC | WITH_A_KEY
+    credentials = {
+        f"{method.upper()} {path}": operation["x-credential"]
+        for path, operations in openapi_document()["paths"].items()
+        for method, operation in operations.items()
+        if "x-credential" in operation
+    }
+    assert credentials == dict.fromkeys(WITH_A_KEY, "api-key")
     assert all(roles <= set(ROLES) for *_, roles in routes())
 
 
 def test_nobody_is_let_in_without_a_role(client, services, town):
     before = everything(services)
     for name, method, path, roles in routes():
-        if roles:
+        if roles or name in WITH_A_KEY:
             for headers in (
                 {},
                 {"authorization": "Bearer tws_x"},

@@ -221,6 +221,10 @@ class AppServices:
         )
 
     @cached_property
+    def key_standings(self) -> shop.KeyStandings:
+        return shop.KeyStandings(self.keys, self.served, self.ledger, self.clock)
+
+    @cached_property
     def notices(self) -> shop.Notices:
         return shop.Notices(self.connection, self.clock, self.subscriptions, self.consents)
 

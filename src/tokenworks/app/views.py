@@ -22,7 +22,7 @@ from tokenworks.subscriptions import day_of, last_day, minute_of, second_of
 if TYPE_CHECKING:
     from tokenworks.billing import Bill, CreditNote
     from tokenworks.catalog import ChargingPolicy, Offering, SoldOffering
-    from tokenworks.charging import BillLine, Bucket, Charge, Finding
+    from tokenworks.charging import BillLine, Bucket, Charge, Finding, UsageSum
     from tokenworks.subscriptions import Member, Product, Quote
     from tokenworks.trust import ApiKeyInfo
 
@@ -117,6 +117,20 @@ def print_usage_by_member(rows: Iterable[LedgerRow]) -> None:
         for row in rows
     ]  # fmt: skip
     print_table("Usage by member", columns, shown, right=columns[1:])
+
+
+def print_usage_sums(sums: Sequence[UsageSum]) -> None:
+    """Print sums of usage, a line for each group."""
+    groups = list(sums[0].group) if sums else ["group"]
+    columns = [*groups, "records", "tokens", "drawn"]
+    shown = [
+        (
+            *found.group.values(), found.records, sum(found.tokens.values()),
+            " + ".join(format_quantity(amount, unit) for unit, amount in found.drawn.items()) or "0",
+        )
+        for found in sums
+    ]  # fmt: skip
+    print_table("Usage", columns, shown, right=columns[-3:])
 
 
 def print_members(members: Sequence[Member], used: dict[UUID, int], *, as_json: bool) -> None:

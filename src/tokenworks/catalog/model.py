@@ -203,6 +203,9 @@ class ChargingPolicy(CatalogueModel):
         return self
 
 
+ModelReference = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$")]
+
+
 class Service(CatalogueModel):
     """What a plan promises beside its tokens: the objective of placement, and the share of its requests under overload."""
 
@@ -216,17 +219,28 @@ class Service(CatalogueModel):
     # If a request declares tools that run at the vendor (searches, sandboxes): drop and name the tools, or refuse the request.
     hosted_tools: Literal["drop", "refuse"] = "drop"
     # The model (or alias, or intent) of a request that names no known one, if its key may use that.
-    default_model: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$")
+    default_model: ModelReference | None = None
     # The share of an answer's charge, in percent, that an equal request pays for the same answer from the response cache. None: the plan
     # has no cache.
     cache_percent: int | None = Field(default=None, strict=True, ge=0, le=100)
+    # The models (or aliases, or intents) of a request that its own model can't have, in order, if neither the request nor its key names
+    # any. Its key has to allow them.
+    fallback_models: tuple[ModelReference, ...] = Field(default=(), max_length=8)
+    # A request that a content policy refused goes on to the next of its models, too.
+    fallback_after_moderation: bool = Field(default=True, strict=True)
 
     @model_serializer(mode="wrap")
-    def _without_unset(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out `cache_percent` where it is not set, so that an offering from before this field keeps its version."""
+    def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out the newer fields where they are not used, so that an offering from before them keeps its text and its version, and a
+        host of the release before can read it.
+        """
         content: dict[str, object] = serialise(self)
         if self.cache_percent is None:
             content.pop("cache_percent", None)
+        if not self.fallback_models:
+            content.pop("fallback_models", None)
+        if self.fallback_after_moderation:
+            content.pop("fallback_after_moderation", None)
         return content
 
 

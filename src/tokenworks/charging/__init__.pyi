@@ -48,6 +48,7 @@ from tokenworks.charging.ledger.model import (
 from tokenworks.charging.ledger.replays import HostRecords, ReplayLimits, Replays
 from tokenworks.charging.ledger.service import Ledger
 from tokenworks.charging.ledger.transfers import Transfers
+from tokenworks.charging.ledger.usage import UsageSum, tags_of_texts
 from tokenworks.charging.ledger.verify import Finding, verify
 from tokenworks.charging.lost_journal import (
     NotConfirmed,
@@ -60,6 +61,7 @@ from tokenworks.charging.messages import (
     Attempt,
     CountedBy,
     Limit,
+    LimitLeft,
     Loss,
     Need,
     Part,
@@ -204,6 +206,7 @@ __all__ = [
     "Ledger",
     "LedgerWentBack",
     "Limit",
+    "LimitLeft",
     "LiveKey",
     "Loss",
     "MissingPeppers",
@@ -245,6 +248,7 @@ __all__ = [
     "Transfers",
     "UpstreamObject",
     "UsageRecord",
+    "UsageSum",
     "Verdict",
     "WorkerConnection",
     "by_shard",
@@ -272,6 +276,7 @@ __all__ = [
     "share",
     "share_of",
     "sync_folder",
+    "tags_of_texts",
     "usage_record",
     "verify",
     "why_lost",

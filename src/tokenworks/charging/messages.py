@@ -172,6 +172,8 @@ class UsageRecord(Struct, omit_defaults=True):
     # Of a `replayed` record: the record whose answer was given again, and the share of its charge in percent (`replay.share_of`).
     replay_of: str | None = None
     replay_percent: int | None = None
+    # The client's own words on the request, by name; in the database they are in that text, too.
+    tags: dict[str, str] | None = None
 
 
 class LegacyUsageRecord(UsageRecord):
@@ -427,6 +429,19 @@ class LimitAnswer(Struct, frozen=True, array_like=True, gc=False):
     which: int
     what: int
     slot: int
+
+
+class LimitLeft(NamedTuple):
+    """What this host's minute of a limit still admits; 0 as well where the limit has no maximum of it."""
+
+    requests: int
+    tokens: int
+
+
+class AdmittedAnswer(LimitAnswer, frozen=True):
+    """`left`: of each of the limits, in their order; empty for a request that is not admitted, and from an earlier release."""
+
+    left: tuple[LimitLeft, ...] = ()
 
 
 class QueueAnswer(LimitAnswer, frozen=True):

@@ -13,9 +13,9 @@ import msgspec
 
 from tokenworks.charging.messages import (
     Ack,
+    AdmittedAnswer,
     Hello,
     JournalBatch,
-    LimitAnswer,
     LimitRequest,
     LimitReturn,
     LimitState,
@@ -126,7 +126,7 @@ decode_slice_answers: Final = BodyDecoder("SLICE_ANSWER", list[SliceAnswer])
 decode_recall: Final = BodyDecoder("RECALL", Recall)
 decode_reply: Final = BodyDecoder("REPLY", Reply)
 decode_publication: Final = BodyDecoder("PUBLISH", Publication)
-decode_limit_answers: Final = BodyDecoder("LIMIT_ANSWER", list[LimitAnswer])
+decode_limit_answers: Final = BodyDecoder("LIMIT_ANSWER", list[AdmittedAnswer])
 decode_queue_answers: Final = BodyDecoder("QUEUE_ANSWER", list[QueueAnswer])
 
 BODIES: Final[dict[int, BodyDecoder[object]]] = {

@@ -58,6 +58,8 @@ class LiveKey(Struct, frozen=True, array_like=True, gc=False):
     """The missing consent without which no request is served; None if none is missing."""
     rates: tuple[SoldRate, ...] = ()
     """What the holder's products charge, the newest plan's first: for lists of prices. A charge is made by the bucket that pays."""
+    fallbacks: tuple[str, ...] | None = None
+    """Models to which its requests fall back; None: those of the plan's service."""
 
 
 KeyEnd = Literal["revoked", "expired", "closed"]

@@ -105,6 +105,7 @@ COMMANDS: Final = {
     "journal reset": ("journal", "Give up a journal that is lost, damaged or older than the database: its host starts an empty journal with a new id."),
     "key block": ("key", "Refuse a key on this host within a second, also while the database is away."),
     "key create": ("key", "Issue a key."),
+    "key fallback": ("key", "Set the models to which a key's requests fall back."),
     "key list": ("key", "A subscriber's keys, oldest first, a page at a time."),
     "key revoke": ("key", "Revoke a key on all hosts, at once."),
     "ledger flagged": ("ledger", "Records to reconcile with a deployment's own figures: usage that was not reported, is inconsistent, late, or waived."),

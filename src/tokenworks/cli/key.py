@@ -34,6 +34,12 @@ def _keys_now(services: AppServices, params: Params) -> object:
 @click.option("--name", default="default")
 @click.option("--model", "models", multiple=True, help="Allow only this model (again for more).")
 @click.option("--origin", "origins", multiple=True, help="Of pages, allow only this origin, such as https://app.example (again for more).")  # fmt: skip
+@click.option(
+    "--fallback",
+    "fallbacks",
+    multiple=True,
+    help="A model for requests that their own model can't have (again for the next).",
+)
 @click.option("--cap-tokens", type=int, help="The most that this key may ever use.")
 @click.option("--expires-in-days", type=click.IntRange(1, 36_500))
 @json_option
@@ -45,6 +51,7 @@ def key_create(
     name: str,
     models: tuple[str, ...],
     origins: tuple[str, ...],
+    fallbacks: tuple[str, ...],
     cap_tokens: int | None,
     expires_in_days: int | None,
     as_json: bool,
@@ -54,12 +61,37 @@ def key_create(
         found = services.subscriptions.find(subscriber)
         key_id, text = services.access.issue_key(
             found, None if member is None else services.members.find(found, member).member_id, name, models=models or None, cap_tokens=cap_tokens,
-            expires_in_days=expires_in_days, origins=origins or None,
+            expires_in_days=expires_in_days, origins=origins or None, fallbacks=fallbacks or None,
         )  # fmt: skip
     if as_json:
         print_json({"key_id": key_id, "key": text})
     else:
         say(f"{text}\nThis is shown once. Key id {key_id}.")
+
+
+@click.command("fallback")
+@audited(_keys_now)
+@click.argument("key_id", type=click.UUID)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="A model for requests that their own model can't have (again for the next).",
+)
+@click.option("--none", is_flag=True, help="No fallback, whatever the plan says.")
+@json_option
+@pass_context
+def key_fallback(context: Context, key_id: UUID, models: tuple[str, ...], none: bool, as_json: bool) -> None:
+    """Set the models to which a key's requests fall back. Without a model: those of the plan."""
+    if none and models:
+        raise click.UsageError("--none goes without --model")
+    chosen = [] if none else list(models) or None
+    with context.services() as services:
+        services.keys.set_fallbacks(key_id, chosen)
+    said = "the plan's" if chosen is None else ", ".join(chosen) or "none"
+    print_result(
+        {"key_id": key_id, "fallback_models": chosen}, f"Key {key_id} falls back to: {said}.", as_json
+    )
 
 
 @click.command("list")

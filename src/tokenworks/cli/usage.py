@@ -4,6 +4,7 @@ import click
 
 from tokenworks.app import views
 from tokenworks.app.output import print_json
+from tokenworks.charging import tags_of_texts
 from tokenworks.cli.base import Context, json_option
 from tokenworks.cli.lazy import Noun
 from tokenworks.cli.options import LIST_DEFAULT, since_of
@@ -17,12 +18,27 @@ from tokenworks.cli.options import LIST_DEFAULT, since_of
 @click.option("--since", help="A time (2026-11-23T08:00) or a span (15m, 24h, 7d).")
 @click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
 @click.option("--by-member", is_flag=True, help="Who spent how much, in place of the records.")
+@click.option(
+    "--by",
+    multiple=True,
+    help="Exact sums by day, model, member, key, protocol or tag:<name> (again for more), in place of the records.",
+)
+@click.option(
+    "--tag", "tags", multiple=True, help="Sum only records with this tag, name=value (again for more)."
+)
 @json_option
 @click.pass_context
 def usage(
-    ctx: click.Context, subscriber: str | None, since: str | None, limit: int, by_member: bool, as_json: bool
+    ctx: click.Context,
+    subscriber: str | None,
+    since: str | None,
+    limit: int,
+    by_member: bool,
+    by: tuple[str, ...],
+    tags: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Usage records, newest first; or the usage of each member. `usage show` follows one request."""
+    """Usage records, newest first; the usage of each member; or sums by day, model or tag. `usage show` follows one request."""
     if ctx.invoked_subcommand is not None:
         return
     if subscriber is None:
@@ -31,6 +47,15 @@ def usage(
     at = since_of(since)
     with ctx.find_object(Context).services() as services:  # type: ignore[union-attr]  # the program's own
         found = services.subscriptions.find(subscriber)
+        if by or tags:
+            sums = services.ledger.usage_sums(
+                found.account_id, by or ("model",), at, tags=tags_of_texts(tags), limit=limit
+            )
+            if as_json:
+                print_json(sums)
+            else:
+                views.print_usage_sums(sums)
+            return
         names = {member.member_id: member.name for member in services.members.of(found)}
         if by_member:
             rows = services.ledger.usage_by_member(found.account_id, at)

@@ -56,6 +56,7 @@ from tokenworks.factory.intents.choice import (
 from tokenworks.factory.intents.labelled import SYNTHETIC_REQUESTS, IntentEvaluation, evaluate, read_requests
 from tokenworks.factory.known_models import Figures, ImportPlan, KnownModels, ListedModel, facts_to_wire
 from tokenworks.factory.model import (
+    COUNT_PATHS,
     KINDS,
     PROTOCOL_PATHS,
     PROTOCOLS,
@@ -95,6 +96,7 @@ __all__ = [
     "BLOCK_BYTES",
     "BUILT_IN",
     "COOL_DOWN_S",
+    "COUNT_PATHS",
     "FAILURES_TO_OPEN",
     "FILE_FORMATS",
     "FILINGS",

@@ -16,6 +16,11 @@ PROTOCOL_PATHS: Final[dict[Protocol, str]] = {
     "responses": "/v1/responses",
     "messages": "/v1/messages",
 }
+COUNT_PATHS: Final[dict[Protocol, str]] = {
+    "messages": "/v1/messages/count_tokens",
+    "responses": "/v1/responses/input_tokens",
+}
+"""Paths that count a request's tokens without an answer."""
 Kind = Literal["edge", "hub", "vendor"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 CONTEXT_TOKENS_DEFAULT: Final = 131_072

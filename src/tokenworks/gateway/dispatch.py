@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Final
 
-from tokenworks.factory import PROTOCOL_PATHS
+from tokenworks.factory import COUNT_PATHS, PROTOCOL_PATHS
 from tokenworks.gateway.http.coding import coding_of
 from tokenworks.gateway.http.cors import Origins, is_preflight, preflight_response
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.inflate import UNKNOWN_CODING, RequestDecoding
 from tokenworks.gateway.http.passthrough import ControlExchange
+from tokenworks.gateway.http.paths import KEY_PATHS
 from tokenworks.gateway.http.pools import Pools
 from tokenworks.gateway.http.proxies import Proxies
 from tokenworks.gateway.http.server import ClientConnection
@@ -22,9 +23,10 @@ from tokenworks.gateway.request.running import RunningRequests
 from tokenworks.gateway.shared import Shared
 
 _PROTOCOL_OF: Final = {path: protocol for protocol, path in PROTOCOL_PATHS.items()}
-_COUNT_PATH: Final = "/v1/messages/count_tokens"
-_METERED_PATHS: Final = frozenset({*_PROTOCOL_OF, _COUNT_PATH})
-_KNOWN_PATHS: Final = frozenset({*_METERED_PATHS, "/v1/models"})
+# Routes that count a request's tokens, which costs nothing.
+_COUNTED_OF: Final = {path: protocol for protocol, path in COUNT_PATHS.items()}
+_METERED_PATHS: Final = frozenset({*_PROTOCOL_OF, *_COUNTED_OF})
+_KNOWN_PATHS: Final = frozenset({*_METERED_PATHS, *KEY_PATHS, "/v1/models"})
 NO_WEBSOCKET: Final = Refusal(
     426, "upgrade_required", "WebSocket is not spoken here: send the same request over HTTP"
 )
@@ -104,13 +106,15 @@ class Dispatch:
         path = head.path
         protocol = _PROTOCOL_OF.get(path)
         if head.plain:
-            self._metered(conn, head, body, protocol or "messages", free=protocol is None)
+            self._metered(conn, head, body, protocol or _COUNTED_OF[path], free=protocol is None)
         elif head.upgrade:
             conn.refuse(NO_WEBSOCKET)
         elif head.coding is None:
             conn.refuse(UNKNOWN_CODING)
         elif path in _METERED_PATHS:
             self._metered_after_a_look(conn, head, body, protocol)
+        elif path in KEY_PATHS:
+            self._of_key(conn, head)
         elif path.startswith("/v1/") or path == "/v1" or head.similar_route is not None:
             self._models(conn, head)
         elif path in {"/healthz", "/readyz"}:
@@ -138,7 +142,7 @@ class Dispatch:
     def _metered_of_path(self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None) -> None:
         if head.model is not None:
             body = with_model(body, head.model)
-        self._metered(conn, head, body, protocol or "messages", free=protocol is None)
+        self._metered(conn, head, body, protocol or _COUNTED_OF[head.path], free=protocol is None)
 
     def _inflate(self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None) -> None:
         """Decode a body if the key is known, so that a client without a key can't make this worker compute."""
@@ -298,7 +302,27 @@ class Dispatch:
 
     # The control plane.
 
-    def _control(self, conn: ClientConnection, head: Head, body: bytes) -> None:
+    def _of_key(self, conn: ClientConnection, head: Head) -> None:
+        """Relay what a client asks about its own key to the control plane, with the key as the credential."""
+        if head.method == b"OPTIONS":
+            self._options(conn, head)
+            return
+        if head.method not in {b"GET", b"HEAD"}:
+            conn.refuse(Refusal(405, "method_not_allowed", f"{head.path} takes GET"))
+            return
+
+        def identified(user: KeyEntry | None) -> None:
+            if conn.transport is None:
+                return
+            unusable = self._identify.unusable(user)
+            if unusable is not None or user is None:
+                conn.refuse(unusable or KEYS_AWAY)
+            else:
+                self._control(conn, head, b"", user.text)
+
+        self._identify.identify(head, identified, conn.refuse)
+
+    def _control(self, conn: ClientConnection, head: Head, body: bytes, key: str | None = None) -> None:
         if self._control_open >= self._shared.settings.control_connections_max:
             conn.refuse(
                 Refusal(429, "too_many_requests", "too many requests to the control plane at once", 1)
@@ -306,7 +330,7 @@ class Dispatch:
             return
         self._control_open += 1
         exchange = ControlExchange(
-            self._shared, self._pools.control, self.proxies, self._control_over, conn, head, body
+            self._shared, self._pools.control, self.proxies, self._control_over, conn, head, body, key
         )
         conn.exchange = exchange
         exchange.run()

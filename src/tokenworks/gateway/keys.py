@@ -30,6 +30,7 @@ class KeyEntry:
         "counts_prompts",
         "ended",
         "expires_s",
+        "fallbacks",
         "fresh_until_s",
         "home",
         "in_flight",
@@ -61,6 +62,8 @@ class KeyEntry:
         self.account_id = ""
         self.member_id = ""
         self.models: frozenset[str] | None = None
+        # Models to fall back to, if the request names none: the key's own or else the plan's.
+        self.fallbacks: tuple[str, ...] = ()
         # Origins of pages that may use the key; None: all that the setting allows.
         self.origins: frozenset[str] | None = None
         self.cap_ids: tuple[str, ...] = ()
@@ -228,6 +231,7 @@ class KeyCache:
         entry.regions = row.regions
         entry.home = row.home_region
         entry.service = DEFAULT_SERVICE if row.service == "{}" else Service.model_validate_json(row.service)
+        entry.fallbacks = entry.service.fallback_models if row.fallbacks is None else row.fallbacks
         entry.origins = None if row.origins is None else frozenset(row.origins)
         entry.suspended_by = row.suspended_by
         entry.payg = row.payg

@@ -47,6 +47,7 @@ from tokenworks.subscriptions.hub.service import (
     event_content,
     signature,
 )
+from tokenworks.subscriptions.key_standing import KeyStanding, KeyStandings
 from tokenworks.subscriptions.limit_scope import scope_of_limit
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
@@ -95,7 +96,7 @@ from tokenworks.subscriptions.rights import (
     check_rank,
     may_manage,
 )
-from tokenworks.subscriptions.served import HolderTerms, OfferingVersions, ServedKeys
+from tokenworks.subscriptions.served import HolderTerms, OfferingVersions, ServedKey, ServedKeys
 from tokenworks.subscriptions.service import Subscriptions
 from tokenworks.subscriptions.sign_ins import CodeSender, OpenedSession, SignIns, normal_number
 from tokenworks.texts import LANGUAGES
@@ -137,6 +138,8 @@ __all__ = [
     "Hub",
     "IdentityKnown",
     "KeyReused",
+    "KeyStanding",
+    "KeyStandings",
     "Listener",
     "ListenerNotFound",
     "Member",
@@ -175,6 +178,7 @@ __all__ = [
     "RealNameRefused",
     "Sales",
     "SecondNotConfirmed",
+    "ServedKey",
     "ServedKeys",
     "SeveralFound",
     "SignIns",

@@ -46,6 +46,7 @@ class Access:
         cap_tokens: int | None = None,
         expires_in_days: int | None = None,
         origins: Sequence[str] | None = None,
+        fallbacks: Sequence[str] | None = None,
     ) -> tuple[UUID, str]:
         """Issue a key for a member (None: for the owner), with the bucket of its cap, in one transaction. Return the key's id and
         its text, which is not kept and can't be shown again.
@@ -77,6 +78,7 @@ class Access:
                 cap_tokens=cap_tokens,
                 expires_at=None if expires_in_days is None else now + timedelta(days=expires_in_days),
                 origins=origins,
+                fallbacks=fallbacks,
             )
 
     def keys(
@@ -97,6 +99,20 @@ class Access:
             return found
         member_key_ids = self._keys.of_member(member_id)
         return [key for key in found if key.key_id in member_key_ids]
+
+    def set_fallbacks(
+        self,
+        subscriber: Subscriber,
+        key_id: UUID,
+        fallbacks: Sequence[str] | None,
+        member_id: UUID | None = None,
+    ) -> None:
+        """Set the models to which the requests of a key of the account (with `member_id`: of this member) fall back: None for those of
+        the plan, an empty list for none. Raises `NotFound`, `Invalid`.
+        """
+        if key_id not in {key.key_id for key in self.keys(subscriber, member_id)}:
+            raise NotFound("there is no such key")
+        self._keys.set_fallbacks(key_id, fallbacks)
 
     def revoke_key(self, subscriber: Subscriber, key_id: UUID, member_id: UUID | None = None) -> bool:
         """Revoke a key of the account (with `member_id`: of this member) on all hosts. Return False if it was revoked before.

@@ -29,6 +29,8 @@ class ApiKey:
     expires_at_ms: int | None
     # The origins of pages that may use the key (`https://app.example`); None: those that the server allows.
     origins: frozenset[str] | None = None
+    # The models to which its requests fall back, in order; None: those of the plan.
+    fallbacks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class ApiKeyInfo:
     revoked_at: datetime | None
     # The time of the last request with this key, to a minute.
     used_at: datetime | None = None
+    fallbacks: tuple[str, ...] | None = None
 
 
 def _base62(number: int, chars: int) -> str:

@@ -23,12 +23,14 @@ def issue_key(
     models: Sequence[str] | None = None,
     expires_in_days: int | None = None,
     cap_tokens: int | None = None,
+    fallback_models: Sequence[str] | None = None,
 ) -> tuple[UUID, str]:
     """Issue a key of the principal. Returns its id and its text, which is shown only once. Raises what `Access.issue_key` raises."""
     assert principal.member_id is not None
     with services.transaction():
         key_id, text = services.access.issue_key(
-            subscriber, principal.member_id, name, models=models, cap_tokens=cap_tokens, expires_in_days=expires_in_days
+            subscriber, principal.member_id, name, models=models, cap_tokens=cap_tokens, expires_in_days=expires_in_days,
+            fallbacks=fallback_models,
         )  # fmt: skip
         audit(
             services,
@@ -36,7 +38,7 @@ def issue_key(
             "key.create",
             key_id,
             None,
-            {"models": models, "expires_in_days": expires_in_days},
+            {"models": models, "expires_in_days": expires_in_days, "fallback_models": fallback_models},
         )
     return key_id, text
 

@@ -16,6 +16,7 @@ from tokenworks.subscriptions import (
     Deliveries,
     Eligibility,
     Hub,
+    KeyStandings,
     Members,
     Orders,
     PayAsYouGo,
@@ -69,6 +70,8 @@ class Services(Protocol):
     def consents(self) -> Consents: ...
     @property
     def access(self) -> Access: ...
+    @property
+    def key_standings(self) -> KeyStandings: ...
     @property
     def sign_ins(self) -> SignIns: ...
     @property

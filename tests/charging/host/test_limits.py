@@ -11,7 +11,8 @@ from msgspec.structs import astuple
 from tests.sim.loop import SimClock, SimLoop
 from tokenworks.charging import HostLimits, Limit, wire
 from tokenworks.charging.errors import LimitNotFound
-from tokenworks.charging.host.limits import LEASE_SPEND_S, STREAMS, TOKENS, Lease
+from tokenworks.charging.host.limit_window import STREAMS, TOKENS, Lease
+from tokenworks.charging.host.limits import LEASE_SPEND_S
 from tokenworks.charging.messages import LimitAnswer, LimitRequest, LimitReturn
 from tokenworks.charging.worker.admission import Admissions
 from tokenworks.kernel import Invalid, Unavailable, uuid7
@@ -85,7 +86,7 @@ class Host:
     def _send(self, worker, kind, content):
         assert kind == wire.LIMIT_ANSWER
         for number, *rest in map(astuple, content):
-            self.answers[number].set_result(rest)
+            self.answers[number].set_result(rest[:4])
         return True
 
     async def ask(self, limit, tokens=1, worker="w"):

@@ -15,9 +15,9 @@ from tokenworks.kernel import uuid7, uuid7_floor
 
 SQL = """INSERT INTO usage (account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason,
         counted_by, started_at, ended_at, latency_ms, fresh_input, cached_input, cache_write, audio_input, output, reasoning,
-        audio_output, cache_write_1h, parts, flags, journal_id, seq, entry_id)
+        audio_output, cache_write_1h, parts, flags, journal_id, seq, entry_id, choice)
     VALUES (%(account)s, %(id)s, 'r', 1, %(key)s, %(member)s, 'chat', %(model)s, 'd', 'complete', 'completed', 'provider', %(at)s, %(at)s,
-        1, %(n)s, 1, 2, 3, %(n)s, 4, 5, 6, %(parts)s::jsonb, '{}', %(journal)s, %(n)s, %(id)s)"""
+        1, %(n)s, 1, 2, 3, %(n)s, 4, 5, 6, %(parts)s::jsonb, '{}', %(journal)s, %(n)s, %(id)s, %(choice)s)"""
 
 
 def unequal_days(connection):
@@ -25,7 +25,19 @@ def unequal_days(connection):
     return connection.execute(CHECKS["usage by day: it is the sum of its records"].encode()).fetchall()
 
 
-def add(connection, account_id, member_id, at, n, *, model="m", journal_id=None, unit="token", parts=None):
+def add(
+    connection,
+    account_id,
+    member_id,
+    at,
+    n,
+    *,
+    model="m",
+    journal_id=None,
+    unit="token",
+    parts=None,
+    choice=None,
+):
     usage_id = uuid7_floor(int(at.timestamp() * 1000))
     usage_id = type(usage_id)(int=usage_id.int | random.getrandbits(62))
     parts = (
@@ -35,7 +47,7 @@ def add(connection, account_id, member_id, at, n, *, model="m", journal_id=None,
     connection.execute(
         SQL,
         {"account": account_id, "id": usage_id, "key": member_id, "member": member_id, "model": model, "at": at, "n": n, "parts": parts,
-         "journal": journal_id or member_id},
+         "journal": journal_id or member_id, "choice": choice},
     )  # fmt: skip
 
 

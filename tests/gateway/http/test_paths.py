@@ -21,6 +21,13 @@ MEANS = {
     "/v1/messages/v1/messages": "/v1/messages",
     "/v1/messages/v1/messages/count_tokens": "/v1/messages/count_tokens",
     "/v1/chat/completions/models": "/v1/models",
+    "/v1/responses/input_tokens": "/v1/responses/input_tokens",
+    "/openai/v1/responses/input_tokens": "/v1/responses/input_tokens",
+    # The key itself, also as OpenRouter's clients ask.
+    "/v1/key": "/v1/key",
+    "/api/v1/key": "/v1/key",
+    "/api/v1/auth/key/": "/v1/key",
+    "/api/v1/usage": "/v1/usage",
     # Vendors' prefixes.
     "/openai/v1/responses": "/v1/responses",
     "/openai/v1/chat/completions": CHAT,

@@ -41,10 +41,10 @@ def test_an_intent_gets_the_models_that_it_names_one_after_the_other():
     assert refusal is None and (request.intent, request.model) == ("best", request.views[0].deployment.model)
     first = request.model
     request.placement_request, request.cuttable = object(), True
-    assert worker.parts.models.next_choice(request)
+    assert worker.parts.models.next_choice(request, "no_deployment")
     assert {first, request.model} == {"big", "small"}
     assert (request.placement_request, request.cuttable) == (None, False)
-    assert not worker.parts.models.next_choice(request)
+    assert not worker.parts.models.next_choice(request, "no_deployment")
 
 
 def test_an_intent_that_no_allowed_model_serves_is_refused():

@@ -12,9 +12,21 @@ from tokenworks.api.account import (
     sessions,
     sign_in,
     subscriber,
+    usage,
 )
 
 ROUTERS: Final = tuple(
     module.router
-    for module in (sign_in, sessions, subscriber, keys, members, memberships, disputes, quotes, privacy)
+    for module in (
+        sign_in,
+        sessions,
+        subscriber,
+        keys,
+        members,
+        memberships,
+        disputes,
+        quotes,
+        privacy,
+        usage,
+    )
 )

@@ -20,12 +20,21 @@ KEYS_SHOWN_MAX: Final = 100
 ModelName = Annotated[str, Field(min_length=1, max_length=MODEL_CHARS_MAX)]
 
 
+FallbackModels = Annotated[list[ModelName], Field(max_length=8)]
+
+
 class KeyCreate(StrictBody):
     name: str = Field(min_length=1, max_length=100)
     models: list[ModelName] | None = Field(default=None, max_length=200)
     expires_in_days: int | None = Field(default=None, ge=1, le=3650)
     # How much the key may use in total.
     cap_tokens: int | None = Field(default=None, ge=1, le=10**12)
+    # The models of a request that its own model can't have, in order; null: those of the plan, an empty list: none.
+    fallback_models: FallbackModels | None = None
+
+
+class KeyChange(StrictBody):
+    fallback_models: FallbackModels | None
 
 
 @router.get("/keys", summary="API keys, oldest first; a member sees only its own", **allow(*ALL_ROLES))
@@ -43,6 +52,7 @@ def keys(
             "name": key.name,
             "key": key.hint,
             "models": key.models,
+            "fallback_models": key.fallbacks,
             "cap_tokens": key.cap_tokens,
             "created_at": instant(key.created_at),
             "expires_at": instant(key.expires_at),
@@ -62,9 +72,23 @@ def keys(
 )
 def make_key(body: KeyCreate, services: RequestServices, principal: CurrentPrincipal) -> Response:
     key_id, text = issue_key(
-        services, principal, own_subscriber(services, principal), body.name, models=body.models, expires_in_days=body.expires_in_days, cap_tokens=body.cap_tokens
+        services, principal, own_subscriber(services, principal), body.name, models=body.models, expires_in_days=body.expires_in_days, cap_tokens=body.cap_tokens,
+        fallback_models=body.fallback_models,
     )  # fmt: skip
     return json_response({"id": str(key_id), "name": body.name, "key": text}, 201)
+
+
+@router.patch(
+    "/keys/{id}",
+    summary="Set the models to which a key's requests fall back",
+    **allow("owner", "admin", "member"),
+)
+def change_key(body: KeyChange, services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
+    found, key_id = own_subscriber(services, principal), as_uuid(id, "key")
+    with services.transaction():
+        services.access.set_fallbacks(found, key_id, body.fallback_models, key_owner(principal))
+        audit(services, principal, "key.change", key_id, None, {"fallback_models": body.fallback_models})
+    return json_response({"id": str(key_id), "fallback_models": body.fallback_models})
 
 
 @router.delete(

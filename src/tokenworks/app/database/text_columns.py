@@ -27,7 +27,7 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
         "caller": "idempotency_key",
     },
     "alembic_version": {"no_person": "version_num"},
-    "api_key": {"hash": "key_mac", "no_person": "hint models origins", "erased": "name"},
+    "api_key": {"hash": "key_mac", "no_person": "hint models origins fallbacks", "erased": "name"},
     "approval": {"no_person": "action ref state", "caller": "key", "staff": "asked_by asker decided_by"},
     "audit": {
         "no_person": "actor role action ref",

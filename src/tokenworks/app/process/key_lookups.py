@@ -51,6 +51,7 @@ def key_rows(
             payg=holder.payg,
             refused_by=holder.refused_by,
             rates=holder.rates,
+            fallbacks=key.fallbacks,
         )
     return rows
 

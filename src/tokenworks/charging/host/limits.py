@@ -9,16 +9,30 @@ are gone, it starts anew.
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from tokenworks.charging import wire
-from tokenworks.charging.messages import Limit, LimitAnswer, LimitRequest, LimitReturn, LimitState
+from tokenworks.charging.host.limit_window import (
+    REQUESTS,
+    SLOT_MS,
+    STREAMS,
+    TOKENS,
+    Lease,
+    LeasePool,
+    LimitWindow,
+    PendingAdmission,
+)
+from tokenworks.charging.messages import (
+    AdmittedAnswer,
+    Limit,
+    LimitAnswer,
+    LimitRequest,
+    LimitReturn,
+    LimitState,
+)
 from tokenworks.kernel import Clock, Unavailable
 
-SLOT_MS: Final = 100
-WINDOW_SLOTS: Final = 600
 LEASE_SPEND_S: Final = 3.0
 LEASE_PARTS: Final = 20
 # A new host waits this long before it leases: by then the other hosts know of it.
@@ -33,18 +47,7 @@ IDLE_MS: Final = 120_000
 WAITING_MAX: Final = 100_000
 NS_PER_MS: Final = 1_000_000
 
-# What of a limit is short.
-STREAMS, REQUESTS, TOKENS = range(3)
 Send = Callable[[str, int, object], bool]
-
-
-class Lease(NamedTuple):
-    """What the ledger leased of a limit to this host, and how long to wait before the next call where that is too little."""
-
-    requests: int
-    tokens: int
-    streams: int
-    wait_ms: int
 
 
 class LimitPort(Protocol):
@@ -52,116 +55,6 @@ class LimitPort(Protocol):
 
     async def lease_limit(self, limit: Limit, requests: int, tokens: int, streams: int) -> Lease: ...
     async def return_lease(self, limit_id: str, requests: int, tokens: int) -> None: ...
-
-
-class _Pool:
-    """What is left of a lease."""
-
-    __slots__ = ("requests", "tokens", "until_ms")
-
-    def __init__(self, lease: Lease, until_ms: int) -> None:
-        self.requests = lease.requests
-        self.tokens = lease.tokens
-        self.until_ms = until_ms
-
-
-class _Window:
-    """One limit on this host: what was admitted in the last minute, and what is in flight by worker."""
-
-    __slots__ = (
-        "denied_until_ms",
-        "denied_wait_ms",
-        "in_flight",
-        "leased",
-        "leasing",
-        "limit",
-        "pools",
-        "requests",
-        "returned",
-        "slots",
-        "streams_claimed",
-        "tokens",
-        "used_ms",
-        "waiting",
-        "wanted_tokens",
-    )
-
-    def __init__(self, limit: Limit) -> None:
-        self.limit = limit
-        self.slots: deque[list[int]] = deque()  # [slot, requests, tokens]
-        self.requests = 0
-        self.tokens = 0
-        self.in_flight: dict[str, int] = {}
-        self.pools: deque[_Pool] = deque()
-        self.leased: deque[tuple[int, int, int]] = deque()  # (ms, requests, tokens), of the last `SHARE_MS`
-        self.streams_claimed = 0
-        self.returned = [0, 0]  # requests and tokens that are to be returned to the ledger
-        self.leasing = False
-        self.waiting: list[_PendingRequest] = []
-        self.wanted_tokens = 0  # by the largest request in a queue
-        self.denied_until_ms = 0
-        self.denied_wait_ms = 0
-        self.used_ms = 0
-
-    def prune(self, now_slot: int) -> None:
-        slots = self.slots
-        while slots and slots[0][0] <= now_slot - WINDOW_SLOTS - 1:
-            _, requests, tokens = slots.popleft()
-            self.requests -= requests
-            self.tokens -= tokens
-
-    def add(self, slot: int, requests: int, tokens: int) -> None:
-        """Add to a slot. It may be in the past: what was reserved and not used is taken out of the slot of the request."""
-        at = len(self.slots)
-        while at and self.slots[at - 1][0] > slot:
-            at -= 1
-        if at and self.slots[at - 1][0] == slot:
-            row = self.slots[at - 1]
-        elif requests < 0 or tokens < 0:
-            return  # that slot is older than the window
-        else:
-            row = [slot, 0, 0]
-            self.slots.insert(at, row)
-        row[1] += requests
-        row[2] += tokens
-        self.requests += requests
-        self.tokens += tokens
-
-    def wait_ms(self, now_ms: int, requests_max: int, tokens_max: int, tokens: int) -> tuple[int, int] | None:
-        """Return (milliseconds until a request of so many tokens fits, what is short the longest), or None if it fits now."""
-        longest: tuple[int, int] | None = None
-        for what, most, used, need, column in (
-            (REQUESTS, requests_max, self.requests, 1, 1),
-            (TOKENS, tokens_max, self.tokens, tokens, 2),
-        ):
-            over = used + need - most if most else 0
-            if over <= 0:
-                continue
-            wait_ms = WINDOW_SLOTS * SLOT_MS
-            for row in self.slots:
-                over -= row[column]
-                if over <= 0:
-                    wait_ms = max(1, (row[0] + WINDOW_SLOTS + 1) * SLOT_MS - now_ms)
-                    break
-            if longest is None or wait_ms > longest[0]:
-                longest = wait_ms, what
-        return longest
-
-    @property
-    def streams(self) -> int:
-        return sum(self.in_flight.values())
-
-
-class _PendingRequest:
-    """A `LimitRequest` of a worker that is not answered."""
-
-    __slots__ = ("limits", "number", "tokens", "worker_id")
-
-    def __init__(self, worker_id: str, number: int, tokens: int, limits: Sequence[Limit]) -> None:
-        self.worker_id = worker_id
-        self.number = number
-        self.tokens = tokens
-        self.limits = limits
 
 
 class HostLimits:
@@ -179,10 +72,10 @@ class HostLimits:
         self._send = send
         self._clock = clock
         self._on_fatal = on_fatal
-        self._windows: dict[str, _Window] = {}
+        self._windows: dict[str, LimitWindow] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_ms = self._now_ms()
-        self._before_start: list[_PendingRequest] = []
+        self._before_start: list[PendingAdmission] = []
         # True once every worker that may have requests in flight has reported them, or is gone.
         self.open = False
         self.hosts = 1
@@ -193,10 +86,10 @@ class HostLimits:
     def _now_ms(self) -> int:
         return self._clock.boot_ns() // NS_PER_MS
 
-    def _window(self, limit: Limit) -> _Window:
+    def _window(self, limit: Limit) -> LimitWindow:
         window = self._windows.get(limit.limit_id)
         if window is None:
-            window = self._windows[limit.limit_id] = _Window(limit)
+            window = self._windows[limit.limit_id] = LimitWindow(limit)
         elif window.limit != limit:
             window.limit = limit
         return window
@@ -205,7 +98,7 @@ class HostLimits:
 
     def request(self, worker_id: str, request: LimitRequest) -> None:
         """Admit a request under all of its limits, or under none. It is answered with `LIMIT_ANSWER`."""
-        pending = _PendingRequest(worker_id, request.number, request.tokens, request.limits)
+        pending = PendingAdmission(worker_id, request.number, request.tokens, request.limits)
         if self.open:
             self._decide(pending)
         elif len(self._before_start) < WAITING_MAX:
@@ -297,7 +190,7 @@ class HostLimits:
 
     # Deciding.
 
-    def _decide(self, pending: _PendingRequest) -> None:
+    def _decide(self, pending: PendingAdmission) -> None:
         now_ms = self._now_ms()
         slot = now_ms // SLOT_MS
         alone = self.hosts == 1
@@ -324,14 +217,17 @@ class HostLimits:
             return
         for limit in pending.limits:
             self.take(pending.worker_id, limit, pending.tokens, now_ms)
-        self._send(pending.worker_id, wire.LIMIT_ANSWER, [LimitAnswer(pending.number, 0, 0, 0, slot)])
+        left = tuple([self._windows[limit.limit_id].left() for limit in pending.limits])
+        self._send(
+            pending.worker_id, wire.LIMIT_ANSWER, [AdmittedAnswer(pending.number, 0, 0, 0, slot, left)]
+        )
 
     @staticmethod
     def _reserved(limit: Limit, tokens: int) -> int:
         """What a request reserves of a limit's tokens: a request that alone is larger than the limit takes all of them."""
         return min(tokens, limit.tokens_per_min) if limit.tokens_per_min else tokens
 
-    def _short_alone(self, window: _Window, requested_tokens: int, now_ms: int) -> tuple[int, int] | None:
+    def _short_alone(self, window: LimitWindow, requested_tokens: int, now_ms: int) -> tuple[int, int] | None:
         """Return (wait, what is short) by this host's own count. Without the ledger the host's share is the limit."""
         limit = window.limit
         requests, tokens, streams = limit.requests_per_min, limit.tokens_per_min, limit.streams_max
@@ -345,7 +241,7 @@ class HostLimits:
         wanted = min(requested_tokens, tokens) if tokens else 0
         return window.wait_ms(now_ms, requests, tokens, wanted)
 
-    def _short_leased(self, window: _Window, tokens: int, now_ms: int) -> tuple[int, int] | None:
+    def _short_leased(self, window: LimitWindow, tokens: int, now_ms: int) -> tuple[int, int] | None:
         """Return (wait, what is short), or None if the leases cover the request; a wait of -1: a lease has to be requested first."""
         limit = window.limit
         if self._covered(window, tokens, now_ms):
@@ -356,7 +252,7 @@ class HostLimits:
             return window.denied_wait_ms, STREAMS
         return window.denied_wait_ms, REQUESTS if limit.requests_per_min else TOKENS
 
-    def _covered(self, window: _Window, tokens: int, now_ms: int) -> bool:
+    def _covered(self, window: LimitWindow, tokens: int, now_ms: int) -> bool:
         limit = window.limit
         if limit.streams_max and window.streams >= window.streams_claimed:
             return False
@@ -366,7 +262,7 @@ class HostLimits:
         return not limit.tokens_per_min or sum(pool.tokens for pool in live) >= self._reserved(limit, tokens)
 
     @staticmethod
-    def _spend(window: _Window, tokens: int, now_ms: int) -> None:
+    def _spend(window: LimitWindow, tokens: int, now_ms: int) -> None:
         requests = 1
         for pool in window.pools:
             if pool.until_ms <= now_ms:
@@ -377,21 +273,21 @@ class HostLimits:
             requests -= took
             tokens -= drew
 
-    def _refuse(self, pending: _PendingRequest, wait_ms: int, which: int, what: int) -> None:
+    def _refuse(self, pending: PendingAdmission, wait_ms: int, which: int, what: int) -> None:
         self._send(
             pending.worker_id, wire.LIMIT_ANSWER, [LimitAnswer(pending.number, wait_ms, which, what, 0)]
         )
 
     # Between hosts.
 
-    def _wait_for_lease(self, window: _Window, pending: _PendingRequest) -> None:
+    def _wait_for_lease(self, window: LimitWindow, pending: PendingAdmission) -> None:
         if len(window.waiting) >= WAITING_MAX:
             self._refuse(pending, ASK_AGAIN_MS, 0, REQUESTS)
             return
         window.waiting.append(pending)
         self._begin_lease(window)
 
-    def _begin_lease(self, window: _Window) -> None:
+    def _begin_lease(self, window: LimitWindow) -> None:
         if not window.leasing:
             window.leasing = True
             task = asyncio.get_running_loop().create_task(self._renew_lease(window))
@@ -404,7 +300,7 @@ class HostLimits:
         if error is not None:
             self._on_fatal(error)
 
-    async def _renew_lease(self, window: _Window) -> None:
+    async def _renew_lease(self, window: LimitWindow) -> None:
         try:
             joining_ms = self._started_ms + int(HOST_JOIN_S * 1000) - self._now_ms()
             if joining_ms > 0:
@@ -430,7 +326,7 @@ class HostLimits:
                 return
             self.away = False
             # The time in which the lease may be spent is measured from before the call.
-            window.pools.append(_Pool(lease, before_ms + int(LEASE_SPEND_S * 1000)))
+            window.pools.append(LeasePool(lease, before_ms + int(LEASE_SPEND_S * 1000)))
             window.leased.append((before_ms, lease.requests, lease.tokens))
             window.streams_claimed = lease.streams
             if lease.wait_ms:
@@ -458,7 +354,7 @@ class HostLimits:
                 self._tasks.add(task)
                 task.add_done_callback(self._task_done)
 
-    async def _claim_current_use(self, window: _Window) -> None:
+    async def _claim_current_use(self, window: LimitWindow) -> None:
         window.prune(self._now_ms() // SLOT_MS)
         try:
             lease = await self._ledger.lease_limit(

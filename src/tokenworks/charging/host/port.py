@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 from psycopg import Connection
 
-from tokenworks.charging.host.limits import Lease
+from tokenworks.charging.host.limit_window import Lease
 from tokenworks.charging.host.settlement import Settler
 from tokenworks.charging.ledger.model import GrantAnswer
 from tokenworks.charging.ledger.service import Ledger

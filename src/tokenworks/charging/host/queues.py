@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from tokenworks.charging import wire
-from tokenworks.charging.host.limits import STREAMS, STREAMS_AGAIN_MS, HostLimits, Send
+from tokenworks.charging.host.limit_window import STREAMS
+from tokenworks.charging.host.limits import STREAMS_AGAIN_MS, HostLimits, Send
 from tokenworks.charging.messages import Limit, QueueAnswer, QueueRequest, QueueReturn
 from tokenworks.factory import FLEX, FairQueue, Waiter, headroom
 from tokenworks.kernel import Clock

@@ -7,7 +7,8 @@ from uuid import UUID
 from psycopg import Connection
 from psycopg.rows import DictRow, dict_row
 
-from tokenworks.charging.host.limits import LEASE_SPEND_S, Lease
+from tokenworks.charging.host.limit_window import Lease
+from tokenworks.charging.host.limits import LEASE_SPEND_S
 from tokenworks.charging.ledger.host_store import HOST_SILENT_S
 from tokenworks.charging.messages import Limit
 from tokenworks.kernel import uuid7

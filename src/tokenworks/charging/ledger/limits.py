@@ -9,7 +9,7 @@ from psycopg.rows import DictRow
 from tokenworks.charging.errors import (
     LimitNotFound,
 )
-from tokenworks.charging.host.limits import Lease
+from tokenworks.charging.host.limit_window import Lease
 from tokenworks.charging.ledger import (
     limit_store,
 )

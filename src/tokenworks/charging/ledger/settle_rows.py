@@ -199,8 +199,8 @@ def usage_line(
         parts = parts.translate(_ESCAPES)
     loss = _text(_json(r.loss).decode()) if r.loss else _NULL
     choice = r.choice
-    if r.tried or r.client_request_id is not None:
-        choice = note_text(choice, r.tried, r.client_request_id)
+    if r.tried or r.client_request_id is not None or r.tags is not None:
+        choice = note_text(choice, r.tried, r.client_request_id, r.tags)
     return (
         f"{account}\t{usage}\t{request}\t{r.attempt_no}\t{key}\t{member}\t{protocol}\t{model}\t{deployment}\t{state}\t{reason}"
         f"\t{counted_by}\t{started}\t{ended}\t{first_byte}\t{r.latency_ms}\t{c[0]}\t{c[1]}\t{c[2]}\t{c[3]}\t{c[4]}\t{c[5]}\t{c[6]}"

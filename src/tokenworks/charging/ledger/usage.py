@@ -1,5 +1,6 @@
 """Reading usage: records, usage by day and by member, and the operator's losses."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from typing import Final
@@ -7,14 +8,16 @@ from uuid import UUID
 
 from psycopg.rows import DictRow
 
+from tokenworks.catalog import TOKEN_CLASSES
 from tokenworks.charging.host.losses import LOSSY_MAX
 from tokenworks.charging.ledger import (
     day_store,
     store,
     usage_store,
+    usage_sums_store,
 )
 from tokenworks.charging.ledger.part import LedgerPart
-from tokenworks.kernel import uuid7_floor
+from tokenworks.kernel import Invalid, uuid7_floor
 
 # A list counts its records up to this number; a longer list has no total.
 USAGE_COUNTED_MAX: Final = 10_000
@@ -22,6 +25,25 @@ USAGE_COUNTED_MAX: Final = 10_000
 CONSUMED_SLACK: Final = timedelta(days=1)
 # The time zone of usage by day, the same as of bills and caps.
 DAY_ZONE: Final = timezone(timedelta(hours=8))
+
+
+# Sums read the records of at most so many days.
+USAGE_SUM_DAYS_MAX: Final = 92
+USAGE_SUM_DAYS_DEFAULT: Final = 30
+USAGE_SUM_TAGS_MAX: Final = 4
+USAGE_SUM_PAGE_MAX: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSum:
+    """The sum of the usage records of one group. `group`: its texts by what is grouped by (`day`, `model`, `tag:team`, …). `tokens` by
+    class, without classes that have none; `drawn`: unit -> amount in thousandths.
+    """
+
+    group: dict[str, str]
+    records: int
+    tokens: dict[str, int]
+    drawn: dict[str, int]
 
 
 @dataclass(slots=True)
@@ -111,6 +133,63 @@ class Usage(LedgerPart):
         ordered = sorted(members.values(), key=lambda member: (-member.input_tokens, member.member_id))
         return [asdict(member) for member in ordered]
 
+    def usage_sums(
+        self,
+        account_id: UUID,
+        by: Sequence[str],
+        since: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        member_id: UUID | None = None,
+        key_id: UUID | None = None,
+        tags: Mapping[str, str] | None = None,
+        after: Sequence[str] | None = None,
+        limit: int = 100,
+    ) -> list[UsageSum]:
+        """Exact sums of the records that ended in [since, until), by groups in the order of their texts. `since`: by default
+        `USAGE_SUM_DAYS_DEFAULT` days before the end.
+
+        `by`: of `day` (in UTC+8), `model`, `member`, `key`, `protocol` and `tag:<name>`. `tags`: only records that have these. `after`: the
+        texts of the last group of the previous page. Raises `Invalid` for another group, too many of anything, or too long a time.
+        """
+        tags = tags or {}
+        end = self._clock.now() if until is None else until
+        since = end - timedelta(days=USAGE_SUM_DAYS_DEFAULT) if since is None else since
+        if not 0 < len(by) <= usage_sums_store.GROUPS_MAX or len(set(by)) != len(by):
+            raise Invalid(f"usage is summed by 1 to {usage_sums_store.GROUPS_MAX} different things")
+        for name in by:
+            if name not in usage_sums_store.GROUPS and not (
+                name.startswith("tag:") and len(name) > len("tag:")
+            ):
+                raise Invalid(f"usage is summed by {', '.join(usage_sums_store.GROUPS)} or tag:<name>")
+        if len(tags) > USAGE_SUM_TAGS_MAX:
+            raise Invalid(f"usage is filtered by at most {USAGE_SUM_TAGS_MAX} tags")
+        if end - since > timedelta(days=USAGE_SUM_DAYS_MAX):
+            raise Invalid(
+                f"usage is summed over at most {USAGE_SUM_DAYS_MAX} days: ask for a part of that time"
+            )
+        if after is not None and len(after) != len(by):
+            raise Invalid("cursor: take it from the page before, which was summed by the same")
+        within = usage_store.UsageFilter(
+            since,
+            until,
+            _floor(since - CONSUMED_SLACK),
+            None if until is None else _floor(until + CONSUMED_SLACK),
+        )
+        chosen = usage_sums_store.SumsFilter(within, member_id, key_id, tags)
+        rows = usage_sums_store.usage_sums(
+            self._connection, account_id, by, chosen, after, min(limit, USAGE_SUM_PAGE_MAX)
+        )
+        return [
+            UsageSum(
+                dict(zip(by, group, strict=True)),
+                counts[0],
+                {name: count for name, count in zip(TOKEN_CLASSES, counts[1:], strict=True) if count},
+                drawn,
+            )
+            for group, counts, drawn in rows
+        ]
+
     def consumed(self, account_id: UUID, begin: datetime, end: datetime) -> list[DictRow]:
         """The amounts drawn from buckets by requests that ended in [begin, end), in thousandths, by charge, product, member, model,
         unit and rate version. Reads ids of `CONSUMED_SLACK` more on both sides, since an id has the time of the request's start.
@@ -145,6 +224,17 @@ class Usage(LedgerPart):
 
     def delete_old_account_losses(self) -> None:
         usage_store.delete_old_account_losses(self._connection)
+
+
+def tags_of_texts(texts: Sequence[str]) -> dict[str, str]:
+    """The tags that `name=value` texts name. Raises `Invalid`."""
+    tags = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise Invalid("a tag is written name=value")
+        tags[name] = value
+    return tags
 
 
 def _day_begin(day: date) -> datetime:

@@ -40,6 +40,7 @@ def shown_record(row: DictRow) -> DictRow:
         row["choice"] = way.choice
         row["tried"] = [{"deployment": deployment, "cause": cause} for deployment, cause in way.tried]
         row["client_request_id"] = way.client_request_id
+        row["tags"] = dict(way.tags)
     return row
 
 

@@ -7,10 +7,12 @@ from typing import Final
 import structlog
 
 from tokenworks.charging import wire
-from tokenworks.charging.host.limits import SLOT_MS, WINDOW_SLOTS
+from tokenworks.charging.host.limit_window import SLOT_MS, WINDOW_SLOTS
 from tokenworks.charging.messages import (
+    AdmittedAnswer,
     Limit,
     LimitAnswer,
+    LimitLeft,
     LimitRequest,
     LimitReturn,
     LimitSlot,
@@ -33,10 +35,11 @@ NS_PER_MS: Final = 1_000_000
 
 class Admission:
     """One request that was admitted under its limits, in `slot` of the limits' minute. `queued`: the queue that it was in, if any;
-    `counted`: as how many tokens it counts there.
+    `counted`: as how many tokens it counts there. `left`: what this host's minute of each limit still admits, as of then; empty if the
+    recorder does not say.
     """
 
-    __slots__ = ("counted", "limits", "queued", "slot", "tokens")
+    __slots__ = ("counted", "left", "limits", "queued", "slot", "tokens")
 
     def __init__(
         self,
@@ -45,8 +48,10 @@ class Admission:
         slot: int,
         queued: QueueEntry | None = None,
         counted: int = 0,
+        left: tuple[LimitLeft, ...] = (),
     ) -> None:
         self.limits = limits
+        self.left = left
         self.tokens = tokens
         self.slot = slot
         self.queued = queued
@@ -233,10 +238,11 @@ class Admissions:
         limits, tokens, queued = pending.limits, pending.tokens, pending.queued
         wait_ms, which, slot = answer.wait_ms, answer.which, answer.slot
         counted = answer.counted_tokens if isinstance(answer, QueueAnswer) else 0
+        left = answer.left if isinstance(answer, AdmittedAnswer) else ()
         admission = None
         if not wait_ms:
             admission = Admission(
-                limits if queued is None else (limits[which],), tokens, slot, queued, counted
+                limits if queued is None else (limits[which],), tokens, slot, queued, counted, left
             )
             for limit in admission.limits:
                 use = self._limit_uses.setdefault(limit.limit_id, _LimitUse(limit))

@@ -38,6 +38,10 @@ _SINGLE_HEADERS: Final = frozenset(
 )
 PLAIN_SEGMENTS: Final = "a path is /plain/segments: no dot segments, no encoded separators but in a model's id, and // only before a route"
 _SLASHES: Final = re.compile(rb"/{2,}")
+_OWN: Final = b"x-tokenworks-"
+_TAG: Final = b"x-tokenworks-tag-"
+# The most tags that are read of a head; the record has a limit of its own.
+TAG_HEADERS_MAX: Final = 32
 # Paths of by far the most requests, which need no further check.
 _PLAIN_PATHS: Final = frozenset({b"/", *(b"/v1" + endpoint.encode() for endpoint in ENDPOINTS)})
 
@@ -78,7 +82,9 @@ class Head:
         "query",
         "raw_key",
         "similar_route",
+        "tags",
         "upgrade",
+        "wants_cost",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -105,6 +111,8 @@ class Head:
         self.origin: bytes | None = None
         self.lines = b""  # header lines of every response: CORS, and the client's own id
         self.client_request_id: str | None = None
+        self.tags: dict[str, str] | None = None  # of the usage record, by `x-tokenworks-tag-<name>`
+        self.wants_cost = False  # `x-tokenworks-cost: 1`
         # Memos: the head for each deployment with the number of its snapshot, and the key's entry.
         self.forward: dict[str, tuple[int, bytes]] = {}
         self.key: KeyEntry | None = None
@@ -176,6 +184,8 @@ def _read_headers(head: Head, pairs: list[tuple[bytes, bytes]]) -> None:
             headers[name] += b", " + value
         else:
             headers[name] = value
+            if name.startswith(_OWN):
+                _read_own(head, name, value)
     if b"host" not in headers and not head.http10:
         raise HeadError(400, "bad_request", "no Host header")
     coding = headers.get(b"transfer-encoding")
@@ -195,6 +205,15 @@ def _read_headers(head: Head, pairs: list[tuple[bytes, bytes]]) -> None:
         if expect.lower() != b"100-continue":
             raise HeadError(417, "expectation_failed", "the only expectation that we know is 100-continue")
         head.expect = not head.http10
+
+
+def _read_own(head: Head, name: bytes, value: bytes) -> None:
+    """Read a header that is for this gateway. Tags are checked with those of the body."""
+    if name == b"x-tokenworks-cost":
+        head.wants_cost = value.strip().lower() in {b"1", b"true"}
+    elif name.startswith(_TAG) and (head.tags is None or len(head.tags) < TAG_HEADERS_MAX):
+        tags = head.tags = {} if head.tags is None else head.tags
+        tags[name[len(_TAG) :].decode("latin-1")] = value.strip().decode("utf-8", "replace")
 
 
 def _read_target(head: Head, target: bytes) -> None:

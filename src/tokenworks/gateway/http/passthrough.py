@@ -23,6 +23,7 @@ class ControlExchange:
     __slots__ = (
         "_body",
         "_head",
+        "_key",
         "_on_end",
         "_pool",
         "_proxies",
@@ -45,8 +46,12 @@ class ControlExchange:
         conn: ClientConnection,
         head: Head,
         body: bytes,
+        key: str | None = None,
     ) -> None:
-        """`on_end` is called once, when the request has ended."""
+        """`on_end` is called once, when the request has ended. `key`: the API key that is the request's credential, in place of those in
+        its head.
+        """
+        self._key = key
         self._shared = shared
         self._pool = pool
         self._proxies = proxies
@@ -84,9 +89,7 @@ class ControlExchange:
         lines = (
             head.method + b" " + head.path.encode() + query + b" HTTP/1.1\r\nhost: " + host + b"\r\n"
             + relayed(head)
-            + b"".join(
-                name + b": " + head.headers[name] + b"\r\n" for name in (b"authorization", b"cookie") if name in head.headers
-            )
+            + self._credentials()
             + b"x-forwarded-for: " + self._proxies.client_address(conn.peer, head).encode() + b"\r\nx-forwarded-proto: " + scheme
             + b"\r\nx-request-id: " + self.request_id.encode() + b"\r\ncontent-length: " + str(len(self._request_body)).encode() + b"\r\n\r\n"
         )  # fmt: skip
@@ -99,6 +102,17 @@ class ControlExchange:
             CONTROL_TIMEOUT_S,
             no_body=head.method == b"HEAD",
         )
+
+    def _credentials(self) -> bytes:
+        if self._key is not None:
+            return b"authorization: Bearer " + self._key.encode() + b"\r\n"
+        headers = self._head.headers
+        found = [
+            name + b": " + headers[name] + b"\r\n"
+            for name in (b"authorization", b"cookie")
+            if name in headers
+        ]
+        return b"".join(found)
 
     def upstream_head(self, connection: UpstreamConnection) -> None:
         lines = [
@@ -115,6 +129,7 @@ class ControlExchange:
             + b"\r\nrequest-id: "
             + self.request_id.encode()
             + b"\r\n"
+            + self._head.lines
         )
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 # Longer endpoints first: `/chat/completions` also ends in `/completions`.
 ENDPOINTS: Final = (
     "/messages/count_tokens",
+    "/responses/input_tokens",
     "/chat/completions",
     "/completions",
     "/embeddings",
@@ -27,6 +28,15 @@ _PREFIXES: Final = (
     "/api/v1",
     "/v1",
 )
+# Routes for the key itself, with the paths of OpenRouter's clients.
+_OF_KEYS: Final = {
+    "/v1/key": "/v1/key",
+    "/api/v1/key": "/v1/key",
+    "/api/v1/auth/key": "/v1/key",
+    "/v1/usage": "/v1/usage",
+    "/api/v1/usage": "/v1/usage",
+}
+KEY_PATHS: Final = frozenset(_OF_KEYS.values())
 _SLASHES: Final = re.compile("/{2,}")
 _MODEL: Final = re.compile(r"(.*?)/models/(.+)", re.DOTALL)
 _AZURE: Final = re.compile(
@@ -49,6 +59,8 @@ def target_of(path: str) -> RequestTarget | None:
     path = _SLASHES.sub("/", path)
     if len(path) > 1:
         path = path.rstrip("/") or "/"
+    if path in _OF_KEYS:
+        return RequestTarget(_OF_KEYS[path])
     azure = _AZURE.fullmatch(path)
     if azure is not None:
         return RequestTarget("/v1" + azure[2], unquoted(azure[1]))

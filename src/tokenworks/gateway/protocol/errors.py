@@ -19,6 +19,8 @@ class Refusal(NamedTuple):
     shortage: tuple[str, int, int] | None = None
     # The message in Chinese, if it has more detail than the code's own sentence.
     zh: str = ""
+    # Further header lines of the response.
+    lines: bytes = b""
 
 
 # OpenAI's and Anthropic's names for a kind of error, by status.
@@ -135,7 +137,7 @@ def error_response(
         options.append("upgrade")
     if options:
         head_lines.append("connection: " + ", ".join(options))
-    response_head = "\r\n".join(head_lines).encode() + b"\r\n" + lines + b"\r\n"
+    response_head = "\r\n".join(head_lines).encode() + b"\r\n" + refusal.lines + lines + b"\r\n"
     return response_head if head else response_head + body
 
 

@@ -38,12 +38,14 @@ _any: Final = msgspec.json.Decoder()
 
 class UsageOptions(NamedTuple):
     """The usage that the client requested in a stream: in an event at the end (`final`, from `include_usage`) or in every chunk
-    (`each`, from `continuous_usage_stats`). The meter removes usage that only the gateway requested. The options have no meaning in
+    (`each`, from `continuous_usage_stats`). With `cost` every event after the stream's stop is withheld, so that its usage can get the
+    cost once the record is on disk. The meter removes usage that only the gateway requested. The options have no meaning in
     messages and responses, where usage is a part of the protocol.
     """
 
     final: bool = False
     each: bool = False
+    cost: bool = False
 
 
 class EventTooLarge(Exception):
@@ -263,7 +265,12 @@ class StreamMeter:
         """Pass an event that is neither a fault nor the end, together with the events withheld before it; or withhold it, too."""
         if self.fault is not None:
             return b""
-        if self.stopped and not content and not self._settled and not self._released:
+        if (
+            self.stopped
+            and not content
+            and not self._released
+            and (not self._settled or self._usage_options.cost)
+        ):
             self._withheld_finish += event
             return b"" if len(self._withheld_finish) <= self._event_bytes_max else self.release()
         if not self.begun:

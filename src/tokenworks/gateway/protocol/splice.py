@@ -94,10 +94,10 @@ def _reencoded_without_usage(event: bytes, payload: bytes) -> bytes:
     for fields in (content, content.get("response"), content.get("message")):
         if isinstance(fields, dict):
             fields.pop("usage", None)
-    return _with_payload(event, msgspec.json.encode(content))
+    return with_payload(event, msgspec.json.encode(content))
 
 
-def _with_payload(event: bytes, payload: bytes) -> bytes:
+def with_payload(event: bytes, payload: bytes) -> bytes:
     """The event with another payload: its lines without data, unchanged, then the payload."""
     end = b"\r\n" if b"\r\n" in event else b"\n"
     lines = [line for line in _LINES.split(event) if line and not line.startswith(b"data:")]

@@ -11,6 +11,7 @@ from tokenworks.gateway.protocol.meter import StreamMeter, UsageOptions
 from tokenworks.gateway.protocol.stream import make_meter
 from tokenworks.gateway.request.hold import INPUT_BYTES_PER_TOKEN_MAX
 from tokenworks.gateway.request.place import Placements
+from tokenworks.gateway.request.rate_headers import admitted_lines
 from tokenworks.gateway.request.state import AnsweredAttempt, ArrivedRequest
 from tokenworks.gateway.shared import Shared
 
@@ -49,11 +50,14 @@ class Answers:
             *response_lines(connection.headers, attempt.view.profile, connection.names),
             b"x-request-id: ", ids, b"\r\nrequest-id: ", ids, b"\r\n", request.head.lines,
         ]  # fmt: skip
-        if request.intent is not None:
-            choice = (request.choice or "").encode()
-            lines += (b"x-tokenworks-model: ", request.model.encode(), b"\r\nx-tokenworks-choice: ", choice, b"\r\n")  # fmt: skip
+        if request.intent is not None or request.falls_back:
+            lines += (b"x-tokenworks-model: ", request.model.encode(), b"\r\n")
+            if request.choice is not None:
+                lines += (b"x-tokenworks-choice: ", request.choice.encode(), b"\r\n")
         if request.queued_ms:
             lines.append(b"x-tokenworks-queued-ms: %d\r\n" % request.queued_ms)
+        if request.admission is not None:
+            lines.append(admitted_lines(request.admission, request.protocol, self._shared.clock.civil_ms()))
         if request.restricted:
             lines += (b"x-tokenworks-restricted-to: ", request.model.encode(), b"\r\n")
         if attempt.dropped:
@@ -71,8 +75,10 @@ class Answers:
         attempt.undecided = False
         attempt.meter = make_meter(
             request.protocol,
-            requested_model=parsed.model,
-            usage_options=UsageOptions(final=parsed.client_usage, each=parsed.client_usage_each),
+            requested_model=request.shown_model,
+            usage_options=UsageOptions(
+                parsed.client_usage or request.wants_cost, parsed.client_usage_each, request.wants_cost
+            ),
             event_bytes_max=self._shared.settings.event_bytes_max,
             text_max=None if maximum is None else maximum * parsed.choices,
             keep_bytes_max=0 if attempt.view.deployment.tokenizer is None else KEPT_TEXT_BYTES_MAX,

@@ -284,7 +284,7 @@ class Attempt(AnsweredAttempt):
             self._owner.attempt_faulted(self, fault)
             return
         placements.succeeded(self)
-        requested = request.parsed.model
+        requested = request.shown_model
         self.chunks[0] = body if model == requested else body_with_model(body, requested)
         self._owner.attempt_completed(self, usage, upstream_id, NO_COUNTS)
 

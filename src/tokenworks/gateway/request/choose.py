@@ -1,7 +1,7 @@
 """The model of a request: the one that it names, the best for the intent that it names, or the cheaper one of its plan.
 
-A request that names an intent has a list of models, the best first. If no bucket pays for a model, or no deployment can take the
-request, the next model is tried.
+A request that names an intent has a list of models, the best first; the client, the key or the plan may name models to fall back to
+after them. If no bucket pays for a model, or no deployment can take the request, the next model is tried (`fallback.py` has all causes).
 """
 
 from typing import Final
@@ -27,6 +27,7 @@ from tokenworks.gateway.protocol.fields import (
     last_user_text,
     requested_effort,
 )
+from tokenworks.gateway.request.fallback import NOT_SERVED
 from tokenworks.gateway.request.place import BYTES_PER_TOKEN, placement_request_of
 from tokenworks.gateway.request.refusals import no_route
 from tokenworks.gateway.request.state import KnownRequest
@@ -54,6 +55,24 @@ class Models:
 
     def find(self, request: KnownRequest) -> Refusal | None:
         """Set the request's model, its route and its deployments, or return why it gets none."""
+        refusal = self._named(request)
+        names = request.parsed.fallbacks
+        if names is None:
+            names = request.user.fallbacks
+        if not names or request.protocol == "embeddings":
+            # Vectors of different models can't be compared, so embeddings never fall back.
+            return refusal
+        request.fallbacks, request.falls_back = names, True
+        if (
+            refusal is None
+            or refusal.code == "model_not_allowed"
+            or not self.next_choice(request, NOT_SERVED)
+        ):
+            return refusal
+        return None
+
+    def _named(self, request: KnownRequest) -> Refusal | None:
+        """Set the request's model to the one that it names, or return why that can't have it."""
         snapshot, parsed, user = self._shared.snapshot, request.parsed, request.user
         request.model = model = snapshot.model_for(
             parsed.model, request.protocol, user.models, user.service.default_model
@@ -73,13 +92,9 @@ class Models:
 
     def _choose(self, request: KnownRequest, intent: Intent) -> Refusal | None:
         """Set the request's model to the best for an intent, or return why there is none."""
-        request.intent = intent.name
-        wanted = wanted_of(request.parsed, request.protocol, len(request.body) // BYTES_PER_TOKEN)
-        placement_request = placement_request_of(
-            request, max(1, wanted.input_tokens), max(1, wanted.output_tokens), (), intent.objective
-        )
-        request.choices = rank(intent, wanted, self._options(request, intent, wanted, placement_request))
-        if self.next_choice(request):
+        self._rank(request, intent)
+        if request.choices:
+            self._take_choice(request)
             return None
         return Refusal(
             404,
@@ -88,17 +103,67 @@ class Models:
             param="model",
         )
 
-    def next_choice(self, request: KnownRequest) -> bool:
-        """Set the request's model to the intent's next best. False if there is none."""
-        if not request.choices:
-            return False
+    def _rank(self, request: KnownRequest, intent: Intent) -> None:
+        """Set the models for an intent, the best first."""
+        request.intent = intent.name
+        wanted = wanted_of(request.parsed, request.protocol, len(request.body) // BYTES_PER_TOKEN)
+        placement_request = placement_request_of(
+            request, max(1, wanted.input_tokens), max(1, wanted.output_tokens), (), intent.objective
+        )
+        request.choices = rank(intent, wanted, self._options(request, intent, wanted, placement_request))
+
+    def next_choice(self, request: KnownRequest, cause: str) -> bool:
+        """Set the request's model to the intent's next best or, without one, to the next model to fall back to. False if there is none.
+        `cause`: why the request goes on.
+        """
+        while True:
+            if request.choices:
+                self._take_choice(request)
+                return True
+            if not request.fallbacks:
+                return False
+            name, request.fallbacks = request.fallbacks[0], request.fallbacks[1:]
+            if self._fall_back(request, name, cause):
+                return True
+
+    def _take_choice(self, request: KnownRequest) -> None:
         choice = request.choices.pop(0)
-        request.model, request.choice = choice.model, choice.reason
-        request.route = route = self._shared.snapshot.routes[choice.model, request.protocol]
+        request.choice = choice.reason
+        self._set_model(request, choice.model)
+
+    def _fall_back(self, request: KnownRequest, name: str, cause: str) -> bool:
+        """Set the request's model to a model to fall back to, or its choices to those of an intent. False if no model was set: the key
+        or the plan may not use it, it is not served here, or it can't have the request.
+        """
+        snapshot, user = self._shared.snapshot, request.user
+        model = snapshot.resolve(name)
+        route = snapshot.routes.get((model, request.protocol))
+        if route is None:
+            intent = snapshot.intents.get(model)
+            if intent is not None:
+                request.shown_model = name
+                self._rank(request, intent)
+            return False
+        if user.models is not None and not allows(user.models, name, model):
+            return False
+        before = request.model
+        request.model = model
+        if model == before or self._check(request) is not None:
+            request.model = before
+            return False
+        self._set_model(request, model)
+        request.intent, request.choice = request.parsed.model, f"fallback after {cause}"
+        request.shown_model = name
+        return len(request.views) > 0
+
+    def _set_model(self, request: KnownRequest, model: str) -> None:
+        """Set the request's model. Each model has all attempts of its own."""
+        request.model = model
+        request.route = route = self._shared.snapshot.routes[model, request.protocol]
         _take_views(request, route)
+        request.tried = []
         request.placement_request = None
         request.cuttable = False
-        return True
 
     def restrict(self, request: KnownRequest) -> bool:
         """Set the request's model to the plan's cheaper one, since nothing is left for the named one. False if the plan has none."""

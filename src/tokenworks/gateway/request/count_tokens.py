@@ -1,10 +1,8 @@
-"""`count_tokens`: a request that costs nothing. The key's limits apply, and the plan must have something left or pay as you go.
+"""`count_tokens`, and `input_tokens` of responses: requests that cost nothing. The key's limits apply, and the plan must have something left or pay as you go.
 
 If a deployment of the model names a tokenizer, the host's tokenizer process answers, with the chat template. If none does, or the
 process is away or too slow, the request is relayed like any other.
 """
-
-from typing import Final
 
 import msgspec
 
@@ -12,8 +10,6 @@ from tokenworks.factory import MediaRules
 from tokenworks.gateway.counting import TokenizerCounts
 from tokenworks.gateway.protocol.media_items import items_cost
 from tokenworks.gateway.request.state import HeldRequest
-
-_MEDIA: Final = b'"source"'
 
 
 def tokenizer_of(request: HeldRequest) -> str | None:
@@ -34,13 +30,14 @@ def answer(request: HeldRequest, counts: TokenizerCounts) -> bytes:
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: %b\r\nrequest-id: %b\r\n%b"
         % (ids, ids, request.head.lines)
     )
-    return b'{"input_tokens":%d}' % (counts.input + _media_tokens(request, request.route.rules[0].media))
+    tokens = counts.input + _media_tokens(request, request.route.rules[0].media)
+    if request.protocol == "responses":
+        return b'{"object":"response.input_tokens","input_tokens":%d}' % tokens
+    return b'{"input_tokens":%d}' % tokens
 
 
 def _media_tokens(request: HeldRequest, rules: MediaRules) -> int:
-    if _MEDIA not in request.body:
-        return 0
     try:
-        return items_cost(msgspec.json.decode(request.parsed.fields["messages"]), rules).tokens
+        return items_cost(request.parsed.content, rules).tokens
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 0

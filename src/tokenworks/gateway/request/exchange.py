@@ -21,9 +21,12 @@ from tokenworks.gateway.protocol.usage import Usage
 from tokenworks.gateway.protocol.vendor_errors import Fault
 from tokenworks.gateway.request import count_tokens, opening
 from tokenworks.gateway.request.attempt import FOR_CLIENT, Attempt
+from tokenworks.gateway.request.cost import stream_end, whole_answer
+from tokenworks.gateway.request.fallback import NOTHING_LEFT, cause_of_fault
 from tokenworks.gateway.request.faults import client_refusal, refusal_for
 from tokenworks.gateway.request.leaving import drain_of, drain_until_s, name_leaving
 from tokenworks.gateway.request.parts import Parts
+from tokenworks.gateway.request.rate_headers import refused_lines
 from tokenworks.gateway.request.record import AttemptCharge
 from tokenworks.gateway.request.refusals import CUT, over_limit
 from tokenworks.gateway.request.replay import Replay, begin_replay
@@ -153,7 +156,8 @@ class Exchange(HeldRequest):
             self.parts.holds.end(self)
         elif admission is None:
             scope = user.limit_scopes[user.limits.index(limit)] if limit in user.limits else "key"
-            self.refuse(over_limit(scope, limit, what, wait_ms))
+            lines = refused_lines(limit, what, wait_ms, self.protocol, self.shared.clock.civil_ms())
+            self.refuse(over_limit(scope, limit, what, wait_ms)._replace(lines=lines))
         else:
             self._reserve()
 
@@ -201,7 +205,7 @@ class Exchange(HeldRequest):
                 self._try_deployment()
                 return
             # The plan does not pay for this model. It may pay for the intent's next choice or for the plan's cheaper model.
-            if models.next_choice(self) or models.restrict(self):
+            if models.next_choice(self, NOTHING_LEFT) or models.restrict(self):
                 self._begin_hold()
                 return
         self.refuse(holds.refusal(self, verdict, back_s))
@@ -226,10 +230,10 @@ class Exchange(HeldRequest):
         if self.conn is not None and not self.ended:
             self._try_deployment()
 
-    def _no_deployment(self, refusal: Refusal) -> None:
-        """No deployment takes the request: go on with the intent's next model, or refuse."""
+    def _no_deployment(self, refusal: Refusal, cause: str = "") -> None:
+        """The model can't have the request: go on with the next one, or refuse. `cause`: if it is another than the refusal's."""
         self.parts.holds.release(self)
-        if self.parts.models.next_choice(self):
+        if self.parts.models.next_choice(self, cause or refusal.code):
             self._begin_hold()
         else:
             self.refuse(refusal)
@@ -327,9 +331,14 @@ class Exchange(HeldRequest):
     def attempt_faulted(self, attempt: Attempt, fault: Fault) -> None:
         """The upstream answered with an error: pass it on if it is the client's own, else try another deployment."""
         self.parts.records.write_failed(attempt)
-        refusal = client_refusal(fault, attempt.view, self.parsed.model)
+        refusal = client_refusal(fault, attempt.view, self.shown_model)
         if refusal is not None:
             self.parts.placements.succeeded(attempt)
+            cause = cause_of_fault(self, fault)
+            if cause and self.conn is not None:
+                self._leave_attempt(attempt, cause)
+                self._no_deployment(refusal, cause)
+                return
             self.give_up()
             self._refuse_or_say(refusal)
             return
@@ -344,16 +353,12 @@ class Exchange(HeldRequest):
     def attempt_failed(self, attempt: Attempt, reason: str, *, count: bool, cause: str) -> None:
         """The attempt gave nothing that reached the client: it costs nothing, and another deployment is tried."""
         parts = self.parts
-        self.parts.records.write_failed(attempt)
+        parts.records.write_failed(attempt)
         cause = cause or ("no_connection" if reason.startswith("can't connect") else reason)
-        self.failures = [*(self.failures or ()), (attempt.view.name, cause)]
         self.shared.stats.c["attempts_failed"] += 1
         if count:
             parts.placements.failed(self, attempt)
-        self._end_attempt()
-        parts.records.drop(self)
-        self.attempt = None
-        parts.answers.give_memory(self)
+        self._leave_attempt(attempt, cause)
         if reason and (self.last_refusal is None or self.last_refusal.status != 504):
             message = f"the deployment of {self.model} failed"
             self.last_refusal = Refusal(502, "upstream_error", message, 1)
@@ -362,6 +367,14 @@ class Exchange(HeldRequest):
         else:
             parts.holds.release(self)
             self._finish()
+
+    def _leave_attempt(self, attempt: Attempt, cause: str) -> None:
+        """Another attempt may follow this one, which gave nothing."""
+        self.failures = [*(self.failures or ()), (attempt.view.name, cause)]
+        self._end_attempt()
+        self.parts.records.drop(self)
+        self.attempt = None
+        self.parts.answers.give_memory(self)
 
     def _end_attempt(self) -> None:
         """Free the deployment's slot of the attempt in flight."""
@@ -390,9 +403,10 @@ class Exchange(HeldRequest):
                     return
                 end_stream(self, conn, interrupted_end(self, meter, interrupted))
             elif meter is not None:
-                end_stream(self, conn, meter.withheld)
+                end_stream(self, conn, stream_end(self, meter) if self.wants_cost else meter.withheld)
             else:
-                write_whole(self, conn, attempt.chunks[0] if attempt.chunks else b"")
+                body = attempt.chunks[0] if attempt.chunks else b""
+                write_whole(self, conn, whole_answer(self, body) if self.wants_cost else body)
         self._finish()
 
     def _finish(self) -> None:

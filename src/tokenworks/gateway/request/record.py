@@ -362,6 +362,7 @@ class Records:
         record.prompt = request.rated == request.model
         record.asked, record.choice = request.intent, request.choice
         record.client_request_id, record.tried = request.head.client_request_id, request.failures
+        record.tags = request.tags
         return record
 
     # The attempt, to the journal.

@@ -99,7 +99,7 @@ def interrupted_end(request: HeldRequest, meter: StreamMeter, reason: str) -> by
         refusal,
         request.protocol,
         request.request_id,
-        request.parsed.model,
+        request.shown_model,
         meter.upstream_id,
         meter.progress,
     )

@@ -3,7 +3,7 @@
 import math
 from typing import Final
 
-from tokenworks.factory import PROTOCOL_PATHS, DeploymentView
+from tokenworks.factory import COUNT_PATHS, PROTOCOL_PATHS, DeploymentView
 from tokenworks.gateway.http.headers import forwarded
 from tokenworks.gateway.protocol.fields import allowed_query, render
 from tokenworks.gateway.request.place import Placements
@@ -50,7 +50,7 @@ class RequestRenderer:
         deployment, protocol = view.deployment, request.protocol
         passing = allowed_query(protocol, request.head.query).decode()
         query = f"?{passing}" if passing else ""
-        endpoint = PROTOCOL_PATHS[protocol] + ("/count_tokens" if request.free else "")  # type: ignore[index]
+        endpoint = (COUNT_PATHS if request.free else PROTOCOL_PATHS)[protocol]  # type: ignore[index]
         host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
         credential = snapshot.credentials.get(deployment.credential or "")

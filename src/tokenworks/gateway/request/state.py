@@ -25,7 +25,7 @@ from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.http.upstream import UpstreamConnection
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.protocol.fields import Parsed
+from tokenworks.gateway.protocol.fields import Parsed, tags_of
 from tokenworks.gateway.protocol.meter import StreamMeter
 from tokenworks.gateway.request.answer_copy import AnswerCopy
 from tokenworks.gateway.shared import Shared
@@ -157,6 +157,8 @@ class KnownRequest(ArrivedRequest):
     __slots__ = (
         "choices",
         "cuttable",
+        "fallbacks",
+        "falls_back",
         "flex",
         "last_refusal",
         "object_deployment",
@@ -165,8 +167,11 @@ class KnownRequest(ArrivedRequest):
         "queue_until_s",
         "restricted",
         "route",
+        "shown_model",
         "stored_tokens",
+        "tags",
         "user",
+        "wants_cost",
     )
 
     user: KeyEntry
@@ -174,6 +179,11 @@ class KnownRequest(ArrivedRequest):
     route: Route  # set with the model
     flex: bool  # the request may wait for the cheapest deployment
     choices: list[Choice]  # the next best models for its intent
+    fallbacks: tuple[
+        str, ...
+    ]  # names of the models to fall back to after those, by the client, the key or the plan
+    falls_back: bool  # it had such models
+    shown_model: str  # the name of its model in the answer: as the client, the key or the plan wrote it
     restricted: bool  # it got the plan's cheaper model, since nothing was left for the model that it named
     object_deployment: str  # the deployment that made the upstream objects that the request names
     stored_tokens: int  # of upstream objects that the request continues
@@ -181,6 +191,8 @@ class KnownRequest(ArrivedRequest):
     cuttable: bool  # a visible stream, which extends its hold and ends when nothing is left
     queue_until_s: float  # when it stops waiting for capacity; 0.0: it has not waited yet
     last_refusal: Refusal | None  # of the attempts so far
+    tags: dict[str, str] | None  # of its usage record
+    wants_cost: bool  # the client requests the cost in the answer
 
     def set_user(self, user: KeyEntry) -> None:
         self.user = user
@@ -192,6 +204,9 @@ class KnownRequest(ArrivedRequest):
         self.streams = parsed.stream
         self.flex = parsed.flex
         self.choices = []
+        self.fallbacks = ()
+        self.falls_back = False
+        self.shown_model = parsed.model
         self.restricted = False
         self.object_deployment = ""
         self.stored_tokens = 0
@@ -199,6 +214,15 @@ class KnownRequest(ArrivedRequest):
         self.cuttable = False
         self.queue_until_s = 0.0
         self.last_refusal = None
+        self.wants_cost = parsed.wants_cost or self.head.wants_cost
+        self.tags = None
+        if parsed.tagged or self.head.tags is not None:
+            self._set_tags(parsed)
+
+    def _set_tags(self, parsed: Parsed) -> None:
+        found = tags_of(parsed.outer_fields if parsed.scan is None else parsed.fields, self.head.tags or {})
+        self.tags = found.values or None
+        parsed.dropped += found.left_out
 
 
 class HeldRequest(KnownRequest):

@@ -13,10 +13,11 @@ from tokenworks.kernel import Clock, Invalid, check_line, check_names, uuid7
 from tokenworks.trust.errors import KeyNotFound
 from tokenworks.trust.keys import store
 from tokenworks.trust.keys.pepper import issuing
-from tokenworks.trust.model import ApiKey, ApiKeyInfo, format_key, key_mac
+from tokenworks.trust.model import ApiKey, ApiKeyInfo, format_key, is_key, key_mac
 
 KEY_MODELS_MAX: Final = 200
 KEY_ORIGINS_MAX: Final = 50
+KEY_FALLBACKS_MAX: Final = 8
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]{1,253}(?::[0-9]{1,5})?")
 _ENVIRONMENT = re.compile(r"[a-z0-9]{1,12}")
 
@@ -45,6 +46,7 @@ class Keys:
         cap_tokens: int | None = None,
         expires_at: datetime | None = None,
         origins: Sequence[str] | None = None,
+        fallbacks: Sequence[str] | None = None,
     ) -> tuple[UUID, str]:
         """Issue a key. Returns its id and its text, which cannot be read again. `cap_bucket_id` and `cap_tokens`: the bucket of the key's
         own cap and the size of the cap; both, or neither.
@@ -63,6 +65,7 @@ class Keys:
             origins = [origin.strip().rstrip("/").lower() for origin in origins]
             if not 0 < len(origins) <= KEY_ORIGINS_MAX or not all(map(_ORIGIN.fullmatch, origins)):
                 raise Invalid(f"a key's origins are 1 to {KEY_ORIGINS_MAX} such as https://app.example")
+        fallbacks = checked_fallbacks(fallbacks)
         if expires_at is not None and expires_at <= self._clock.now():
             raise Invalid(f"a key can't expire in the past ({expires_at.isoformat()})")
         text = format_key(self._environment, secrets.randbits(178))
@@ -82,12 +85,25 @@ class Keys:
             cap_tokens=cap_tokens,
             expires_at=expires_at,
             origins=origins,
+            fallbacks=fallbacks,
         )
         return key_id, text
+
+    def set_fallbacks(self, key_id: UUID, fallbacks: Sequence[str] | None) -> None:
+        """Set the models to which a key's requests fall back, in order: None for those of the plan, an empty list for none. Raises
+        `Invalid`, and `KeyNotFound` if the key is unknown or revoked.
+        """
+        with self._connection.transaction():
+            if not store.set_fallbacks(self._connection, key_id, checked_fallbacks(fallbacks)):
+                raise KeyNotFound(f"there is no live key {key_id}: `tokenworks key list` shows them")
 
     def find(self, macs: Sequence[bytes]) -> dict[bytes, ApiKey]:
         """The live keys among these MACs."""
         return store.find_keys(self._connection, macs)
+
+    def macs_of(self, text: str) -> list[bytes]:
+        """The MACs of a key's text under each pepper; none for a text that is no key."""
+        return [key_mac(pepper, text) for pepper in self._peppers.values()] if is_key(text) else []
 
     def ended(self, macs: Sequence[bytes]) -> dict[bytes, str]:
         """Those keys among these MACs that are not live, and why: `revoked`, `expired`, or `closed` (the account)."""
@@ -137,3 +153,10 @@ class Keys:
     def forget_names_of_member(self, member_id: UUID) -> None:
         """Erase the names of the keys of an erased member."""
         store.forget_names_of_member(self._connection, member_id)
+
+
+def checked_fallbacks(fallbacks: Sequence[str] | None) -> list[str] | None:
+    """The names of models to fall back to, each once. Raises `Invalid`."""
+    if fallbacks is None:
+        return None
+    return list(check_names(fallbacks, "the models to fall back to", count_max=KEY_FALLBACKS_MAX))

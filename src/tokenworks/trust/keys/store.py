@@ -25,11 +25,12 @@ def add_key(
     cap_tokens: int | None,
     expires_at: datetime | None,
     origins: Sequence[str] | None,
+    fallbacks: Sequence[str] | None = None,
 ) -> None:
     connection.execute(
         """INSERT INTO api_key (key_id, account_id, member_id, key_mac, pepper_version, hint, name, models,
-                                cap_bucket_id, cap_tokens, expires_at, origins)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
+                                cap_bucket_id, cap_tokens, expires_at, origins, fallbacks)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
         (
             key_id,
             account_id,
@@ -43,6 +44,7 @@ def add_key(
             cap_tokens,
             expires_at,
             None if origins is None else list(origins),
+            None if fallbacks is None else list(fallbacks),
         ),
     )
     # A host may have cached this MAC as unknown: the change makes it look the key up again.
@@ -54,7 +56,7 @@ def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiK
     included, so that the client is told why the request is refused.
     """
     rows = connection.execute(
-        """SELECT key_mac, key_id, k.account_id, member_id, models, cap_bucket_id, expires_at, origins
+        """SELECT key_mac, key_id, k.account_id, member_id, models, cap_bucket_id, expires_at, origins, fallbacks
            FROM api_key k JOIN account a ON a.account_id = k.account_id
            WHERE key_mac = ANY(%s) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
              AND a.state <> 'closed'""",
@@ -69,8 +71,9 @@ def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiK
             cap_bucket_id=cap_bucket_id,
             expires_at_ms=None if expires_at is None else int(expires_at.timestamp() * 1000),
             origins=None if origins is None else frozenset(origins),
+            fallbacks=None if fallbacks is None else tuple(fallbacks),
         )
-        for mac, key_id, account_id, member_id, models, cap_bucket_id, expires_at, origins in rows
+        for mac, key_id, account_id, member_id, models, cap_bucket_id, expires_at, origins, fallbacks in rows
     }
 
 
@@ -125,7 +128,7 @@ def _infos(
     connection: Connection, where: str, values: tuple[object, ...], caps: dict[UUID, int]
 ) -> list[ApiKeyInfo]:
     rows = connection.execute(
-        f"""SELECT key_id, name, hint, models, cap_bucket_id, expires_at, created_at, revoked_at, used_at
+        f"""SELECT key_id, name, hint, models, cap_bucket_id, expires_at, created_at, revoked_at, used_at, fallbacks
             FROM api_key WHERE {where}""".encode(),
         values,
     )
@@ -133,8 +136,9 @@ def _infos(
         ApiKeyInfo(
             key_id, name, hint, None if models is None else tuple(models),
             caps[cap] // 1000 if cap in caps else None, expires_at, created_at, revoked_at, used_at,
+            None if fallbacks is None else tuple(fallbacks),
         )
-        for key_id, name, hint, models, cap, expires_at, created_at, revoked_at, used_at in rows
+        for key_id, name, hint, models, cap, expires_at, created_at, revoked_at, used_at, fallbacks in rows
     ]  # fmt: skip
 
 
@@ -143,6 +147,17 @@ def live_keys_of(connection: Connection, member_id: UUID) -> set[UUID]:
         "SELECT key_id FROM api_key WHERE member_id = %s AND revoked_at IS NULL", (member_id,)
     )
     return {row[0] for row in rows}
+
+
+def set_fallbacks(connection: Connection, key_id: UUID, fallbacks: Sequence[str] | None) -> bool:
+    """Set the models to which a key's requests fall back, and notify the hosts. Returns False if there is no such live key."""
+    row = connection.execute(
+        "UPDATE api_key SET fallbacks = %s WHERE key_id = %s AND revoked_at IS NULL RETURNING key_mac",
+        (None if fallbacks is None else list(fallbacks), key_id),
+    ).fetchone()
+    if row is not None:
+        connection.execute("INSERT INTO change (kind, ref) VALUES ('key', %s)", (bytes(row[0]).hex(),))
+    return row is not None
 
 
 def revoke(connection: Connection, key_id: UUID) -> bool:

@@ -68,7 +68,7 @@ def missing(lists, level, typed_dict, path, seen):
             yield here
             continue
         below = typed_dicts(annotation)
-        if not below or rule.action in {"drop", "refuse"} or rule.kind == "opaque":
+        if not below or rule.action in {"drop", "refuse"} or rule.kind in {"opaque", "tags"}:
             continue
         if rule.kind == "values":
             continue

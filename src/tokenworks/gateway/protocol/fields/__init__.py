@@ -10,6 +10,7 @@ from tokenworks.gateway.protocol.fields.lists import (
     lists_of,
     never_names,
 )
+from tokenworks.gateway.protocol.fields.own import tags_of
 from tokenworks.gateway.protocol.fields.prompt import count_tools, is_prompt, last_user_text, requested_effort
 from tokenworks.gateway.protocol.fields.render import HEADER_BYTES_MAX, dropped_header, render
 from tokenworks.gateway.protocol.fields.tools import tools_refused
@@ -32,6 +33,7 @@ __all__ = [
     "parse_body",
     "render",
     "requested_effort",
+    "tags_of",
     "tools_refused",
     "warm",
 ]

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from tokenworks.gateway.protocol.fields import numbers
+from tokenworks.gateway.protocol.fields import numbers, own
 from tokenworks.gateway.protocol.fields.errors import UNREADABLE, invalid
 from tokenworks.gateway.protocol.fields.layout import RawObject, is_canonical, members_length
 from tokenworks.gateway.protocol.fields.lists import PROTOCOLS, Lists, lists_of
@@ -29,6 +29,7 @@ VALUES_MAX: Final = 400_000
 _encode: Final = msgspec.json.encode
 _BOM: Final = b"\xef\xbb\xbf"
 _FLEX: Final = msgspec.Raw(b'"flex"')
+_NULL: Final = msgspec.Raw(b"null")
 _FLEX_PROTOCOLS: Final = frozenset({"chat", "completions", "responses"})
 # Protocols in which a maximum of 0 has a meaning: a cache is filled, a prompt is scored. In the others clients write 0 or -1 for
 # "no maximum".
@@ -55,7 +56,8 @@ class Parsed(msgspec.Struct):
     or prompts times best_of). `client_usage`: the client requests usage in the stream. `dropped`: names that no deployment gets.
     `objects`: (field, id) of objects at the upstream. `links`: URLs that an upstream would fetch. `hosted`: declared tools that the vendor
     would run (also in `dropped`). `text_bytes`: an upper bound of the bytes of input text, without inline media. `inputs`: the number of
-    texts in a batch. `hidden_reasoning`: the body requests reasoning, which a vendor may not show.
+    texts in a batch. `hidden_reasoning`: the body requests reasoning, which a vendor may not show. `fallbacks`: models to fall back to;
+    None if the body does not say. `wants_cost`: the client requests the cost in the usage. `tagged`: a field becomes a tag.
     """
 
     protocol: str
@@ -83,6 +85,9 @@ class Parsed(msgspec.Struct):
     changed: bool = False
     # The maximum came as 100.0 and is sent as 100.
     respelled: bool = False
+    fallbacks: tuple[str, ...] | None = None
+    wants_cost: bool = False
+    tagged: bool = False
     # Paths that are removed for each deployment: `cuts` are named in `dropped`, `unnamed_cuts` are fields for the gateway.
     cuts: tuple[FieldPath, ...] = ()
     unnamed_cuts: tuple[FieldPath, ...] = ()
@@ -212,7 +217,7 @@ def _proven(body: bytes, lists: Lists) -> Parsed:
             raise NotProven
         check_choice(fields, lists, None)
     parsed = _read(body, fields, lists, None)
-    parsed.listed_by = proof.listed_by
+    parsed.listed_by, parsed.tagged = proof.listed_by, proof.tagged
     parsed.outer_fields = fields
     return parsed
 
@@ -222,8 +227,15 @@ def _scanned(body: bytes, fields: RawObject, lists: Lists) -> Parsed:
     scan = BodyScan(lists)
     changed = scan.body(fields)
     check_choice(fields, lists, scan)
+    fallbacks = own.fallback_models(fields, MODEL_CHARS_MAX) if scan.own else None
+    if fallbacks and fields.get("model", _NULL) == _NULL:
+        # OpenRouter's clients may name all models in one list.
+        fields["model"], changed = msgspec.Raw(_encode(fallbacks[0])), True
     parsed = _read(body, fields, lists, scan)
     parsed.scan, parsed.all_fields = scan, fields
+    if scan.own:
+        _read_own(parsed, fields, scan, fallbacks)
+    parsed.tagged = scan.tagged
     parsed.changed = parsed.changed or changed or not canonical
     parsed.cuts += tuple(scan.cuts) + tuple(path for path, _ in scan.hosted)
     parsed.hosted = tuple(path_text((*path, kind)) for path, kind in scan.hosted)
@@ -232,6 +244,15 @@ def _scanned(body: bytes, fields: RawObject, lists: Lists) -> Parsed:
     parsed.has_media = scan.has_media
     parsed.text_bytes -= scan.media_bytes
     return parsed
+
+
+def _read_own(parsed: Parsed, fields: RawObject, scan: BodyScan, fallbacks: tuple[str, ...] | None) -> None:
+    """Read the fields that are for the gateway; no upstream gets them."""
+    if fallbacks is not None:
+        parsed.fallbacks = tuple([name for name in fallbacks if name != parsed.model])
+    parsed.wants_cost = own.wants_cost(fields)
+    parsed.unnamed_cuts += tuple(scan.own)
+    parsed.changed = True
 
 
 _NEEDED: Final = {

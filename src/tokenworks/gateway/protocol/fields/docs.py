@@ -12,9 +12,11 @@ from tokenworks.gateway.protocol.fields.lists import (
     LINK,
     NESTED,
     OBJECT_ID,
+    OWN,
     PRICE,
     PROTOCOLS,
     REFUSE,
+    TAGS,
     TRANSLATE,
     VALUES,
     Level,
@@ -56,11 +58,13 @@ Each name at each level that a protocol types has one rule. A name on no list is
 | translate | passes in the form that the deployment understands |
 | drop | removed and named |
 | refuse | 400 `unpriced_field`, unless it is null |
+| gateway | read by this gateway, and not sent on |
 """
 _KINDS: Final = {
     OBJECT_ID: "an id of the upstream: it works only for the account that received it",
     LINK: "a URL: a public address, or inline as data:",
     DATA: "inline media: not counted as text",
+    TAGS: "passes unchanged, and its texts are tags of the usage record",
 }
 
 
@@ -133,7 +137,7 @@ def _value(rule: Rule) -> str:
     if rule.kind == NESTED:
         return f"see {rule.level}"
     kind = _KINDS.get(rule.kind) or ("opaque" if rule.kind else "")
-    if rule.action in {DROP, REFUSE, TRANSLATE, PRICE} or rule.kind:
+    if rule.action in {DROP, REFUSE, TRANSLATE, PRICE, OWN} or rule.kind:
         return ": ".join(part for part in (kind, rule.why) if part)
     return kind
 

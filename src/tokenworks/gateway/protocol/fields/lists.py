@@ -18,8 +18,17 @@ from tokenworks.factory.facts.profiles import LOADER, load_profile, profile_name
 FORMAT: Final = "tokenworks-fields/1"
 NEVER_FORMAT: Final = "tokenworks-never/1"
 PROTOCOLS: Final = ("chat", "completions", "embeddings", "messages", "responses")
-PASS, PRICE, TRANSLATE, DROP, REFUSE = "pass", "price", "translate", "drop", "refuse"
-PLAIN, OPAQUE, NESTED, VALUES, OBJECT_ID, LINK, DATA = "", "opaque", "nested", "values", "id", "link", "data"
+PASS, PRICE, TRANSLATE, DROP, REFUSE, OWN = "pass", "price", "translate", "drop", "refuse", "gateway"
+PLAIN, OPAQUE, NESTED, VALUES, OBJECT_ID, LINK, DATA, TAGS = (
+    "",
+    "opaque",
+    "nested",
+    "values",
+    "id",
+    "link",
+    "data",
+    "tags",
+)
 CLIENT, HOSTED, REFERENCE, CARRIED = "client", "hosted", "reference", "carried"
 
 
@@ -51,6 +60,8 @@ class _LevelEntries(msgspec.Struct, forbid_unknown_fields=True, rename={"pass_":
     links: _Names = []
     ids: _Names = []
     data: _Names = []
+    tags: _Names = []
+    gateway: _Names = []
     # `none` has the action for an object without a type.
     types: dict[str, str | list[str]] = {}
 
@@ -230,7 +241,7 @@ def _add_level(lists: Lists, name: str, entries: _LevelEntries, profile: str | N
 
     for action, names in (
         (PASS, entries.pass_), (PRICE, entries.price), (TRANSLATE, entries.translate), (DROP, entries.drop),
-        (REFUSE, entries.refuse),
+        (REFUSE, entries.refuse), (OWN, entries.gateway),
     ):  # fmt: skip
         for field, why in _with_reasons(names):
             add(field, Rule(action, why=why))
@@ -238,6 +249,8 @@ def _add_level(lists: Lists, name: str, entries: _LevelEntries, profile: str | N
         if field in level.rules and profile is None:
             del level.rules[field]  # listed twice: the entry with the reason counts
         add(field, Rule(PASS, OPAQUE, why=why))
+    for field, why in _with_reasons(entries.tags):
+        add(field, Rule(PASS, TAGS, why=why))
     for field, nested_level in entries.levels.items():
         add(field, Rule(PASS, NESTED, level=nested_level))
     for kind, names in ((OBJECT_ID, entries.ids), (LINK, entries.links), (DATA, entries.data)):

@@ -26,9 +26,11 @@ from tokenworks.gateway.protocol.fields.lists import (
     DROP,
     NESTED,
     OPAQUE,
+    OWN,
     PASS,
     PLAIN,
     REFUSE,
+    TAGS,
     Level,
     Lists,
     Rule,
@@ -54,13 +56,16 @@ class NotProven(Exception):
 
 
 class Proof:
-    """The proof of one body. `listed_by`: the profiles that list all of its fields; None if the protocol's own list does."""
+    """The proof of one body. `listed_by`: the profiles that list all of its fields; None if the protocol's own list does. `tagged`: it
+    has a field that becomes a tag of the usage record.
+    """
 
-    __slots__ = ("listed_by", "lists")
+    __slots__ = ("listed_by", "lists", "tagged")
 
     def __init__(self, lists: Lists) -> None:
         self.lists = lists
         self.listed_by: frozenset[str] | None = None
+        self.tagged = False
 
     def narrow(self, rule: Rule) -> None:
         if not rule.base:
@@ -117,10 +122,12 @@ class Proof:
     def name(self, name: str, level: Level, raws: Iterable[msgspec.Raw], depth: int = 0) -> None:
         """Prove all values of one name at one level. Raises `NotProven`."""
         rule = level.rules.get(name)
-        if rule is None or rule.action in {DROP, REFUSE}:
+        if rule is None or rule.action in {DROP, REFUSE, OWN}:
             raise NotProven
         if rule.kind == NESTED:
             self.values(raws, self.lists.levels[rule.level], depth + 1)
+        elif rule.kind == TAGS:
+            self.tagged = True
         elif rule.kind not in {PLAIN, OPAQUE}:
             raise NotProven
         self.narrow(rule)

@@ -25,8 +25,10 @@ from tokenworks.gateway.protocol.fields.lists import (
     LINK,
     NESTED,
     OBJECT_ID,
+    OWN,
     REFERENCE,
     REFUSE,
+    TAGS,
     VALUES,
     Level,
     Lists,
@@ -63,7 +65,8 @@ def path_text(path: FieldPath) -> str:
 
 class BodyScan:
     """The findings in one body. Paths to remove: `cuts` for each deployment, `unknown` unless the deployment passes unknown names,
-    `extras` unless the deployment's profile is one of those named beside the path, `hosted` (with the tool's type) as the plan says.
+    `extras` unless the deployment's profile is one of those named beside the path, `hosted` (with the tool's type) as the plan says,
+    `own` always and unnamed: they are for the gateway. `tagged`: a field becomes a tag of the usage record.
     """
 
     __slots__ = (
@@ -77,6 +80,8 @@ class BodyScan:
         "lists",
         "media_bytes",
         "objects",
+        "own",
+        "tagged",
         "unknown",
     )
 
@@ -84,6 +89,8 @@ class BodyScan:
         self.lists = lists
         self.cuts: list[FieldPath] = []
         self.unknown: list[FieldPath] = []
+        self.own: list[FieldPath] = []
+        self.tagged = False
         self.extras: list[tuple[FieldPath, frozenset[str]]] = []
         self.hosted: list[tuple[FieldPath, str]] = []
         # Items that have an id and no content, and the ids of all items.
@@ -129,6 +136,10 @@ class BodyScan:
             elif rule.action == REFUSE:
                 if raw != _NULL:
                     raise unpriced(path_text(field_path), rule.why)
+            elif rule.action == OWN:
+                self.own.append(field_path)
+            elif rule.kind == TAGS:
+                self.tagged = True
             elif rule.kind == NESTED:
                 value, hosted_type = self._nested(raw, self.lists.levels[rule.level], field_path)
                 hosted = hosted or hosted_type

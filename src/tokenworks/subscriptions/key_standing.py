@@ -1,0 +1,90 @@
+"""What the holder of a key may know of it: what is left, caps, limits, and what was used today and this month."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from tokenworks.charging import Bucket, Ledger, Limit, UsageSum
+from tokenworks.kernel import Clock
+from tokenworks.subscriptions.model import BILLING_ZONE, month_start
+from tokenworks.subscriptions.served import OfferingVersions, ServedKey, ServedKeys
+from tokenworks.trust import ApiKeyInfo, Keys, NotSignedIn
+
+# Models in the sums of a day or a month; sums of more are read by pages.
+MODELS_SHOWN_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStanding:
+    """`balances`: buckets of the account that requests draw on, windows among them; `caps`: buckets that limit this key, its member or
+    the departments above it. `key_month`: of this key alone; the other sums are of its member. `limits`: (scope, limit).
+    """
+
+    served: ServedKey
+    info: ApiKeyInfo
+    balances: list[Bucket]
+    caps: list[Bucket]
+    limits: list[tuple[str, Limit]]
+    today: list[UsageSum]
+    month: list[UsageSum]
+    key_today: list[UsageSum]
+    key_month: list[UsageSum]
+    now: datetime
+
+
+class KeyStandings:
+    """Reads a key by its text, on one connection."""
+
+    def __init__(self, keys: Keys, served: ServedKeys, ledger: Ledger, clock: Clock) -> None:
+        self._keys = keys
+        self._served = served
+        self._ledger = ledger
+        self._clock = clock
+
+    def find(self, text: str) -> ServedKey:
+        """The live key with this text. Raises `NotSignedIn`."""
+        macs = self._keys.macs_of(text)
+        found = self._served.by_mac(macs, OfferingVersions()) if macs else {}
+        if not found:
+            raise NotSignedIn("send a live API key of ours: Authorization: Bearer twk_…")
+        return next(iter(found.values()))
+
+    def read(self, served: ServedKey) -> KeyStanding:
+        key, now = served.key, self._clock.now()
+        info = self._keys.info(key.key_id)
+        assert info is not None
+        live = [
+            bucket
+            for bucket in self._ledger.buckets(key.account_id)
+            if bucket.closing is None and (bucket.valid_until is None or bucket.valid_until > now)
+        ]
+        local = now.astimezone(BILLING_ZONE)
+        day = local.replace(hour=0, minute=0, second=0, microsecond=0)
+        month = month_start(now)
+
+        def sums(since: datetime, *, own: bool) -> list[UsageSum]:
+            key_id = key.key_id if own else None
+            return self._ledger.usage_sums(
+                key.account_id,
+                ["model"],
+                since,
+                member_id=key.member_id,
+                key_id=key_id,
+                limit=MODELS_SHOWN_MAX,
+            )
+
+        return KeyStanding(
+            served,
+            info,
+            [bucket for bucket in live if bucket.kind in {"balance", "window"}],
+            [bucket for bucket in live if bucket.bucket_id in served.cap_ids],
+            served.limits,
+            sums(day, own=False),
+            sums(month, own=False),
+            sums(day, own=True),
+            sums(month, own=True),
+            now,
+        )
+
+
+__all__ = ["KeyStanding", "KeyStandings"]

@@ -1,0 +1,37 @@
+"""What a key's holder may know: its own buckets, caps and limits, and no other member's."""
+
+import pytest
+
+from tokenworks.trust import NotSignedIn
+
+
+@pytest.fixture
+def li(services):
+    made = services.subscriptions.register("+8613800000001", "Li")
+    services.orders.place(made, "ctc-light")
+    return made
+
+
+def test_a_key_sees_its_caps_and_the_accounts_balances(services, li):
+    key_id, text = services.access.issue_key(li, None, "mine", cap_tokens=500, fallbacks=["a", "b", "a"])
+    services.access.issue_key(li, None, "other", cap_tokens=700)
+    services.ledger.set_limit(
+        "key", str(key_id), li.account_id, requests_per_min=9, tokens_per_min=None, streams_max=None
+    )
+    served = services.key_standings.find(text)
+    standing = services.key_standings.read(served)
+    assert (served.key.key_id, served.key.fallbacks, standing.info.name) == (key_id, ("a", "b"), "mine")
+    assert [bucket.total for bucket in standing.caps] == [500_000]
+    assert standing.balances and all(bucket.kind in {"balance", "window"} for bucket in standing.balances)
+    assert [(scope, limit.requests_per_min) for scope, limit in standing.limits] == [("key", 9)]
+    assert standing.today == standing.month == standing.key_today == standing.key_month == []
+
+
+def test_what_is_no_live_key_opens_nothing(services, li):
+    key_id, text = services.access.issue_key(li, None, "mine")
+    for wrong in ("", "twk_test_x", text[:-1], text + "0"):
+        with pytest.raises(NotSignedIn):
+            services.key_standings.find(wrong)
+    services.keys.revoke(key_id)
+    with pytest.raises(NotSignedIn):
+        services.key_standings.find(text)
