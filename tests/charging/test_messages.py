@@ -410,7 +410,7 @@ def test_questions_are_answered_in_their_own_types():
     assert questions.KEYS.decode_answer(questions.KEYS.answer(rows)) == rows
     assert questions.KEYS.decode_answer(wire.encode([LIVE_KEY_ROW, [b"mac", "expired"]])) == rows
     assert questions.OBJECT_OWNER.decode_answer(wire.encode(["", 0])) == ObjectOwner("", 0)
-    for answer in ([[b"mac", "lost"]], [[b"mac"]], [LIVE_KEY_ROW[:-2]], [5], {}):
+    for answer in ([[b"mac", "lost"]], [[b"mac"]], [LIVE_KEY_ROW[:-3]], [5], {}):
         with pytest.raises(WireError):
             questions.KEYS.decode_answer(wire.encode(answer))
     with pytest.raises(WireError):
