@@ -16,6 +16,7 @@ from tokenworks.factory.errors import (
     ProtocolsUnknown,
     TraceFaulty,
 )
+from tokenworks.factory.facts.endpoints import auth_headers, auth_of, paths_of
 from tokenworks.factory.facts.image_size import image_size
 from tokenworks.factory.facts.media import MediaRules, media_rules
 from tokenworks.factory.facts.probe import probe_protocols
@@ -26,6 +27,7 @@ from tokenworks.factory.facts.profiles import (
     profile_names,
     profile_of,
 )
+from tokenworks.factory.facts.vendor import Default, credential_default, vendor_defaults, vendor_profile
 from tokenworks.factory.fleet_file import read_fleet
 from tokenworks.factory.intents.choice import (
     BUILT_IN,
@@ -52,6 +54,13 @@ from tokenworks.factory.model import (
     Protocol,
     address_refusal,
     parse_address,
+)
+from tokenworks.factory.placing.credentials import (
+    QUOTA_REST_S,
+    RATE_REST_S,
+    REFUSED_REST_S,
+    CredentialRing,
+    CredentialSlot,
 )
 from tokenworks.factory.placing.fairness import FLEX, PRIORITY, STANDARD, FairQueue, Waiter, headroom
 from tokenworks.factory.placing.health import COOL_DOWN_S, FAILURES_TO_OPEN, RetryBudget, eject_outlier
@@ -94,6 +103,9 @@ __all__ = [
     "PRIORITY",
     "PROTOCOLS",
     "PROTOCOL_PATHS",
+    "QUOTA_REST_S",
+    "RATE_REST_S",
+    "REFUSED_REST_S",
     "STANDARD",
     "SYNTHETIC",
     "SYNTHETIC_REQUESTS",
@@ -102,7 +114,10 @@ __all__ = [
     "Candidate",
     "Choice",
     "CredentialMissing",
+    "CredentialRing",
+    "CredentialSlot",
     "Decision",
+    "Default",
     "Deployment",
     "DeploymentExists",
     "DeploymentInvalid",
@@ -134,7 +149,10 @@ __all__ = [
     "TraceRequest",
     "Waiter",
     "address_refusal",
+    "auth_headers",
+    "auth_of",
     "carry_over",
+    "credential_default",
     "decide",
     "difficulty",
     "eject_outlier",
@@ -155,6 +173,7 @@ __all__ = [
     "models_meant",
     "options",
     "parse_address",
+    "paths_of",
     "placement_request",
     "probe_protocols",
     "profile_names",
@@ -170,4 +189,6 @@ __all__ = [
     "single_deployment_request",
     "traffic_for",
     "unfit",
+    "vendor_defaults",
+    "vendor_profile",
 ]
