@@ -15,7 +15,7 @@ Written from `src/tokenworks/factory/vendors/*.yaml` by `python -m tokenworks.fa
 A profile says how a vendor or an engine is called, what it accepts and what it reports. A fact that is not here is not known. A new
 vendor is a new file.
 
-```
+```text
 tokenworks vendor list
 tokenworks vendor show deepseek
 tokenworks deployment add --vendor deepseek --model deepseek-chat --show

@@ -31,7 +31,9 @@ class HealthCheck:
         deployment = self._view.deployment
         view = self._view
         credentials = self._shared.snapshot.credentials
-        secret = next((found for name in deployment.references if (found := credentials.get(name))), None)
+        secret: str | None = None
+        for reference in deployment.references:
+            secret = secret or credentials.get(reference)
         lines = view.auth_lines("models", secret).decode() if secret else ""
         text = f"GET {view.paths['models']} HTTP/1.1\r\nhost: {deployment.host}\r\n{lines}accept-encoding: identity\r\n\r\n"
         timeout_s = self._shared.settings.upstream_connect_timeout_s

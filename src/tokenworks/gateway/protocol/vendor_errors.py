@@ -300,6 +300,6 @@ def refusal_of(fault: Fault, *, names: Sequence[str], model: str, upstream_model
         return refusal._replace(status=403) if fault.status == 403 else refusal
     if fault.code == CONTEXT_CODE:
         text = message or f"the request is longer than the context of {model}"
-        return Refusal(400, CONTEXT_CODE, text)
+        return Refusal(400, "context_length_exceeded", text)
     refusal = Refusal(400, "refused_by_model", message or f"{model} does not take this request")
     return refusal._replace(status=fault.status) if fault.status in {413, 422} else refusal
