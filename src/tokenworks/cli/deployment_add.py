@@ -33,6 +33,8 @@ from tokenworks.gateway import ModelTokenizer
 
 _GIVEN: Final = "given"
 _BY_DEFAULT: Final = "by default"
+# Options without a negation: where one is not given, the profile or the default counts.
+_FLAGS: Final = frozenset({"allow_private", "committed", "hides_reasoning"})
 
 
 @click.command("add")
@@ -125,7 +127,7 @@ def deployment_add(
     found |= {
         field: Default(value, _GIVEN)
         for field, value in options.items()
-        if value is not None and (value is not False or field not in found)
+        if value is not None and not (value is False and field in _FLAGS)
     }
     found.setdefault("upstream_model", Default(model, "the model's name"))
     probed = "protocols" not in found
