@@ -82,7 +82,7 @@ ARGUMENTS = (
         "the factory: data and models that its other tests are made with, and a service that the command line tests",
         ("factory/facts/test_profiles.py", "factory/placing/test_placement.py", "factory/simulation/test_simulate.py",
          "factory/intents/test_choice.py", "cli/test_factory.py"),
-        ("factory/decide.py", "factory/facts/model_facts.py", "factory/facts/probe.py", "factory/intents/labelled.py",
+        ("factory/decide.py", "factory/facts/probe.py", "factory/intents/labelled.py",
          "factory/fleet_file.py", "factory/service.py", "factory/simulation/engine.py", "factory/simulation/traces.py"),
     ),
     Argument(

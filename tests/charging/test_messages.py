@@ -76,6 +76,7 @@ from tokenworks.charging.wiring_messages import (
     PausedDeployments,
     PublishedSnapshot,
     ScopedLimit,
+    SoldRate,
     UpstreamObject,
 )
 
@@ -104,10 +105,10 @@ RECORD_JSON = (
 ).encode()  # fmt: skip
 LIVE_KEY = LiveKey(
     b"mac", "key", A, "member", ("m",), (B,), None, 5, "{}", True, (ScopedLimit("key", LIMIT),), None, "home", "{}", None, ("cause",),
-    ("open", 9), None,
+    ("open", 9), None, (SoldRate("r", "token", ("*",)),),
 )  # fmt: skip
 LIVE_KEY_ROW = [
-    b"mac", "key", A, "member", ["m"], [B], None, 5, "{}", True, [["key", LIMIT]], None, "home", "{}", None, ["cause"], ["open", 9], None,
+    b"mac", "key", A, "member", ["m"], [B], None, 5, "{}", True, [["key", LIMIT]], None, "home", "{}", None, ["cause"], ["open", 9], None, [["r", "token", ["*"]]],
 ]  # fmt: skip
 RAW = msgspec.Raw(wire.encode(["x", 1]))
 
@@ -150,6 +151,7 @@ ARRAYS = [
     (Reply(1, RAW), [1, ["x", 1]], FROZEN, None),
     (Publication("snapshot", RAW), ["snapshot", ["x", 1]], FROZEN, None),
     (ScopedLimit("key", LIMIT), ["key", LIMIT], FROZEN, None),
+    (SoldRate("r", "token", ("*",)), ["r", "token", ["*"]], FROZEN, None),
     (LIVE_KEY, LIVE_KEY_ROW, FROZEN, None),
     (EndedKey(b"mac", "revoked"), [b"mac", "revoked"], FROZEN, None),
     (UpstreamObject(A, "resp-1"), [A, "resp-1"], FROZEN, None),
@@ -165,7 +167,7 @@ MAPS = [
     (JournalSpace(True), {"full": True}),
     (LossyAccounts([A]), {"accounts": [A]}),
     (
-        PublishedSnapshot(1, ["{}"], {"a": "m"}, {"r": "{}"}, {"d": LIMIT}, ["{}"], []),
+        PublishedSnapshot(1, ["{}"], {"a": "m"}, {"r": "{}"}, {"d": LIMIT}, ["{}"], [], {"m": "{}"}),
         {
             "number": 1,
             "deployments": ["{}"],
@@ -174,6 +176,7 @@ MAPS = [
             "limits": {"d": LIMIT},
             "models": ["{}"],
             "intents": [],
+            "facts": {"m": "{}"},
         },
     ),
 ]
@@ -387,7 +390,7 @@ def test_questions_are_answered_in_their_own_types():
     assert questions.KEYS.decode_answer(questions.KEYS.answer(rows)) == rows
     assert questions.KEYS.decode_answer(wire.encode([LIVE_KEY_ROW, [b"mac", "expired"]])) == rows
     assert questions.OBJECT_OWNER.decode_answer(wire.encode(["", 0])) == ObjectOwner("", 0)
-    for answer in ([[b"mac", "lost"]], [[b"mac"]], [LIVE_KEY_ROW[:-1]], [5], {}):
+    for answer in ([[b"mac", "lost"]], [[b"mac"]], [LIVE_KEY_ROW[:-2]], [5], {}):
         with pytest.raises(WireError):
             questions.KEYS.decode_answer(wire.encode(answer))
     with pytest.raises(WireError):

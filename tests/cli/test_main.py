@@ -253,7 +253,7 @@ READING = {
     "deployment history",
     "alias list", "webhook list", "webhook log", "approval list", "pepper list", "session list", "subscriber find", "audit", "bill cases", "bill direct", "bill dispute list", "bill dispute show", "bill export", "bill payments", "bill files", "bill list", "bill show", "config show", "deployment list", "grant list",
     "journal inspect", "key list", "ledger flagged", "ledger losses", "ledger verify", "limit list", "member list", "offering list",
-    "offering show", "order list", "order work list", "quarantine list", "factory calibrate", "factory simulate", "route explain", "intent evaluate", "intent list", "model list", "staff list", "subscriber history", "subscriber list", "subscriber show", "subscriber suspensions",
+    "offering show", "order list", "order work list", "quarantine list", "factory calibrate", "factory simulate", "route explain", "intent evaluate", "intent list", "model list", "model show", "staff list", "subscriber history", "subscriber list", "subscriber show", "subscriber suspensions",
     "usage", "usage show", "balance", "offering diff", "offering sold", "job list", "order quote", "vault erased", "doctor",
     "journal list", "backup list", "database url", "vendor list", "vendor show",
 }  # fmt: skip

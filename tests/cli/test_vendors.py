@@ -70,7 +70,8 @@ def test_no_more_than_a_credential_is_needed(works):
         found["origins"]["base_url"] == "profile deepseek, region global"
         and found["origins"]["draining"] == "by default"
     )
-    assert "models.dev" in found["origins"]["context_tokens"]
+    assert found["origins"]["context_tokens"] == "catalogue of models" and found["taken"]
+    assert found["deployment"]["context_tokens"] > 131_072
     assert names(works) == before, "to show is to change nothing"
     table = works.cli("deployment", "add", *args, "--show").stdout
     assert "not declared yet" in table and "https://api.deepseek.com" in table

@@ -7,7 +7,7 @@ import pytest
 from tokenworks.catalog import Service
 from tokenworks.factory import Deployment
 from tokenworks.gateway.keys import KeyEntry
-from tokenworks.gateway.request.models import model_body, models_body, with_model
+from tokenworks.gateway.request.models import ModelList, with_model
 from tokenworks.gateway.snapshot import Snapshot, allows
 
 
@@ -68,16 +68,18 @@ def test_a_keys_models_may_be_wildcards():
 
 
 def test_the_list_has_what_may_be_sent(snapshot):
+    models = ModelList()
+
     def listed(user):
-        return [entry["id"] for entry in json.loads(models_body(snapshot, user))["data"]]
+        return [entry["id"] for entry in json.loads(models.body(snapshot, user))["data"]]
 
     assert {"claude-*", "claude-haiku-*", "mine", "big", "small", "talks"} <= set(listed(key()))
     assert listed(key(["claude-*"])) == ["claude-*", "claude-haiku-*", "claude-mine"]
     assert listed(key(["small"])) == ["claude-haiku-*", "mine", "small"]
-    assert json.loads(model_body(snapshot, key(), "claude-opus-9"))["id"] == "claude-opus-9"
-    assert model_body(snapshot, key(["small"]), "claude-opus-9") is None
-    assert model_body(snapshot, key(["small"]), "claude-haiku-9") is not None
-    assert model_body(snapshot, key(), "unknown") is None
+    assert json.loads(models.model_body(snapshot, key(), "claude-opus-9"))["id"] == "claude-opus-9"
+    assert models.model_body(snapshot, key(["small"]), "claude-opus-9") is None
+    assert models.model_body(snapshot, key(["small"]), "claude-haiku-9") is not None
+    assert models.model_body(snapshot, key(), "unknown") is None
 
 
 def test_a_paths_model_is_the_bodys():

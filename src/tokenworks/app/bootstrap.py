@@ -83,6 +83,10 @@ class AppServices:
     def deployments(self) -> factory.Deployments:
         return factory.Deployments(self.connection)
 
+    @cached_property
+    def known_models(self) -> factory.KnownModels:
+        return factory.KnownModels(self.connection)
+
     # The books.
 
     @cached_property

@@ -112,6 +112,7 @@ from tokenworks.charging.wiring_messages import (
     PausedDeployments,
     PublishedSnapshot,
     ScopedLimit,
+    SoldRate,
     UpstreamObject,
 )
 from tokenworks.charging.worker.account import AccountSlices, Hold, Shortage
@@ -212,6 +213,7 @@ __all__ = [
     "Shortage",
     "SliceWait",
     "Slices",
+    "SoldRate",
     "Start",
     "State",
     "Transfer",

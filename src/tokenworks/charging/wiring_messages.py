@@ -17,6 +17,14 @@ class ScopedLimit(Struct, frozen=True, array_like=True, gc=False):
     limit: Limit
 
 
+class SoldRate(Struct, frozen=True, array_like=True, gc=False):
+    """What a holder's plan charges: a rate card, the unit of its buckets, and the classes of models that they pay for."""
+
+    rate_version: str
+    unit: str
+    model_classes: tuple[str, ...]
+
+
 class LiveKey(Struct, frozen=True, array_like=True, gc=False):
     """A valid key, with all that a worker needs to know of its holder. None means no restriction, or not set."""
 
@@ -45,6 +53,8 @@ class LiveKey(Struct, frozen=True, array_like=True, gc=False):
     """The state of pay-as-you-go (`open`, `locked`, `no_consent`) and its monthly cap in nano."""
     refused_by: str | None
     """The missing consent without which no request is served; None if none is missing."""
+    rates: tuple[SoldRate, ...] = ()
+    """What the holder's products charge, the newest plan's first: for lists of prices. A charge is made by the bucket that pays."""
 
 
 KeyEnd = Literal["revoked", "expired", "closed"]
@@ -141,3 +151,5 @@ class PublishedSnapshot(Struct, frozen=True, gc=False):
     """By deployment."""
     models: list[str]
     intents: list[str]
+    facts: dict[str, str] = {}
+    """What is published of the served models, as JSON by model: for lists of models, not for decisions."""

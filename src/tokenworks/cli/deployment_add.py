@@ -1,7 +1,7 @@
 """`tokenworks deployment add`: a deployment by its vendor's profile, or by its base URL."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import click
@@ -33,6 +33,9 @@ from tokenworks.gateway import ModelTokenizer
 
 _GIVEN: Final = "given"
 _BY_DEFAULT: Final = "by default"
+_OF_CATALOGUE: Final = "catalogue of models"
+# Fields that the catalogue of models fills if they are not given.
+_FIGURES: Final = ("context_tokens", "max_output_tokens", "price")
 # Options without a negation: where one is not given, the profile or the default counts.
 _FLAGS: Final = frozenset({"allow_private", "committed", "hides_reasoning"})
 
@@ -87,6 +90,7 @@ _FLAGS: Final = frozenset({"allow_private", "committed", "hides_reasoning"})
     metavar="CLASS=NANO",
     help="Price paid, nano yuan per token of a class, such as output=8000.",
 )
+@click.option("--no-facts", is_flag=True, help="Take nothing from the catalogue of models.")
 @request_options
 @click.option(
     "--show", "dry_run", is_flag=True, help="Only show what would be declared, and where each value is from."
@@ -96,9 +100,9 @@ _FLAGS: Final = frozenset({"allow_private", "committed", "hides_reasoning"})
 def deployment_add(
     context: Context, /, model: str, protocols: tuple[str, ...], api_key_env: str | None, api_key_file: str | None,
     credentials: tuple[str, ...], prices: tuple[str, ...], vendor: str | None, plan: str | None, region: str | None, base_url: str | None,
-    dry_run: bool, as_json: bool, **options: object,
+    no_facts: bool, dry_run: bool, as_json: bool, **options: object,
 ) -> None:  # fmt: skip
-    """Declare a deployment: a model of a known vendor, or any OpenAI-compatible or Anthropic-compatible server."""
+    """Declare a deployment: a model of a known vendor, or any OpenAI-compatible or Anthropic-compatible server. What is left out of context, output, price and the model's modalities comes from the catalogue of models."""
     settings = context.settings()
     known = vendor is not None and (vendor in profile_names() or base_url is None)
     found: dict[str, Default] = {}
@@ -139,24 +143,44 @@ def deployment_add(
     if probed:
         secret = read_credential(made.credential, settings.secrets) if made.credential else None
         made = made.model_copy(update={"protocols": probe_protocols(made, secret)})
-    if dry_run:
-        _show(made, found, as_json)
-        return
+    given_figures = {field for field in _FIGURES if field in found}
     with context.services() as services:
-        click.get_current_context().params["name"] = made.name
-        services.deployments.add(made)
-    if as_json:
+        declared = [card.name for card in services.deployments.models()]
+        figures = (
+            None
+            if no_facts
+            else services.known_models.figures_for(made, given_figures, declared, settings.usd_yuan)
+        )
+        if figures is not None:
+            made = make_deployment(**(made.model_dump() | figures.fields))
+            found |= {field: Default(value, _OF_CATALOGUE) for field, value in figures.fields.items()}
+        if not dry_run:
+            # The trail finds the row by the name that the deployment has.
+            click.get_current_context().params["name"] = made.name
+            services.deployments.add(made)
+            if figures is not None and figures.card is not None:
+                services.deployments.set_model(figures.card)
+    taken = [] if figures is None else figures.taken
+    if dry_run:
+        _show(made, found, taken, as_json)
+    elif as_json:
         print_json(made.model_dump(mode="json"))
     else:
         say(f"Deployment {made.name} serves {model} over {', '.join(made.protocols)}.")
+        _say_taken(taken)
 
 
-def _show(made: Deployment, found: Mapping[str, Default], as_json: bool) -> None:
+def _say_taken(taken: Sequence[str]) -> None:
+    for words in taken:
+        say(f"From the catalogue of models: {words}.")
+
+
+def _show(made: Deployment, found: Mapping[str, Default], taken: Sequence[str], as_json: bool) -> None:
     """The deployment that would be declared, with the origin of each value."""
     content = made.model_dump(mode="json", exclude_none=True)
     origins = {field: found[field].origin if field in found else _BY_DEFAULT for field in content}
     if as_json:
-        print_json({"deployment": content, "origins": origins})
+        print_json({"deployment": content, "origins": origins, "taken": list(taken)})
         return
     rows = [
         (field, _text(value), origins[field])
@@ -164,6 +188,7 @@ def _show(made: Deployment, found: Mapping[str, Default], as_json: bool) -> None
         if origins[field] != _BY_DEFAULT or field in {"context_tokens", "max_output_tokens"}
     ]
     print_table(f"Deployment {made.name}, not declared yet", ["field", "value", "from"], rows)
+    _say_taken(taken)
 
 
 def _text(value: object) -> str:

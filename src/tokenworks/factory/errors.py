@@ -29,3 +29,7 @@ class ProtocolsUnknown(Unavailable):
 
 class TraceFaulty(Invalid):
     """A trace, a fleet or a file of labelled requests can't be read."""
+
+
+class ModelsFileFaulty(Invalid):
+    """A file of models can't be read, or is of no known form."""

@@ -120,11 +120,6 @@ class Deployments:
     def models(self) -> list[ModelCard]:
         return [ModelCard.model_validate(content) for content in store.named(self._connection, "model_card")]
 
-    def remove_model(self, name: str) -> None:
-        """Remove a model's declaration; its deployments stay. Raises `ModelNotFound`."""
-        if not store.remove_named(self._connection, "model_card", name):
-            raise ModelNotFound(f"nothing is declared of {name}: `tokenworks model list` shows what is")
-
     def set_intent(self, intent: Intent) -> None:
         """Define an intent, which clients may name in place of a model, or redefine a built-in one. Raises `DeploymentInvalid`."""
         taken = {deployment.model for deployment in self.all()} | self.aliases().keys()

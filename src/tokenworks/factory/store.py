@@ -1,6 +1,6 @@
-"""The SQL of deployments, aliases, model cards and intents."""
+"""The SQL of deployments, aliases, model cards, intents and imported facts of models."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from psycopg import Connection
@@ -107,3 +107,23 @@ def replace_deployment(connection: Connection, deployment: Deployment) -> bool:
 def announce(connection: Connection, what: str) -> None:
     """Record a change, so that recorders read the snapshot anew."""
     connection.execute("INSERT INTO change (kind, ref) VALUES ('snapshot', %s)", (what,))
+
+
+def imported_facts(connection: Connection, names: Sequence[str] | None = None) -> list[object]:
+    """The JSON contents of imported facts by name: of all models, or of these."""
+    rows = connection.execute(
+        "SELECT content FROM model_facts WHERE %s::text[] IS NULL OR name = ANY(%s::text[]) ORDER BY name",
+        (names, names),
+    )
+    return [content for (content,) in rows]
+
+
+def set_facts(connection: Connection, contents: Mapping[str, str]) -> None:
+    """Write facts by name, in one transaction with one announcement."""
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.executemany(
+            """INSERT INTO model_facts (name, content) VALUES (%s, %s::jsonb)
+               ON CONFLICT (name) DO UPDATE SET content = excluded.content""",
+            list(contents.items()),
+        )
+        announce(connection, "model_facts")

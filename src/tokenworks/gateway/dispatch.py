@@ -16,7 +16,7 @@ from tokenworks.gateway.identify import BAD_KEY, KEYS_AWAY, NO_KEY, Identificati
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.usage import BOM
-from tokenworks.gateway.request.models import model_body, models_body, with_model
+from tokenworks.gateway.request.models import ModelList, read_page, with_model
 from tokenworks.gateway.request.refusals import not_found
 from tokenworks.gateway.request.running import RunningRequests
 from tokenworks.gateway.shared import Shared
@@ -56,6 +56,7 @@ class Dispatch:
         self._not_ready = not_ready
         self._certificate_words = certificate_words
         self._control_open = 0
+        self._models_list = ModelList()
         self.proxies = Proxies(settings.proxy_networks, tls=tls)
         self.connections: set[ClientConnection] = set()
 
@@ -248,10 +249,14 @@ class Dispatch:
                 return
             snapshot = self._shared.snapshot
             if path == "/v1/models":
-                self._json(conn, 200, models_body(snapshot, user), head)
+                page = read_page(head.query)
+                if isinstance(page, Refusal):
+                    refuse(page)
+                else:
+                    self._json(conn, 200, self._models_list.body(snapshot, user, page), head)
                 return
             name = path.removeprefix("/v1/models/")
-            body = model_body(snapshot, user, name)
+            body = self._models_list.model_body(snapshot, user, name)
             if body is None:
                 message = f"there is no model {name} here: GET /v1/models lists them"
                 refuse(Refusal(404, "model_not_found", message))

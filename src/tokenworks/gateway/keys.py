@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from tokenworks.catalog import ChargingPolicy, Service
-from tokenworks.charging import EndedKey, Limit, LiveKey
+from tokenworks.charging import EndedKey, Limit, LiveKey, SoldRate
 from tokenworks.trust import is_key, key_mac
 
 log = structlog.get_logger()
@@ -43,6 +43,7 @@ class KeyEntry:
         "origins",
         "payg",
         "policy",
+        "rates",
         "refused_by",
         "regions",
         "service",
@@ -70,6 +71,8 @@ class KeyEntry:
         self.home: str | None = None
         # The missing consent without which nothing is served; None if none is missing.
         self.refused_by: str | None = None
+        # What the holder's products charge, for lists of prices.
+        self.rates: tuple[SoldRate, ...] = ()
         self.service = DEFAULT_SERVICE
         self.suspended_by: tuple[str, ...] = ()
         # The state of pay-as-you-go (`open`, `locked`, `no_consent`) and its monthly cap in nano; None: the plan has none.
@@ -229,6 +232,7 @@ class KeyCache:
         entry.suspended_by = row.suspended_by
         entry.payg = row.payg
         entry.refused_by = row.refused_by
+        entry.rates = row.rates
         self._refuse_blocked(entry)
 
     def _policy(self, text: str | None) -> ChargingPolicy:

@@ -13,7 +13,9 @@ from tokenworks.factory import (
     DeploymentView,
     Intent,
     ModelCard,
+    ModelFacts,
     carry_over,
+    facts_to_wire,
     media_rules,
     models_meant,
 )
@@ -58,6 +60,7 @@ class Snapshot:
         "cards",
         "cards_of_models",
         "credentials",
+        "facts",
         "intents",
         "limits",
         "models",
@@ -78,8 +81,11 @@ class Snapshot:
         limits: Mapping[str, Limit] = MappingProxyType({}),
         models: Iterable[ModelCard] = (),
         intents: Iterable[Intent] = (),
+        facts: Mapping[str, ModelFacts] = MappingProxyType({}),
     ) -> None:
         self.number = number
+        # What is published of the served models, by their names for clients. It decides nothing.
+        self.facts = dict(facts)
         self.limits = dict(limits)
         self.aliases = dict(aliases)
         # (what stands before the `*`, model) of each wildcard alias, the longest first.
@@ -178,6 +184,7 @@ def snapshot_to_wire(
     limits: Mapping[str, Limit],
     models: Iterable[ModelCard] = (),
     intents: Iterable[Intent] = (),
+    facts: Mapping[str, ModelFacts] = MappingProxyType({}),
 ) -> PublishedSnapshot:
     return PublishedSnapshot(
         number=number,
@@ -187,6 +194,7 @@ def snapshot_to_wire(
         limits=dict(limits),
         models=[card.model_dump_json() for card in models],
         intents=[intent.model_dump_json() for intent in intents],
+        facts={name: facts_to_wire(known) for name, known in facts.items()},
     )
 
 
@@ -207,4 +215,5 @@ def snapshot_from_wire(
         content.limits,
         [ModelCard.model_validate_json(text) for text in content.models],
         [Intent.model_validate_json(text) for text in content.intents],
+        {name: ModelFacts.model_validate_json(text) for name, text in content.facts.items()},
     )

@@ -8,7 +8,7 @@ from uuid import UUID
 from psycopg import Connection
 
 from tokenworks.catalog import Offerings
-from tokenworks.charging import Ledger, Limit
+from tokenworks.charging import Ledger, Limit, SoldRate
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions import served_store
 from tokenworks.subscriptions.errors import MemberNotFound, SubscriberNotFound
@@ -21,11 +21,14 @@ VERSIONS_MAX: Final = 10_000
 
 
 class OfferingVersion(NamedTuple):
-    """What serving needs of one version of an offering; policy and service are JSON without default values."""
+    """What serving needs of one version of an offering; policy and service are JSON without default values. `rate`: what its buckets
+    charge; None if it has none.
+    """
 
     kind: str
     policy: str
     service: str
+    rate: SoldRate | None
 
 
 class OfferingVersions:
@@ -38,11 +41,16 @@ class OfferingVersions:
         """Raises `OfferingNotFound`."""
         known = self._known.get(name)
         if known is None:
-            offering = offerings.sold(name).offering
+            sold = offerings.sold(name)
+            offering = sold.offering
+            classes = {pattern: None for bucket in offering.buckets for pattern in bucket.model_classes}
             known = OfferingVersion(
                 offering.kind,
                 offering.policy.model_dump_json(exclude_defaults=True),
                 offering.service.model_dump_json(exclude_defaults=True),
+                SoldRate(sold.rate_version, offering.buckets[0].unit, tuple(classes))
+                if offering.buckets
+                else None,
             )
             if len(self._known) >= VERSIONS_MAX:
                 self._known.clear()
@@ -66,6 +74,8 @@ class HolderTerms(NamedTuple):
     suspended_by: list[str]
     payg: tuple[str, int] | None
     refused_by: str | None
+    # What the live products charge, the newest plan's first.
+    rates: tuple[SoldRate, ...]
 
 
 class ServedKey(NamedTuple):
@@ -159,7 +169,15 @@ class ServedKeys:
                 cap_nano=holder.cap_nano,
             ),
             refused_by=None if self._rules.terms_ok(holder.consents.get("terms")) else "terms",
+            rates=self._rates(holder, versions),
         )
+
+    def _rates(
+        self, holder: served_store.ServedSubscriber, versions: OfferingVersions
+    ) -> tuple[SoldRate, ...]:
+        live = sorted(holder.live_versions, key=lambda name: (name != holder.newest_version, name))
+        rates = (versions.get(self._offerings, name).rate for name in live)
+        return tuple(dict.fromkeys(rate for rate in rates if rate is not None))
 
     def _caps(self, line: Sequence[served_store.SpendingMember]) -> tuple[list[UUID], datetime | None]:
         """The buckets of a line's caps in their present periods (made where a period is new), and when the first of these periods

@@ -16,15 +16,12 @@ from tokenworks.factory import (
     profile_names,
     profile_of,
 )
-from tokenworks.factory.facts.model_facts import facts_of
 from tokenworks.gateway.protocol.fields import PROTOCOLS, lists_of
 from tokenworks.gateway.protocol.outcome import fault_of_body
 from tokenworks.gateway.protocol.usage import anthropic_usage, openai_usage
 from tokenworks.gateway.protocol.vendor_errors import by_codes
 from tokenworks.gateway.request.credentials import is_refused
 
-# Those of which facts of models are shipped.
-VENDORS = ("openai", "anthropic", "deepseek", "dashscope", "moonshot", "zhipu")
 ENGINES = ("vllm", "sglang", "llama.cpp", "lmdeploy")
 ALL = """anthropic azure-openai baichuan dashscope deepseek fireworks gemini generic groq hunyuan lingyiwanwu llama.cpp lmdeploy longcat mindie
 minimax mistral moonshot ollama openai openrouter qianfan sglang siliconflow spark stepfun tgi tianyi together vllm volcengine xai xingchen
@@ -130,28 +127,6 @@ def test_urls_as_vendors_print_them():
         make_deployment(**(GOOD | {"base_url": "https://x/apps/anthropic"})).path("/v1/messages")
         == "/apps/anthropic/v1/messages"
     )
-
-
-@pytest.mark.parametrize("vendor", VENDORS)
-def test_facts_of_models_have_their_source_and_date(vendor):
-    facts = facts_of(vendor)
-    assert len(facts) >= 5
-    for model in facts.values():
-        assert model.source and model.date
-        assert model.context_tokens or model.input_tokens_max or model.output_tokens_max or model.prices, (
-            model.id
-        )
-        for price in model.prices:
-            assert price.source and price.date and price.currency in {"CNY", "USD"}
-            # A cached token costs no more than a fresh one, and an hour's cache no less than the short one.
-            if price.cached_input_nano is not None and price.fresh_input_nano is not None:
-                assert price.cached_input_nano <= price.fresh_input_nano
-            if price.cache_write_1h_nano is not None and price.cache_write_nano is not None:
-                assert price.cache_write_1h_nano >= price.cache_write_nano
-
-
-def test_an_engine_has_no_models_of_its_own():
-    assert facts_of("vllm") == {}
 
 
 def examples(kind):

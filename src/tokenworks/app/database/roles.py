@@ -38,7 +38,7 @@ HISTORY: Final[dict[str, tuple[str, ...]]] = {
 # Tables from which rows are deleted, when they are over or a person removes them. No other table loses rows.
 DELETED_FROM: Final = (
     "account_loss", "change", "failed_job", "hub_delivery", "hub_event", "kept_answer", "limit_lease", "model_alias", "model_card",
-    "model_intent", "offering_current", "offering_draft", "person_key", "rate_limit", "recall", "session", "sign_in_code",
+    "model_facts", "model_intent", "offering_current", "offering_draft", "person_key", "rate_limit", "recall", "session", "sign_in_code",
     "window_use",
 )  # fmt: skip
 # Tables that only `init` writes.

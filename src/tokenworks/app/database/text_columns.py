@@ -81,6 +81,7 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
     },
     "model_alias": {"staff": "alias model"},
     "model_card": {"staff": "name content"},
+    "model_facts": {"staff": "name content"},
     "model_intent": {"staff": "name content"},
     "notification": {"no_person": "kind ref content"},
     "offering": {"staff": "offering_version offering_id rate_version content"},

@@ -50,6 +50,7 @@ def key_rows(
             suspended_by=tuple(holder.suspended_by),
             payg=holder.payg,
             refused_by=holder.refused_by,
+            rates=holder.rates,
         )
     return rows
 

@@ -6,7 +6,7 @@ from psycopg import Connection
 
 from tokenworks.catalog import Offerings, RateCard
 from tokenworks.charging import Ledger, Limit, PublishedSnapshot
-from tokenworks.factory import Deployment, Deployments, Intent, ModelCard
+from tokenworks.factory import Deployment, Deployments, Intent, KnownModels, ModelCard, ModelFacts
 from tokenworks.gateway import snapshot_to_wire
 from tokenworks.kernel import Clock
 
@@ -20,23 +20,33 @@ class StoredSnapshot(NamedTuple):
     limits: dict[str, Limit]
     models: list[ModelCard]
     intents: list[Intent]
+    facts: dict[str, ModelFacts]
 
     def wire(self, number: int) -> PublishedSnapshot:
         """The snapshot as workers read it."""
         return snapshot_to_wire(
-            number, self.deployments, self.aliases, self.cards, self.limits, self.models, self.intents
+            number,
+            self.deployments,
+            self.aliases,
+            self.cards,
+            self.limits,
+            self.models,
+            self.intents,
+            self.facts,
         )
 
 
 def read_snapshot(connection: Connection, clock: Clock) -> StoredSnapshot:
-    """Six queries, one after the other. A change between two of them is a change that the next poll reports."""
+    """Seven queries, one after the other. A change between two of them is a change that the next poll reports."""
     deployments = Deployments(connection)
+    declared = deployments.all()
     limits = Ledger(connection, clock).deployment_limits()
     return StoredSnapshot(
-        deployments.all(),
+        declared,
         deployments.aliases(),
         Offerings(connection).rate_cards(),
         limits,
         deployments.models(),
         deployments.intents(),
+        KnownModels(connection).served(declared),
     )

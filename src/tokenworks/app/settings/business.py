@@ -64,10 +64,22 @@ class Operator(Topic):
     operator_name: str = Field(
         default="Tokenworks", min_length=1, max_length=100, description="the seller's name on a bill"
     )
+    usd_yuan: str = Field(
+        default="",
+        pattern=r"^([0-9]{1,4}(\.[0-9]{1,6})?)?$",
+        description="yuan for a US dollar, a decimal such as 7.1: with it `deployment add` takes list prices in dollars; empty: those are shown and not used",
+    )
     consent_texts_dir: Path | None = Field(
         default=None,
         description="a folder with the operator's own consent texts, <purpose>.<language>.txt; left out: the texts of Tokenworks",
     )
+
+    @field_validator("usd_yuan")
+    @classmethod
+    def _usd_yuan(cls, value: str) -> str:
+        if value and not float(value):
+            raise ValueError("a rate of exchange is above zero")
+        return value
 
     @field_validator("fulfilment_urls")
     @classmethod

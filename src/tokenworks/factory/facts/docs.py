@@ -22,8 +22,8 @@ tokenworks deployment add --vendor deepseek --model deepseek-chat --show
 tokenworks deployment add --vendor deepseek --model deepseek-chat
 ```
 
-The last command takes everything but the credential from the profile and from the shipped facts of the model: name, base URL,
-protocols, context, output maximum, price in yuan. `--show` prints each value and where it is from, and declares nothing. Every value can be
+The last command takes everything but the credential from the profile and from the catalogue of models ([MODELS.md](MODELS.md)): name, base
+URL, protocols, the vendor's name of the model, context, output maximum, price. `--show` prints each value and where it is from, and declares nothing. Every value can be
 given as an option instead. `--region` chooses among the vendor's base URLs (`cn`, `intl`); `--plan` chooses those of a plan. Where a base URL
 has a part in braces, give yours with `--base-url`.
 

@@ -1,4 +1,5 @@
-"""What a deployment at a vendor is by default: by the vendor's profile and the shipped facts of its models.
+"""What a deployment at a vendor is by default, by the vendor's profile. Context, output maximum and price come from the catalogue of
+models (`KnownModels.figures_for`).
 
 Each default has its origin, so that an operator sees what is taken before it is used.
 """
@@ -10,9 +11,9 @@ from typing import Final, NamedTuple
 
 from tokenworks.factory.errors import CredentialMissing, DeploymentInvalid
 from tokenworks.factory.facts.endpoints import base_url_of
-from tokenworks.factory.facts.model_facts import ListPrice, ModelFacts, Rates, facts_of
+from tokenworks.factory.facts.model_facts import ModelFacts, model_facts, upstream_id
 from tokenworks.factory.facts.profiles import BaseUrl, Profile, load_profile, profile_names
-from tokenworks.factory.model import CONTEXT_TOKENS_DEFAULT, ENV_PREFIX, Deployment, Protocol
+from tokenworks.factory.model import ENV_PREFIX, Deployment, Protocol
 from tokenworks.factory.placing.request import is_within
 
 # The regions of base URLs that serve the whole world, and of engines, which are wherever the operator runs them.
@@ -21,7 +22,6 @@ LOCAL: Final = "local"
 _NAME_CHARS_MAX: Final = 63
 # The protocols that every model of a vendor speaks; a model of embeddings speaks that one alone.
 _CONVERSING: Final[tuple[Protocol, ...]] = ("chat", "responses", "messages")
-_CURRENCY: Final = "CNY"
 
 
 class Default(NamedTuple):
@@ -49,10 +49,11 @@ def vendor_defaults(
     URL that the profile does not have. Raises `DeploymentInvalid`.
     """
     of_profile = f"profile {profile.profile}"
+    facts = model_facts(profile.profile, model)
     found: dict[str, Default] = {
         "name": Default(_name(f"{profile.profile}-{model}"), "vendor and model"),
         "model": Default(model, "given"),
-        "upstream_model": Default(_upstream_model(profile, model), "the model's name"),
+        "upstream_model": _upstream_model(profile, model, facts),
         "profile": Default(profile.profile, "vendor"),
     }
     if profile.kind != "engine":
@@ -71,16 +72,23 @@ def vendor_defaults(
         found["region"] = Default(base.region, of_profile)
     if base is not None and profile.kind != "engine":
         found["protocols"] = Default(_protocols(profile, base, model), of_profile)
-    return found | _figures(profile, model, base)
+    if profile.hides_reasoning and facts is not None and facts.reasoning:
+        found["hides_reasoning"] = Default(value=True, origin=of_profile)
+    return found
 
 
 def _name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:_NAME_CHARS_MAX]
 
 
-def _upstream_model(profile: Profile, model: str) -> str:
+def _upstream_model(profile: Profile, model: str, facts: ModelFacts | None) -> Default:
+    """The vendor's name of the model: as the catalogue of models has it, else the model's own, after the vendor's prefix."""
+    if facts is not None and profile.profile in facts.vendor_ids:
+        return Default(upstream_id(facts, profile.profile), "catalogue of models")
     prefix = profile.model_prefix
-    return model if not prefix or "/" in model else prefix + model
+    if not prefix or "/" in model:
+        return Default(model, "the model's name")
+    return Default(prefix + model, f"profile {profile.profile}")
 
 
 def _where(base: BaseUrl) -> str:
@@ -131,41 +139,6 @@ def _protocols(profile: Profile, base: BaseUrl, model: str) -> tuple[Protocol, .
         return ("embeddings",)
     conversing = tuple(protocol for protocol in _CONVERSING if protocol in spoken)
     return conversing or tuple(sorted(spoken))
-
-
-def _figures(profile: Profile, model: str, base: BaseUrl | None) -> dict[str, Default]:
-    """Context, output maximum and price of a model, as its vendor publishes them; empty if no facts are shipped of it."""
-    facts = facts_of(profile.profile).get(model)
-    if facts is None:
-        return {}
-    found: dict[str, Default] = {}
-    origin = f"{facts.source} ({facts.date})"
-    # Where no context is published the largest input is: the context is no less.
-    context = facts.context_tokens or facts.input_tokens_max
-    if context is not None:
-        found["context_tokens"] = Default(context, origin)
-    if facts.output_tokens_max is not None:
-        most = min(facts.output_tokens_max, context or CONTEXT_TOKENS_DEFAULT)
-        found["max_output_tokens"] = Default(most, origin)
-    if profile.hides_reasoning and facts.reasoning:
-        found["hides_reasoning"] = Default(value=True, origin=f"profile {profile.profile}")
-    price = _price(facts, None if base is None else base.region)
-    if price is not None:
-        when = "" if price.schedule is None else f"; {price.schedule}"
-        value = {name: nano for name in Rates.model_fields if (nano := getattr(price, name)) is not None}
-        found["price"] = Default(value, f"{price.source} ({price.date}){when}")
-    return found
-
-
-def _price(facts: ModelFacts, region: str | None) -> ListPrice | None:
-    """The list price in yuan, of the region if there is one of it. Of several that differ by the hour the dearest counts: what is
-    assumed of a cost is no less than the cost.
-    """
-    in_yuan = [price for price in facts.prices if price.currency == _CURRENCY]
-    here = [price for price in in_yuan if price.region == region] or in_yuan
-    if not here:
-        return None
-    return max(here, key=lambda price: (price.fresh_input_nano or 0, price.output_nano or 0))
 
 
 def credential_default(profile: Profile, secrets_dir: Path, environ: Mapping[str, str]) -> Default | None:
