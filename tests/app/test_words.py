@@ -68,8 +68,8 @@ def spent(server):
 def test_every_command_that_lists_is_walked():
     listed = {name for name in commands() if name.rsplit(" ", 1)[-1] in {"list", "history", "log"}}
     # Of these the subject is another's resource; they list no quantity.
-    assert listed - set(WALKED) <= {"bill list", "bill dispute list", "deployment history"}, listed - set(
-        WALKED
+    assert listed - set(WALKED) <= {"bill list", "bill dispute list", "deployment history", "vendor list"}, (
+        listed - set(WALKED)
     )
     assert set(WALKED) <= set(commands())
 

@@ -18,7 +18,7 @@ COMMAND_WITHOUT = (
     "uvicorn", "uvloop", "yaml", "tokenworks.gateway.dispatch", "tokenworks.charging.host.recorder", "tokenworks.charging.ledger.verify", "tokenworks.web.routes",
 )  # fmt: skip
 # Noun -> what its commands need of the list above: profiles of deployments are YAML.
-NEEDS = {"deployment": {"yaml"}}
+NEEDS = {"deployment": {"yaml"}, "vendor": {"yaml"}}
 LISTS = """
 import atexit, json, sys
 atexit.register(lambda: print("MODULES", json.dumps(sorted(sys.modules)), file=sys.stderr))

@@ -18,7 +18,11 @@ from tokenworks.factory import (
     PromptTiming,
     TraceFaulty,
     TraceRequest,
+    auth_headers,
+    auth_of,
     fit,
+    paths_of,
+    profile_of,
     simulate,
 )
 
@@ -103,8 +107,9 @@ class Engine:
             "temperature": 0, "stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True,
         }  # fmt: skip
         headers = {"content-type": "application/json"}
+        profile = profile_of(self._deployment.profile)
         if self._credential:
-            headers["authorization"] = f"Bearer {self._credential}"
+            headers |= auth_headers(auth_of(self._deployment, profile, "chat"), self._credential)
         parts = urlsplit(self._deployment.base_url)
         host, port = self._deployment.host, self._deployment.port
         connection = (
@@ -115,9 +120,7 @@ class Engine:
         try:
             connection.connect()
             sent = time.monotonic()
-            connection.request(
-                "POST", self._deployment.path("/v1/chat/completions"), json.dumps(body), headers
-            )
+            connection.request("POST", paths_of(self._deployment, profile)["chat"], json.dumps(body), headers)
             return self._read(connection.getresponse(), sent)
         except (OSError, http.client.HTTPException) as error:
             raise TraceFaulty(

@@ -378,10 +378,10 @@ def _of_database(settings: Settings, connection: Connection) -> Iterator[Finding
     yield _guarded("peppers of the works", peppers)
     yield _guarded("vault keys of the works", vault)
     deployments = Deployments(connection).all()
-    yield from _strays(settings, [deployment.credential for deployment in deployments])
-    for deployment in deployments:
+    yield from _strays(settings, [name for deployment in deployments for name in deployment.references])
+    for deployment, reference in ((d, name) for d in deployments for name in d.references):
         try:
-            read_credential(deployment.credential, settings.secrets)
+            read_credential(reference, settings.secrets)
         except CredentialMissing as error:
             where = (
                 "the environment of the server may have it"

@@ -17,6 +17,7 @@ from tokenworks.factory.errors import (
     ProtocolsUnknown,
     TraceFaulty,
 )
+from tokenworks.factory.facts.endpoints import auth_headers, auth_of, paths_of
 from tokenworks.factory.facts.image_size import image_size
 from tokenworks.factory.facts.list_prices import ListPrice, paid_price, price_of, price_text, source_date
 from tokenworks.factory.facts.media import MediaRules, media_rules
@@ -37,6 +38,7 @@ from tokenworks.factory.facts.profiles import (
     profile_names,
     profile_of,
 )
+from tokenworks.factory.facts.vendor import Default, credential_default, vendor_defaults, vendor_profile
 from tokenworks.factory.fleet_file import read_fleet
 from tokenworks.factory.intents.choice import (
     BUILT_IN,
@@ -65,6 +67,13 @@ from tokenworks.factory.model import (
     Protocol,
     address_refusal,
     parse_address,
+)
+from tokenworks.factory.placing.credentials import (
+    QUOTA_REST_S,
+    RATE_REST_S,
+    REFUSED_REST_S,
+    CredentialRing,
+    CredentialSlot,
 )
 from tokenworks.factory.placing.fairness import FLEX, PRIORITY, STANDARD, FairQueue, Waiter, headroom
 from tokenworks.factory.placing.health import COOL_DOWN_S, FAILURES_TO_OPEN, RetryBudget, eject_outlier
@@ -109,6 +118,9 @@ __all__ = [
     "PRIORITY",
     "PROTOCOLS",
     "PROTOCOL_PATHS",
+    "QUOTA_REST_S",
+    "RATE_REST_S",
+    "REFUSED_REST_S",
     "STANDARD",
     "SYNTHETIC",
     "SYNTHETIC_REQUESTS",
@@ -118,7 +130,10 @@ __all__ = [
     "Change",
     "Choice",
     "CredentialMissing",
+    "CredentialRing",
+    "CredentialSlot",
     "Decision",
+    "Default",
     "Deployment",
     "DeploymentExists",
     "DeploymentInvalid",
@@ -160,7 +175,10 @@ __all__ = [
     "TraceRequest",
     "Waiter",
     "address_refusal",
+    "auth_headers",
+    "auth_of",
     "carry_over",
+    "credential_default",
     "decide",
     "difficulty",
     "eject_outlier",
@@ -185,6 +203,7 @@ __all__ = [
     "options",
     "paid_price",
     "parse_address",
+    "paths_of",
     "placement_request",
     "price_of",
     "price_text",
@@ -205,4 +224,6 @@ __all__ = [
     "traffic_for",
     "unfit",
     "upstream_id",
+    "vendor_defaults",
+    "vendor_profile",
 ]

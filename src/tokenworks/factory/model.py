@@ -5,7 +5,15 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Annotated, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 Protocol = Literal["chat", "completions", "embeddings", "responses", "messages"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = get_args(Protocol)
@@ -25,6 +33,7 @@ Kind = Literal["edge", "hub", "vendor"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 CONTEXT_TOKENS_DEFAULT: Final = 131_072
 OUTPUT_TOKENS_DEFAULT: Final = 4_096
+CREDENTIALS_MAX: Final = 16
 ENV_PREFIX: Final = "TOKENWORKS_UPSTREAM_"
 MODEL_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$"
 
@@ -69,6 +78,8 @@ class Deployment(BaseModel):
     base_url: Annotated[str, Field(max_length=500)]
     protocols: tuple[Protocol, ...] = Field(min_length=1)
     credential: str | None = None
+    # Further credentials, which share the load with the first.
+    more_credentials: tuple[str, ...] = Field(default=(), max_length=CREDENTIALS_MAX - 1)
     allow_private: bool = False
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] | None = None
     price: Price = Price()
@@ -127,11 +138,18 @@ class Deployment(BaseModel):
         _ = parts.port
         return _ENDPOINT.sub("", value.rstrip("/"))
 
+    @field_validator("more_credentials")
+    @classmethod
+    def _more_credentials(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cls._reference(value) for value in values)
+
     @field_validator("credential")
     @classmethod
     def _credential(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
+        return None if value is None else cls._reference(value)
+
+    @classmethod
+    def _reference(cls, value: str) -> str:
         kind, _, name = value.partition(":")
         if kind == "env" and re.fullmatch(ENV_PREFIX + r"[A-Z0-9_]{1,60}", name):
             return value
@@ -144,6 +162,14 @@ class Deployment(BaseModel):
         raise ValueError(f"a credential is a variable {ENV_PREFIX}* or the name of a file in secrets_dir")
 
     @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if self.more_credentials and self.credential is None:
+            raise ValueError("further credentials need a first one")
+        if len(set(self.references)) != len(self.references):
+            raise ValueError("a credential is named twice")
+        return self
+
+    @model_validator(mode="after")
     def _literal_address(self) -> Self:
         try:
             address = ip_address(self.host.strip("[]"))
@@ -153,6 +179,19 @@ class Deployment(BaseModel):
         if reason:
             raise ValueError(reason)
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_news(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Fields that older releases do not read are written only if they are used."""
+        written: dict[str, object] = handler(self)
+        if not self.more_credentials:
+            written.pop("more_credentials", None)
+        return written
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All its credentials, as references."""
+        return () if self.credential is None else (self.credential, *self.more_credentials)
 
     @property
     def host(self) -> str:
@@ -169,8 +208,12 @@ class Deployment(BaseModel):
 
     def path(self, endpoint: str) -> str:
         """The upstream path of an endpoint `/v1/…`. A base URL may end in a version, as vendors print it and SDKs take it, or not."""
-        base = urlsplit(self.base_url).path
-        return base + (endpoint.removeprefix("/v1") if _VERSIONED.search(base) else endpoint)
+        return endpoint_path(urlsplit(self.base_url).path, endpoint)
+
+
+def endpoint_path(base_path: str, endpoint: str) -> str:
+    """The path of an endpoint `/v1/…` below a base URL's path, which may end in a version or not."""
+    return base_path + (endpoint.removeprefix("/v1") if _VERSIONED.search(base_path) else endpoint)
 
 
 # Beginnings of the names of our own files in `secrets_dir`, which are never sent to an upstream.

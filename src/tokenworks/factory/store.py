@@ -33,7 +33,14 @@ def remove_deployment(connection: Connection, name: str) -> bool:
 
 def deployments(connection: Connection) -> list[Deployment]:
     rows = connection.execute("SELECT content FROM deployment WHERE removed_at IS NULL ORDER BY name")
-    return [Deployment.model_validate(content) for (content,) in rows]
+    return [_read(content) for (content,) in rows]
+
+
+def _read(content: Mapping[str, object]) -> Deployment:
+    """A deployment as it is stored, without the fields that a newer release wrote and this one does not know."""
+    return Deployment.model_validate(
+        {name: value for name, value in content.items() if name in Deployment.model_fields}
+    )
 
 
 def set_alias(connection: Connection, alias: str, model: str) -> None:

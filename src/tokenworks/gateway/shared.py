@@ -4,13 +4,13 @@ Everything here lives as long as the worker. The app sets `client`, `keys` and `
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
 from tokenworks.catalog import Weights
 from tokenworks.charging import DEPLOYMENT_PAUSE, DeploymentPause, RecorderClient, Slices
-from tokenworks.factory import DeploymentView, Placement, RetryBudget
+from tokenworks.factory import CredentialSlot, DeploymentView, Placement, RetryBudget
 from tokenworks.gateway.counting import TokenizerClient
 from tokenworks.gateway.ids import IdSource
 from tokenworks.gateway.keys import KeyCache
@@ -76,6 +76,10 @@ class DataPlaneSettings(Protocol):
     def proxy_networks(self) -> "tuple[IPv4Network | IPv6Network, ...]": ...
 
 
+def _renews_nothing(_reference: str) -> None:
+    """Credentials are not read again where the app does not wire it."""
+
+
 class Shared:
     """A worker's state that belongs to no single request."""
 
@@ -99,6 +103,10 @@ class Shared:
         self.placement = Placement()
         self.retries = RetryBudget(settings.retries_per_s)
         self.broken_credentials: frozenset[str] = frozenset()
+        # Changes with the snapshot and with each credential: heads that were made before are made anew.
+        self.heads_number = 0
+        # Reads a credential again that an upstream refused; the app sets it.
+        self.renew_credential: Callable[[str], None] = _renews_nothing
         self.draining = False
         self.retiring = False  # the host's other workers take new connections
         self.cutting = False  # the time to drain is over: no attempt begins any more
@@ -111,20 +119,53 @@ class Shared:
         return self.snapshot.rate(rate_version, model)
 
     def pause_deployment(self, view: DeploymentView, seconds: float) -> None:
-        """An upstream named a time: until then no worker of this host sends it a request."""
+        """An upstream named a time: until then no worker of this host sends it a request. Of a deployment with several credentials
+        the times of the credentials are shared (`pause_credential`); it rests while all of them do.
+        """
         now_s = self.loop.time()
         view.rest(now_s, seconds)
+        if view.credentials is not None:
+            return
         self.client.request(
             DEPLOYMENT_PAUSE, DeploymentPause(view.name, view.retry_after_until_s), lambda _told: None
         )
 
+    def pause_credential(self, slot: CredentialSlot) -> None:
+        """An upstream named a time for one credential: until then no worker of this host takes it."""
+        self.client.request(
+            DEPLOYMENT_PAUSE, DeploymentPause(slot.name, slot.rests_until_s), lambda _told: None
+        )
+
     def apply_pauses(self, until_s: Mapping[str, float]) -> None:
-        """Times that upstreams named to workers of this host, by deployment, in monotonic seconds of the host."""
+        """Times that upstreams named to workers of this host, by deployment and by credential (`CredentialSlot.name`), in monotonic
+        seconds of the host.
+        """
         now_s = self.loop.time()
         for view in self.snapshot.views:
+            if view.credentials is not None:
+                view.credentials.apply_pauses(until_s, now_s)
+                resting_s = view.credentials.resting_s(now_s, self.snapshot.has_credential)
+                if resting_s > view.resting_s(now_s):
+                    view.rest(now_s, resting_s)
+                continue
             left_s = until_s.get(view.name, 0.0) - now_s
             if left_s > view.resting_s(now_s):
                 view.rest(now_s, left_s)
+
+    def use_credentials(self, changed: frozenset[str], broken: frozenset[str]) -> None:
+        """Take over credentials that were read. `changed`: the references of those that are not what they were; a new one begins
+        without the rests of the one before. `broken`: deployments without a credential that can be used.
+        """
+        self.broken_credentials = broken
+        if not changed:
+            return
+        self.heads_number += 1
+        for view in self.snapshot.views:
+            if view.credentials is not None and not changed.isdisjoint(view.deployment.references):
+                for slot in view.credentials.slots:
+                    if slot.reference in changed:
+                        slot.begin_anew()
+                view.end_rest(self.loop.time())
 
     def count_refusal(self, refusal: Refusal) -> None:
         name = f"refused_{refusal.status}"

@@ -110,6 +110,10 @@ class Snapshot:
         self.intents = {name: intent for name, intent in defined.items() if self.models_of(intent)}
         self._memo: dict[tuple[str, str], tuple[str, Weights] | None] = {}
 
+    def has_credential(self, reference: str) -> bool:
+        """True if this host has the credential of a reference."""
+        return bool(self.credentials.get(reference))
+
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
         """(model class, weights) of a model in a rate card."""
         key = (rate_version, model)

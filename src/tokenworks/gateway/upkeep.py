@@ -35,6 +35,7 @@ class Upkeep:
         """Use a new snapshot. Requests in flight keep the one that they began with."""
         shared = self._shared
         shared.snapshot = snapshot
+        shared.heads_number += 1
         self._series.known((view.deployment.model, view.name) for view in snapshot.views)
         for view in snapshot.views:
             if view.name in self.seen_before:

@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.support.server import Server, StubUpstream, until
-from tokenworks.app.process.renewing import Certificates, WatchedFiles
+from tokenworks.app.process.renewing import GRACE_S, Certificates, Credentials, WatchedFiles
+from tokenworks.factory import Deployment
+from tokenworks.gateway import Snapshot
 from tokenworks.kernel import Invalid
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -173,6 +175,92 @@ def test_a_server_does_not_start_with_a_key_of_another_certificate(tmp_path, fil
         done = server.cli("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", check=False)
         assert done.returncode != 0 and "the key is of another certificate" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+class Secrets:
+    """A folder of credentials, a snapshot of deployments that name them, and a clock."""
+
+    def __init__(self, folder, **credentials):
+        self.folder, self.now_s = folder, 100.0
+        self.snapshot = Snapshot(1, [place(name, *files) for name, files in credentials.items()], {}, {}, {})
+        self.credentials = Credentials(folder, lambda: self.now_s)
+
+    def write(self, name, secret):
+        half = self.folder / f"{name}.new"
+        half.write_text(secret)
+        half.chmod(0o600)
+        half.rename(self.folder / name)
+
+    def read(self):
+        return self.credentials.read(self.snapshot)
+
+    @property
+    def found(self):
+        return dict(self.snapshot.credentials)
+
+
+def place(name, first, *more):
+    return Deployment(
+        name=name, model="m", upstream_model="m", base_url="http://192.0.2.1", protocols=("chat",), allow_private=True,
+        credential=f"file:{first}", more_credentials=tuple(f"file:{file}" for file in more),
+    )  # fmt: skip
+
+
+def test_a_deployment_is_broken_where_none_of_its_credentials_is_there(tmp_path):
+    secrets = Secrets(tmp_path, one=("a",), two=("a", "b"))
+    assert secrets.read() == (frozenset(), {"one", "two"}) and secrets.found == {}
+    secrets.write("b", "sk-b")
+    assert secrets.read() == ({"file:b"}, {"one"}) and secrets.found == {"file:b": "sk-b"}
+    secrets.write("a", "sk-a")
+    assert secrets.read() == ({"file:a"}, frozenset())
+    assert secrets.read() == (frozenset(), frozenset())
+    assert secrets.found == {"file:a": "sk-a", "file:b": "sk-b"}
+
+
+def test_a_file_that_can_not_be_read_for_a_moment_keeps_its_credential(tmp_path):
+    secrets = Secrets(tmp_path, one=("a",))
+    secrets.write("a", "sk-a")
+    secrets.read()
+    assert not secrets.credentials.changed()
+    (tmp_path / "a").write_text("")
+    assert secrets.credentials.changed()
+    assert secrets.read() == (frozenset(), frozenset()) and secrets.found == {"file:a": "sk-a"}
+    secrets.now_s += GRACE_S / 2
+    assert secrets.credentials.changed(), "it is looked at again although it did not change"
+    assert not secrets.read().broken
+    secrets.write("a", "sk-b")
+    assert secrets.read() == ({"file:a"}, frozenset()) and secrets.found == {"file:a": "sk-b"}
+    (tmp_path / "a").unlink()
+    assert not secrets.read().broken
+    secrets.now_s += GRACE_S
+    assert secrets.read() == ({"file:a"}, {"one"}) and secrets.found == {}
+    secrets.credentials.changed()
+    assert not secrets.credentials.changed()
+
+
+def test_a_credential_that_is_refused_is_read_again_where_its_file_has_changed(tmp_path):
+    secrets = Secrets(tmp_path, one=("a",))
+    secrets.write("a", "sk-a")
+    secrets.read()
+    assert not secrets.credentials.renew(secrets.snapshot, "file:a"), "it has not changed"
+    secrets.write("a", "sk-b")
+    assert secrets.credentials.renew(secrets.snapshot, "file:a") and secrets.found == {"file:a": "sk-b"}
+    assert not secrets.credentials.renew(secrets.snapshot, "file:a")
+    assert secrets.read() == (frozenset(), frozenset()), "what was renewed is known"
+    (tmp_path / "a").write_text("")
+    assert not secrets.credentials.renew(secrets.snapshot, "file:a") and secrets.found == {"file:a": "sk-b"}
+    (tmp_path / "a").unlink()
+    assert not secrets.credentials.renew(secrets.snapshot, "file:a")
+    assert not secrets.credentials.renew(secrets.snapshot, "env:TOKENWORKS_UPSTREAM_A")
+
+
+def test_a_credential_of_a_deployment_that_is_gone_is_forgotten(tmp_path):
+    secrets = Secrets(tmp_path, one=("a",), two=("b",))
+    secrets.write("a", "sk-a")
+    secrets.write("b", "sk-b")
+    secrets.read()
+    secrets.snapshot = Snapshot(2, [place("one", "a")], {}, {}, {})
+    assert secrets.read() == (frozenset(), frozenset()) and secrets.found == {"file:a": "sk-a"}
 
 
 def test_a_credential_that_is_written_anew_is_used_within_a_second(tmp_path):

@@ -100,7 +100,7 @@ KINDS = [
     (400, {"code": "InputTextRiskDetection", "message": "x"}, "moderation"), (451, {"message": "x"}, "moderation"),
     (403, {"code": "content_policy_violation", "type": "invalid_request_error", "message": "x"}, "moderation"),
     (403, {"code": 403, "message": "Your input was flagged", "metadata": {"reasons": ["x"]}}, "moderation"), (400, {"code": "1301", "message": "敏感内容"}, "moderation"),
-    (400, {"type": "invalid_request_error", "message": "messages: field required"}, "client"), (422, {"message": "Extra inputs are not permitted"}, "client"),
+    (400, {"type": "invalid_request_error", "message": "messages: field required"}, "client"), (422, {"message": "Extra inputs are not permitted"}, "client"), (422, {"type": "extra_forbidden", "message": "x"}, "client"),
     (400, {"code": "InvalidParameter", "message": "temperature"}, "client"), (413, {"type": "request_too_large", "message": "x"}, "client"),
     (400, {"code": "context_length_exceeded", "message": "x"}, "context"), (400, {"type": "exceed_context_size_error", "message": "x"}, "context"),
     (400, {"type": "invalid_request_error", "message": "prompt is too long: 210000 tokens > 200000 maximum"}, "context"),

@@ -3,7 +3,7 @@
 from tests.gateway.request.support import Worker, answering, deployment
 
 
-def test_a_head_is_remembered_with_the_clients_until_the_snapshot_changes():
+def test_a_head_is_remembered_with_the_clients_until_a_credential_or_the_snapshot_changes():
     worker = Worker(deployment("d1", credential="env:TOKENWORKS_UPSTREAM_C"))
     request = worker.held_state()
     worker.shared.snapshot.credentials["env:TOKENWORKS_UPSTREAM_C"] = "secret"
@@ -11,8 +11,26 @@ def test_a_head_is_remembered_with_the_clients_until_the_snapshot_changes():
     assert head.endswith(b"authorization: Bearer secret\r\naccept-encoding: identity\r\ncontent-length: ")
     worker.shared.snapshot.credentials["env:TOKENWORKS_UPSTREAM_C"] = "other"
     assert worker.parts.renderer.head(request, worker.view("d1")) is head
-    worker.shared.snapshot.number += 1
+    worker.shared.use_credentials(frozenset({"env:TOKENWORKS_UPSTREAM_C"}), frozenset())
     assert b"Bearer other" in worker.parts.renderer.head(request, worker.view("d1"))
+
+
+def test_a_deployment_is_called_at_the_vendors_path_with_the_vendors_header():
+    azure = deployment(
+        "d1", base_url="https://acme.openai.azure.com/openai/v1", profile="azure-openai", credential="file:a"
+    )
+    zhipu = deployment(
+        "d2", base_url="https://api.z.ai/api/paas/v4", profile="zhipu", protocols=("chat", "messages")
+    )
+    worker = Worker(azure, zhipu)
+    worker.shared.snapshot.credentials["file:a"] = "secret"
+    head = worker.parts.renderer.head(worker.held_state(), worker.view("d1"))
+    assert head.startswith(b"POST /openai/v1/chat/completions HTTP/1.1\r\nhost: acme.openai.azure.com\r\n")
+    assert b"\r\napi-key: secret\r\n" in head and b"authorization" not in head
+    request = worker.held_state(protocol="messages")
+    assert worker.parts.renderer.head(request, worker.view("d2")).startswith(
+        b"POST /api/anthropic/v1/messages "
+    )
 
 
 def test_a_count_of_tokens_has_a_path_of_its_own_and_no_maximum():

@@ -1,10 +1,11 @@
 """Files that change while a server runs: the certificate of the public port, and the credentials of deployments."""
 
 import ssl
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from cryptography import x509
@@ -16,6 +17,19 @@ from tokenworks.kernel import Invalid
 log = structlog.get_logger()
 
 _FILE: Final = "file:"
+# How long a credential stays in use whose file can't be read any more.
+GRACE_S: Final = 2.0
+# Of a file: times of its content and its inode, size, inode.
+_FileState = tuple[int, int, int, int]
+
+
+def _state_of(path: Path) -> _FileState | None:
+    """The state by which a change is seen; None if there is no file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 class WatchedFiles:
@@ -32,16 +46,8 @@ class WatchedFiles:
         before, self._states = self._states, self._read_states()
         return self._states != before
 
-    def _read_states(self) -> list[tuple[int, int, int, int] | None]:
-        states: list[tuple[int, int, int, int] | None] = []
-        for path in self._paths:
-            try:
-                stat = path.stat()
-            except OSError:
-                states.append(None)
-            else:
-                states.append((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino))
-        return states
+    def _read_states(self) -> list[_FileState | None]:
+        return [_state_of(path) for path in self._paths]
 
 
 class Certificates:
@@ -118,36 +124,96 @@ def _why(error: Exception) -> str:
     return "the certificate is no PEM chain"
 
 
+class Reading(NamedTuple):
+    """What a reading of credentials found. `changed`: references of those that are not what they were; `broken`: deployments of which
+    no credential can be used.
+    """
+
+    changed: frozenset[str]
+    broken: frozenset[str]
+
+
 class Credentials:
-    """The credentials of a snapshot's deployments, read again within a second where their files change."""
+    """The credentials of a snapshot's deployments, read again within a second where their files change, and at once where an upstream
+    refuses one. A credential that could be used stays in use for `GRACE_S` after its file can't be read: tools write a file in two
+    steps.
+    """
 
-    def __init__(self, secrets_dir: Path) -> None:
+    def __init__(self, secrets_dir: Path, now_s: Callable[[], float] = time.monotonic) -> None:
         self._secrets_dir = secrets_dir
+        self._now_s = now_s
         self._watched = WatchedFiles(())
+        self._known: dict[str, str] = {}
+        # References whose files can't be read any more, with the time of the first reading that failed.
+        self._unreadable_s: dict[str, float] = {}
+        # Of each file when it was last read for `renew`.
+        self._states: dict[str, _FileState | None] = {}
 
-    def read(self, snapshot: Snapshot) -> frozenset[str]:
-        """Put the credentials into the snapshot. Returns the names of deployments whose credential is missing."""
-        references = {
-            place.name: place.deployment.credential
-            for place in snapshot.views
-            if place.deployment.credential is not None
-        }
+    def read(self, snapshot: Snapshot) -> Reading:
+        """Put the credentials into the snapshot; those that can't be used are not in it."""
+        references = {view.name: view.deployment.references for view in snapshot.views}
+        named = sorted({reference for of_one in references.values() for reference in of_one})
         self._watched = WatchedFiles(
             self._secrets_dir / reference.removeprefix(_FILE)
-            for reference in sorted(set(references.values()))
+            for reference in named
             if reference.startswith(_FILE)
         )
-        broken = set()
-        for name, reference in references.items():
+        before = dict(self._known)
+        missing: dict[str, str] = {}
+        for reference in named:
             try:
-                snapshot.credentials[reference] = read_credential(reference, self._secrets_dir)
+                self._known[reference] = read_credential(reference, self._secrets_dir) or ""
+                self._unreadable_s.pop(reference, None)
             except CredentialMissing as error:
-                broken.add(name)
-                log.error("worker.credential_missing", deployment=name, error=str(error))
-        return frozenset(broken)
+                if not self._stays(reference):
+                    missing[reference] = str(error)
+        for reference in (self._known.keys() | self._unreadable_s.keys()) - set(named) | missing.keys():
+            self._known.pop(reference, None)
+            self._unreadable_s.pop(reference, None)
+        self._states = {name: state for name, state in self._states.items() if name in named}
+        snapshot.credentials.clear()
+        snapshot.credentials.update(self._known)
+        self._log(references, missing)
+        changed = {reference for reference in named if before.get(reference) != self._known.get(reference)}
+        broken = {name for name, of_one in references.items() if of_one and missing.keys() >= set(of_one)}
+        return Reading(frozenset(changed), frozenset(broken))
+
+    def renew(self, snapshot: Snapshot, reference: str) -> bool:
+        """Read one credential again if its file has changed since the last call. True if the credential has changed."""
+        if not reference.startswith(_FILE):
+            return False
+        state = _state_of(self._secrets_dir / reference.removeprefix(_FILE))
+        if state is None or state == self._states.get(reference):
+            return False
+        self._states[reference] = state
+        try:
+            secret = read_credential(reference, self._secrets_dir)
+        except CredentialMissing:
+            return False
+        if secret is None or secret == snapshot.credentials.get(reference):
+            return False
+        self._known[reference] = secret
+        snapshot.credentials[reference] = secret
+        log.info("worker.credential_renewed", credential=reference)
+        return True
 
     def changed(self) -> bool:
-        return self._watched.changed()
+        """True where a file has changed since the last call, or one that can't be read may become readable, or broken."""
+        return self._watched.changed() or bool(self._unreadable_s)
+
+    def _stays(self, reference: str) -> bool:
+        """True while a credential that can't be read any more stays in use."""
+        if reference not in self._known:
+            return False
+        since_s = self._unreadable_s.setdefault(reference, self._now_s())
+        return self._now_s() - since_s < GRACE_S
+
+    @staticmethod
+    def _log(references: Mapping[str, Sequence[str]], missing: Mapping[str, str]) -> None:
+        for name, of_one in references.items():
+            for reference in of_one:
+                if reference in missing:
+                    log.error("worker.credential_missing", deployment=name, error=missing[reference])
 
 
-__all__ = ["Certificates", "Credentials", "WatchedFiles", "certificate_words"]
+__all__ = ["Certificates", "Credentials", "Reading", "WatchedFiles", "certificate_words"]

@@ -88,6 +88,7 @@ class Worker:
         for states in read_seen(settings.run_dir, SEEN_FOR_S).values():
             upkeep.seen_before = states
         self.shared = shared = plane.shared
+        shared.renew_credential = self._renew_credential
         self.lock = self._lock(settings.run_dir / "workers")
         shared.client = RecorderClient(
             str(settings.run_dir / "recorder.sock"),
@@ -152,11 +153,18 @@ class Worker:
             shared.risk.lossy = frozenset(LOSSY_ACCOUNTS.decode(content).accounts)
         elif name == SNAPSHOT.name:
             snapshot = snapshot_from_wire(SNAPSHOT.decode(content), {}, shared.snapshot)
-            self.plane.upkeep.swap(snapshot, self.credentials.read(snapshot))
+            found = self.credentials.read(snapshot)
+            self.plane.upkeep.swap(snapshot, found.broken)
+            shared.use_credentials(found.changed, found.broken)
             named = {place.deployment.tokenizer for place in snapshot.views}
             shared.counter.load(frozenset(name for name in named if name is not None))
             gc.collect()
             gc.freeze()
+
+    def _renew_credential(self, reference: str) -> None:
+        """An upstream refused a credential: it may have been replaced since it was read."""
+        if self.credentials.renew(self.shared.snapshot, reference):
+            self.shared.use_credentials(frozenset({reference}), self.shared.broken_credentials)
 
     def _certificates(self) -> Certificates | None:
         if self.settings.tls_certificate is None or self.settings.tls_key is None:
@@ -246,7 +254,8 @@ class Worker:
             if self.secrets.load_new():
                 shared.keys.set_peppers(self.secrets.peppers)
             if self.credentials.changed():
-                shared.broken_credentials = self.credentials.read(shared.snapshot)
+                found = self.credentials.read(shared.snapshot)
+                shared.use_credentials(found.changed, found.broken)
             self.plane.tick()
             log_suppressed()
 
@@ -258,7 +267,7 @@ async def rehearse(settings: Settings, snapshot: PublishedSnapshot) -> None:
         clock = AnchoredClock(SystemClock(settings.clock_shift_s))
         plane = Plane(settings, clock, stats, "", tls=settings.tls_key is not None)
         made = snapshot_from_wire(snapshot, {}, plane.shared.snapshot)
-        plane.upkeep.swap(made, Credentials(settings.secrets).read(made))
+        plane.upkeep.swap(made, Credentials(settings.secrets).read(made).broken)
         stats.beat()
 
 

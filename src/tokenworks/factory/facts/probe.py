@@ -6,6 +6,8 @@ import ssl
 from typing import Final
 
 from tokenworks.factory.errors import ProtocolsUnknown
+from tokenworks.factory.facts.endpoints import auth_headers, auth_of, paths_of
+from tokenworks.factory.facts.profiles import Profile, profile_of
 from tokenworks.factory.model import PROTOCOL_PATHS, Deployment, Protocol, address_refusal, parse_address
 
 PROBE_TIMEOUT_S: Final = 10.0
@@ -19,9 +21,11 @@ def probe_protocols(deployment: Deployment, credential: str | None) -> tuple[Pro
     Raises `ProtocolsUnknown` if the deployment does not answer, or its address is refused.
     """
     spoken = []
-    for protocol, endpoint in PROTOCOL_PATHS.items():
+    profile = profile_of(deployment.profile)
+    paths = paths_of(deployment, profile)
+    for protocol in PROTOCOL_PATHS:
         try:
-            status = _post_empty(deployment, deployment.path(endpoint), credential)
+            status = _post_empty(deployment, protocol, paths[protocol], profile, credential)
         except (OSError, http.client.HTTPException) as error:
             raise ProtocolsUnknown(
                 f"{deployment.base_url} does not answer ({error}): start it first, or say what it speaks with --protocol"
@@ -35,7 +39,9 @@ def probe_protocols(deployment: Deployment, credential: str | None) -> tuple[Pro
     return tuple(spoken)
 
 
-def _post_empty(deployment: Deployment, path: str, credential: str | None) -> int:
+def _post_empty(
+    deployment: Deployment, protocol: Protocol, path: str, profile: Profile, credential: str | None
+) -> int:
     found = socket.getaddrinfo(deployment.host, deployment.port, type=socket.SOCK_STREAM)
     address = str(found[0][4][0])
     reason = address_refusal(parse_address(address), allow_private=deployment.allow_private)
@@ -50,7 +56,7 @@ def _post_empty(deployment: Deployment, path: str, credential: str | None) -> in
         connection = http.client.HTTPConnection(deployment.host, deployment.port, timeout=PROBE_TIMEOUT_S)
     headers = {"content-type": "application/json", "anthropic-version": "2023-06-01"}
     if credential:
-        headers |= {"authorization": f"Bearer {credential}", "x-api-key": credential}
+        headers |= auth_headers(auth_of(deployment, profile, protocol), credential)
     try:
         # Connect to the checked address and look the name up no second time (TLS still checks the name).
         connection.sock = socket.create_connection((address, deployment.port), PROBE_TIMEOUT_S)

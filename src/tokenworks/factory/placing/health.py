@@ -117,6 +117,10 @@ class Health:
         self.failures = max(self.failures, FAILURES_TO_OPEN)
         self.cool_until_s = self.retry_after_until_s = max(self.retry_after_until_s, now_s + seconds)
 
+    def end_rest(self, now_s: float) -> None:
+        """End a rest at once: the time was of a credential that the deployment no longer has. The next request is a trial."""
+        self.cool_until_s = self.retry_after_until_s = min(self.retry_after_until_s, now_s)
+
     def cool_down(self, now_s: float, seconds: float) -> None:
         """Open the circuit at once for so long, or until no other deployment is left. The upstream named no time."""
         self.failures = max(self.failures, FAILURES_TO_OPEN)

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from tokenworks.factory.facts.profiles import profile_of
+from tokenworks.factory.facts.endpoints import auth_headers, auth_of, paths_of
+from tokenworks.factory.facts.profiles import Endpoint, profile_of
 from tokenworks.factory.model import Deployment
+from tokenworks.factory.placing.credentials import CredentialRing
 from tokenworks.factory.placing.forecast import Forecast
 from tokenworks.factory.placing.health import Health
 from tokenworks.factory.placing.request import PlacementRequest, may_have
@@ -20,6 +22,7 @@ class DeploymentView(Health):
         "cached_nano",
         "context_tokens",
         "costs",
+        "credentials",
         "deployment",
         "draining",
         "edge_region",
@@ -29,6 +32,7 @@ class DeploymentView(Health):
         "name",
         "number",
         "output_nano",
+        "paths",
         "profile",
         "unscored",
     )
@@ -39,6 +43,9 @@ class DeploymentView(Health):
         self.declare(deployment)
         # The deployment's number in the placement; -1: the placement does not have it (any more).
         self.number = -1
+        # None: it has one credential or none.
+        references = deployment.references
+        self.credentials = CredentialRing(self.name, references) if len(references) > 1 else None
         self.unscored = Candidate(self, None, 0.0, 0.0, 0.0, 0, 0, 0.0)
         self.last_used_s = 0.0
         self.forecast = Forecast(
@@ -50,6 +57,8 @@ class DeploymentView(Health):
         """Take over what is declared of the deployment; what was observed stays."""
         self.deployment = deployment
         self.profile = profile_of(deployment.profile)
+        # The path of each protocol, of `count_tokens` and of `models`.
+        self.paths: dict[str, str] = paths_of(deployment, self.profile)
         self.draining = deployment.draining
         # An edge box is preferred for subscribers near its region, if it declares one.
         self.edge_region = (deployment.region or "") if deployment.kind == "edge" else None
@@ -61,6 +70,11 @@ class DeploymentView(Health):
         paid = (0, 0, 0) if deployment.committed else (fresh, cached, price.output_nano or 0)
         self.fresh_nano, self.cached_nano, self.output_nano = paid
         self.costs = any(paid)
+
+    def auth_lines(self, endpoint: Endpoint, secret: str) -> bytes:
+        """The header lines that carry a credential to an endpoint."""
+        auth = auth_of(self.deployment, self.profile, endpoint)
+        return "".join(f"{name}: {value}\r\n" for name, value in auth_headers(auth, secret).items()).encode()
 
     def began(self, now_s: float) -> None:
         self.last_used_s = now_s

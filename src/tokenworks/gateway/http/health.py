@@ -29,9 +29,13 @@ class HealthCheck:
             self._failed()
             return
         deployment = self._view.deployment
-        credential = self._shared.snapshot.credentials.get(deployment.credential or "")
-        secret = f"authorization: Bearer {credential}\r\nx-api-key: {credential}\r\n" if credential else ""
-        text = f"GET {deployment.path('/v1/models')} HTTP/1.1\r\nhost: {deployment.host}\r\n{secret}accept-encoding: identity\r\n\r\n"
+        view = self._view
+        credentials = self._shared.snapshot.credentials
+        secret: str | None = None
+        for reference in deployment.references:
+            secret = secret or credentials.get(reference)
+        lines = view.auth_lines("models", secret).decode() if secret else ""
+        text = f"GET {view.paths['models']} HTTP/1.1\r\nhost: {deployment.host}\r\n{lines}accept-encoding: identity\r\n\r\n"
         timeout_s = self._shared.settings.upstream_connect_timeout_s
         connection.begin(self, text.encode(), b"", timeout_s, timeout_s)
 

@@ -1,7 +1,7 @@
 """Reads vendors' errors: the kind of a fault, the time of a retry, and the message that the client may see.
 
 The tables are from the vendors' own documents; docs/METERING.md describes their use. The module knows no vendor by name: the names to
-remove from messages come from the deployment's profile.
+remove from messages and the meaning of codes that are numbers come from the deployment's profile.
 """
 
 import re
@@ -16,6 +16,7 @@ from tokenworks.gateway.protocol.errors import Refusal
 RETRY_AFTER_S_MAX: Final = 3600.0
 MESSAGE_CHARS_MAX: Final = 500
 CODE_CHARS_MAX: Final = 100
+CONTEXT_CODE: Final = "context_length_exceeded"
 # A larger number is a time since 1970 in seconds; a number larger than a thousand times this is one in milliseconds.
 _EPOCH_S: Final = 1_000_000_000
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|us|µs|ns|d|h|m|s)(?![a-z])")
@@ -162,6 +163,8 @@ _CODES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         "contextlength", "contextwindow", "exceedcontextsize", "tokenstoolong", "characterstoolong", "stringabovemax",
         "prompttoolong", "inputtoolong",
     )),
+    # Before the word `forbidden`: a field is, and not the caller (FastAPI, Mistral).
+    ("client", ("extraforbidden",)),
     ("server", (
         "apikey", "authentic", "unauthorized", "permission", "accessdenied", "mismatchedorganization", "modelnotfound",
         "invalidmodel", "modelnotopen", "invalidendpoint", "notfounderror", "forbidden", "deploymentnotfound",
@@ -169,17 +172,9 @@ _CODES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     )),
     ("client", (
         "invalidrequest", "invalidparameter", "invalidargument", "missingparameter", "malformed", "unsupported", "invalidmessages",
-        "requesttoolarge", "badrequest", "validation", "unprocessable", "invalidvalue", "invalidtype", "extraforbidden",
+        "requesttoolarge", "badrequest", "validation", "unprocessable", "invalidvalue", "invalidtype",
     )),
 )  # fmt: skip
-# Numeric codes of Zhipu and MiniMax.
-_NUMBERED: Final = {
-    "1113": "quota", "1308": "quota", "1309": "quota", "1310": "quota", "1311": "quota", "1008": "quota",
-    "1301": "moderation", "1026": "moderation", "1027": "moderation",
-    "1302": "rate", "1303": "rate", "1304": "rate", "1305": "rate", "1313": "rate", "1002": "rate", "1041": "rate",
-    "1312": "overloaded", "1039": "context", "1261": "context", "1042": "client", "2013": "client",
-    "1210": "client", "1213": "client", "1214": "client", "1215": "client",
-}  # fmt: skip
 _QUOTA_TEXT: Final = re.compile(
     r"insufficient (?:balance|quota|credits?|funds)|credit balance|exceeded your current quota|quota[^.]{0,40}used up"
     r"|余额不足|欠费|额度已用",
@@ -208,10 +203,6 @@ def kind_of(status: int, code: str, message: str) -> str:
     """The kind of a fault (see `Fault`), or `context` (a client's fault: the request exceeds the context). `status` is 0 if the
     answer's status was no error; `code` may be several words.
     """
-    for word in code.split():
-        kind = _NUMBERED.get(word)
-        if kind is not None:
-            return kind
     squeezed = re.sub(r"[^a-z0-9 ]", "", code.lower())
     by_code = next((kind for kind, words in _CODES if any(word in squeezed for word in words)), "")
     if by_code in {"quota", "overloaded", "rate", "moderation", "context"}:
@@ -226,6 +217,25 @@ def kind_of(status: int, code: str, message: str) -> str:
     if by_code == "client" and status not in _CLIENTS:
         by_code = ""
     return by_code or _BY_STATUS.get(status, "server")
+
+
+def by_codes(fault: Fault, codes: Mapping[str, str]) -> Fault:
+    """The fault by a vendor's own table of codes (`errors.codes` of its profile), for codes that say nothing by their words. A number
+    means one thing at one vendor and another at the next, so the table is the profile's.
+    """
+    kind = codes.get(fault.code)
+    if kind is None:
+        return fault
+    status, code, after_s = fault.status, fault.code, fault.retry_after_s
+    if kind == "context":
+        kind, code = "client", CONTEXT_CODE
+    if kind in {"client", "moderation"} and not 400 <= status < 500:
+        status = 400
+    if kind == "credential":
+        kind, status = "server", status if status in {401, 403} else 401
+    if after_s is None and kind in {"rate", "overloaded"}:
+        after_s = wait_in_message(fault.message)
+    return Fault(kind, status, code, fault.message, after_s)
 
 
 # Parts of messages that name the vendor, its hosts, or the operator's account at the vendor.
@@ -288,7 +298,7 @@ def refusal_of(fault: Fault, *, names: Sequence[str], model: str, upstream_model
         text = f"content policy: {message}" if message else "the content was refused by a content policy"
         refusal = Refusal(400, "content_policy_violation", text)
         return refusal._replace(status=403) if fault.status == 403 else refusal
-    if fault.code == "context_length_exceeded":
+    if fault.code == CONTEXT_CODE:
         text = message or f"the request is longer than the context of {model}"
         return Refusal(400, "context_length_exceeded", text)
     refusal = Refusal(400, "refused_by_model", message or f"{model} does not take this request")

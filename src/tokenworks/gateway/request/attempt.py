@@ -19,6 +19,7 @@ from tokenworks.gateway.protocol.outcome import fault_of_body, read_body
 from tokenworks.gateway.protocol.splice import body_with_model
 from tokenworks.gateway.protocol.usage import BOM, Usage
 from tokenworks.gateway.protocol.vendor_errors import Fault, retry_after_s
+from tokenworks.gateway.request import credentials
 from tokenworks.gateway.request.losses import NO_COUNTS
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.reply import send_piece
@@ -124,11 +125,14 @@ class Attempt(AnsweredAttempt):
                 self._owner.attempt_not_begun(self, Refusal(503, "recorder_away", str(error), 1))
                 return
         renderer = parts.renderer
+        if view.credentials is not None and self.slot is None:
+            self.slot = credentials.take(parts.shared, view.credentials)
+        self.heads_number = parts.shared.heads_number
         body = renderer.body(self)
         self.upstream = connection
         connection.begin(
             self,
-            b"%b%d\r\n\r\n" % (renderer.head(request, view), len(body)),
+            b"%b%d\r\n\r\n" % (renderer.head(request, view, self.slot), len(body)),
             body,
             renderer.patience_s(self),
             renderer.idle_timeout_s(view),
@@ -142,6 +146,8 @@ class Attempt(AnsweredAttempt):
 
     def upstream_head(self, connection: UpstreamConnection) -> None:
         status = connection.status
+        if self.slot is not None:
+            credentials.note_left(self.slot, connection.headers)
         if 200 <= status < 300:
             self._parts.answers.head(self, connection)
         else:

@@ -19,11 +19,11 @@ from tokenworks.gateway.protocol.errors import Refusal, error_event
 from tokenworks.gateway.protocol.fields import BodyError, parse_body
 from tokenworks.gateway.protocol.usage import Usage
 from tokenworks.gateway.protocol.vendor_errors import Fault
-from tokenworks.gateway.request import count_tokens, opening
+from tokenworks.gateway.request import count_tokens, credentials, opening
 from tokenworks.gateway.request.attempt import FOR_CLIENT, Attempt
 from tokenworks.gateway.request.cost import stream_end, whole_answer
 from tokenworks.gateway.request.fallback import NOTHING_LEFT, cause_of_fault
-from tokenworks.gateway.request.faults import client_refusal, refusal_for
+from tokenworks.gateway.request.faults import client_refusal, refusal_for, vendor_fault
 from tokenworks.gateway.request.leaving import drain_of, drain_until_s, name_leaving
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.rate_headers import refused_lines
@@ -331,7 +331,9 @@ class Exchange(HeldRequest):
     def attempt_faulted(self, attempt: Attempt, fault: Fault) -> None:
         """The upstream answered with an error: pass it on if it is the client's own, else try another deployment."""
         self.parts.records.write_failed(attempt)
-        refusal = client_refusal(fault, attempt.view, self.shown_model)
+        view = attempt.view
+        fault = vendor_fault(fault, view)
+        refusal = client_refusal(fault, view, self.shown_model)
         if refusal is not None:
             self.parts.placements.succeeded(attempt)
             cause = cause_of_fault(self, fault)
@@ -342,12 +344,18 @@ class Exchange(HeldRequest):
             self.give_up()
             self._refuse_or_say(refusal)
             return
-        wait_s = fault.retry_after_s
-        if wait_s is not None:
-            self.shared.pause_deployment(attempt.view, wait_s)
-        self.last_refusal = refusal_for(fault, self.model)
-        # A deployment that names the time when it has capacity again is healthy.
-        count = wait_s is None and fault.status not in {404, 409, 425}
+        if credentials.is_of_one(self.shared, attempt, fault):
+            # The deployment is well: another credential of it, or its new one, may be taken.
+            if self.attempt_no < self.shared.settings.attempts_max:
+                self.tried.remove(view.name)
+            count, wait_s = False, None
+        else:
+            wait_s = credentials.rest_of_all(self.shared, view, fault.retry_after_s)
+            if wait_s is not None:
+                self.shared.pause_deployment(view, wait_s)
+            # A deployment that names the time when it has capacity again is healthy.
+            count = wait_s is None and fault.status not in {404, 409, 425}
+        self.last_refusal = refusal_for(fault._replace(retry_after_s=wait_s), self.model)
         self.attempt_failed(attempt, "", count=count, cause=f"{fault.kind} {fault.status}")
 
     def attempt_failed(self, attempt: Attempt, reason: str, *, count: bool, cause: str) -> None:

@@ -4,7 +4,7 @@ import math
 
 from tokenworks.factory import DeploymentView
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.protocol.vendor_errors import Fault, refusal_of
+from tokenworks.gateway.protocol.vendor_errors import Fault, by_codes, refusal_of
 
 
 def vendor_names(view: DeploymentView) -> tuple[str, ...]:
@@ -12,6 +12,12 @@ def vendor_names(view: DeploymentView) -> tuple[str, ...]:
     deployment, profile = view.deployment, view.profile
     vendor = () if deployment.vendor is None else (deployment.vendor,)
     return (*vendor, *profile.names, *profile.hosts, deployment.host)
+
+
+def vendor_fault(fault: Fault, view: DeploymentView) -> Fault:
+    """The fault by the vendor's own codes."""
+    codes = view.profile.error_codes
+    return by_codes(fault, codes) if codes else fault
 
 
 def client_refusal(fault: Fault, view: DeploymentView, model: str) -> Refusal | None:

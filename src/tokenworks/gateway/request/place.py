@@ -309,6 +309,8 @@ class Placements:
         shared = self._shared
         shared.placement.dropped(attempt, attempt.view)
         attempt.view.ended()
+        if attempt.slot is not None:
+            attempt.slot.ended()
         if attempt.admission is not None:
             admission, attempt.admission = attempt.admission, None
             shared.client.admissions.end(admission, attempt.request.spent_tokens, begun=True)

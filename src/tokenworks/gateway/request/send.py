@@ -3,7 +3,8 @@
 import math
 from typing import Final
 
-from tokenworks.factory import COUNT_PATHS, PROTOCOL_PATHS, DeploymentView
+from tokenworks.factory import CredentialSlot, DeploymentView
+from tokenworks.factory.facts.profiles import Endpoint
 from tokenworks.gateway.http.headers import forwarded
 from tokenworks.gateway.protocol.fields import allowed_query, render
 from tokenworks.gateway.request.place import Placements
@@ -15,6 +16,7 @@ UNSTREAMED_TOKENS_PER_S: Final = 100
 # A first byte may be this many times later than predicted, if another deployment could be tried.
 LATE_TIMES: Final = 4.0
 FORWARD_MEMO_MAX: Final = 100
+_COUNTED: Final[dict[str, Endpoint]] = {"messages": "count_tokens", "responses": "input_tokens"}
 
 
 class RequestRenderer:
@@ -39,30 +41,31 @@ class RequestRenderer:
         attempt.dropped = (*parsed.dropped, *dropped) if dropped else parsed.dropped
         return body
 
-    def head(self, request: HeldRequest, view: DeploymentView) -> bytes:
-        """The head for a deployment up to the content length, which is remembered with the client's head."""
-        snapshot = self._shared.snapshot
-        number, forward = snapshot.number, request.head.forward
-        memo = forward.get(view.name)
+    def head(self, request: HeldRequest, view: DeploymentView, slot: CredentialSlot | None = None) -> bytes:
+        """The head for a deployment up to the content length, which is remembered with the client's head until the snapshot or a
+        credential changes. `slot`: the credential, of a deployment that has several.
+        """
+        number, forward = self._shared.heads_number, request.head.forward
+        name = view.name if slot is None else slot.name
+        memo = forward.get(name)
         if memo is not None and memo[0] == number:
             known: bytes = memo[1]
             return known
         deployment, protocol = view.deployment, request.protocol
         passing = allowed_query(protocol, request.head.query).decode()
         query = f"?{passing}" if passing else ""
-        endpoint = (COUNT_PATHS if request.free else PROTOCOL_PATHS)[protocol]  # type: ignore[index]
+        endpoint: Endpoint = (_COUNTED[protocol] if request.free else protocol)  # type: ignore[assignment]
         host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
-        credential = snapshot.credentials.get(deployment.credential or "")
-        lines = (f"POST {deployment.path(endpoint)}{query} HTTP/1.1\r\nhost: {host}{port}\r\n").encode()
+        reference = deployment.credential if slot is None else slot.reference
+        credential = self._shared.snapshot.credentials.get(reference or "")
+        lines = (f"POST {view.paths[endpoint]}{query} HTTP/1.1\r\nhost: {host}{port}\r\n").encode()
         lines += forwarded(request.head, view.profile)
         if credential:
-            if protocol == "messages":
-                lines += b"x-api-key: " + credential.encode() + b"\r\n"
-            lines += b"authorization: Bearer " + credential.encode() + b"\r\n"
+            lines += view.auth_lines(endpoint, credential)
         lines += b"accept-encoding: identity\r\ncontent-length: "
-        if len(forward) < FORWARD_MEMO_MAX or view.name in forward:
-            forward[view.name] = (number, lines)
+        if len(forward) < FORWARD_MEMO_MAX or name in forward:
+            forward[name] = (number, lines)
         return lines
 
     def patience_s(self, attempt: AnsweredAttempt) -> int:

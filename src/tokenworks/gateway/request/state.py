@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import Final, NamedTuple
 
 from tokenworks.charging import Admission, Hold, Limit, Need, SliceWait, UsageRecord
-from tokenworks.factory import Candidate, Choice, DeploymentView, PlacementRequest
+from tokenworks.factory import Candidate, Choice, CredentialSlot, DeploymentView, PlacementRequest
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.http.upstream import UpstreamConnection
@@ -272,7 +272,17 @@ class CapacityRequest(NamedTuple):
 class PlacedAttempt:
     """An attempt that has a deployment, and a slot there until it is `over`."""
 
-    __slots__ = ("admission", "dropped", "foreseen_ms", "over", "request", "upstream", "view")
+    __slots__ = (
+        "admission",
+        "dropped",
+        "foreseen_ms",
+        "heads_number",
+        "over",
+        "request",
+        "slot",
+        "upstream",
+        "view",
+    )
 
     request: HeldRequest
     view: DeploymentView
@@ -281,6 +291,8 @@ class PlacedAttempt:
     over: bool
     upstream: UpstreamConnection | None
     dropped: tuple[str, ...]  # fields that were not sent on
+    slot: CredentialSlot | None  # the credential that it was sent with; None: the deployment has one or none
+    heads_number: int  # of the worker's credentials when it was sent
 
 
 class AnsweredAttempt(PlacedAttempt):
@@ -312,6 +324,8 @@ class AnsweredAttempt(PlacedAttempt):
         self.over = False
         self.upstream = None
         self.dropped = ()
+        self.slot = None
+        self.heads_number = 0
         self.meter: StreamMeter | None = None
         self.undecided = (
             False  # a stream was requested, and the first bytes do not show yet whether this is one

@@ -36,6 +36,7 @@ CHANGES: Final = (
     ("`stream_options`", "a stream of `chat` or `completions` whose usage has to be known",
      "`include_usage` is set beside the client's own options, and `continuous_usage_stats` where the profile says `continuous`"),
     ("`stream_options`", "`--no-stream-options`", "removed and named"),
+    ("a field that the vendor refuses", "the profile names it (`refused`, see [VENDORS.md](VENDORS.md))", "removed and named"),
     ("`service_tier: flex`", "always: it is a value for this gateway only", "removed"),
     ("a name or a `type` that no list has", "the deployment does not have `--pass-unknown`, or the name never passes", "removed and named"),
     ("a name that only other profiles list", "the deployment does not have `--pass-unknown`", "removed and named"),

@@ -48,6 +48,10 @@ def render(
     if parsed.protocol in _USAGE and _set_usage(parsed, deployment, profile, usage, changes):
         removed_names.append("stream_options")
         dropped.append("stream_options")
+    if profile.refused:
+        refused = _refused(parsed, profile)
+        removed_names += refused
+        dropped += [name for name in refused if name not in dropped]
     if not (parsed.changed or parsed.cuts or unlisted or removed_names):
         if not changes:
             # `body` itself, unless it has a byte order mark.
@@ -118,6 +122,12 @@ def _set_usage(
     if options != before:
         changes["stream_options"] = msgspec.Raw(_encode(options))
     return False
+
+
+def _refused(parsed: Parsed, profile: Profile) -> list[str]:
+    """The fields of the body that the vendor refuses."""
+    fields = parsed.outer_fields if parsed.scan is None else parsed.fields
+    return [name for name in profile.refused.get(parsed.protocol, ()) if name in fields]  # type: ignore[call-overload]
 
 
 def _without_tools(fields: RawObject, cuts: list[FieldPath]) -> list[FieldPath]:
