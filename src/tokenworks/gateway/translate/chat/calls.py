@@ -1,0 +1,62 @@
+"""A call of a tool in a stream of chat, while its arguments arrive."""
+
+from typing import Final
+
+import msgspec
+
+from tokenworks.gateway.protocol.usage import UNREADABLE
+
+# Characters of arguments that are kept to see whether they are whole. A longer call stays open until the stream's finish.
+KEPT_CHARS_MAX: Final = 1 << 18
+_any: Final = msgspec.json.Decoder()
+
+
+class OpenCall:
+    """`given_id`: the vendor's id or ""; `part`: its number once it has begun, else -1; `early`: arguments that came before its name; `size`: characters of arguments."""
+
+    __slots__ = ("_pieces", "custom", "early", "ended", "given_id", "name", "part", "size")
+
+    def __init__(self, given_id: str | None, *, custom: bool) -> None:
+        self.given_id = given_id or ""
+        self.name = ""
+        self.custom = custom
+        self.part = -1
+        self.early = ""
+        self.ended = False
+        self.size = 0
+        self._pieces: list[str] = []
+
+    @property
+    def begun(self) -> bool:
+        return self.part >= 0
+
+    def is_other(self, call_id: str | None, name: str | None) -> bool:
+        """True if a piece with this id and name begins another call: some vendors give all calls the same index, some repeat the name,
+        and some make a new id for each piece.
+        """
+        if not name or not self.begun:
+            return False
+        return name != self.name or bool(call_id and self.given_id and call_id != self.given_id)
+
+    def hold(self, text: str) -> None:
+        if len(self.early) + len(text) <= KEPT_CHARS_MAX:
+            self.early += text
+
+    def add(self, text: str) -> None:
+        """Keep a piece of arguments."""
+        self.size += len(text)
+        if self.size <= KEPT_CHARS_MAX:
+            self._pieces.append(text)
+        else:
+            self._pieces.clear()
+
+    def is_complete(self) -> bool:
+        """True if the arguments are a whole JSON object. (`custom` input has no end that could be seen.)"""
+        if self.custom or not self._pieces or self.size > KEPT_CHARS_MAX:
+            return False
+        if not self._pieces[-1].rstrip().endswith("}"):
+            return False
+        try:
+            return isinstance(_any.decode("".join(self._pieces)), dict)
+        except UNREADABLE:
+            return False
