@@ -134,6 +134,12 @@ ARGUMENTS = (
         ("gateway/*.py", "gateway/http/*.py", "gateway/protocol/*.py", "gateway/protocol/fields/*.py", "gateway/request/*.py"),
     ),
     Argument(
+        "the codec of messages: what is read and written as a whole, by its rules and by whatever a client or a deployment may send",
+        ("gateway/translate/messages/test_read_request.py", "gateway/translate/messages/test_write_request.py",
+         "gateway/translate/messages/test_answers.py", "gateway/translate/messages/test_reader.py", "gateway/translate/messages/test_writer.py"),
+        ("gateway/translate/messages/*.py",),
+    ),
+    Argument(
         "orders and subscribers: tested by what a subscriber does, over months",
         ("subscriptions/test_service.py", "subscriptions/orders/test_change.py", "subscriptions/people/test_privacy.py",
          "app/test_webhooks.py"),
