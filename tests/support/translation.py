@@ -14,6 +14,7 @@ of the form (`image.detail`, `call.namespace`), the name of a field of `Request`
 | `begin.usage` | the beginning of a stream tells no usage |
 """
 
+from functools import cache
 from itertools import pairwise
 
 import msgspec
@@ -94,19 +95,47 @@ SCHEMAS = st.sampled_from([
     {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": False},
 ])  # fmt: skip
 _LIFETIMES = st.none() | st.sampled_from(["5m", "1h"])
+_DETAILS = st.sampled_from(["auto", "low", "high"])
+_FILE_NAMES = st.sampled_from(["a.pdf", "Rechnung März.pdf"])
+_TEXT_ROWS = st.lists(TEXTS, min_size=1, max_size=2).map(tuple)
+_LEVELS = st.sampled_from(["low", "medium", "high"])
+_SUMMARIES = st.sampled_from(["auto", "concise", "detailed"])
+_BUDGETS = st.integers(1024, 32000)
+_STOPS = st.lists(TEXTS, min_size=1, max_size=3).map(tuple)
+_BOOLEANS = st.booleans()
+_ARGUMENTS = JSON_OBJECTS.map(lambda value: msgspec.json.encode(value).decode())
+_GRAMMARS = st.tuples(st.sampled_from(["lark", "regex"]), TEXTS)
+_DESCRIPTIONS = st.none() | TEXTS
+_AUDIOS = st.builds(Audio, DATA, st.sampled_from(["wav", "mp3"]))
+_SOME_NAMES = st.lists(NAMES, min_size=1, max_size=3, unique=True)
+_NUMBERS = st.just(0) | st.integers(0, 5000)
+_POSITIVE = st.integers(1, 5000)
+_TIERS = st.just("default")
+
+
+@cache
+def _or(absent, strategy):
+    return st.just(absent) | strategy
+
+
+@cache
+def _always(absent):
+    return st.just(absent)
 
 
 def _maybe(carried, word, strategy, absent=None):
     """The strategy if the word is carried, or sometimes the absent value; else always the absent value."""
-    return st.just(absent) | strategy if word in carried else st.just(absent)
+    return _or(absent, strategy) if word in carried else _always(absent)
 
 
+@cache
 def texts(carried):
     return st.builds(Text, TEXTS, cache=_maybe(carried, "text.cache", _LIFETIMES))
 
 
+@cache
 def images(carried):
-    detail = _maybe(carried, "image.detail", st.sampled_from(["auto", "low", "high"]))
+    detail = _maybe(carried, "image.detail", _DETAILS)
     cache = _maybe(carried, "image.cache", _LIFETIMES)
     kinds = {
         "image.url": st.builds(Image, url=URLS, detail=detail, cache=cache),
@@ -122,8 +151,9 @@ def images(carried):
     return st.one_of([strategy for word, strategy in kinds.items() if word in carried])
 
 
+@cache
 def files(carried):
-    name = _maybe(carried, "file.name", st.sampled_from(["a.pdf", "Rechnung März.pdf"]))
+    name = _maybe(carried, "file.name", _FILE_NAMES)
     cache = _maybe(carried, "file.cache", _LIFETIMES)
     kinds = {
         "file.url": st.builds(File, url=URLS, name=name, cache=cache),
@@ -145,10 +175,8 @@ def reasonings(draw, carried):
     """Reasoning with something in it."""
     signature = draw(_maybe(carried, "reasoning.signature", IDS))
     encrypted = None if signature else draw(_maybe(carried, "reasoning.encrypted", IDS))
-    summary = draw(
-        _maybe(carried, "reasoning.summary", st.lists(TEXTS, min_size=1, max_size=2).map(tuple), ())
-    )
-    text = "" if summary or (encrypted and draw(st.booleans())) else draw(TEXTS)
+    summary = draw(_maybe(carried, "reasoning.summary", _TEXT_ROWS, ()))
+    text = "" if summary or (encrypted and draw(_BOOLEANS)) else draw(TEXTS)
     item_id = draw(_maybe(carried, "reasoning.item_id", IDS))
     return Reasoning(text, summary, signature, encrypted, item_id)
 
@@ -156,24 +184,20 @@ def reasonings(draw, carried):
 @st.composite
 def tool_calls(draw, carried, tools, call_id):
     tool = draw(st.sampled_from(tools))
-    arguments = draw(TEXTS if tool.custom else JSON_OBJECTS.map(_json))
+    arguments = draw(TEXTS if tool.custom else _ARGUMENTS)
     item_id = draw(_maybe(carried, "call.item_id", IDS))
     cache = draw(_maybe(carried, "call.cache", _LIFETIMES))
     return ToolCall(call_id, tool.name, arguments, tool.custom, tool.namespace, item_id, cache)
 
 
-def _json(value):
-    return msgspec.json.encode(value).decode()
-
-
 @st.composite
 def tool_results(draw, carried, call):
     content = [draw(texts(carried))] if draw(st.integers(0, 9)) else []
-    if "result.image" in carried and draw(st.booleans()):
+    if "result.image" in carried and draw(_BOOLEANS):
         content.append(draw(images(carried)))
-    if "result.file" in carried and draw(st.booleans()):
+    if "result.file" in carried and draw(_BOOLEANS):
         content.append(draw(files(carried)))
-    is_error = draw(_maybe(carried, "result.is_error", st.booleans(), absent=False))
+    is_error = draw(_maybe(carried, "result.is_error", _BOOLEANS, absent=False))
     cache = draw(_maybe(carried, "result.cache", _LIFETIMES))
     return ToolResult(call.call_id, tuple(content), is_error, call.custom, cache)
 
@@ -181,22 +205,21 @@ def tool_results(draw, carried, call):
 @st.composite
 def tools_of(draw, carried):
     """Tools with different names."""
-    names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
+    names = draw(_SOME_NAMES)
     return tuple(draw(_tool(carried, name)) for name in names)
 
 
 @st.composite
 def _tool(draw, carried, name):
-    custom = draw(st.booleans()) if "call.custom" in carried else False
+    custom = draw(_BOOLEANS) if "call.custom" in carried else False
     namespace = draw(_maybe(carried, "call.namespace", NAMES)) if not custom else None
-    grammar = st.tuples(st.sampled_from(["lark", "regex"]), TEXTS)
     return Tool(
         name,
-        draw(st.none() | TEXTS),
+        draw(_DESCRIPTIONS),
         None if custom else draw(SCHEMAS),
-        None if custom else draw(_maybe(carried, "tool.strict", st.booleans())),
+        None if custom else draw(_maybe(carried, "tool.strict", _BOOLEANS)),
         custom,
-        draw(_maybe(carried, "tool.grammar", grammar)) if custom else None,
+        draw(_maybe(carried, "tool.grammar", _GRAMMARS)) if custom else None,
         namespace,
         draw(_maybe(carried, "tool.cache", _LIFETIMES)),
     )
@@ -216,19 +239,24 @@ def tool_choices(draw, carried, tools):
     return ToolChoice(mode, allowed=allowed)
 
 
-@st.composite
-def _user_turn(draw, carried, calls):
+@cache
+def _user_parts(carried, least):
     kinds = [texts(carried)]
     if _has(carried, "image."):
         kinds.append(images(carried))
     if _has(carried, "file."):
         kinds.append(files(carried))
     if "audio" in carried:
-        kinds.append(st.builds(Audio, DATA, st.sampled_from(["wav", "mp3"])))
-    parts = draw(st.lists(st.one_of(kinds), min_size=0 if calls else 1, max_size=3))
+        kinds.append(_AUDIOS)
+    return st.lists(st.one_of(kinds), min_size=least, max_size=3)
+
+
+@st.composite
+def _user_turn(draw, carried, calls):
+    parts = draw(_user_parts(carried, 0 if calls else 1))
     results = [draw(tool_results(carried, call)) for call in calls]
     together = [*results, *parts]
-    if "mixed_results" in carried and draw(st.booleans()):
+    if "mixed_results" in carried and draw(_BOOLEANS):
         together = draw(st.permutations(together))
     return Turn("user", _without_rows(carried, together))
 
@@ -243,13 +271,13 @@ def _without_rows(carried, parts):
 
 @st.composite
 def _answer_parts(draw, carried, tools, first_call):
-    reasoning = [draw(reasonings(carried))] if "reasoning" in carried and draw(st.booleans()) else []
-    said = [draw(texts(carried - {"text.cache"}))] if draw(st.booleans()) else []
+    reasoning = [draw(reasonings(carried))] if "reasoning" in carried and draw(_BOOLEANS) else []
+    said = [draw(texts(carried - {"text.cache"}))] if draw(_BOOLEANS) else []
     if "refused" in carried and ("both" in carried or not said) and draw(st.integers(0, 4)) == 0:
         said.append(Refused(draw(TEXTS)))
     count = draw(st.integers(0, 3)) if tools else 0
     calls = [draw(tool_calls(carried, tools, f"call_{first_call + at}")) for at in range(count)]
-    if "order" in carried and draw(st.booleans()):
+    if "order" in carried and draw(_BOOLEANS):
         more = [draw(texts(carried - {"text.cache"}))] if "texts" in carried else []
         return tuple(draw(st.permutations([*reasoning, *said, *calls, *more])))
     return (*reasoning, *said, *calls)
@@ -283,13 +311,13 @@ def formats():
 def reasoning_options(draw, carried):
     """An effort, or a budget (`enabled` is true), or `enabled` alone, or nothing."""
     enabled = budget = None
-    effort = draw(_maybe(carried, "reasoning.effort", st.sampled_from(["minimal", "low", "medium", "high"])))
+    effort = draw(_maybe(carried, "reasoning.effort", _LEVELS))
     if effort is None:
-        budget = draw(_maybe(carried, "reasoning.budget_tokens", st.integers(1024, 32000)))
-        enabled = True if budget is not None else draw(_maybe(carried, "reasoning.enabled", st.booleans()))
-    adaptive = draw(_maybe(carried, "reasoning.adaptive", st.booleans(), absent=False)) and budget is None
-    wish = draw(_maybe(carried, "reasoning.wish", st.sampled_from(["auto", "concise", "detailed"])))
-    encrypted = draw(_maybe(carried, "reasoning.wish_encrypted", st.booleans(), absent=False))
+        budget = draw(_maybe(carried, "reasoning.budget_tokens", _BUDGETS))
+        enabled = True if budget is not None else draw(_maybe(carried, "reasoning.enabled", _BOOLEANS))
+    adaptive = draw(_maybe(carried, "reasoning.adaptive", _BOOLEANS, absent=False)) and budget is None
+    wish = draw(_maybe(carried, "reasoning.wish", _SUMMARIES))
+    encrypted = draw(_maybe(carried, "reasoning.wish_encrypted", _BOOLEANS, absent=False))
     return ReasoningOptions(True if adaptive else enabled, effort, budget, wish, adaptive, encrypted)
 
 
@@ -303,7 +331,7 @@ _PLAIN_FIELDS = {
     "presence_penalty": st.floats(-2, 2, width=16),
     "seed": st.integers(0, 2**31),
     "format": formats(),
-    "verbosity": st.sampled_from(["low", "medium", "high"]),
+    "verbosity": _LEVELS,
     "user": IDS,
     "safety_identifier": IDS,
     "prompt_cache_key": IDS,
@@ -312,23 +340,27 @@ _PLAIN_FIELDS = {
 }
 
 
+@cache
+def _systems(carried):
+    return st.lists(texts(carried), min_size=1, max_size=2 if "texts" in carried else 1).map(tuple)
+
+
 @st.composite
 def requests(draw, carried):
     """A whole request of what is carried."""
-    tools = draw(tools_of(carried)) if "tools" in carried and draw(st.booleans()) else ()
+    tools = draw(tools_of(carried)) if "tools" in carried and draw(_BOOLEANS) else ()
     fields = {name: draw(_maybe(carried, name, strategy)) for name, strategy in _PLAIN_FIELDS.items()}
     if not tools:
         fields["parallel_calls"] = None
-    system = st.lists(texts(carried), min_size=1, max_size=2 if "texts" in carried else 1).map(tuple)
-    stream = draw(_maybe(carried, "stream", st.booleans(), absent=False))
-    usage = stream and draw(_maybe(carried, "stream_usage", st.booleans(), absent=False))
+    stream = draw(_maybe(carried, "stream", _BOOLEANS, absent=False))
+    usage = stream and draw(_maybe(carried, "stream_usage", _BOOLEANS, absent=False))
     return Request(
         model=draw(NAMES),
         turns=draw(turns_of(carried, tools)),
-        system=draw(_maybe(carried, "system", system, ())),
+        system=draw(_maybe(carried, "system", _systems(carried), ())),
         tools=tools,
         tool_choice=draw(_maybe(carried, "tool_choice", tool_choices(carried, tools))) if tools else None,
-        stop=draw(_maybe(carried, "stop", st.lists(TEXTS, min_size=1, max_size=3).map(tuple), ())),
+        stop=draw(_maybe(carried, "stop", _STOPS, ())),
         reasoning=draw(reasoning_options(carried)),
         stream=stream,
         stream_usage=usage,
@@ -339,12 +371,10 @@ def requests(draw, carried):
 @st.composite
 def counts(draw, carried=EVERYTHING):
     """Usage as a provider reports it: not zero altogether."""
-    number = st.integers(0, 5000)
-    zero = st.just(0)
     audio, hour = "usage.audio" in carried, "usage.hour" in carried
     return Counts(
-        draw(st.integers(1, 5000)), draw(zero | number), draw(zero | number), draw(zero | number) if audio else 0,
-        draw(st.integers(1, 5000)), draw(zero | number), draw(zero | number) if audio else 0, draw(zero | number) if hour else 0,
+        draw(_POSITIVE), draw(_NUMBERS), draw(_NUMBERS), draw(_NUMBERS) if audio else 0,
+        draw(_POSITIVE), draw(_NUMBERS), draw(_NUMBERS) if audio else 0, draw(_NUMBERS) if hour else 0,
     )  # fmt: skip
 
 
@@ -361,7 +391,7 @@ def answers(draw, carried, tools=None, stops=STOPS):
     sequence = draw(_maybe(carried, "stop_sequence", TEXTS)) if stop is Stop.END else None
     return Answer(
         draw(IDS), draw(NAMES), parts, Stop.SEQUENCE if sequence else stop, sequence, draw(counts(carried)), 1_790_000_000,
-        draw(_maybe(carried, "answer.service_tier", st.just("default"))),
+        draw(_maybe(carried, "answer.service_tier", _TIERS)),
     )  # fmt: skip
 
 
