@@ -3,16 +3,18 @@
 Clients of responses show summaries: Codex hides `reasoning_text` by default and never sends it back, the AI SDK and OpenAI's .NET library
 do not know it (openai/codex `codex-rs/protocol/src/models.rs`, vercel/ai issue 6629, openai/openai-dotnet issue 748; read 2026-11). So the
 reasoning itself is written as a summary if it has none. A client that asked for `reasoning.encrypted_content` sends the item back as it
-was: a mark in that field says then that the summary is the text, and has the signature.
+was: a mark in that field says then that the summary is the text, and has the signature. A deployment that speaks responses is not sent
+such items (`protocol/fields/scan.py`): its provider would refuse what it did not encrypt.
 """
 
 from typing import Final
 
+from tokenworks.gateway.protocol.fields.layout import TRANSLATED
 from tokenworks.gateway.translate.form import JsonObject, Reasoning
 from tokenworks.gateway.translate.responses.content import summaries_of
 from tokenworks.gateway.translate.responses.values import text_of
 
-MARK: Final = "tokenworks.text:"
+MARK: Final = TRANSLATED
 
 
 def read_reasoning(item: JsonObject) -> Reasoning:
