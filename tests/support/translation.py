@@ -101,6 +101,8 @@ _TEXT_ROWS = st.lists(TEXTS, min_size=1, max_size=2).map(tuple)
 _LEVELS = st.sampled_from(["low", "medium", "high"])
 _SUMMARIES = st.sampled_from(["auto", "concise", "detailed"])
 _BUDGETS = st.integers(1024, 32000)
+# A blank alone stands for reasoning that is missing.
+_THOUGHTS = TEXTS.filter(str.strip)
 _STOPS = st.lists(TEXTS, min_size=1, max_size=3).map(tuple)
 _BOOLEANS = st.booleans()
 _ARGUMENTS = JSON_OBJECTS.map(lambda value: msgspec.json.encode(value).decode())
@@ -176,7 +178,7 @@ def reasonings(draw, carried):
     signature = draw(_maybe(carried, "reasoning.signature", IDS))
     encrypted = None if signature else draw(_maybe(carried, "reasoning.encrypted", IDS))
     summary = draw(_maybe(carried, "reasoning.summary", _TEXT_ROWS, ()))
-    text = "" if summary or (encrypted and draw(_BOOLEANS)) else draw(TEXTS)
+    text = "" if summary or (encrypted and draw(_BOOLEANS)) else draw(_THOUGHTS)
     item_id = draw(_maybe(carried, "reasoning.item_id", IDS))
     return Reasoning(text, summary, signature, encrypted, item_id)
 

@@ -56,7 +56,7 @@ def through_json(fields):
 def test_what_is_carried_is_read_back(data):
     switch = data.draw(st.sampled_from(sorted(SWITCHES)))
     request = data.draw(requests(CARRIED | SWITCHES[switch]))
-    target = Target(reasoning_switch=switch, signed_reasoning=True)
+    target = Target(reasoning_switch=switch, signed_reasoning=True, system_turns=True)
     body, dropped = codec.write_request(request, target)
     assert dropped == ()
     assert codec.read_request(through_json(body)) == (request, ())
@@ -122,6 +122,7 @@ def test_turns_of_one_role_are_joined_and_instructions_wait_for_results():
         Instruction((Text("Be brief."),)),
         Turn("user", (result(1, Text("one")),)),
         Turn("assistant", (Text("Done."),)),
+        target=Target(system_turns=True),
     )
     assert messages == [
         {"role": "user", "content": "Hi\n\nthere"},
@@ -130,6 +131,29 @@ def test_turns_of_one_role_are_joined_and_instructions_wait_for_results():
         {"role": "system", "content": "Be brief."},
         {"role": "assistant", "content": "Done."},
     ]  # fmt: skip
+
+
+def test_instructions_stand_in_the_users_message_where_no_system_message_may():
+    turns = (
+        USER,
+        Instruction((Text("Be brief."),)),
+        Turn("assistant", (call(1),)),
+        Instruction((Text("Hurry."),)),
+        Turn("user", (result(1, Text("one")),)),
+    )
+    messages = messages_of(*turns, system=(Text("Help."),))
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "tool", "user"]
+    assert messages[1]["content"] == "Hi\n\n<system>\nBe brief.\n</system>"
+    assert messages[4]["content"] == "<system>\nHurry.\n</system>"
+
+
+def test_a_vendor_that_demands_reasoning_before_a_call_gets_a_blank():
+    turns = (USER, Turn("assistant", (call(1),)), Turn("user", (result(1),)))
+    kimi = Target(reasoning_switch="thinking")
+    assert messages_of(*turns, target=kimi)[1]["reasoning_content"] == " "
+    off = ReasoningOptions(enabled=False)
+    assert "reasoning_content" not in messages_of(*turns, target=kimi, reasoning=off)[1]
+    assert "reasoning_content" not in messages_of(*turns)[1]
 
 
 def test_empty_texts_are_left_out():

@@ -30,13 +30,17 @@ class OpenCall:
     def begun(self) -> bool:
         return self.part >= 0
 
-    def is_other(self, call_id: str | None, name: str | None) -> bool:
-        """True if a piece with this id and name begins another call: some vendors give all calls the same index, some repeat the name,
-        and some make a new id for each piece.
+    def is_other(self, call_id: str | None, name: str | None, arguments: str | None) -> bool:
+        """True if a piece with these begins another call: some vendors give all calls the same index, some give them no ids, some repeat
+        the name with each piece, and some make a new id for each piece.
         """
         if not name or not self.begun:
             return False
-        return name != self.name or bool(call_id and self.given_id and call_id != self.given_id)
+        if name != self.name:
+            return True
+        if call_id and self.given_id:
+            return call_id != self.given_id
+        return bool(arguments) and self.is_complete()
 
     def hold(self, text: str) -> None:
         if len(self.early) + len(text) <= KEPT_CHARS_MAX:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from tokenworks.gateway.protocol.chat import lenient_chunk
-from tokenworks.gateway.protocol.event_shapes import ChatCall, ChatChoice, ChatChunk, ChatDelta, ChatFunction
+from tokenworks.gateway.protocol.event_shapes import ChatCall, ChatChoice, ChatChunk, ChatDelta
 from tokenworks.gateway.protocol.meter import DONE
 from tokenworks.gateway.protocol.usage import UNREADABLE, Usage, later_usage, read_openai
 from tokenworks.gateway.translate.chat.answers import bare_id, call_id_of, stop_sequence_of
@@ -249,8 +249,10 @@ class ChatEventReader:
         known = self._calls.get(key)
         if known is None and key is None and self._open_calls:
             known = self._open_calls[-1]
-        name = None if function is None else function.name
-        if known is None or known.is_other(call.id, name):
+        name = arguments = None
+        if function is not None:
+            name, arguments = function.name, function.input if custom else function.arguments
+        if known is None or known.is_other(call.id, name, arguments):
             if len(self._calls) >= CALLS_MAX and key not in self._calls:
                 return
             known = self._calls[key] = OpenCall(call.id, custom=custom)
@@ -258,7 +260,8 @@ class ChatEventReader:
             known.given_id = call.id
         if name and not known.begun:
             self._begin_call(known, name)
-        self._arguments(known, function)
+        if arguments:
+            self._arguments(known, arguments)
 
     def _begin_call(self, call: OpenCall, name: str) -> None:
         self._close()
@@ -274,12 +277,7 @@ class ChatEventReader:
             call.add(early)
             self._out.append(Delta(call.part, early))
 
-    def _arguments(self, call: OpenCall, function: ChatFunction | None) -> None:
-        if function is None:
-            return
-        text = function.input if call.custom else function.arguments
-        if not text:
-            return
+    def _arguments(self, call: OpenCall, text: str) -> None:
         if not call.begun:
             call.hold(text)
         elif not call.ended:

@@ -9,6 +9,9 @@ from tokenworks.gateway.translate.chat.values import list_of, object_of, text_of
 from tokenworks.gateway.translate.form import JsonObject, Reasoning
 
 DETAILS_MAX: Final = 1000
+# Stands for reasoning where a vendor demands some before a call. Kimi and DeepSeek refuse a call in thinking mode without it, and Kimi also
+# an empty one; a client that talked to another model before has none.
+NO_REASONING: Final = " "
 JOINT: Final = "\n\n"
 # The `format` of details of a stream whose text was told before, piece by piece.
 REPEATED: Final = "tokenworks-repeated-v1"
@@ -19,6 +22,8 @@ def read_reasoning(message: JsonObject) -> tuple[Reasoning, ...]:
     text of `reasoning_content`.
     """
     text = text_of(message.get("reasoning_content")) or text_of(message.get("reasoning"))
+    if text == NO_REASONING:
+        text = ""
     details = _read_details(message.get("reasoning_details"))
     if not details:
         return (Reasoning(text),) if text else ()

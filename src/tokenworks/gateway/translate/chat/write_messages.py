@@ -12,7 +12,7 @@ import msgspec
 from tokenworks.gateway.protocol.usage import UNREADABLE
 from tokenworks.gateway.translate.chat.dropped import Named
 from tokenworks.gateway.translate.chat.media import file_text, written_audio, written_file, written_image
-from tokenworks.gateway.translate.chat.reasoning import JOINT, joined_text, written_details
+from tokenworks.gateway.translate.chat.reasoning import JOINT, NO_REASONING, joined_text, written_details
 from tokenworks.gateway.translate.codec import Target
 from tokenworks.gateway.translate.form import (
     Audio,
@@ -40,11 +40,11 @@ _any: Final = msgspec.json.Decoder()
 
 def write_messages(request: Request, target: Target, names: ToolNames, named: Named) -> list[JsonObject]:
     """Raises `Untranslatable` for media that chat has no form for, and if nothing is left to be written."""
-    writer = _MessagesWriter(target, names, named)
+    writer = _MessagesWriter(request, target, names, named)
     system = _joined(request.system)
     if system:
         writer.messages.append({"role": "system", "content": system})
-    for turn in _joined_turns(request.turns):
+    for turn in _joined_turns(request.turns, target):
         if isinstance(turn, Instruction):
             writer.instruction(turn)
         elif turn.role == "assistant":
@@ -61,10 +61,18 @@ def _joined(texts: Sequence[Text]) -> str:
     return JOINT.join([part.text for part in texts if part.text])
 
 
-def _joined_turns(turns: Sequence[Turn | Instruction]) -> list[Turn | Instruction]:
-    """Turns of one role in a row as one. Instructions between calls and their results follow the results."""
+def _joined_turns(turns: Sequence[Turn | Instruction], target: Target) -> list[Turn | Instruction]:
+    """Turns of one role in a row as one. Instructions between calls and their results follow the results. Where the deployment takes no
+    system message in the midst (templates of Qwen and others refuse it, and models answer nothing to one at the end), its text stands in
+    the turn of the user.
+    """
     joined: list[Turn | Instruction] = []
     for turn in turns:
+        if isinstance(turn, Instruction) and not target.system_turns:
+            text = _joined(turn.parts)
+            if not text:
+                continue
+            turn = Turn("user", (Text(f"<system>\n{text}\n</system>"),))  # noqa: PLW2901
         at = len(joined)
         while at and isinstance(joined[at - 1], Instruction):
             at -= 1
@@ -86,10 +94,17 @@ def _answers(turn: Turn, before: Turn) -> bool:
 
 
 class _MessagesWriter:
-    __slots__ = ("_calls", "_named", "_names", "_target", "messages")
+    __slots__ = ("_calls", "_named", "_names", "_needs_reasoning", "_target", "messages")
 
-    def __init__(self, target: Target, names: ToolNames, named: Named) -> None:
+    def __init__(self, request: Request, target: Target, names: ToolNames, named: Named) -> None:
         self._target = target
+        options = request.reasoning
+        self._needs_reasoning = (
+            target.reasoning_switch == "thinking"
+            and target.reasoning_field is not None
+            and options.enabled is not False
+            and options.effort != "none"
+        )
         self._names = names
         self._named = named
         self._calls: list[str] = []  # ids of the last assistant message's calls that have no result yet
@@ -126,6 +141,9 @@ class _MessagesWriter:
         self._reasoning(message, reasoning)
         if calls:
             message["tool_calls"] = calls
+            field = self._target.reasoning_field
+            if self._needs_reasoning and field is not None and field not in message:
+                message[field] = NO_REASONING
         if said or len(message) > 2:
             self.messages.append(message)
 
