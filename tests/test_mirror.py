@@ -134,6 +134,11 @@ ARGUMENTS = (
         ("gateway/*.py", "gateway/http/*.py", "gateway/protocol/*.py", "gateway/protocol/fields/*.py", "gateway/request/*.py"),
     ),
     Argument(
+        "the form and the interface of translation: types alone, which each codec's tests read and write",
+        ("gateway/translate/chat/test_round_trips.py", "gateway/translate/test_translation.py"),
+        ("gateway/translate/codec.py", "gateway/translate/form.py"),
+    ),
+    Argument(
         "the codec of messages: what is read and written as a whole, by its rules and by whatever a client or a deployment may send",
         ("gateway/translate/messages/test_read_request.py", "gateway/translate/messages/test_write_request.py",
          "gateway/translate/messages/test_answers.py", "gateway/translate/messages/test_reader.py", "gateway/translate/messages/test_writer.py"),

@@ -72,4 +72,4 @@ def test_a_stream_that_was_cut_says_why(reason, said):
     attempt = answering(worker, request)
     worker.parts.answers.begin_stream(attempt)
     attempt.meter.feed(events(piece("one")))
-    assert said in interrupted_end(request, attempt.meter, reason)
+    assert said in interrupted_end(attempt, attempt.meter, reason)

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenworks.factory.model import Protocol
 
 GENERIC: Final = "generic"
+# How a deployment that speaks chat is told to think (`gateway/translate/codec.py` says what each is).
+ReasoningSwitch = Literal["effort", "thinking", "enable_thinking", "template", "reasoning", "none"]
 _FORMAT: Final = "tokenworks-profile/1"
 _SUFFIX: Final = ".yaml"
 # libyaml's loader is ten times as fast; both give the same result.
@@ -35,7 +37,9 @@ class Profile(BaseModel):
     `gateway/protocol/fields/*.yaml`. `max_tokens_field`: by protocol, the name of the output maximum; without one the client's field
     is sent. `stream_usage`: whether a stream is asked for usage at its end (`include_usage`), with every chunk as well
     (`continuous`), or gives usage unasked (`none`). `caps_output`: the upstream ends an answer at the end of the context by itself, so
-    no maximum needs to be set. A header's name may end in `*`. `betas`: the values of `anthropic-beta` that pass. `names`: words that
+    no maximum needs to be set. `reasoning_switch`, `reasoning_field`: how a translated request switches reasoning on, and the field of
+    an assistant's message of chat in which earlier reasoning is sent back (None: in none). Of a translated request to messages: `adaptive_thinking`: models (a name may end in `*`) that take no budget of
+    thinking; `structured_output`: a JSON Schema is enforced; `system_turns`: system messages are accepted in the midst. A header's name may end in `*`. `betas`: the values of `anthropic-beta` that pass. `names`: words that
     are kept out of the errors that customers read.
     """
 
@@ -50,6 +54,11 @@ class Profile(BaseModel):
     max_tokens_field: dict[Protocol, str] = Field(default_factory=dict)
     stream_usage: Literal["include_usage", "continuous", "none"] = "include_usage"
     caps_output: bool = False
+    reasoning_switch: ReasoningSwitch = "effort"
+    reasoning_field: str | None = "reasoning_content"
+    adaptive_thinking: tuple[str, ...] = ()
+    structured_output: bool = False
+    system_turns: bool = False
     request_headers: tuple[str, ...] = ()
     response_headers: tuple[str, ...] = ()
     betas: frozenset[str] = frozenset()
@@ -77,6 +86,14 @@ def load_profile(name: str) -> Profile:
 def profile_of(name: str) -> Profile:
     """A deployment's profile; the generic one if a newer release wrote a name that this release does not have."""
     return load_profile(name if name in profile_names() else GENERIC)
+
+
+def thinks_adaptively(profile: Profile, model: str) -> bool:
+    """True if a model takes no budget of thinking and decides by itself how much it thinks."""
+    return any(
+        model.startswith(name[:-1]) if name.endswith("*") else model == name
+        for name in profile.adaptive_thinking
+    )
 
 
 def max_tokens_field(

@@ -7,15 +7,21 @@ from tokenworks.gateway.http.headers import response_lines
 from tokenworks.gateway.http.upstream import UpstreamConnection
 from tokenworks.gateway.memory import UNCOUNTED_BYTES
 from tokenworks.gateway.protocol.fields import dropped_header
-from tokenworks.gateway.protocol.meter import StreamMeter, UsageOptions
+from tokenworks.gateway.protocol.meter import EventTooLarge, StreamMeter, UsageOptions
 from tokenworks.gateway.protocol.stream import make_meter
+from tokenworks.gateway.protocol.usage import BOM
+from tokenworks.gateway.protocol.vendor_errors import Fault
 from tokenworks.gateway.request.hold import INPUT_BYTES_PER_TOKEN_MAX
 from tokenworks.gateway.request.place import Placements
-from tokenworks.gateway.request.state import AnsweredAttempt, ArrivedRequest
+from tokenworks.gateway.request.state import AnsweredAttempt, ArrivedRequest, TranslatedRequest
+from tokenworks.gateway.request.translating import Translations, failure_noted
 from tokenworks.gateway.shared import Shared
+from tokenworks.gateway.translate.form import Answer
+from tokenworks.gateway.translate.translation import StreamTranslator, TranslationFailed
 
 # The most that is read of an error's body: the error is at its beginning.
 REFUSAL_BYTES_MAX: Final = 65_536
+JSON: Final = b"application/json"
 # What a stream keeps back is counted in the memory budget from this size on.
 UNCOUNTED_STREAM_BYTES: Final = 65_536
 # An answer with this in its first bytes is not counted as a success before it is complete.
@@ -27,24 +33,29 @@ KEPT_TEXT_BYTES_MAX: Final = 4 * 1024 * 1024
 KeepResult = Literal["kept", "no_memory", "too_large"]
 
 
-class Answers:
-    __slots__ = ("_placements", "_shared")
+class NoRoom(Exception):
+    """The worker's memory budget has no room for what a stream keeps."""
 
-    def __init__(self, shared: Shared, placements: Placements) -> None:
+
+class Answers:
+    __slots__ = ("_placements", "_shared", "_translations")
+
+    def __init__(self, shared: Shared, placements: Placements, translations: Translations) -> None:
         self._shared = shared
         self._placements = placements
+        self._translations = translations
 
     def head(self, attempt: AnsweredAttempt, connection: UpstreamConnection) -> None:
         """The upstream answered with success: prepare the response's head and, for a stream, the meter."""
         request = attempt.request
-        kind = connection.content_type
+        kind = connection.content_type if attempt.translated is None else JSON
         streams = request.parsed.stream and not request.free
-        events = streams and kind == b"text/event-stream"
+        events = streams and connection.content_type == b"text/event-stream"
         attempt.undecided = streams and not events  # the first bytes show whether it is a stream
         ids = request.request_id.encode()
         lines = [
             b"HTTP/1.1 200 OK\r\ncontent-type: ",
-            b"text/event-stream" if streams else kind or b"application/json",
+            b"text/event-stream" if streams else kind or JSON,
             b"\r\n",
             *response_lines(connection.headers, attempt.view.profile, connection.names),
             b"x-request-id: ", ids, b"\r\nrequest-id: ", ids, b"\r\n", request.head.lines,
@@ -56,6 +67,8 @@ class Answers:
             lines.append(b"x-tokenworks-queued-ms: %d\r\n" % request.queued_ms)
         if request.restricted:
             lines += (b"x-tokenworks-restricted-to: ", request.model.encode(), b"\r\n")
+        if attempt.translated is not None:
+            lines += (b"x-tokenworks-translated: ", attempt.protocol.encode(), b"\r\n")
         if attempt.dropped:
             lines += (b"x-tokenworks-dropped: ", dropped_header(attempt.dropped), b"\r\n")
         request.response_head = b"".join(lines)
@@ -67,10 +80,16 @@ class Answers:
         request = attempt.request
         parsed, maximum = request.parsed, request.maximum
         attempt.undecided = False
+        options = UsageOptions(final=parsed.client_usage, each=parsed.client_usage_each)
+        translated = attempt.translated
+        if translated is not None:
+            # The client's protocol tells it how to report usage, so the translator gets all of it.
+            options = UsageOptions(final=True)
+            attempt.translator = translated.translation.stream(self._translations.naming(attempt, translated))
         attempt.meter = make_meter(
-            request.protocol,
+            attempt.protocol,
             requested_model=parsed.model,
-            usage_options=UsageOptions(final=parsed.client_usage, each=parsed.client_usage_each),
+            usage_options=options,
             event_bytes_max=self._shared.settings.event_bytes_max,
             text_max=None if maximum is None else maximum * parsed.choices,
             keep_bytes_max=0 if attempt.view.deployment.tokenizer is None else KEPT_TEXT_BYTES_MAX,
@@ -100,7 +119,45 @@ class Answers:
     def count_buffered(self, attempt: AnsweredAttempt, meter: StreamMeter) -> bool:
         """Count what a stream keeps back. False if the worker's memory budget has no room for it."""
         more = meter.buffered_bytes - attempt.request.kept_bytes
+        if attempt.translator is not None:
+            more += attempt.translator.fed_bytes
         return more <= UNCOUNTED_STREAM_BYTES or self._take(attempt.request, more)
+
+    def translate(
+        self, attempt: AnsweredAttempt, translator: StreamTranslator, meter: StreamMeter, out: bytes
+    ) -> bytes:
+        """What the client gets for events that the meter lets pass. Raises `TranslationFailed`, `EventTooLarge`, `NoRoom`."""
+        if translator.fed_bytes > self._shared.settings.response_bytes_max:
+            raise EventTooLarge
+        try:
+            out = translator.feed(out)
+        except TranslationFailed as error:
+            failure_noted(error, attempt.protocol)
+            raise
+        if not self.count_buffered(attempt, meter):
+            raise NoRoom
+        return out
+
+    def translate_whole(self, attempt: AnsweredAttempt, translated: TranslatedRequest) -> Fault | None:
+        """Translate an answer that is not streamed. Returns the fault of one that can't be translated, before it is charged: another
+        deployment may do better.
+        """
+        translation = translated.translation
+        try:
+            attempt.whole = translation.read_answer(attempt.chunks[0].removeprefix(BOM))
+            translation.write_answer(attempt.whole, self._translations.naming(attempt, translated))
+        except TranslationFailed as error:
+            failure_noted(error, attempt.protocol)
+            return Fault("server", 502, "", "", None)
+        return None
+
+    def translated_body(self, attempt: AnsweredAttempt, answer: Answer) -> bytes:
+        """The body of a translated answer. If the upstream reported no usage, the client gets what the record counts."""
+        translated, record = attempt.translated, attempt.request.record
+        assert translated is not None
+        counted = None if record is None else record.c
+        naming = self._translations.naming(attempt, translated)
+        return translated.translation.write_answer(answer, naming, counted)
 
     def _take(self, request: ArrivedRequest, count: int) -> bool:
         if not self._shared.memory.take(request.address, count):
@@ -143,5 +200,5 @@ class Answers:
                 if found is not None:
                     meter.measured(size, found.output)
 
-            self._shared.counter.count(TokenizerJob(tokenizer, attempt.request.protocol, texts=texts), done)
+            self._shared.counter.count(TokenizerJob(tokenizer, attempt.protocol, texts=texts), done)
         return True

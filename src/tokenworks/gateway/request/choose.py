@@ -30,6 +30,7 @@ from tokenworks.gateway.protocol.fields import (
 from tokenworks.gateway.request.place import BYTES_PER_TOKEN, placement_request_of
 from tokenworks.gateway.request.refusals import no_route
 from tokenworks.gateway.request.state import KnownRequest
+from tokenworks.gateway.request.translating import object_refusal
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Route, allows
 
@@ -68,8 +69,7 @@ class Models:
             return Refusal(403, "model_not_allowed", message, param="model")
         if route is None:
             return no_route(snapshot, parsed.model, model, request.protocol)
-        request.route, request.views = route, route.views
-        return self._check(request)
+        return _take_route(request, route) or self._check(request)
 
     def _choose(self, request: KnownRequest, intent: Intent) -> Refusal | None:
         """Set the request's model to the best for an intent, or return why there is none."""
@@ -94,8 +94,8 @@ class Models:
             return False
         choice = request.choices.pop(0)
         request.model, request.choice = choice.model, choice.reason
-        request.route = route = self._shared.snapshot.routes[choice.model, request.protocol]
-        _take_views(request, route)
+        if _take_route(request, self._shared.snapshot.routes[choice.model, request.protocol]) is not None:
+            return self.next_choice(request)
         request.placement_request = None
         request.cuttable = False
         return True
@@ -108,11 +108,11 @@ class Models:
         route = self._shared.snapshot.routes.get((other, request.protocol))
         if route is None:
             return False
-        before = request.model, request.route, request.views
-        request.model, request.route = other, route
-        _take_views(request, route)
-        if not request.views or self._check(request) is not None:
-            request.model, request.route, request.views = before
+        before = request.model, request.route, request.views, request.native
+        request.model = other
+        refusal = _take_route(request, route)
+        if refusal is not None or not request.views or self._check(request) is not None:
+            request.model, request.route, request.views, request.native = before
             return False
         request.restricted = True
         return True
@@ -160,10 +160,25 @@ class Models:
         return 0, "", False
 
 
-def _take_views(request: KnownRequest, route: Route) -> None:
-    """Set the request's deployments to the route's or, if the request continues an upstream object, to the one that made it."""
+def _take_route(request: KnownRequest, route: Route) -> Refusal | None:
+    """Set the request's route and its deployments: the route's or, if the request continues an upstream object, the one that made it.
+    Returns the refusal of a request that names upstream objects, if no deployment speaks its protocol.
+    """
+    request.route, request.native, views = route, route.native, route.views
+    if route.translates:
+        if request.parsed.objects:
+            if not route.native:
+                return object_refusal(request, request.parsed.objects[0][0])
+            views = views[: route.native]
+        elif request.free and route.native:
+            # A translated count of tokens is answered here, so it is relayed only in the client's own protocol.
+            views = views[: route.native]
     made_at = request.object_deployment
-    request.views = [p for p in route.views if p.name == made_at] if made_at else route.views
+    if made_at:
+        views = [view for view in views if view.name == made_at]
+        request.native = len(views)
+    request.views = views
+    return None
 
 
 def modalities_of(parsed: Parsed) -> frozenset[str]:

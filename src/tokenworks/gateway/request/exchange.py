@@ -22,12 +22,14 @@ from tokenworks.gateway.protocol.vendor_errors import Fault
 from tokenworks.gateway.request import count_tokens, opening
 from tokenworks.gateway.request.attempt import FOR_CLIENT, Attempt
 from tokenworks.gateway.request.faults import client_refusal, refusal_for
-from tokenworks.gateway.request.leaving import drain_of, drain_until_s, name_leaving
+from tokenworks.gateway.request.hold import outgrows
+from tokenworks.gateway.request.leaving import leave
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.record import AttemptCharge
 from tokenworks.gateway.request.refusals import CUT, over_limit
-from tokenworks.gateway.request.reply import broke_off, end_stream, interrupted_end, write_whole
-from tokenworks.gateway.request.state import HeldRequest
+from tokenworks.gateway.request.reply import broke_off, end_stream, write_end, write_whole
+from tokenworks.gateway.request.state import HeldRequest, TranslatedRequest
+from tokenworks.gateway.request.translating import speaks
 
 
 class Exchange(HeldRequest):
@@ -130,6 +132,12 @@ class Exchange(HeldRequest):
     def _begin_hold(self) -> None:
         """Reserve what the request can cost, under the limits of its key."""
         holds, limits = self.parts.holds, self.user.limits
+        if self.route.translates and not (self.native or self.free or self.translated):
+            # The translated body is what the deployment reads, so the hold covers it.
+            refusal = self.parts.translations.prepare_any(self)
+            if refusal is not None:
+                self._no_deployment(refusal)
+                return
         holds.size(self)
         if limits and self.admission is None:
             self.shared.client.admissions.request(limits, holds.estimate_tokens(self), self._limits_answered)
@@ -200,6 +208,9 @@ class Exchange(HeldRequest):
         """Send the request to a deployment that was not tried yet."""
         if self.free and self._count_tokens():
             return
+        if self.free and not self.native:
+            self._answer_free(count_tokens.estimate(self))
+            return
         placement = self.parts.placements.choose(self)
         if isinstance(placement, Candidate):
             self._begin_at(placement, None)
@@ -245,10 +256,35 @@ class Exchange(HeldRequest):
             self._no_deployment(placements.no_capacity(self, limit, what, wait_ms))
 
     def _begin_at(self, chosen: Candidate, admission: Admission | None) -> None:
+        translated = None
+        if self.route.translates and not speaks(self, chosen.view):
+            translated = self._translated_for(chosen, admission)
+            if translated is None:
+                return
         self.tried.append(chosen.view.name)
         self.attempt_no += 1
-        self.attempt = attempt = Attempt(self.parts, self, self, chosen, admission)
+        self.attempt = attempt = Attempt(self.parts, self, self, chosen, admission, translated)
         attempt.begin(chosen)
+
+    def _translated_for(self, chosen: Candidate, admission: Admission | None) -> TranslatedRequest | None:
+        """The request for a deployment that does not speak the client's protocol. None if it can't have the request as it is held: then
+        the request goes on without it, or with a larger hold.
+        """
+        parts = self.parts
+        refusal = parts.translations.prepare(self, chosen.view)
+        translated = self.translated
+        if translated is not None and not outgrows(self, translated):
+            return translated
+        if admission is not None:
+            parts.placements.give_back(admission)
+        if translated is not None:
+            parts.holds.release(self)
+            self._begin_hold()
+            return None
+        self.tried += parts.translations.alike(self, chosen.view)
+        self.last_refusal = self.last_refusal or refusal
+        self._try_deployment()
+        return None
 
     def _count_tokens(self) -> bool:
         """Have the model's own tokenizer count. False if there is none, or it was asked before."""
@@ -310,7 +346,7 @@ class Exchange(HeldRequest):
 
     def attempt_faulted(self, attempt: Attempt, fault: Fault) -> None:
         """The upstream answered with an error: pass it on if it is the client's own, else try another deployment."""
-        self._note_failed_usage(attempt)
+        self.parts.records.note_failed(attempt)
         refusal = client_refusal(fault, attempt.view, self.parsed.model)
         if refusal is not None:
             self.parts.placements.succeeded(attempt)
@@ -328,7 +364,7 @@ class Exchange(HeldRequest):
     def attempt_failed(self, attempt: Attempt, reason: str, *, count: bool, cause: str) -> None:
         """The attempt gave nothing that reached the client: it costs nothing, and another deployment is tried."""
         parts = self.parts
-        self._note_failed_usage(attempt)
+        self.parts.records.note_failed(attempt)
         cause = cause or ("no_connection" if reason.startswith("can't connect") else reason)
         self.failures = [*(self.failures or ()), (attempt.view.name, cause)]
         self.shared.stats.c["attempts_failed"] += 1
@@ -346,12 +382,6 @@ class Exchange(HeldRequest):
         else:
             parts.holds.release(self)
             self._finish()
-
-    def _note_failed_usage(self, attempt: Attempt) -> None:
-        """Record the tokens that a stream reported before it failed without content: they are the operator's loss."""
-        meter = attempt.meter
-        if self.usage_id and meter is not None and meter.usage is not None and meter.usage.total:
-            self.parts.records.write_loss(attempt, "failed_attempt", meter.usage, meter.upstream_id or None)
 
     def _end_attempt(self) -> None:
         """Free the deployment's slot of the attempt in flight."""
@@ -373,16 +403,10 @@ class Exchange(HeldRequest):
             return
         assert attempt is not None
         if conn is not None:
-            meter = attempt.meter
-            if interrupted:
-                if meter is None or not self.sent:
-                    self._refuse_or_say(self.last_refusal or broke_off(interrupted))
-                    return
-                end_stream(self, conn, interrupted_end(self, meter, interrupted))
-            elif meter is not None:
-                end_stream(self, conn, meter.withheld)
-            else:
-                write_whole(self, conn, attempt.chunks[0] if attempt.chunks else b"")
+            if interrupted and (attempt.meter is None or not self.sent):
+                self._refuse_or_say(self.last_refusal or broke_off(interrupted))
+                return
+            write_end(conn, attempt, self.parts.answers, interrupted)
         self._finish()
 
     def _finish(self) -> None:
@@ -416,6 +440,8 @@ class Exchange(HeldRequest):
         """Mark the request as ended and return the client's connection, on which the caller may still write."""
         self.ended = True
         self.parts.answers.give_memory(self)
+        if self.translated is not None:
+            self.parts.translations.forget(self)
         self._on_ended(self)
         # The attempt refers to this request. A cycle would stay in memory until the next garbage collection.
         self.attempt = None
@@ -444,10 +470,8 @@ class Exchange(HeldRequest):
             return
         attempt = self.attempt
         at_upstream = attempt is not None and attempt.upstream is not None
-        if self.pending_hold is not None and not at_upstream:
-            self.shared.client.cancel(self.pending_hold)
-        if self.queue_number:
-            self.shared.client.admissions.cancel(self.queue_number)
+        if not at_upstream:
+            self.cancel_pending()
         if self.free or self.hold is None:
             # Nothing is held yet, or the acknowledgement of the record will end this exchange.
             self._leave_free()
@@ -456,7 +480,8 @@ class Exchange(HeldRequest):
             self.give_up()
             self._finish()
         else:
-            self._leave(attempt)
+            self.resume()  # the client's pace does not matter any more
+            leave(self.shared, attempt)
 
     def cancel_pending(self) -> None:
         """Cancel the pending requests for a hold and for capacity."""
@@ -472,19 +497,3 @@ class Exchange(HeldRequest):
         if not self.usage_id or self.free:
             self.parts.holds.release(self)
             self._finish()
-
-    def _leave(self, attempt: Attempt) -> None:
-        """The client has gone while an upstream works for it."""
-        shared = self.shared
-        drain, counters = drain_of(shared, attempt), shared.stats.c
-        counters["abandoned"] += 1
-        counters[f"free_rider_{name_leaving(attempt, drain)}"] += 1
-        self.resume()  # the client's pace does not matter any more
-        if drain == "whole":
-            counters["drained"] += 1
-            # The client's connection has given the body's memory back, and a tokenizer may still need the body.
-            shared.memory.force(self.address, len(self.body))
-            self.kept_bytes += len(self.body)
-            attempt.drain_until_s = drain_until_s(shared, attempt)
-        else:
-            attempt.leave()

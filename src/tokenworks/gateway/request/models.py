@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from tokenworks.factory import PROTOCOLS
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.snapshot import Snapshot, allows
 
@@ -26,7 +27,9 @@ def _entry(name: str, snapshot: Snapshot) -> dict[str, object]:
         "owned_by": "tokenworks",
         "context_window": max((d.context_tokens for d in deployments), default=0),
         "max_output_tokens": max((d.max_output_tokens for d in deployments), default=0),
-        "protocols": sorted({protocol for d in deployments for protocol in d.protocols}),
+        "protocols": sorted(
+            {protocol for protocol in PROTOCOLS for model in models if (model, protocol) in snapshot.routes}
+        ),
     }
 
 

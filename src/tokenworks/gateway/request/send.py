@@ -4,10 +4,10 @@ import math
 from typing import Final
 
 from tokenworks.factory import PROTOCOL_PATHS, DeploymentView
-from tokenworks.gateway.http.headers import forwarded
+from tokenworks.gateway.http.headers import forwarded, translated_lines
 from tokenworks.gateway.protocol.fields import allowed_query, render
 from tokenworks.gateway.request.place import Placements
-from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
+from tokenworks.gateway.request.state import AnsweredAttempt
 from tokenworks.gateway.shared import Shared
 
 # The assumed speed of an answer that is not streamed, if another deployment could be tried.
@@ -27,27 +27,30 @@ class RequestRenderer:
     def body(self, attempt: AnsweredAttempt) -> bytes:
         """The body for the attempt's deployment. Sets `dropped` to the fields that were removed."""
         request, view = attempt.request, attempt.view
-        parsed = request.parsed
+        parsed, translated = attempt.parsed, attempt.translated
         body, dropped = render(
             parsed,
-            request.body,
+            request.body if translated is None else parsed.body,
             view.deployment,
             view.profile,
             maximum=None if request.free else request.maximum,
             usage=not request.free,
         )
         attempt.dropped = (*parsed.dropped, *dropped) if dropped else parsed.dropped
+        if translated is not None and translated.dropped:
+            attempt.dropped = tuple(dict.fromkeys((*translated.dropped, *attempt.dropped)))
         return body
 
-    def head(self, request: HeldRequest, view: DeploymentView) -> bytes:
+    def head(self, attempt: AnsweredAttempt) -> bytes:
         """The head for a deployment up to the content length, which is remembered with the client's head."""
+        request, view = attempt.request, attempt.view
         snapshot = self._shared.snapshot
         number, forward = snapshot.number, request.head.forward
         memo = forward.get(view.name)
         if memo is not None and memo[0] == number:
             known: bytes = memo[1]
             return known
-        deployment, protocol = view.deployment, request.protocol
+        deployment, protocol = view.deployment, attempt.protocol
         passing = allowed_query(protocol, request.head.query).decode()
         query = f"?{passing}" if passing else ""
         endpoint = PROTOCOL_PATHS[protocol] + ("/count_tokens" if request.free else "")  # type: ignore[index]
@@ -55,7 +58,10 @@ class RequestRenderer:
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
         credential = snapshot.credentials.get(deployment.credential or "")
         lines = (f"POST {deployment.path(endpoint)}{query} HTTP/1.1\r\nhost: {host}{port}\r\n").encode()
-        lines += forwarded(request.head, view.profile)
+        if attempt.translated is None:
+            lines += forwarded(request.head, view.profile)
+        else:
+            lines += translated_lines(request.head, protocol)
         if credential:
             if protocol == "messages":
                 lines += b"x-api-key: " + credential.encode() + b"\r\n"

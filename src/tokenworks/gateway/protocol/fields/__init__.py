@@ -1,6 +1,6 @@
 """The requests of each protocol: the allow-lists as data, the reading of a body by them, and the body for one deployment."""
 
-from tokenworks.gateway.protocol.fields.body import Parsed, parse_body, warm
+from tokenworks.gateway.protocol.fields.body import Parsed, note_defect, parse_body, warm
 from tokenworks.gateway.protocol.fields.errors import UNREADABLE, BodyError
 from tokenworks.gateway.protocol.fields.lists import (
     PROTOCOLS,
@@ -11,7 +11,7 @@ from tokenworks.gateway.protocol.fields.lists import (
     never_names,
 )
 from tokenworks.gateway.protocol.fields.prompt import count_tools, is_prompt, last_user_text, requested_effort
-from tokenworks.gateway.protocol.fields.render import HEADER_BYTES_MAX, dropped_header, render
+from tokenworks.gateway.protocol.fields.render import HEADER_BYTES_MAX, dropped_header, passing_body, render
 from tokenworks.gateway.protocol.fields.tools import tools_refused
 
 __all__ = [
@@ -29,7 +29,9 @@ __all__ = [
     "last_user_text",
     "lists_of",
     "never_names",
+    "note_defect",
     "parse_body",
+    "passing_body",
     "render",
     "requested_effort",
     "tools_refused",
