@@ -135,7 +135,7 @@ ARGUMENTS = (
     ),
     Argument(
         "the form and the interface of translation: types alone, which each codec's tests read and write",
-        ("gateway/translate/chat/test_round_trips.py", "gateway/translate/test_translation.py"),
+        ("gateway/translate/chat/test_writer.py", "gateway/translate/test_translation.py"),
         ("gateway/translate/codec.py", "gateway/translate/form.py"),
     ),
     Argument(
