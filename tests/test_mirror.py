@@ -154,6 +154,12 @@ ARGUMENTS = (
          "gateway/translate/responses/writer_parts.py"),
     ),
     Argument(
+        "translation: the parts of a codec are tested by what it reads and writes",
+        ("gateway/translate/chat/test_read_request.py", "gateway/translate/chat/test_write_request.py", "gateway/translate/chat/test_reader.py",
+         "gateway/translate/chat/test_writer.py", "gateway/translate/chat/test_answers.py"),
+        ("gateway/translate/chat/*.py",),
+    ),
+    Argument(
         "orders and subscribers: tested by what a subscriber does, over months",
         ("subscriptions/test_service.py", "subscriptions/orders/test_change.py", "subscriptions/people/test_privacy.py",
          "app/test_webhooks.py"),

@@ -8,24 +8,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.translation import Assembly, assembled, read_stream
+from tokenworks.gateway.protocol.stream import UsageOptions, make_meter
 from tokenworks.gateway.translate.chat import codec
-from tokenworks.gateway.translate.form import Reasoning, Stop, Text, ToolCall
+from tokenworks.gateway.translate.chat.calls import KEPT_CHARS_MAX
+from tokenworks.gateway.translate.form import PartEnd, Reasoning, Stop, Text, ToolCall
 
 STREAMS = sorted((Path(__file__).parent / "streams").glob("*.json"))
 STOPS = {"stop": Stop.END, "tool_calls": Stop.TOOL, "abort": Stop.LENGTH, "error": Stop.LENGTH}
 
 
-def bytes_of(told):
-    """The stream as the meter hands it over: an event that reports an error does not pass."""
+def stream_of(told, left_out=frozenset()):
+    """The stream's bytes, without the events that have one of these fields."""
     out = []
     for event in told["events"]:
         if "comment" in event:
             out.append(event["comment"])
         elif event.get("done"):
             out.append("data: [DONE]")
-        elif not {"error", "base_resp"} & event["data"].keys():
+        elif not left_out & event["data"].keys():
             out.append("data: " + json.dumps(event["data"], ensure_ascii=False))
     return "".join(f"{event}\n\n" for event in out).encode()
+
+
+def bytes_of(told):
+    """The stream as the meter hands it over: an event that reports an error does not pass."""
+    return stream_of(told, {"error", "base_resp"})
 
 
 @pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.stem)
@@ -58,6 +65,24 @@ def test_a_vendors_stream_is_read_as_it_is_meant(path):
         assert answer.usage.reasoning == usage.get("reasoning", 0)
     else:
         assert answer.usage is None
+
+
+@pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.stem)
+def test_what_the_meter_lets_pass_is_the_same_wherever_it_is_cut(path):
+    told = json.loads(path.read_text())
+    data = stream_of(told)
+    read = []
+    for step in (1, 7, len(data)):
+        meter = make_meter(
+            "chat", requested_model="m", usage_options=UsageOptions(final=True), event_bytes_max=10**6, text_max=None
+        )  # fmt: skip
+        passed = b"".join(meter.feed(data[at : at + step]) for at in range(0, len(data), step))
+        reader = codec.event_reader()
+        read.append(read_stream(reader, passed + meter.finish()))
+        assert (meter.fault is None) == ("error" not in told["expect"])
+        if meter.fault is None:
+            assert meter.counts() == assembled(read[-1]).usage or meter.usage is None
+    assert read[0] == read[1] == read[2]
 
 
 def chunk(delta, finish=None, **fields):
@@ -199,3 +224,18 @@ def test_any_stream_gives_events_in_an_order_that_the_form_permits(stream, done)
     events = [event for content in stream for event in reader.read("", json.dumps(content).encode())]
     events += reader.read("", b"[DONE]") if done else ()
     Assembly().take([*events, *reader.finish()])
+
+
+def test_what_is_kept_of_arguments_is_bounded():
+    """A call that is too long to be looked at stays open until the finish, and so does one that another one leaves no room."""
+    reader = codec.event_reader()
+    piece = "x" * (KEPT_CHARS_MAX // 2)
+    for number in range(8):
+        reader.read("", chunk(call(None, piece, index=100 + number)))  # no name: nothing is told
+        reader.read("", chunk(call(f"f{number}", '{"a":"', index=number, id=str(number))))
+        for _ in range(4):
+            reader.read("", chunk(call(None, piece, index=number)))
+    kept = sum(len("".join(c._pieces)) + len(c.early) for c in reader._calls.values())
+    assert kept <= KEPT_CHARS_MAX
+    ended = [event.part for event in reader.read("", b"[DONE]") if isinstance(event, PartEnd)]
+    assert ended == list(range(8))

@@ -3,13 +3,17 @@
 import json
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 
 from tests.gateway.translate.chat.test_answers import REQUEST, naming_of
-from tests.support.translation import assembled, read_stream, streams
+from tests.gateway.translate.chat.test_reader import STREAMS, bytes_of
+from tests.support.translation import assembled, counts, read_stream, streams
+from tokenworks.gateway.protocol.usage import read_openai
 from tokenworks.gateway.translate.chat import codec
+from tokenworks.gateway.translate.chat.usage import written_usage
 from tokenworks.gateway.translate.form import (
     Begin,
     CallBegin,
@@ -25,6 +29,7 @@ from tokenworks.gateway.translate.form import (
     TextBegin,
     Tool,
     ToolCall,
+    UsageReport,
 )
 
 CARRIED = frozenset({
@@ -129,3 +134,37 @@ def test_a_stream_has_one_finish_and_always_one():
     for events, reason in ((twice, "length"), ((BEGIN, End()), "stop")):
         reasons = [choice["finish_reason"] for chunk in chunks(events) for choice in chunk["choices"]]
         assert reasons == [None] * (len(reasons) - 1) + [reason]
+
+
+@pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.stem)
+def test_the_sdk_rebuilds_a_vendors_answer(path):
+    """A vendor's stream, read and written again, is one that the SDK takes, whatever the vendor's own spelling is."""
+    told = json.loads(path.read_text())
+    expect = told["expect"]
+    events = read_stream(codec.event_reader(), bytes_of(told))
+    if "error" in expect:
+        return
+    state = ChatCompletionStreamState()
+    last = None
+    for payload in payloads(written(events, events[0])):
+        last = ChatCompletionChunk.model_validate(payload, strict=True)
+        state.handle_chunk(last)
+    message = state.current_completion_snapshot.choices[0].message
+    assert (message.content or "") == expect["text"]
+    assert (message.model_extra.get("reasoning_content") or "") == expect["reasoning"]
+    calls = [
+        {"id": call.id, "name": call.function.name, "arguments": call.function.arguments}
+        for call in message.tool_calls or ()
+    ]
+    assert calls == expect["tool_calls"]
+    if "usage" in expect:
+        assert not last.choices
+        report = next(event for event in reversed(events) if isinstance(event, UsageReport))
+        assert read_openai(last.usage.model_dump(exclude_none=True)).counts == report.usage
+
+
+@given(counts())
+@settings(max_examples=50, deadline=None)
+def test_usage_is_read_back_class_by_class(usage):
+    found = read_openai(written_usage(usage))
+    assert (found.counts, found.total, found.flags) == (usage, usage.total, ())

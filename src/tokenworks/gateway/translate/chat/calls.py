@@ -6,7 +6,8 @@ import msgspec
 
 from tokenworks.gateway.protocol.usage import UNREADABLE
 
-# Characters of arguments that are kept to see whether they are whole. A longer call stays open until the stream's finish.
+# Characters of arguments, of all open calls together, that are kept to see whether they are whole. A longer call stays open until the
+# stream's finish.
 KEPT_CHARS_MAX: Final = 1 << 18
 _any: Final = msgspec.json.Decoder()
 
@@ -14,7 +15,7 @@ _any: Final = msgspec.json.Decoder()
 class OpenCall:
     """`given_id`: the vendor's id or ""; `part`: its number once it has begun, else -1; `early`: arguments that came before its name; `size`: characters of arguments."""
 
-    __slots__ = ("_pieces", "custom", "early", "ended", "given_id", "name", "part", "size")
+    __slots__ = ("_pieces", "_whole", "custom", "early", "ended", "given_id", "name", "part", "size")
 
     def __init__(self, given_id: str | None, *, custom: bool) -> None:
         self.given_id = given_id or ""
@@ -25,6 +26,7 @@ class OpenCall:
         self.ended = False
         self.size = 0
         self._pieces: list[str] = []
+        self._whole = True  # no piece was too many
 
     @property
     def begun(self) -> bool:
@@ -42,21 +44,22 @@ class OpenCall:
             return call_id != self.given_id
         return bool(arguments) and self.is_complete()
 
-    def hold(self, text: str) -> None:
-        if len(self.early) + len(text) <= KEPT_CHARS_MAX:
-            self.early += text
-
-    def add(self, text: str) -> None:
-        """Keep a piece of arguments."""
+    def add(self, text: str, *, keep: bool) -> None:
+        """Count a piece of arguments. `keep`: there is room to keep it."""
         self.size += len(text)
-        if self.size <= KEPT_CHARS_MAX:
+        self._whole = self._whole and keep
+        if self._whole:
             self._pieces.append(text)
         else:
             self._pieces.clear()
 
+    def end(self) -> None:
+        self.ended = True
+        self._pieces.clear()
+
     def is_complete(self) -> bool:
         """True if the arguments are a whole JSON object. (`custom` input has no end that could be seen.)"""
-        if self.custom or not self._pieces or self.size > KEPT_CHARS_MAX:
+        if self.custom or not self._pieces:
             return False
         if not self._pieces[-1].rstrip().endswith("}"):
             return False

@@ -14,7 +14,7 @@ from tokenworks.gateway.protocol.event_shapes import ChatCall, ChatChoice, ChatC
 from tokenworks.gateway.protocol.meter import DONE
 from tokenworks.gateway.protocol.usage import UNREADABLE, Usage, later_usage, read_openai
 from tokenworks.gateway.translate.chat.answers import bare_id, call_id_of, stop_sequence_of
-from tokenworks.gateway.translate.chat.calls import OpenCall
+from tokenworks.gateway.translate.chat.calls import KEPT_CHARS_MAX, OpenCall
 from tokenworks.gateway.translate.chat.reasoning import DETAILS_MAX, REPEATED, read_detail
 from tokenworks.gateway.translate.chat.repeats import Repeats
 from tokenworks.gateway.translate.chat.stops import read_stop
@@ -52,6 +52,8 @@ class ChatEventReader:
         "_calls",
         "_ended",
         "_finished",
+        "_has_signature",
+        "_kept_chars",
         "_kind",
         "_open_calls",
         "_out",
@@ -61,7 +63,6 @@ class ChatEventReader:
         "_reason",
         "_repeats",
         "_sequence",
-        "_signed",
         "_told_usage",
         "_usage",
     )
@@ -75,10 +76,11 @@ class ChatEventReader:
         self._part = 0  # its number
         # The number of the open part if a usual chunk is a piece of it as it is, else -1.
         self._plain_part = -1
-        self._signed = False  # the open reasoning part has its signature
+        self._has_signature = False  # the open reasoning part has its signature
         self._repeats = Repeats()
         self._calls: dict[object, OpenCall] = {}  # by index or id, as the vendor numbers them
         self._open_calls: list[OpenCall] = []  # in their order
+        self._kept_chars = 0  # of their arguments
         self._reason: str | None = None
         self._sequence: str | None = None
         self._usage: Usage | None = None
@@ -155,7 +157,7 @@ class ChatEventReader:
         return self._taken()
 
     def _is_plain(self) -> bool:
-        if self._kind not in _USUAL or self._signed or self._open_calls:
+        if self._kind not in _USUAL or self._has_signature or self._open_calls:
             return False
         return self._repeats.decided and self._reason is None
 
@@ -198,7 +200,7 @@ class ChatEventReader:
 
     def _opened(self, kind: str) -> int:
         """The number of the open part of this kind, which begins here if there is none."""
-        if self._kind == kind and not (kind == _REASONING and self._signed):
+        if self._kind == kind and not (kind == _REASONING and self._has_signature):
             return self._part
         self._close()
         self._end_complete_calls()
@@ -220,7 +222,7 @@ class ChatEventReader:
         if rest:
             self._out.append(Delta(self._part, rest))
         self._out.append(PartEnd(self._part))
-        self._kind, self._signed = "", False
+        self._kind, self._has_signature = "", False
 
     def _details(self, value: object, *, told: bool) -> None:
         """OpenRouter's details. `told`: their text stands in another field of the same chunk."""
@@ -238,7 +240,7 @@ class ChatEventReader:
                 continue  # a signature without the text that it signs
             part = self._opened(_REASONING)
             self._out.append(Signed(part, detail.signature, detail.encrypted))
-            self._signed = True
+            self._has_signature = True
 
     # Calls of tools.
 
@@ -274,15 +276,21 @@ class ChatEventReader:
         early = call.early
         if early:
             call.early = ""
-            call.add(early)
-            self._out.append(Delta(call.part, early))
+            self._kept_chars -= len(early)
+            self._arguments(call, early)
 
     def _arguments(self, call: OpenCall, text: str) -> None:
-        if not call.begun:
-            call.hold(text)
-        elif not call.ended:
-            call.add(text)
+        if call.ended:
+            return
+        kept_chars = self._kept_chars + len(text)
+        keep = kept_chars <= KEPT_CHARS_MAX
+        if keep:
+            self._kept_chars = kept_chars
+        if call.begun:
+            call.add(text, keep=keep)
             self._out.append(Delta(call.part, text))
+        elif keep:
+            call.early += text
 
     def _end_complete_calls(self) -> None:
         """End the calls whose arguments are a whole JSON object: nothing more can belong to them."""
@@ -293,7 +301,8 @@ class ChatEventReader:
         if not call.custom and not call.size:
             self._out.append(Delta(call.part, "{}"))
         self._out.append(PartEnd(call.part))
-        call.ended = True
+        self._kept_chars = max(0, self._kept_chars - call.size)
+        call.end()
         self._open_calls.remove(call)
 
     # The end.

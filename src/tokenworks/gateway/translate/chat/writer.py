@@ -142,7 +142,7 @@ class ChatEventWriter:
         if isinstance(event, End):
             return self._end()
         if isinstance(event, Signed):
-            return self._signed(event)
+            return self._signature(event)
         self._begin(event)
         return b""
 
@@ -180,7 +180,7 @@ class ChatEventWriter:
             self._gap = True
         return self._starts[event.part] + _encode(self._paragraph(event.text)) + _SUFFIX
 
-    def _signed(self, event: Signed) -> bytes:
+    def _signature(self, event: Signed) -> bytes:
         """The details of a whole part, since a client sends back what it has of them."""
         thought = self._thoughts[event.part]
         if thought.chars > SIGNED_CHARS_MAX:
