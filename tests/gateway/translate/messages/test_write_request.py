@@ -201,7 +201,12 @@ def test_a_last_turn_of_the_assistant_ends_with_no_blank():
 def test_instructions_in_the_midst():
     told = Instruction((Text("Be short."),))
     assert turned(A, told, B, A)[1] == {"role": "system", "content": [text("Be short.")]}
+    both = turned(A, told, Instruction((Text("Now."), Text(" "))))
+    assert both == [user(text("a")), {"role": "system", "content": [text("Be short."), text("Now.")]}]
     marked = text("<system>\nBe short.\n</system>")
+    assert turned(A, told, A) == [user(text("a"), marked, text("a"))]
+    assert turned(A, B, told) == [user(text("a")), assistant(text("b")), user(marked)]
+    assert turned(told, A) == [user(marked, text("a"))]
     assert turned(A, told, B, A, target=Target())[0] == user(text("a"), marked)
     calls = Turn("assistant", (CALL,))
     for target in (Target(), SIGNED):
