@@ -240,7 +240,7 @@ def test_single_fields():
     )  # fmt: skip
     assert (request.stop, request.top_p, request.top_k, request.service_tier) == (("a",), 0.5, 7, "default")
     assert request.max_output_tokens == 7 and dropped == ("new_field", "metadata.more")
-    assert read(temperature="hot")[1] == ("temperature",)
+    assert read(temperature="hot")[1] == read(temperature=10**400)[1] == ("temperature",)
 
 
 def test_a_last_turn_of_the_assistant_stays():

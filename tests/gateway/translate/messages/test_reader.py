@@ -24,6 +24,7 @@ from tokenworks.gateway.translate.form import (
     UsageReport,
 )
 from tokenworks.gateway.translate.messages import codec
+from tokenworks.gateway.translate.messages.reader import OPEN_BLOCKS_MAX
 
 STOPS = {"end_turn": Stop.END, "tool_use": Stop.TOOL}
 USAGE = {"input_tokens": 3, "output_tokens": 1}
@@ -148,6 +149,19 @@ def test_blocks_that_do_not_end_end_with_the_message():
     assert assembled(read(*events, message_delta({"output_tokens": 2}), STOP)).parts == (Text("a"), Text("b"))
     assert [type(event) for event in read(*events)[-2:]] == [PartEnd, PartEnd]
     assert isinstance(read(*events, message_delta({"output_tokens": 2}))[-1], End)
+
+
+def test_the_blocks_that_are_open_are_bounded():
+    opened = [
+        start(at, {"type": "tool_use", "id": f"c{at}", "name": "f"}) for at in range(3 * OPEN_BLOCKS_MAX)
+    ]
+    late = [piece(at + 10**6, type="text_delta", text="t") for at in range(OPEN_BLOCKS_MAX)]
+    assembly = Assembly()
+    reader = codec.event_reader()
+    for event in [message_start(USAGE), *opened, *late]:
+        assembly.take(reader.read("", json.dumps(event).encode()))
+        assert len(assembly.open) <= OPEN_BLOCKS_MAX
+    assert len(assembly.open) == OPEN_BLOCKS_MAX
 
 
 def test_events_that_can_not_be_read_are_nothing():

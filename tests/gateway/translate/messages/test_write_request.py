@@ -201,7 +201,12 @@ def test_a_last_turn_of_the_assistant_ends_with_no_blank():
 def test_instructions_in_the_midst():
     told = Instruction((Text("Be short."),))
     assert turned(A, told, B, A)[1] == {"role": "system", "content": [text("Be short.")]}
+    both = turned(A, told, Instruction((Text("Now."), Text(" "))))
+    assert both == [user(text("a")), {"role": "system", "content": [text("Be short."), text("Now.")]}]
     marked = text("<system>\nBe short.\n</system>")
+    assert turned(A, told, A) == [user(text("a"), marked, text("a"))]
+    assert turned(A, B, told) == [user(text("a")), assistant(text("b")), user(marked)]
+    assert turned(told, A) == [user(marked, text("a"))]
     assert turned(A, told, B, A, target=Target())[0] == user(text("a"), marked)
     calls = Turn("assistant", (CALL,))
     for target in (Target(), SIGNED):
@@ -316,6 +321,9 @@ def test_a_choice_among_some_tools_leaves_the_others_out():
     }
     fields, _ = sent(request(tools=(TOOL,), tool_choice=ToolChoice("auto", allowed=("x",))))
     assert "tools" not in fields and "tool_choice" not in fields
+    history = (A, Turn("assistant", (CALL, ToolCall("c2", "f", "{}"))), A)
+    fields, _ = sent(request(turns=history, tools=(TOOL,), tool_choice=ToolChoice("auto", allowed=("x",))))
+    assert [tool["name"] for tool in fields["tools"]] == ["f"] and fields["tool_choice"] == {"type": "none"}
 
 
 def test_calls_in_the_history_of_a_request_without_tools():
@@ -447,7 +455,7 @@ def test_a_schema_is_enforced_or_told():
 
 def test_a_deep_schema_is_no_deep_recursion():
     schema = {"type": "object"}
-    for _ in range(3000):
+    for _ in range(1000):
         schema = {"type": "object", "properties": {"a": schema}}
     codec.write_request(
         request(format=OutputFormat("json_schema", schema=schema)), Target(structured_output=True)

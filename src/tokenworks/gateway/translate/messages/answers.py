@@ -120,7 +120,7 @@ def input_of(arguments: str, custom: bool) -> JsonObject:
     if not custom:
         try:
             value = _decode(arguments.encode()) if arguments.strip() else {}
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             value = None
         if isinstance(value, dict):
             return value

@@ -32,6 +32,8 @@ from tokenworks.gateway.translate.messages.values import fields_of, int_of, text
 _event: Final = msgspec.json.Decoder(StreamEvent)
 _any: Final = msgspec.json.Decoder()
 _encode: Final = msgspec.json.encode
+# Blocks of a stream follow each other; some gateways open several at a time, for parallel calls. Past this the oldest one ends.
+OPEN_BLOCKS_MAX: Final = 128
 _TEXT, _REASONING, _CALL, _OTHER = range(4)
 _NOTHING: Final[tuple[Event, ...]] = ()
 
@@ -110,6 +112,8 @@ class MessagesReader:
             return _NOTHING
         events = self._begin()
         before = self._blocks.pop(fields.index, None)
+        if before is None and len(self._blocks) >= OPEN_BLOCKS_MAX:
+            before = self._blocks.pop(next(iter(self._blocks)))
         if before is not None:
             events += self._block_end(before)
         kind = block.type
@@ -136,6 +140,7 @@ class MessagesReader:
     def _open(self, index: int, kind: int, begin: Event) -> tuple[Event, ...]:
         self._blocks[index] = _Block(self._parts, kind)
         self._parts += 1
+        assert len(self._blocks) <= OPEN_BLOCKS_MAX
         return (begin,)
 
     def _piece(self, index: int, text: str | None) -> tuple[Event, ...]:
@@ -166,6 +171,8 @@ class MessagesReader:
         if self._finished or self._ended or not (delta.text or delta.thinking):
             return _NOTHING
         events = self._begin()
+        if block is None and len(self._blocks) >= OPEN_BLOCKS_MAX:
+            block = self._blocks.pop(next(iter(self._blocks)))
         if block is not None:
             events += self._block_end(block)
         if delta.text:

@@ -44,7 +44,12 @@ def int_of(value: object) -> int | None:
 
 
 def float_of(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def bool_of(value: object) -> bool | None:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tokenworks.gateway.translate.form import JsonObject, Request, Tool, ToolCall, Turn
+from tokenworks.gateway.translate.form import JsonObject, Request, Tool, ToolCall
 from tokenworks.gateway.translate.messages.breakpoints import Breakpoints
 from tokenworks.gateway.translate.messages.schemas import input_schema
 from tokenworks.gateway.translate.messages.values import Dropped
@@ -20,13 +20,6 @@ def write_tools(
     tools, so the tools of those calls are declared then, and none may be called.
     """
     choice = request.tool_choice
-    if not request.tools:
-        called = {part.name: part for part in _calls(request)}
-        tools: list[JsonObject] = [
-            {"name": names.wire(part.name, part.namespace), "input_schema": input_schema(None)}
-            for part in called.values()
-        ]
-        return tools, {"type": "none"} if tools else None
     allowed = None if choice is None or choice.allowed is None else frozenset(choice.allowed)
     written: list[JsonObject] = []
     for tool in request.tools:
@@ -35,15 +28,21 @@ def write_tools(
             dropped.add("tools.name")  # a second tool of the same name
         elif allowed is None or tool.name in allowed or name in allowed:
             written.append(_written(tool, name, marks))
-    return written, _choice(request, names) if written else None
+    if written:
+        return written, _choice(request, names)
+    for name in _called(request, names):
+        written.append({"name": name, "input_schema": input_schema(None)})
+    return written, {"type": "none"} if written else None
 
 
-def _calls(request: Request) -> list[ToolCall]:
-    return [
-        part
-        for turn in request.turns if isinstance(turn, Turn)
-        for part in turn.parts if isinstance(part, ToolCall)
-    ]  # fmt: skip
+def _called(request: Request, names: ToolNames) -> list[str]:
+    """The names of the tools that the conversation has calls of, each once."""
+    found: dict[str, None] = {}
+    for turn in request.turns:
+        for part in turn.parts:
+            if isinstance(part, ToolCall):
+                found[names.wire(part.name, part.namespace)] = None
+    return list(found)
 
 
 def _written(tool: Tool, name: str, marks: Breakpoints) -> JsonObject:

@@ -93,6 +93,8 @@ class Conversation:
     def _message(self, role: Role) -> _Message:
         """The message that takes the next part of this role."""
         last = self._messages[-1] if self._messages else None
+        if last is not None and last.role == "system" and role == "user":
+            last = self._fold(self._messages.pop())
         if last is not None and last.role == role:
             return last
         if role == "assistant":
@@ -101,11 +103,19 @@ class Conversation:
         self._messages.append(message)
         return message
 
+    def _fold(self, system: _Message) -> _Message:
+        """Put a system message into the user's message before it: the provider takes one only at the end of the user's turn."""
+        user = self._messages[-1]
+        assert user.role == "user"
+        for block, cache in system.marked:
+            user.add(_told(str(block["text"])), cache)
+        return user
+
     def _close_calls(self) -> None:
         """Give the calls that have no result one that says so."""
         if not self._due:
             return
-        if self._messages[-1].role == "assistant":
+        if self._messages[-1].role != "user":
             self._messages.append(_Message("user"))
         for call_id in self._due:
             result: JsonObject = {
@@ -118,16 +128,18 @@ class Conversation:
         self._due.clear()
 
     def _instruct(self, turn: Instruction) -> None:
-        if self._target.system_turns and not self._due:
-            message = _Message("system")
+        last = self._messages[-1] if self._messages else None
+        if self._target.system_turns and not self._due and last is not None and last.role != "assistant":
+            if last.role == "user":
+                last = _Message("system")
             for text in turn.parts:
-                message.add(write_text(text.text), text.cache)
-            if message.blocks:
-                self._messages.append(message)
+                last.add(write_text(text.text), text.cache)
+            if last.blocks and self._messages[-1] is not last:
+                self._messages.append(last)
             return
         for text in turn.parts:
             if text.text.strip():
-                self._message("user").add(write_text(f"<system>\n{text.text}\n</system>"), text.cache)
+                self._message("user").add(_told(text.text), text.cache)
 
     def _assistant(self, part: Part) -> None:
         if isinstance(part, Text):
@@ -226,6 +238,11 @@ class Conversation:
             assert content
             out.append({"role": message.role, "content": content})
         return out
+
+
+def _told(instruction: str) -> JsonObject:
+    """An instruction as a text of the user."""
+    return {"type": "text", "text": f"<system>\n{instruction}\n</system>"}
 
 
 def _finish_prefill(message: _Message) -> None:
