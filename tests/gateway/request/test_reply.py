@@ -3,7 +3,8 @@
 import pytest
 
 from tests.gateway.request.support import Worker, answering, events, piece
-from tokenworks.gateway.request.reply import end_stream, interrupted_end, ping, send_piece, write_whole
+from tokenworks.gateway.request.ending import interrupted_end
+from tokenworks.gateway.request.reply import end_stream, ping, send_piece, write_whole
 
 
 @pytest.fixture

@@ -21,13 +21,14 @@ from tokenworks.gateway.protocol.usage import Usage
 from tokenworks.gateway.protocol.vendor_errors import Fault
 from tokenworks.gateway.request import count_tokens, opening
 from tokenworks.gateway.request.attempt import FOR_CLIENT, Attempt
+from tokenworks.gateway.request.ending import write_end
 from tokenworks.gateway.request.faults import client_refusal, refusal_for
 from tokenworks.gateway.request.hold import outgrows
 from tokenworks.gateway.request.leaving import leave
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.record import AttemptCharge
 from tokenworks.gateway.request.refusals import CUT, over_limit
-from tokenworks.gateway.request.reply import broke_off, end_stream, write_end, write_whole
+from tokenworks.gateway.request.reply import broke_off, end_stream, write_whole
 from tokenworks.gateway.request.state import HeldRequest, TranslatedRequest
 from tokenworks.gateway.request.translating import speaks
 
