@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.translation import requests
+from tests.support.translation import EVERYTHING, requests
 from tokenworks.gateway.translate.chat import codec
 from tokenworks.gateway.translate.codec import Target
 from tokenworks.gateway.translate.form import (
@@ -285,3 +285,43 @@ def test_what_openai_refuses_is_left_out():
     assert (
         codec.write_request(request_of(service_tier="standard_only"), DEFAULT)[0]["service_tier"] == "default"
     )
+
+
+# What chat has no form for is refused, which another test shows.
+WRITABLE = EVERYTHING - {"image.file_id", "file.url"}
+
+
+@given(requests(WRITABLE), st.booleans(), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_any_request_is_written_as_vendors_take_it(request, system_turns, random):
+    """Whatever the other protocols allow: results anywhere, calls without results, turns of one role in a row."""
+    turns = list(request.turns)
+    if random.random() < 0.5:
+        random.shuffle(turns)
+    request = msgspec.structs.replace(request, turns=tuple(turns))
+    body, _ = codec.write_request(request, Target(system_turns=system_turns))
+    msgspec.json.encode(body)
+    names = {tool["function"]["name"] for tool in body.get("tools", ())}
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) for name in names)
+    assert len(names) == len(body.get("tools", ()))
+    due = []
+    before = None
+    for number, message in enumerate(body["messages"]):
+        role = message["role"]
+        if role == "tool":
+            assert message["tool_call_id"] in due
+            due.remove(message["tool_call_id"])
+            assert isinstance(message["content"], str)
+        else:
+            assert not due, "a call has no result"
+            assert role != before or role == "system"
+            assert role != "system" or number == 0 or system_turns
+            content = message["content"]
+            assert content is None or isinstance(content, str) or all(i.get("text", "x") for i in content)
+            assert content or role == "assistant"
+        due += [entry["id"] for entry in message.get("tool_calls", ())]
+        assert all(
+            isinstance(json.loads(e["function"]["arguments"]), dict) for e in message.get("tool_calls", ())
+        )
+        before = role
+    assert not due
