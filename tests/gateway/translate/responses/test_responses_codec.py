@@ -35,6 +35,7 @@ from tokenworks.gateway.translate.form import (
 from tokenworks.gateway.translate.responses import codec
 from tokenworks.gateway.translate.responses.items import ERROR_HEAD
 from tokenworks.gateway.translate.responses.reasoning import MARK
+from tokenworks.gateway.translate.responses.request_writer import OUTPUT_TOKENS_MIN
 from tokenworks.gateway.translate.responses.responses_codec import ResponsesCodec
 
 # What responses have no place for, or another one (fields.yaml).
@@ -106,6 +107,8 @@ def expected(request):
             turn = Turn(turn.role, tuple(read_back(part) for part in kept))
         turns.append(turn)
     tools = [tool if tool.custom else replace(tool, strict=bool(tool.strict)) for tool in request.tools]
+    if request.max_output_tokens is not None:
+        request = replace(request, max_output_tokens=max(request.max_output_tokens, OUTPUT_TOKENS_MIN))
     return replace(request, turns=joined(turns), tools=tuple(by_name(tools)), stream_usage=request.stream)
 
 
