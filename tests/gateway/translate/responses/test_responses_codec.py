@@ -113,7 +113,7 @@ def expected(request):
 
 
 @given(requests(EVERYTHING - NOT_IN_REQUESTS))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_a_request_comes_back(request):
     body, _ = codec.write_request(request, Target(signed_reasoning=True))
     body = json.loads(msgspec.json.encode(body))
@@ -152,14 +152,14 @@ CASES = tools_of(EVERYTHING).flatmap(
 
 
 @given(answers(EVERYTHING - NOT_IN_ANSWERS))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_an_answer_comes_back(answer):
     body = json.loads(msgspec.json.encode(codec.write_answer(answer, naming_of(answer))))
     assert without_ids(codec.read_answer(body)) == without_ids(as_shown(answer))
 
 
 @given(CASES)
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_a_stream_comes_back_and_ends_with_the_whole_answer(case):
     tools, (answer, events) = case
     writer = codec.event_writer(naming_of(answer, tools))
@@ -173,7 +173,7 @@ def test_a_stream_comes_back_and_ends_with_the_whole_answer(case):
 
 
 @given(CASES)
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_events_may_come_in_one_call(case):
     tools, (answer, events) = case
     one, each = codec.event_writer(naming_of(answer, tools)), codec.event_writer(naming_of(answer, tools))
@@ -278,7 +278,7 @@ def test_a_stream_with_a_wrong_value_anywhere_keeps_the_order_of_its_events(full
 
 
 @given(st.lists(st.integers(0, 200), max_size=40))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_events_in_any_order_keep_the_order_of_the_form(order):
     keeps_the_order(json.dumps(FULL_EVENTS[at % len(FULL_EVENTS)]).encode() for at in order)
 
