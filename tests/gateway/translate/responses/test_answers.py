@@ -23,7 +23,7 @@ def write(*parts, stop=Stop.END, usage=USAGE, **changes):
 
 
 @given(counts())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_usage_comes_back_class_by_class(usage):
     read = read_openai(json.loads(msgspec.json.encode(usage_object(usage))))
     assert (read.counts, read.total, read.flags) == (usage, usage.total, ())

@@ -187,3 +187,8 @@ def test_names_that_responses_refuse_are_flat():
     body, _ = write(Turn("assistant", (ToolCall("c", "a.b", "{}"),)), HI, tools=(Tool("a.b"),))
     name = body["tools"][0]["name"]
     assert name == body["input"][0]["name"] and name != "a.b" and name.startswith("a_b")
+
+
+@pytest.mark.parametrize(("asked", "sent"), [(1, 16), (15, 16), (16, 16), (0, 0), (-1, -1), (4096, 4096)])
+def test_a_maximum_below_the_providers_least_is_that_least(asked, sent):
+    assert write(max_output_tokens=asked)[0]["max_output_tokens"] == sent

@@ -35,6 +35,7 @@ from tokenworks.gateway.translate.form import (
 from tokenworks.gateway.translate.responses import codec
 from tokenworks.gateway.translate.responses.items import ERROR_HEAD
 from tokenworks.gateway.translate.responses.reasoning import MARK
+from tokenworks.gateway.translate.responses.request_writer import OUTPUT_TOKENS_MIN
 from tokenworks.gateway.translate.responses.responses_codec import ResponsesCodec
 
 # What responses have no place for, or another one (fields.yaml).
@@ -106,11 +107,13 @@ def expected(request):
             turn = Turn(turn.role, tuple(read_back(part) for part in kept))
         turns.append(turn)
     tools = [tool if tool.custom else replace(tool, strict=bool(tool.strict)) for tool in request.tools]
+    if request.max_output_tokens is not None:
+        request = replace(request, max_output_tokens=max(request.max_output_tokens, OUTPUT_TOKENS_MIN))
     return replace(request, turns=joined(turns), tools=tuple(by_name(tools)), stream_usage=request.stream)
 
 
 @given(requests(EVERYTHING - NOT_IN_REQUESTS))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_a_request_comes_back(request):
     body, _ = codec.write_request(request, Target(signed_reasoning=True))
     body = json.loads(msgspec.json.encode(body))
@@ -149,14 +152,14 @@ CASES = tools_of(EVERYTHING).flatmap(
 
 
 @given(answers(EVERYTHING - NOT_IN_ANSWERS))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_an_answer_comes_back(answer):
     body = json.loads(msgspec.json.encode(codec.write_answer(answer, naming_of(answer))))
     assert without_ids(codec.read_answer(body)) == without_ids(as_shown(answer))
 
 
 @given(CASES)
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_a_stream_comes_back_and_ends_with_the_whole_answer(case):
     tools, (answer, events) = case
     writer = codec.event_writer(naming_of(answer, tools))
@@ -170,7 +173,7 @@ def test_a_stream_comes_back_and_ends_with_the_whole_answer(case):
 
 
 @given(CASES)
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_events_may_come_in_one_call(case):
     tools, (answer, events) = case
     one, each = codec.event_writer(naming_of(answer, tools)), codec.event_writer(naming_of(answer, tools))
@@ -275,7 +278,7 @@ def test_a_stream_with_a_wrong_value_anywhere_keeps_the_order_of_its_events(full
 
 
 @given(st.lists(st.integers(0, 200), max_size=40))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_events_in_any_order_keep_the_order_of_the_form(order):
     keeps_the_order(json.dumps(FULL_EVENTS[at % len(FULL_EVENTS)]).encode() for at in order)
 

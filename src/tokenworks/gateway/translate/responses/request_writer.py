@@ -28,6 +28,8 @@ from tokenworks.gateway.translate.responses.values import Dropped
 
 # The provider refuses longer ids of calls, and longer names of a user or a cache. Claude Code's id of a user has up to 200 characters.
 ID_CHARS_MAX: Final = 64
+# The provider refuses a smaller maximum. Claude Desktop tries a model with a maximum of 1 (farion1231/cc-switch pull 7287, 2026-09).
+OUTPUT_TOKENS_MIN: Final = 16
 # The effort for a budget of reasoning tokens: the least budget of each.
 _HIGH_TOKENS: Final = 16_384
 _MEDIUM_TOKENS: Final = 4_096
@@ -58,7 +60,7 @@ def write_request(request: Request, target: Target) -> tuple[JsonObject, tuple[s
         if request.parallel_calls is not None:
             fields["parallel_tool_calls"] = request.parallel_calls
     for name, value in (
-        ("max_output_tokens", request.max_output_tokens), ("temperature", request.temperature), ("top_p", request.top_p),
+        ("max_output_tokens", _maximum(request.max_output_tokens)), ("temperature", request.temperature), ("top_p", request.top_p),
         ("user", _short(request.user)), ("safety_identifier", _short(request.safety_identifier)),
         ("prompt_cache_key", _short(request.prompt_cache_key)), ("service_tier", _tier(request.service_tier, dropped)),
     ):  # fmt: skip
@@ -83,6 +85,10 @@ def _name_missing(request: Request, dropped: Dropped) -> None:
     ):  # fmt: skip
         if given:
             dropped.add(name)
+
+
+def _maximum(tokens: int | None) -> int | None:
+    return OUTPUT_TOKENS_MIN if tokens is not None and 0 < tokens < OUTPUT_TOKENS_MIN else tokens
 
 
 def _tier(tier: str | None, dropped: Dropped) -> str | None:
