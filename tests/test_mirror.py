@@ -140,6 +140,15 @@ ARGUMENTS = (
         ("gateway/translate/messages/*.py",),
     ),
     Argument(
+        "the codec of responses: parts of its readers and writers, tested by whole requests, answers and streams",
+        ("gateway/translate/responses/test_responses_codec.py", "gateway/translate/responses/test_requests.py",
+         "gateway/translate/responses/test_request_writer.py", "gateway/translate/responses/test_reader.py",
+         "gateway/translate/responses/test_writer.py"),
+        ("gateway/translate/responses/content.py", "gateway/translate/responses/items.py", "gateway/translate/responses/reader_items.py",
+         "gateway/translate/responses/reasoning.py", "gateway/translate/responses/shapes.py", "gateway/translate/responses/values.py",
+         "gateway/translate/responses/writer_parts.py"),
+    ),
+    Argument(
         "orders and subscribers: tested by what a subscriber does, over months",
         ("subscriptions/test_service.py", "subscriptions/orders/test_change.py", "subscriptions/people/test_privacy.py",
          "app/test_webhooks.py"),

@@ -6,6 +6,7 @@ import pytest
 
 from tests.gateway.protocol.fields.support import HI, compact, sent
 from tokenworks.gateway.protocol.fields import BodyError, allowed_query, parse_body
+from tokenworks.gateway.protocol.fields.layout import TRANSLATED
 
 
 def refused(body, protocol="chat"):
@@ -256,6 +257,25 @@ def test_a_thought_that_only_its_id_names_does_not_pass(spaced):
         out, names = sent(json.dumps(body).encode() if spaced else body, "responses")
         assert out["input"] == [user, {name: value for name, value in call.items() if name != "id"}]
         assert set(names) == {"input[1]", "input[2].id"}
+
+
+@pytest.mark.parametrize("spaced", [False, True])
+@pytest.mark.parametrize("pass_unknown", [False, True])
+def test_reasoning_of_a_translated_answer_is_not_sent_to_a_provider(spaced, pass_unknown):
+    """The provider refuses a request with encrypted content that it did not make, so a conversation could not go on at it."""
+    user, whole = (
+        {"role": "user", "content": "hi"},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"},
+    )
+    ours = {
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": "T"}],
+        "encrypted_content": TRANSLATED + "c2ln",
+    }
+    body = {"model": "m", "input": [user, ours, whole, ours]}
+    out, names = sent(json.dumps(body).encode() if spaced else body, "responses", pass_unknown=pass_unknown)
+    assert out["input"] == [user, whole]
+    assert set(names) == {"input[1]", "input[3]"}
 
 
 def test_only_what_is_named_of_a_query_string_passes():

@@ -17,11 +17,20 @@ WRITTEN_BYTES: Final = 16_384
 OPEN_OBJECT, OPEN_ARRAY = b"{"[0], b"["[0]
 _SPACED: Final = b'": '
 _NOTHING: Final = (msgspec.Raw(b"null"), msgspec.Raw(b"[]"), msgspec.Raw(b'""'))
+# The beginning of `encrypted_content` in a translated answer (translate/responses/reasoning.py): no provider can read it.
+TRANSLATED: Final = "tokenworks.text:"
+_TRANSLATED_BYTES: Final = b'"' + TRANSLATED.encode()
 
 
 def carries(fields: RawObject) -> bool:
     """True if an item has content of its own, False if its id only refers to stored content."""
     return any(name in fields and fields[name] not in _NOTHING for name in ("encrypted_content", "content"))
+
+
+def was_translated(fields: RawObject) -> bool:
+    """True if an item is reasoning of a translated answer, which only a translation can send back."""
+    content = fields.get("encrypted_content")
+    return content is not None and memoryview(content)[: len(_TRANSLATED_BYTES)] == _TRANSLATED_BYTES
 
 
 def members_length(items: Sequence[Mapping[str, Sized]], about_bytes: int, *, mixed: bool = False) -> int:

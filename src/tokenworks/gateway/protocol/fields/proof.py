@@ -19,6 +19,7 @@ from tokenworks.gateway.protocol.fields.layout import (
     RawObject,
     carries,
     members_length,
+    was_translated,
 )
 from tokenworks.gateway.protocol.fields.lists import (
     CARRIED,
@@ -135,10 +136,11 @@ class Proof:
             rule = level.type_rule(_any.decode(kind)) if kind[:1] == b'"' else None
             if rule is None or rule.action not in {PASS, CLIENT, CARRIED}:
                 raise NotProven
-            if rule.action == CARRIED and not all(
-                map(carries, (f for f in items if f.get("type") == msgspec.Raw(kind)))
-            ):
-                raise NotProven
+            if rule.action == CARRIED:
+                written = msgspec.Raw(kind)
+                for fields in items:
+                    if fields.get("type") == written and (not carries(fields) or was_translated(fields)):
+                        raise NotProven
             if not rule.base:
                 self.listed_by = rule.profiles if self.listed_by is None else self.listed_by & rule.profiles
 

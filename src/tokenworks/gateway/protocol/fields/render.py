@@ -67,10 +67,12 @@ def _unlisted(parsed: Parsed, deployment: Deployment, profile: Profile) -> list[
     """Paths that this deployment does not get: fields on no list, and fields that its profile does not list."""
     if parsed.scan is None and (parsed.listed_by is None or profile.profile in parsed.listed_by):
         return []
+    translated = [] if parsed.scan is None else parsed.scan.translated
     if deployment.pass_unknown:
-        return []
+        return translated
     scan = parsed.scanned()
     unlisted = scan.unknown + [path for path, profiles in scan.extras if profile.profile not in profiles]
+    unlisted += translated
     if len(unlisted) < 2:
         return unlisted
     whole = set(unlisted)
