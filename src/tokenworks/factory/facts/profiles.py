@@ -37,9 +37,11 @@ class Profile(BaseModel):
     `gateway/protocol/fields/*.yaml`. `max_tokens_field`: by protocol, the name of the output maximum; without one the client's field
     is sent. `stream_usage`: whether a stream is asked for usage at its end (`include_usage`), with every chunk as well
     (`continuous`), or gives usage unasked (`none`). `caps_output`: the upstream ends an answer at the end of the context by itself, so
-    no maximum needs to be set. `reasoning_switch`, `reasoning_field`: how a translated request switches reasoning on, and the field of
-    an assistant's message of chat in which earlier reasoning is sent back (None: in none). Of a translated request to messages: `adaptive_thinking`: models (a name may end in `*`) that take no budget of
-    thinking; `structured_output`: a JSON Schema is enforced; `system_turns`: system messages are accepted in the midst. A header's name may end in `*`. `betas`: the values of `anthropic-beta` that pass. `names`: words that
+    no maximum needs to be set. Of translated requests: `reasoning_switch` and `reasoning_field`: how reasoning is switched on, and the
+    field of an assistant's message of chat in which earlier reasoning is sent back (None: in none); `system_turns`: system messages are
+    accepted in the midst of a conversation; `adaptive_thinking`: models (a name may end in `*`) of messages that take no budget of
+    thinking; `structured_output`: messages enforce a JSON Schema. A header's name may end in `*`. `betas`: the values of
+    `anthropic-beta` that pass. `names`: words that
     are kept out of the errors that customers read.
     """
 
