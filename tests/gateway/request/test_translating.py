@@ -266,6 +266,13 @@ def test_the_memory_of_a_translation_is_counted_and_given_back():
     assert worker.shared.memory.used == 0
 
 
+def test_a_body_whose_translation_would_block_the_loop_is_refused():
+    worker = Worker(memory_bytes_max=1 << 27)
+    worker.begins(**MESSAGES, body=json.dumps({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}] * 60_000}).encode())  # fmt: skip
+    assert worker.client.refused.code == "untranslatable" and "values" in worker.client.refused.message
+    assert worker.shared.memory.used == 0
+
+
 def test_tokens_are_counted_here_if_no_deployment_speaks_messages():
     worker = Worker()
     exchange = worker.begins(**MESSAGES, free=True, max_tokens=None, content="word " * 100)

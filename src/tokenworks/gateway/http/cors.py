@@ -14,7 +14,8 @@ PREFLIGHT_FOR_S: Final = 7200
 _HEADER_NAMES: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~ ,-]{1,2000}")
 _EXPOSED: Final = (
     b"access-control-expose-headers: x-request-id, request-id, x-client-request-id, retry-after, x-should-retry, x-tokenworks-model, x-tokenworks-choice, "
-    b"x-tokenworks-queued-ms, x-tokenworks-restricted-to, x-tokenworks-dropped\r\n"
+    b"x-tokenworks-queued-ms, x-tokenworks-restricted-to, x-tokenworks-dropped, "
+    b"x-tokenworks-translated, x-tokenworks-counted\r\n"
 )
 
 

@@ -10,7 +10,14 @@ from typing import Final
 from tokenworks.factory import DeploymentView
 from tokenworks.factory.facts.profiles import thinks_adaptively
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.protocol.fields import BodyError, Parsed, note_defect, parse_body, passing_body
+from tokenworks.gateway.protocol.fields import (
+    BodyError,
+    Parsed,
+    count_values,
+    note_defect,
+    parse_body,
+    passing_body,
+)
 from tokenworks.gateway.request.state import AnsweredAttempt, ArrivedRequest, KnownRequest, TranslatedRequest
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.translate.codec import Naming, Target
@@ -19,6 +26,10 @@ from tokenworks.gateway.translate.translation import Translation, TranslationFai
 
 # A translation keeps the request twice beside the client's body: in the intermediate form, and in the deployment's protocol.
 COPIES: Final = 2
+# A translation reads each value of a body, which takes about a microsecond: a body with more values would block the loop for too long.
+# Bodies of fewer bytes are not counted.
+VALUES_MAX: Final = 100_000
+COUNTED_BYTES: Final = 200_000
 _MS_PER_S: Final = 1000
 
 
@@ -132,6 +143,8 @@ def failure_noted(error: TranslationFailed, protocol: str) -> None:
 
 def _translated(request: KnownRequest, protocol: str, target: Target, memory_bytes: int) -> TranslatedRequest:
     """Raises `Untranslatable`, `BodyError`."""
+    if len(request.body) > COUNTED_BYTES and count_values(request.body) > VALUES_MAX:
+        raise Untranslatable("", f"it has more than {VALUES_MAX} values")
     body, unlisted = passing_body(request.parsed)
     translation = Translation(request.protocol, protocol, body, target)
     parsed = parse_body(translation.body, protocol)

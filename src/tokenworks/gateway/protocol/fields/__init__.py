@@ -1,6 +1,6 @@
 """The requests of each protocol: the allow-lists as data, the reading of a body by them, and the body for one deployment."""
 
-from tokenworks.gateway.protocol.fields.body import Parsed, note_defect, parse_body, warm
+from tokenworks.gateway.protocol.fields.body import Parsed, count_values, note_defect, parse_body, warm
 from tokenworks.gateway.protocol.fields.errors import UNREADABLE, BodyError
 from tokenworks.gateway.protocol.fields.lists import (
     PROTOCOLS,
@@ -22,6 +22,7 @@ __all__ = [
     "Parsed",
     "allowed_query",
     "count_tools",
+    "count_values",
     "dropped_header",
     "fold",
     "is_maximum",
