@@ -61,6 +61,11 @@ def test_calls_come_back_as_the_clients_own_tools():
     assert body["choices"][0]["finish_reason"] == "tool_calls"
 
 
+def test_an_answer_without_content_has_an_empty_one():
+    answer = Answer("1", "m", (Reasoning("Hm."),), Stop.LENGTH)
+    assert codec.write_answer(answer, naming_of(answer))["choices"][0]["message"]["content"] == ""
+
+
 def test_vendors_shapes_of_a_message_are_read():
     parts = [
         {"type": "thinking", "thinking": [{"type": "text", "text": "Add."}]},

@@ -125,7 +125,8 @@ def write_answer(answer: Answer, naming: Naming) -> JsonObject:
     calls = [written_call(names.restored(part)) for part in parts if isinstance(part, ToolCall)]
     message: JsonObject = {
         "role": "assistant",
-        "content": "".join(said) if said else None,
+        # Null beside calls and refusals, as OpenAI writes it; some clients take no null where there is nothing else.
+        "content": "".join(said) if said or not (calls or refused) else None,
         "refusal": "".join(refused) if refused else None,
     }
     thought = joined_text(reasoning)
