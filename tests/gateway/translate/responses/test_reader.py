@@ -37,6 +37,7 @@ from tokenworks.gateway.translate.form import (
 )
 from tokenworks.gateway.translate.responses import codec
 from tokenworks.gateway.translate.responses.reader import ITEMS_MAX
+from tokenworks.gateway.translate.responses.reader_items import PARTS_MAX
 
 COUNTS = Counts(50, 40, 10, 0, 10, 20)
 
@@ -110,6 +111,25 @@ def test_events_without_index_or_with_other_ids_at_the_end():
     events = events_of({**FULL_RESPONSE, "output": [MESSAGE]})
     events[-1] = event("completed", response={**FULL_RESPONSE, "output": [{**MESSAGE, "id": "chatcmpl-1"}]})
     assert assembled(read(events)).parts == (Text("Hello there"), Refused("No more"))
+
+
+@pytest.mark.parametrize("other_ids", [False, True])
+def test_an_index_that_is_used_for_all_items(other_ids):
+    """Gateways that translate themselves number each item 0."""
+    events = [{**one, "output_index": 0} if "output_index" in one else one for one in FULL_EVENTS]
+    if other_ids:
+        output = [{**item, "id": "chatcmpl-1"} for item in FULL_RESPONSE["output"]]
+        events[-1] = event("completed", response={**FULL_RESPONSE, "output": output})
+    assert assembled(read(events)) == assembled(read(FULL_EVENTS))
+
+
+def test_ids_that_change_with_each_piece():
+    """LiteLLM made a new id for each piece of reasoning (BerriAI/litellm pull 37946)."""
+    pieces = [
+        event("reasoning_summary_text.delta", delta=text, item_id=f"rs_{at}", output_index=0, summary_index=0)
+        for at, text in enumerate("abc")
+    ]
+    assert read(pieces, finish=False)[2:] == [SummaryDelta(0, 0, text) for text in "abc"]
 
 
 def test_reasoning_text_is_the_text():
@@ -223,6 +243,17 @@ def test_items_are_bounded():
     assert made == []
     ends = reader.finish()
     assert len(ends) == ITEMS_MAX
+
+
+def test_summaries_are_bounded():
+    reader = codec.event_reader()
+    made = []
+    for at in range(PARTS_MAX + 10):
+        piece = event(
+            "reasoning_summary_text.delta", delta="x", item_id="rs", output_index=0, summary_index=at
+        )
+        made += reader.read("", json.dumps(piece).encode())
+    assert len([one for one in made if isinstance(one, SummaryDelta)]) == PARTS_MAX
 
 
 def test_usage_is_read_as_the_meter_reads_it():

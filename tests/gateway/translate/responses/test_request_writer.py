@@ -114,13 +114,25 @@ def test_reasoning_goes_back_only_to_the_deployment_that_encrypted_it():
     assert body["input"] == [message] and dropped == ("reasoning",)
 
 
-def test_instructions():
-    body, dropped = write(HI, Instruction((Text("c"),)), system=(Text("a", "5m"), Text("b")))
+def test_instructions_where_the_deployment_takes_them_in_the_midst():
+    body, dropped = write(
+        HI, Instruction((Text("c"),)), system=(Text("a", "5m"), Text("b")), target=Target(system_turns=True)
+    )
     assert body["instructions"] == "a" and dropped == ("cache",)
     assert [(item["role"], item["content"]) for item in body["input"]] == [
         ("developer", "b"),
         ("user", "hi"),
         ("developer", "c"),
+    ]
+
+
+def test_instructions_where_only_the_first_message_may_be_one():
+    """Claude Code sends system messages after the user's turn; templates of Qwen refuse them."""
+    body, _ = write(HI, Instruction((Text("c"), Text("d"))), Instruction(()), system=(Text("a"), Text("b")))
+    assert body["instructions"] == "a\n\nb"
+    assert [(item["role"], item["content"]) for item in body["input"]] == [
+        ("user", "hi"),
+        ("user", "<system>\nc\n\nd\n</system>"),
     ]
 
 

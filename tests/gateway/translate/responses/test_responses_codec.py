@@ -115,7 +115,7 @@ def expected(request):
 @given(requests(EVERYTHING - NOT_IN_REQUESTS))
 @settings(max_examples=30, deadline=None)
 def test_a_request_comes_back(request):
-    body, _ = codec.write_request(request, Target(signed_reasoning=True))
+    body, _ = codec.write_request(request, Target(signed_reasoning=True, system_turns=True))
     body = json.loads(msgspec.json.encode(body))
     again, dropped = codec.read_request(body)
     again = replace(again, turns=joined(again.turns), tools=tuple(by_name(again.tools)))

@@ -122,15 +122,20 @@ class ResponsesReader:
         out.append(Begin(answer_id_of(response.get("id")), model, created_of(response.get("created_at"))))
 
     def _find(self, index: int | None, item_id: str | None, kind: str) -> Item | None:
-        """The item of this kind, made if it is new. None if it is of another kind, or one too many."""
-        key: object = item_id if index is None else index
+        """The item of this kind, made if it is new. None if it is one too many.
+
+        The index counts, since ids change within a stream of some gateways; the id counts where an index is used again, or is missing.
+        """
+        first = None if index is None else self._items.get(index)
+        if first is not None and first.kind == kind and (not first.done or item_id in {None, first.item_id}):
+            return first
+        item = None if item_id is None or (first is None and index is not None) else self._by_id.get(item_id)
+        if item is not None and item.kind == kind:
+            return item
+        key: object = index if first is None and index is not None else (index, item_id, kind)
         item = self._items.get(key)
-        if item is None and index is None and item_id is not None:
-            item = self._by_id.get(item_id)
-        if item is not None:
-            return item if item.kind == kind else None
-        if len(self._items) >= ITEMS_MAX:
-            return None
+        if item is not None or len(self._items) >= ITEMS_MAX:
+            return item
         if kind == "message":
             item = MessageItem(self._numbers)
         elif kind == "reasoning":
@@ -140,9 +145,13 @@ class ResponsesReader:
         else:
             item = Item(self._numbers, kind)
         self._items[key] = item
-        if item_id is not None:
-            self._by_id.setdefault(item_id, item)
+        self._know(item, item_id)
         return item
+
+    def _know(self, item: Item, item_id: str | None) -> None:
+        if item_id is not None and len(self._by_id) < ITEMS_MAX:
+            item.item_id = item.item_id or item_id
+            self._by_id.setdefault(item_id, item)
 
     def _piece(self, of: str, about: str, event: ResponsesEvent, out: list[Event], *, done: bool) -> None:
         """Read an event about a part of an item's content."""
@@ -171,18 +180,18 @@ class ResponsesReader:
         item = self._find(index, item_id, kind)
         if item is None:
             return
-        if item_id is not None:
-            self._by_id.setdefault(item_id, item)
+        self._know(item, item_id)
         item.take(fields, out, done=done)
         self._called = self._called or (isinstance(item, CallItem) and item.number >= 0)
 
     def _end(self, kind: str, response: JsonObject, out: list[Event]) -> None:
+        seen = {item.kind for item in self._items.values()}
         for index, value in enumerate(list_of(response.get("output"))):
             fields = object_of(value) or {}
             known = self._items.get(index)
-            if known is None and text_of(fields.get("id")) in self._by_id:
-                continue
-            if known is None or not known.done:
+            # An item that the stream did not have, where it had others of its kind, is one of those under another id or index.
+            new = _ITEM_KINDS.get(text_of(fields.get("type")), "other") not in seen
+            if new if known is None else not known.done:
                 self._item(index, fields, out, done=True)
         self._close(out)
         status = text_of(response.get("status"))

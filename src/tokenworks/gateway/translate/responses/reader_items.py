@@ -17,7 +17,7 @@ from tokenworks.gateway.translate.form import (
 from tokenworks.gateway.translate.responses.answers import call_of
 from tokenworks.gateway.translate.responses.values import list_of, object_of, text_of
 
-# Parts beyond this number are not read.
+# Parts beyond this number, and places in one reasoning item beyond it, are not read.
 PARTS_MAX: Final = 4096
 
 
@@ -151,10 +151,11 @@ class ReasoningItem(Item):
         return self._number >= 0 and not self.done
 
     def piece(self, about: str, at: int | None, text: str, out: list[Event]) -> None:
-        if not self._begin(out):
-            return
         place = at or 0
-        self._chars[(about, place)] = self._chars.get((about, place), 0) + len(text)
+        key = (about, place)
+        if (key not in self._chars and len(self._chars) >= PARTS_MAX) or not self._begin(out):
+            return
+        self._chars[key] = self._chars.get(key, 0) + len(text)
         if about == "reasoning_text":
             out.append(Delta(self._number, text))
             return
@@ -170,7 +171,6 @@ class ReasoningItem(Item):
             self.piece(kind, at, rest, out)
 
     def take(self, fields: JsonObject, out: list[Event], *, done: bool) -> None:
-        self.item_id = text_of(fields.get("id")) or self.item_id
         for kind, name in (("reasoning_summary_text", "summary"), ("reasoning_text", "content")):
             for at, value in enumerate(list_of(fields.get(name))):
                 text = text_of((object_of(value) or {}).get("text"))

@@ -46,10 +46,11 @@ def write_request(request: Request, target: Target) -> tuple[JsonObject, tuple[s
     fields: JsonObject = {"model": request.model, "store": False}
     items = _ItemWriter(names, target, dropped)
     if request.system:
-        fields["instructions"] = request.system[0].text
-        if request.system[0].cache is not None:
+        if any(text.cache is not None for text in request.system):
             dropped.add("cache")
-        items.instruct(request.system[1:])
+        first = 1 if target.system_turns else len(request.system)
+        fields["instructions"] = "\n\n".join(text.text for text in request.system[:first] if text.text)
+        items.instruct(request.system[first:])
     for turn in request.turns:
         items.write(turn)
     fields["input"] = items.items
@@ -183,8 +184,12 @@ class _ItemWriter:
 
     def write(self, turn: Turn | Instruction) -> None:
         if isinstance(turn, Instruction):
-            self.instruct(turn.parts)
-            return
+            if self._target.system_turns:
+                self.instruct(turn.parts)
+                return
+            # Templates of Qwen and others refuse a system message in the midst (`Target.system_turns`).
+            text = "\n\n".join(part.text for part in turn.parts if part.text)
+            turn = Turn("user", (Text(f"<system>\n{text}\n</system>"),) if text else ())
         said: list[Text | Refused] = []
         given: list[Part] = []
         for part in turn.parts:
