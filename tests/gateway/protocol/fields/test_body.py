@@ -283,3 +283,28 @@ def test_only_what_is_named_of_a_query_string_passes():
     assert allowed_query("messages", b"beta=true&service_tier=priority&beta=true&beta=false") == b"beta=true"
     assert allowed_query("chat", b"service_tier=priority&n=4") == b""
     assert allowed_query("chat", b"") == b""
+
+
+@pytest.mark.parametrize("spaced", [False, True])
+def test_thinking_of_a_translated_answer_does_not_pass(spaced):
+    """Anthropic refuses a signature that it did not make; a translation takes the marks off."""
+    user = {"role": "user", "content": "hi"}
+    native = [
+        {"type": "thinking", "thinking": "t", "signature": "s"},
+        {"type": "redacted_thinking", "data": "d"},
+    ]
+    ours = [
+        {"type": "thinking", "thinking": "t", "signature": "tokenworks.text:"},
+        {"type": "redacted_thinking", "data": "tokenworks.data:x"},
+    ]
+    said = {"type": "text", "text": "tokenworks.text:"}
+    body = {
+        "model": "m",
+        "max_tokens": 9,
+        "messages": [user, {"role": "assistant", "content": [*native, said]}, user],
+    }
+    assert sent(json.dumps(body).encode() if spaced else body, "messages") == (body, ())
+    marked = {**body, "messages": [user, {"role": "assistant", "content": [*ours, said, *native]}, user]}
+    out, names = sent(json.dumps(marked).encode() if spaced else marked, "messages")
+    assert out["messages"][1]["content"] == [said, *native]
+    assert set(names) == {"messages[1].content[0]", "messages[1].content[1]"}

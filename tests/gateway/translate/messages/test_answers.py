@@ -97,8 +97,8 @@ def test_names_refusals_and_reasoning_of_others():
     )  # fmt: skip
     content = codec.write_answer(Answer("a", "m", parts, Stop.END), naming(tools=tools))["content"]
     assert content == [
-        {"type": "thinking", "thinking": "one\n\ntwo", "signature": ""},
-        {"type": "redacted_thinking", "data": "e"},
+        {"type": "thinking", "thinking": "one\n\ntwo", "signature": "tokenworks.text:"},
+        {"type": "redacted_thinking", "data": "tokenworks.data:e"},
         {"type": "text", "text": "no"},
         {"type": "tool_use", "id": "toolu_a1_2", "name": "a.long/name", "input": {}},
         {"type": "tool_use", "id": "c", "name": "free", "input": {"input": 'x"'}},

@@ -4,9 +4,12 @@ import random
 
 import msgspec
 import pytest
+from hypothesis import given, settings
 
-from tests.gateway.translate.messages.support import SIGNED, body
+from tests.gateway.translate.messages.support import SIGNED, body, naming
+from tests.gateway.translate.messages.test_writer import CARRIED, STOPS
 from tests.support.hostile import twisted
+from tests.support.translation import answers
 from tokenworks.gateway.translate.codec import Target
 from tokenworks.gateway.translate.form import (
     File,
@@ -46,7 +49,7 @@ CLAUDE_CODE = {
     "messages": [
         {"role": "user", "content": [{"type": "text", "text": "<system-reminder>x</system-reminder>"}, {"type": "text", "text": "List it."}]},
         {"role": "assistant", "content": [
-            {"type": "thinking", "thinking": "First look.", "signature": "c2ln"}, {"type": "redacted_thinking", "data": "cmVk"},
+            {"type": "thinking", "thinking": "First look.", "signature": "c2ln"}, {"type": "redacted_thinking", "data": "tokenworks.data:cmVk"},
             {"type": "text", "text": "I look."}, {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {"command": "ls"}},
         ]},
         {"role": "user", "content": [
@@ -219,13 +222,27 @@ def test_results_of_every_form():
 
 
 def test_thinking_without_a_signature_comes_back_as_reasoning():
-    """As other providers' thinking was shown to the client, with an empty signature."""
-    parts, _ = content(
-        {"type": "thinking", "thinking": "t", "signature": ""},
-        {"type": "thinking", "thinking": ""},
-        role="assistant",
-    )
-    assert parts == (Reasoning("t"),)
+    """As other providers' thinking was shown to the client, with a mark or an empty signature."""
+    parts, dropped = content(
+        {"type": "thinking", "thinking": "t", "signature": ""}, {"type": "thinking", "thinking": ""},
+        {"type": "thinking", "thinking": "u", "signature": "tokenworks.text:"}, {"type": "redacted_thinking", "data": "native"},
+        {"type": "redacted_thinking", "data": "tokenworks.data:"}, role="assistant",
+    )  # fmt: skip
+    assert parts == (Reasoning("t"), Reasoning("u")) and dropped == ("messages.content.redacted_thinking",)
+
+
+@settings(max_examples=20, deadline=None)
+@given(answers(CARRIED, stops=STOPS))
+def test_an_answer_that_is_sent_back_is_what_it_was(answer):
+    fields = msgspec.json.decode(msgspec.json.encode(codec.write_answer(answer, naming())))
+    parts, dropped = content(*fields["content"], role="assistant")
+    whole = []
+    for part in answer.parts:
+        if isinstance(part, Reasoning) and part.text and part.encrypted:
+            whole += [Reasoning(part.text), Reasoning(encrypted=part.encrypted)]
+        else:
+            whole.append(part)
+    assert parts == tuple(whole) and dropped == ()
 
 
 def test_the_mark_of_a_whole_request_stands_at_its_last_block():

@@ -69,14 +69,13 @@ def blank(value):
 
 
 def expected(drawn):
-    """As messages tell it: reasoning without a signature is not sent, and what is encrypted is a block of its own."""
+    """As messages tell it: reasoning without a signature is not sent, and what is encrypted is read only with a mark."""
     turns = []
     for turn in drawn.turns:
         parts = []
         for part in turn.parts:
             if isinstance(part, Reasoning):
                 parts += [Reasoning(part.text, signature=part.signature)] if part.signature else []
-                parts += [Reasoning(encrypted=part.encrypted)] if part.encrypted else []
             else:
                 parts.append(part)
         turns.append(Turn(turn.role, tuple(parts)) if isinstance(turn, Turn) else turn)

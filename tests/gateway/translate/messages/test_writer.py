@@ -50,11 +50,14 @@ USED = Counts(10, 2, 3, 0, 5, 1, 0, 4)
 
 
 def expected(answer):
-    """As messages tell it: no time, and what is encrypted is a block of its own."""
+    """As messages tell it: no time, what is encrypted is a block of its own, and marks where no provider signed."""
     parts = []
     for part in answer.parts:
-        if isinstance(part, Reasoning) and part.encrypted and part.text:
-            parts += [Reasoning(part.text), Reasoning(encrypted=part.encrypted)]
+        if isinstance(part, Reasoning):
+            if part.text or part.signature:
+                parts.append(Reasoning(part.text, signature=part.signature or "tokenworks.text:"))
+            if part.encrypted:
+                parts.append(Reasoning(encrypted="tokenworks.data:" + part.encrypted))
         else:
             parts.append(part)
     return msgspec.structs.replace(answer, parts=tuple(parts), answer_id="a1", model="shop/best", created_s=0)
@@ -227,7 +230,7 @@ def test_a_cut_stream_tells_its_reason_without_an_end():
     assert out[1]["delta"]["stop_reason"] == "max_tokens"
 
 
-def test_thinking_without_a_signature_has_an_empty_one():
+def test_thinking_without_a_signature_has_a_mark():
     events = [
         Begin("x", "m"),
         ReasoningBegin(0),
@@ -244,7 +247,11 @@ def test_thinking_without_a_signature_has_an_empty_one():
         End(),
     ]
     blocks = rebuilt(written(events)).content
-    assert (blocks[0].thinking, blocks[0].signature, blocks[1].data) == ("ab\n\nc", "", "zz")
+    assert (blocks[0].thinking, blocks[0].signature, blocks[1].data) == (
+        "ab\n\nc",
+        "tokenworks.text:",
+        "tokenworks.data:zz",
+    )
 
 
 def test_a_refusal_is_text():
@@ -289,3 +296,27 @@ def test_events_of_parts_that_never_began_are_nothing():
     assert written([Begin("x", "m")]) == written(
         [Begin("x", "m"), Delta(7, "a"), Signed(7, "s"), PartEnd(7), SummaryDelta(7, 0, "x")]
     )
+
+
+def test_the_sdks_client_reads_the_bytes_of_a_stream():
+    import anthropic
+    import httpx2
+
+    events = [
+        Begin("x", "m"), ReasoningBegin(0), Delta(0, "t\u2028"), PartEnd(0), TextBegin(1), Delta(1, "data: x\n\n"), PartEnd(1),
+        CallBegin(2, "c1", "f"), Delta(2, '{"a":'), Delta(2, '"\U0001f98a"}'), PartEnd(2), Finish(Stop.TOOL), UsageReport(USED), End(),
+    ]  # fmt: skip
+    writer = codec.event_writer(naming())
+    body = b"".join(writer.write([event]) for event in events)
+    answer = httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
+    transport = httpx2.MockTransport(lambda _: answer)
+    client = anthropic.Anthropic(
+        api_key="k", base_url="http://stub", http_client=httpx2.Client(transport=transport)
+    )
+    with client.messages.stream(
+        model="m", max_tokens=9, messages=[{"role": "user", "content": "hi"}]
+    ) as stream:
+        message = stream.get_final_message()
+    assert [block.type for block in message.content] == ["thinking", "text", "tool_use"]
+    assert message.content[0].thinking == "t\u2028" and message.content[1].text == "data: x\n\n"
+    assert message.content[2].input == {"a": "\U0001f98a"} and message.usage.output_tokens == 6

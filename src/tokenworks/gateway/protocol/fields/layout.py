@@ -17,9 +17,12 @@ WRITTEN_BYTES: Final = 16_384
 OPEN_OBJECT, OPEN_ARRAY = b"{"[0], b"["[0]
 _SPACED: Final = b'": '
 _NOTHING: Final = (msgspec.Raw(b"null"), msgspec.Raw(b"[]"), msgspec.Raw(b'""'))
-# The beginning of `encrypted_content` in a translated answer (translate/responses/reasoning.py): no provider can read it.
+# How what looks like a provider's signature begins in a translated answer (translate/responses/reasoning.py, translate/messages/marks.py):
+# no provider can read it.
 TRANSLATED: Final = "tokenworks.text:"
-_TRANSLATED_BYTES: Final = b'"' + TRANSLATED.encode()
+TRANSLATED_DATA: Final = "tokenworks.data:"
+_TRANSLATED_BYTES: Final = b'"tokenworks.'
+_SIGNED: Final = ("encrypted_content", "signature", "data")
 
 
 def carries(fields: RawObject) -> bool:
@@ -28,9 +31,12 @@ def carries(fields: RawObject) -> bool:
 
 
 def was_translated(fields: RawObject) -> bool:
-    """True if an item is reasoning of a translated answer, which only a translation can send back."""
-    content = fields.get("encrypted_content")
-    return content is not None and memoryview(content)[: len(_TRANSLATED_BYTES)] == _TRANSLATED_BYTES
+    """True if an item or a block is reasoning of a translated answer, which only a translation can send back."""
+    for name in _SIGNED:
+        content = fields.get(name)
+        if content is not None and memoryview(content)[: len(_TRANSLATED_BYTES)] == _TRANSLATED_BYTES:
+            return True
+    return False
 
 
 def members_length(items: Sequence[Mapping[str, Sized]], about_bytes: int, *, mixed: bool = False) -> int:

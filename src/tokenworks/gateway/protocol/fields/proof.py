@@ -30,6 +30,7 @@ from tokenworks.gateway.protocol.fields.lists import (
     PASS,
     PLAIN,
     REFUSE,
+    THOUGHT,
     Level,
     Lists,
     Rule,
@@ -134,12 +135,14 @@ class Proof:
             raise NotProven
         for kind in set(kinds) - level.known:
             rule = level.type_rule(_any.decode(kind)) if kind[:1] == b'"' else None
-            if rule is None or rule.action not in {PASS, CLIENT, CARRIED}:
+            if rule is None or rule.action not in {PASS, CLIENT, CARRIED, THOUGHT}:
                 raise NotProven
-            if rule.action == CARRIED:
-                written = msgspec.Raw(kind)
+            if rule.action in {CARRIED, THOUGHT}:
+                written, bare = msgspec.Raw(kind), rule.action == THOUGHT
                 for fields in items:
-                    if fields.get("type") == written and (not carries(fields) or was_translated(fields)):
+                    if fields.get("type") == written and (
+                        not (bare or carries(fields)) or was_translated(fields)
+                    ):
                         raise NotProven
             if not rule.base:
                 self.listed_by = rule.profiles if self.listed_by is None else self.listed_by & rule.profiles

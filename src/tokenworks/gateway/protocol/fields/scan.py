@@ -28,6 +28,7 @@ from tokenworks.gateway.protocol.fields.lists import (
     OBJECT_ID,
     REFERENCE,
     REFUSE,
+    THOUGHT,
     VALUES,
     Level,
     Lists,
@@ -160,7 +161,7 @@ class BodyScan:
         elif rule.action == CARRIED and not carries(fields):
             self.cuts.append(path)
             self.id_only_items.add(path)
-        elif rule.action == CARRIED and was_translated(fields):
+        elif rule.action in {CARRIED, THOUGHT} and was_translated(fields):
             self.translated.append(path)
         elif not rule.base:
             self.extras.append((path, rule.profiles))

@@ -14,6 +14,7 @@ from tokenworks.gateway.translate.form import (
     Text,
     ToolCall,
 )
+from tokenworks.gateway.translate.messages.marks import written_data, written_signature
 from tokenworks.gateway.translate.messages.stops import read_stop, written_stop
 from tokenworks.gateway.translate.messages.usage import written_usage
 from tokenworks.gateway.translate.messages.values import fields_of, items_of, text_of
@@ -128,13 +129,13 @@ def input_of(arguments: str, custom: bool) -> JsonObject:
 
 
 def _written_reasoning(part: Reasoning) -> list[JsonObject]:
-    """Thinking without a signature has an empty one, as at the start of a native block; what is encrypted is a block of its own."""
+    """What is encrypted is a block of its own."""
     blocks: list[JsonObject] = []
     text = reasoning_text(part)
     if text or part.signature:
-        blocks.append({"type": "thinking", "thinking": text, "signature": part.signature or ""})
+        blocks.append({"type": "thinking", "thinking": text, "signature": written_signature(part.signature)})
     if part.encrypted:
-        blocks.append({"type": "redacted_thinking", "data": part.encrypted})
+        blocks.append({"type": "redacted_thinking", "data": written_data(part.encrypted)})
     return blocks
 
 

@@ -16,6 +16,7 @@ from tokenworks.gateway.translate.form import (
     ToolResult,
     Untranslatable,
 )
+from tokenworks.gateway.translate.messages.marks import read_data, read_signature
 from tokenworks.gateway.translate.messages.values import (
     Dropped,
     fields_of,
@@ -66,12 +67,15 @@ def _read_block(block: JsonObject, role: str, dropped: Dropped) -> list[Part]:
         return [_read_call(block) if kind == "tool_use" else _read_result(block, dropped)]
     if kind == "thinking":
         thought = Reasoning(
-            text_of(block.get("thinking")) or "", signature=text_of(block.get("signature")) or None
+            text_of(block.get("thinking")) or "", signature=read_signature(text_of(block.get("signature")))
         )
         return [thought] if thought.text or thought.signature else []
     if kind == "redacted_thinking":
-        data = text_of(block.get("data"))
-        return [Reasoning(encrypted=data)] if data else []
+        encrypted = read_data(text_of(block.get("data")))
+        if encrypted is None:
+            dropped.add(_PREFIX + kind)
+            return []
+        return [Reasoning(encrypted=encrypted)]
     return list(_read_plain(block, kind, dropped))
 
 

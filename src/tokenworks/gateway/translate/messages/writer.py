@@ -32,6 +32,7 @@ from tokenworks.gateway.translate.form import (
     UsageReport,
 )
 from tokenworks.gateway.translate.messages.answers import ID_PREFIX, call_id_of
+from tokenworks.gateway.translate.messages.marks import written_data, written_signature
 from tokenworks.gateway.translate.messages.stops import written_stop
 from tokenworks.gateway.translate.messages.usage import written_usage
 from tokenworks.gateway.translate.names import INPUT, ToolNames
@@ -70,7 +71,7 @@ class MessagesWriter:
 
     __slots__ = (
         "_begun", "_buffered_bytes", "_called", "_index", "_names", "_naming", "_open", "_parts", "_prefix", "_sequence", "_stop",
-        "_told", "_usage", "_waiting",
+        "_told", "_unsigned", "_usage", "_waiting",
     )  # fmt: skip
 
     def __init__(self, naming: Naming) -> None:
@@ -79,6 +80,7 @@ class MessagesWriter:
         self._begun = False
         self._index = -1
         self._open = -1  # the part whose block is open
+        self._unsigned = False  # the open block is of thinking, and no signature was written
         self._prefix = b""  # of a piece of the open block
         self._parts: dict[int, _Part] = {}  # that have begun and not ended
         self._waiting: dict[int, list[Event]] = {}  # by part, in order
@@ -195,7 +197,11 @@ class MessagesWriter:
         if self._open < 0:
             return b""
         self._open = -1
-        return b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % self._index
+        signature = self._signature(None) if self._unsigned else b""
+        return (
+            signature
+            + b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % self._index
+        )
 
     def _raw_piece(self, text: bytes) -> bytes:
         return self._prefix + text + _PIECE_END
@@ -207,7 +213,15 @@ class MessagesWriter:
         if part.kind == _TEXT:
             return self._block_start(number, _TEXT, {"type": "text", "text": ""})
         assert part.kind == _REASONING
-        return self._block_start(number, _REASONING, {"type": "thinking", "thinking": "", "signature": ""})
+        out = self._block_start(number, _REASONING, {"type": "thinking", "thinking": "", "signature": ""})
+        self._unsigned = True
+        return out
+
+    def _signature(self, signature: str | None) -> bytes:
+        """The signature of the open block."""
+        self._unsigned = False
+        delta = {"type": "signature_delta", "signature": written_signature(signature)}
+        return _written("content_block_delta", {"index": self._index, "delta": delta})
 
     def _piece(self, number: int, part: _Part, event: Delta | SummaryDelta) -> bytes:
         text = event.text
@@ -235,12 +249,10 @@ class MessagesWriter:
             return b""
         out = b""
         if event.signature:
-            out = self._opened(number, part)
-            delta = {"type": "signature_delta", "signature": event.signature}
-            out += _written("content_block_delta", {"index": self._index, "delta": delta})
+            out = self._opened(number, part) + self._signature(event.signature)
         if event.encrypted:
             out += self._block_start(
-                number, _REASONING, {"type": "redacted_thinking", "data": event.encrypted}
+                number, _REASONING, {"type": "redacted_thinking", "data": written_data(event.encrypted)}
             )
             out += self._block_end()
         return out
