@@ -5,9 +5,10 @@ import random
 
 import pytest
 
-from tests.support.streamed import OTHERS, REQUESTS, assembled, metered, recorded
+from tests.support.streamed import OTHERS, PATHS, REQUESTS, assembled, metered, payloads, recorded
+from tokenworks.catalog import Counts
 from tokenworks.gateway.translate.codec import Target
-from tokenworks.gateway.translate.translation import Translation
+from tokenworks.gateway.translate.translation import Translation, TranslationFailed, Untranslatable
 
 STREAMS = recorded()
 WHOLE = {
@@ -91,3 +92,31 @@ def test_no_division_of_the_bytes_changes_anything(name, client):
         if meter.complete:
             pieces.append(translator.finish(meter.withheld))
         assert b"".join(pieces) == out
+
+
+@pytest.mark.parametrize(("name", "client"), PAIRS)
+@pytest.mark.parametrize("error", [b"", b'event: error\ndata: {"type":"error","error":{}}\n\n'])
+def test_a_stream_that_is_cut_anywhere_is_closed_as_its_protocol_closes_one(name, client, error):
+    upstream, data, _ = STREAMS[name]
+    ends = [at + 2 for at in range(len(data)) if data[at : at + 2] == b"\n\n"]
+    for end in random.Random(name).sample(ends, min(3, len(ends))):
+        made = translation(client, upstream)
+        translator, meter = made.stream(made.naming("id-1", "m", 7)), metered(upstream)
+        out = translator.feed(meter.feed(data[:end]))
+        if not meter.begun or meter.terminal or meter.fault is not None or meter.stopped:
+            continue
+        out += translator.cut(error, Counts(fresh_input=3, output=2))
+        assert assembled(client, out)["stop"] in {"length", "max_tokens", "incomplete"}
+        last = payloads(out)[-1].get("type")
+        if client == "messages":
+            assert last == ("error" if error else "message_stop")
+
+
+@pytest.mark.parametrize("client", list(PATHS))
+def test_a_request_that_can_not_be_read_is_refused(client):
+    for upstream in OTHERS[client]:
+        with pytest.raises(Untranslatable):
+            Translation(client, upstream, b"[]", Target())
+        made = translation(client, upstream)
+        with pytest.raises(TranslationFailed):
+            made.read_answer(b'"no object"')
