@@ -184,6 +184,17 @@ def test_documents_of_text_are_text_and_others_are_files():
             messages_of(Turn("user", (part,)))
 
 
+def test_a_turn_of_which_nothing_is_written_divides_no_others():
+    turns = (USER, Turn("assistant", (Reasoning("Hm."),)), Turn("user", (Text("there"),)))
+    body, dropped = codec.write_request(request_of(*turns), Target(reasoning_field=None))
+    assert body["messages"] == [{"role": "user", "content": "Hi\n\nthere"}]
+    assert dropped == ("reasoning",)
+    nothing = Instruction((Text(""),))
+    assert messages_of(USER, nothing, USER, target=Target(system_turns=True)) == [
+        {"role": "user", "content": "Hi\n\nHi"}
+    ]
+
+
 def test_arguments_that_are_no_object_do_not_reach_a_template():
     calls = (
         call(1, arguments=""),

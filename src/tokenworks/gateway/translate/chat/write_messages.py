@@ -12,7 +12,14 @@ import msgspec
 from tokenworks.gateway.protocol.usage import UNREADABLE
 from tokenworks.gateway.translate.chat.dropped import Named
 from tokenworks.gateway.translate.chat.media import file_text, written_audio, written_file, written_image
-from tokenworks.gateway.translate.chat.reasoning import JOINT, NO_REASONING, joined_text, written_details
+from tokenworks.gateway.translate.chat.reasoning import (
+    JOINT,
+    NO_REASONING,
+    joined_text,
+    needs_details,
+    shown_text,
+    written_details,
+)
 from tokenworks.gateway.translate.codec import Target
 from tokenworks.gateway.translate.form import (
     Audio,
@@ -40,11 +47,11 @@ _any: Final = msgspec.json.Decoder()
 
 def write_messages(request: Request, target: Target, names: ToolNames, named: Named) -> list[JsonObject]:
     """Raises `Untranslatable` for media that chat has no form for, and if nothing is left to be written."""
-    writer = _MessagesWriter(request, target, names, named)
+    writer = _MessagesWriter(request, target, names)
     system = _joined(request.system)
     if system:
         writer.messages.append({"role": "system", "content": system})
-    for turn in _joined_turns(request.turns, target):
+    for turn in _joined_turns(request.turns, target, named):
         if isinstance(turn, Instruction):
             writer.instruction(turn)
         elif turn.role == "assistant":
@@ -61,18 +68,26 @@ def _joined(texts: Sequence[Text]) -> str:
     return JOINT.join([part.text for part in texts if part.text])
 
 
-def _joined_turns(turns: Sequence[Turn | Instruction], target: Target) -> list[Turn | Instruction]:
+def _joined_turns(
+    turns: Sequence[Turn | Instruction], target: Target, named: Named
+) -> list[Turn | Instruction]:
     """Turns of one role in a row as one. Instructions between calls and their results follow the results. Where the deployment takes no
     system message in the midst (templates of Qwen and others refuse it, and models answer nothing to one at the end), its text stands in
     the turn of the user.
     """
     joined: list[Turn | Instruction] = []
-    for turn in turns:
-        if isinstance(turn, Instruction) and not target.system_turns:
+    for told in turns:
+        turn = told
+        if isinstance(turn, Instruction):
             text = _joined(turn.parts)
             if not text:
                 continue
-            turn = Turn("user", (Text(f"<system>\n{text}\n</system>"),))  # noqa: PLW2901
+            if not target.system_turns:
+                turn = Turn("user", (Text(f"<system>\n{text}\n</system>"),))
+        else:
+            written = [_is_written(part, target, named) for part in turn.parts]
+            if not any(written):
+                continue
         at = len(joined)
         while at and isinstance(joined[at - 1], Instruction):
             at -= 1
@@ -88,15 +103,28 @@ def _joined_turns(turns: Sequence[Turn | Instruction], target: Target) -> list[T
     return joined
 
 
+def _is_written(part: Part, target: Target, named: Named) -> bool:
+    """False for an empty text, and for reasoning that the deployment can't read, which is named."""
+    if isinstance(part, Text | Refused):
+        return part.text != ""
+    if not isinstance(part, Reasoning):
+        return True
+    signed = target.signed_reasoning and needs_details(part)
+    written = signed or (target.reasoning_field is not None and shown_text(part) != "")
+    if not written:
+        named.add("reasoning")
+    return written
+
+
 def _answers(turn: Turn, before: Turn) -> bool:
     ids = {part.call_id for part in before.parts if isinstance(part, ToolCall)}
     return any(isinstance(part, ToolResult) and part.call_id in ids for part in turn.parts)
 
 
 class _MessagesWriter:
-    __slots__ = ("_calls", "_named", "_names", "_needs_reasoning", "_target", "messages")
+    __slots__ = ("_calls", "_names", "_needs_reasoning", "_target", "messages")
 
-    def __init__(self, request: Request, target: Target, names: ToolNames, named: Named) -> None:
+    def __init__(self, request: Request, target: Target, names: ToolNames) -> None:
         self._target = target
         options = request.reasoning
         self._needs_reasoning = (
@@ -106,7 +134,6 @@ class _MessagesWriter:
             and options.effort != "none"
         )
         self._names = names
-        self._named = named
         self._calls: list[str] = []  # ids of the last assistant message's calls that have no result yet
         self.messages: list[JsonObject] = []
 
@@ -157,8 +184,6 @@ class _MessagesWriter:
             message["reasoning_details"] = details
         if field is not None and text:
             message[field] = text
-        elif not details:
-            self._named.add("reasoning")
 
     def _call(self, call: ToolCall) -> JsonObject:
         name = self._names.wire(call.name, call.namespace)
