@@ -26,7 +26,7 @@ tools = st.lists(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(tools)
 def test_each_tool_has_a_name_of_its_own_that_leads_back(some):
     flat = ToolNames(some)
@@ -76,14 +76,14 @@ def read(text, cuts):
     return "".join([*(unwrapper.feed(piece) for piece in pieces(text, cuts)), unwrapper.finish()])
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.text(max_size=60), st.lists(st.integers(0, 10_000), max_size=8), st.booleans())
 def test_free_text_comes_back_wherever_it_is_cut(text, cuts, ascii_only):
     assert read(json.dumps({"input": text}, ensure_ascii=ascii_only), cuts) == text
     assert unwrapped(wrapped(text)) == text
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.text(alphabet='{}"input:\\ud83 \n', max_size=40), st.lists(st.integers(0, 100), max_size=6))
 def test_no_cut_changes_what_hostile_arguments_become(text, cuts):
     assert read(text, cuts) == read(text, [])

@@ -126,7 +126,7 @@ _OPENING_CHARS_MAX: Final = 256
 _INNER: Final = re.compile(r'(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*')
 _ESCAPE_CHARS: Final = 6
 _HIGH: Final = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}")
-_LONE: Final = re.compile("[\ud800-\udfff]")
+_LONE: Final = re.compile(f"[{chr(0xD800)}-{chr(0xDFFF)}]")
 
 
 class InputUnwrapper:
