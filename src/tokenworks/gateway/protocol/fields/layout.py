@@ -35,7 +35,7 @@ def was_translated(fields: RawObject) -> bool:
     """True if an item or a block is reasoning of a translated answer, which only a translation can send back."""
     for name in _SIGNED:
         content = fields.get(name)
-        if content is not None and memoryview(content)[: len(_TRANSLATED_BYTES)] == _TRANSLATED_BYTES:
+        if content is not None and bytes(memoryview(content)[: len(_TRANSLATED_BYTES)]) == _TRANSLATED_BYTES:
             return True
     return False
 
