@@ -27,7 +27,7 @@ nightly: ## at length: the site, other Pythons, many random cases, every free ri
 	@$(MAKE) docs
 	@scripts/pythons
 	@$(MAKE) test-compiled
-	@$(PY) -m pytest -m nightly $(ARGS)
+	@$(PY) -m pytest -m 'nightly or heavy' $(ARGS)
 
 sim: ## the charging simulation over many seeds: make sim SEEDS=10000, or SEED=7 for one
 	@scripts/setup dev

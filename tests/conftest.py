@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import heavy
 from tests.support.databases import as_role, drop_role, new_database
 from tests.support.environ import is_setting
 from tests.support.memory import in_memory
@@ -29,13 +30,28 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Tests that share something that a module makes (a server, most often) run on one worker: else every worker makes its own."""
+def pytest_collection_modifyitems(config, items):
+    """Tests that share something that a module makes (a server, most often) run on one worker: else every worker makes its own. Of
+    those that take seconds a run may take a sample (`tests/support/heavy.py`).
+    """
+    one_of, left_out = int(os.environ.get("HEAVY_SAMPLE", "1")), []
     for item in items:
+        if heavy.is_heavy(item.nodeid):
+            item.add_marker(pytest.mark.heavy)
+            if not heavy.in_sample(item.nodeid, one_of, heavy.seed()):
+                left_out.append(item)
         if item.get_closest_marker("xdist_group") is None:
             found = item._fixtureinfo.name2fixturedefs.values() if hasattr(item, "_fixtureinfo") else ()
             if any(one.scope == "module" for fixtures in found for one in fixtures):
                 item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def pytest_report_header():
+    sample = os.environ.get("HEAVY_SAMPLE")
+    return None if sample is None else f"HEAVY_SAMPLE={sample} HEAVY_SEED={heavy.seed()}"
 
 
 def pytest_collection_finish(session):

@@ -46,6 +46,38 @@ def test_silence_is_counted_from_the_last_heartbeat_of_this_process(recorder, se
     assert not recorder.silent_s(time.monotonic() + 6, time.monotonic() + 4)
 
 
+def _spin(_slot):
+    while True:
+        pass
+
+
+def test_the_wait_for_a_cpu_is_no_silence(settings, monkeypatch):
+    """Two children share one CPU, so each of them waits about half of the time."""
+    cpus = os.sched_getaffinity(0)
+    children = [Child("recorder", settings, _spin, []) for _ in range(2)]
+    os.sched_setaffinity(0, {min(cpus)})
+    try:
+        for child in children:
+            child.start()
+    finally:
+        os.sched_setaffinity(0, cpus)
+    child = children[0]
+    try:
+        until(lambda: child.waited_s() > 0.1, what="a wait for the CPU")
+        Heartbeat(child.stats, child.process.pid).beat()
+        now_s = time.monotonic()
+        waited_s = 100.0
+        monkeypatch.setattr(child, "waited_s", lambda: waited_s)
+        assert not child.silent_s(now_s + 1, 0.0)
+        waited_s = 104.0
+        assert not child.silent_s(now_s + 8, 0.0)
+        assert 5 < child.silent_s(now_s + 10, 0.0) < 7
+    finally:
+        for child in children:
+            child.signal(signal.SIGKILL)
+            child.process.wait()
+
+
 def test_one_of_before_whose_file_is_its_successors_is_not_silent(recorder, settings):
     Heartbeat(recorder.stats, os.getpid()).beat()
     old = Child.adopted(ChildRecord("recorder", 0, recorder.process.pid, recorder.started_s, 0.0), settings)

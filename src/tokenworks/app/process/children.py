@@ -60,6 +60,8 @@ class Child:
         self.until_s = 0.0
         self.deaths = 0
         self.due_s = 0.0
+        self._beat_seen_s = 0.0
+        self._waited_before_s = 0.0  # for a CPU, up to the heartbeat that was seen last
 
     @classmethod
     def adopted(cls, record: ChildRecord, settings: Settings) -> "Child":
@@ -122,15 +124,29 @@ class Child:
 
     def silent_s(self, now_s: float, awake_s: float) -> float:
         """How long the child has been silent, where that is longer than it may be; else 0. The silence counts from `awake_s` at the
-        earliest: before that the supervisor itself stood still.
+        earliest: before that the supervisor itself stood still. The time for which the child waited for a CPU is no silence: to kill
+        a process on a host without free CPU makes more work.
         """
         last_s = self._beat_s()
+        if last_s != self._beat_seen_s:
+            self._beat_seen_s, self._waited_before_s = last_s, self.waited_s()
         if not last_s and self._run is None:
             # The file has the heartbeats of the child's successor. A retired child is killed at `until_s` in any case.
             return 0.0
         last_s = last_s or self.started_s + self.grace_s
         silent_s = now_s - max(last_s, awake_s)
+        if silent_s <= self.silence_s:
+            return 0.0
+        silent_s -= max(0.0, self.waited_s() - self._waited_before_s)
         return silent_s if silent_s > self.silence_s else 0.0
+
+    def waited_s(self) -> float:
+        """How long the process has been ready to run and waited for a CPU, since it began; 0 where the kernel does not tell."""
+        if self.process is not None:
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                # proc(5): nanoseconds on a CPU, nanoseconds of waiting for one, time slices.
+                return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
+        return 0.0
 
     def waits_for_disk(self) -> bool:
         """True while the process waits for a disk (state D): no signal ends it before the disk answers, and the silence is not a
