@@ -18,6 +18,7 @@ from tokenworks.gateway.protocol.fields.layout import (
     OPEN_OBJECT,
     RawObject,
     carries,
+    has_translated,
     members_length,
     was_translated,
 )
@@ -46,6 +47,7 @@ _OPENS: Final = frozenset({OPEN_OBJECT, OPEN_ARRAY})
 _first: Final = Struct("B").unpack_from
 _object: Final = msgspec.json.Decoder(RawObject)
 _objects: Final = msgspec.json.Decoder(list[RawObject])
+_ENCRYPTED: Final = b'"redacted_thinking"'
 _any: Final = msgspec.json.Decoder()
 # The field of each protocol that contains most of a body.
 BULK: Final = {"chat": "messages", "messages": "messages", "responses": "input"}
@@ -137,13 +139,13 @@ class Proof:
             rule = level.type_rule(_any.decode(kind)) if kind[:1] == b'"' else None
             if rule is None or rule.action not in {PASS, CLIENT, CARRIED, THOUGHT}:
                 raise NotProven
-            if rule.action in {CARRIED, THOUGHT}:
-                written, bare = msgspec.Raw(kind), rule.action == THOUGHT
+            if rule.action == CARRIED:
+                written = msgspec.Raw(kind)
                 for fields in items:
-                    if fields.get("type") == written and (
-                        not (bare or carries(fields)) or was_translated(fields)
-                    ):
+                    if fields.get("type") == written and (not carries(fields) or was_translated(fields)):
                         raise NotProven
+            elif rule.action == THOUGHT and has_translated(items, encrypted=kind == _ENCRYPTED):
+                raise NotProven
             if not rule.base:
                 self.listed_by = rule.profiles if self.listed_by is None else self.listed_by & rule.profiles
 
