@@ -546,6 +546,28 @@ def bench_fleet(rounds, chats, bar):
     }
 
 
+def bench_translated(ours, rounds, bar):
+    """A chunk of a stream that is translated against one that is relayed."""
+    from bench import translated
+
+    def cpu_of(data, count):
+        (_, failed), cpu, _ = measure(ours, lambda: load.streams(ours.port, data, count))
+        if failed:
+            raise SystemExit(f"{failed} of {count} streams failed")
+        return cpu
+
+    found = list(translated.rows(translated.ratios(cpu_of, ours.key, rounds, bar)))
+    table(
+        f"CPU of a chunk, {translated.STREAMS} streams at {1000 // translated.GAP_MS} chunks/s, an upstream of chat, µs",
+        ["client", "relayed", "translated", "× relayed", "bar"],
+        [
+            (client, f"{relayed:.1f}", f"{made:.1f}", f"{ratio:.2f}", f"{translated.BAR:.1f}")
+            for client, relayed, made, ratio in found
+        ],
+    )
+    return {client: round(ratio, 3) for client, _, _, ratio in found}
+
+
 def bench_startup(rounds):
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("measuring", total=rounds + 1)
@@ -568,7 +590,7 @@ def main():
     parser.add_argument(
         "--only",
         default="",
-        help="requests,placing,chunks,low,memory,tls,settlement,grants,bills,verify,fleet; or before, cold, settling or startup, alone",
+        help="requests,placing,chunks,translated,low,memory,tls,settlement,grants,bills,verify,fleet; or before, cold, settling, startup or translated, alone",
     )
     parser.add_argument("--no-sglang", action="store_true")
     parser.add_argument("--subscribers", type=int, default=100_000, help="of the bill run")
@@ -629,6 +651,20 @@ def main():
             )
         console.print(json.dumps({"fleet": result}))
         return 0 if result["ok"] else 1
+    if only == {"translated"}:
+        from bench.translated import BAR, CLIENTS
+
+        upstream = Upstream()
+        ours = Tokenworks(upstream)
+        try:
+            with Progress(console=console, transient=True) as progress:
+                task = progress.add_task("measuring", total=rounds * len(CLIENTS))
+                result = bench_translated(ours, rounds, lambda: progress.advance(task))
+        finally:
+            ours.stop()
+            upstream.stop()
+        console.print(json.dumps({"translated": result}))
+        return 0 if all(ratio <= BAR for ratio in result.values()) else 1
     console.print(
         f"CPython {sys.version}: how it was built moves our figures, and not the others'. Tokenworks is {compiled.state()}."
     )
@@ -641,6 +677,7 @@ def main():
         (3 * rounds if wanted("requests") else 0)
         + (rounds if wanted("placing") else 0)
         + (2 * rounds if wanted("chunks") else 0)
+        + (2 * rounds if wanted("translated") else 0)
         + (8 if wanted("low") else 0)
     )
     steps += (
@@ -660,6 +697,8 @@ def main():
                 results["placing"] = bench_placing(ours, rounds, seconds, bar)
             if wanted("chunks"):
                 results["chunks"] = bench_chunks(ours, envoy, (300, 700), rounds, bar)
+            if wanted("translated"):
+                results["translated"] = bench_translated(ours, rounds, bar)
             if wanted("low"):
                 results["first_byte_added_ms"] = bench_low_rate(ours, envoy, upstream, 2 * seconds, bar)
             if wanted("memory"):

@@ -134,6 +134,32 @@ ARGUMENTS = (
         ("gateway/*.py", "gateway/http/*.py", "gateway/protocol/*.py", "gateway/protocol/fields/*.py", "gateway/request/*.py"),
     ),
     Argument(
+        "the form and the interface of translation: types alone, which each codec's tests read and write",
+        ("gateway/translate/chat/test_writer.py", "gateway/translate/test_translation.py"),
+        ("gateway/translate/codec.py", "gateway/translate/form.py"),
+    ),
+    Argument(
+        "the codec of messages: what is read and written as a whole, by its rules and by whatever a client or a deployment may send",
+        ("gateway/translate/messages/test_read_request.py", "gateway/translate/messages/test_write_request.py",
+         "gateway/translate/messages/test_answers.py", "gateway/translate/messages/test_reader.py", "gateway/translate/messages/test_writer.py"),
+        ("gateway/translate/messages/*.py",),
+    ),
+    Argument(
+        "the codec of responses: parts of its readers and writers, tested by whole requests, answers and streams",
+        ("gateway/translate/responses/test_responses_codec.py", "gateway/translate/responses/test_requests.py",
+         "gateway/translate/responses/test_request_writer.py", "gateway/translate/responses/test_reader.py",
+         "gateway/translate/responses/test_writer.py"),
+        ("gateway/translate/responses/content.py", "gateway/translate/responses/items.py", "gateway/translate/responses/reader_items.py",
+         "gateway/translate/responses/reasoning.py", "gateway/translate/responses/shapes.py", "gateway/translate/responses/values.py",
+         "gateway/translate/responses/writer_parts.py"),
+    ),
+    Argument(
+        "translation: the parts of a codec are tested by what it reads and writes",
+        ("gateway/translate/chat/test_read_request.py", "gateway/translate/chat/test_write_request.py", "gateway/translate/chat/test_reader.py",
+         "gateway/translate/chat/test_writer.py", "gateway/translate/chat/test_answers.py"),
+        ("gateway/translate/chat/*.py",),
+    ),
+    Argument(
         "orders and subscribers: tested by what a subscriber does, over months",
         ("subscriptions/test_service.py", "subscriptions/orders/test_change.py", "subscriptions/people/test_privacy.py",
          "app/test_webhooks.py"),

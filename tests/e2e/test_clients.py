@@ -36,6 +36,11 @@ def real(tmp_path_factory):
         server.add_deployment(
             "real", MODEL, f"{url}/v1", "--context-tokens", "4096", "--max-output-tokens", "64"
         )
+        # The same again as a deployment that speaks chat alone.
+        server.add_deployment(
+            "z-chat-alone", "chat-alone", f"{url}/v1", "--protocol", "chat", "--upstream-model", MODEL, "--context-tokens", "4096",
+            "--max-output-tokens", "64", wait=False,
+        )  # fmt: skip
         server.cli("alias", "add", "--alias", "claude-small", "--model", MODEL)
         subscriber, key = server.subscriber()
         until(lambda: b"claude-small" in server.get("/v1/models", key)[1], what="the alias")
@@ -147,6 +152,33 @@ def test_anthropic(real):
         client.messages.create(
             model="claude-none", max_tokens=8, messages=[{"role": "user", "content": "Hi"}]
         )
+
+
+def test_anthropic_and_responses_with_a_deployment_of_chat(real):
+    import anthropic
+    import openai
+
+    server, _, key, _ = real
+    client = anthropic.Anthropic(base_url=f"http://{server.public}", api_key=key)
+    asked = {"model": "chat-alone", "max_tokens": 8, "messages": [{"role": "user", "content": "Hi"}]}
+    raw = client.messages.with_raw_response.create(**asked)
+    message = raw.parse()
+    assert raw.headers["x-tokenworks-translated"] == "chat" and message.content[0].text
+    row = newest(server, raw.headers["x-request-id"])
+    used = message.usage
+    assert row == (used.input_tokens + (used.cache_read_input_tokens or 0), used.output_tokens, "complete", "provider")  # fmt: skip
+    with client.messages.stream(**asked) as stream:
+        text, request_id = "".join(stream.text_stream), stream.response.headers["x-request-id"]
+        final = stream.get_final_message()
+    assert text and final.stop_reason in {"end_turn", "max_tokens"}
+    assert final.usage.output_tokens == newest(server, request_id)[1]
+    responses = openai.OpenAI(base_url=f"http://{server.public}/v1", api_key=key).responses
+    with responses.create(
+        model="chat-alone", max_output_tokens=8, input="Hi", store=False, stream=True
+    ) as stream:
+        last = list(stream)[-1]
+    assert last.type in {"response.completed", "response.incomplete"}
+    assert last.response.output_text and last.response.usage.output_tokens
 
 
 def test_langchain(real):

@@ -88,7 +88,7 @@ def live(random, placement, views):
 
 def as_the_gateway(snapshot, placement, now_s, name, policy, requirements, broken, filing):
     """As the gateway chooses: the model by its name or its intent, then the deployment; the next one if a credential is broken."""
-    protocol = next((p for p in ("chat", "completions", "embeddings", "responses", "messages") if snapshot.views_of(snapshot.model_for(name, "chat", None, policy.default_model), p)), "chat")  # fmt: skip
+    protocol = next((p for p in ("chat", "completions", "embeddings", "responses", "messages") if snapshot.native_of(snapshot.model_for(name, "chat", None, policy.default_model), p)), "chat")  # fmt: skip
     model = snapshot.model_for(name, protocol, None, policy.default_model)
     intent = snapshot.intents.get(model)
     models = [model]
@@ -104,7 +104,7 @@ def as_the_gateway(snapshot, placement, now_s, name, policy, requirements, broke
     elif filing and snapshot.card_of(model).filing not in {"filed", "exempt"}:
         return None
     for model in models:
-        views, tried = snapshot.views_of(model, protocol), []
+        views, native, tried = snapshot.views_of(model, protocol), snapshot.native_of(model, protocol), []
         while views:
             request = placement_request(
                 policy.objective, policy.edge_first, policy.regions, policy.home, max(1, requirements.input_tokens), max(1, requirements.output_tokens)
@@ -112,7 +112,7 @@ def as_the_gateway(snapshot, placement, now_s, name, policy, requirements, broke
 
             if len(views) == 1:
                 request = single_deployment_request(policy.regions, policy.home)
-            chosen = placement.choose(views, tried, request, now_s)
+            chosen = placement.choose(views, tried, request, now_s, native)
             if chosen is None:
                 break
             if chosen.view.name not in broken:

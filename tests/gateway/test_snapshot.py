@@ -54,7 +54,9 @@ def test_a_default_is_for_names_that_are_not_served(snapshot):
     assert snapshot.model_for("big", "chat", None, "small") == "big"
     assert snapshot.model_for("claude-x", "chat", None, "small") == "big"
     # Over another protocol, or beyond the key, it is not taken.
-    assert snapshot.model_for("unknown", "messages", None, "small") == "unknown"
+    assert snapshot.model_for("unknown", "embeddings", None, "small") == "unknown"
+    # Over a protocol into which requests are translated, it is.
+    assert snapshot.model_for("unknown", "messages", None, "small") == "small"
     assert snapshot.model_for("unknown", "chat", frozenset({"big"}), "small") == "unknown"
     assert snapshot.model_for("unknown", "chat", frozenset({"small"}), "small") == "small"
     assert snapshot.model_for("unknown", "chat", frozenset({"mine"}), "mine") == "small"

@@ -2,7 +2,8 @@
 
 It speaks chat, completions, embeddings, messages and responses. What it does is told by a JSON object in the request's
 `user` field (messages: `metadata.user_id`): tokens, gap_ms, prompt, cached, reasoning, fail, status, cut_after,
-no_usage, no_done, pad, finish, linger_ms, hold_after (until `GET /release`); `GET /behave?{…}` tells it of all requests. Run: python -m tests.support.upstream PORT
+no_usage, no_done, pad, finish, linger_ms, think (reasoning before the text), call ([name, arguments] of a tool call after
+it), hold_after (until `GET /release`); `GET /behave?{…}` tells it of all requests. Run: python -m tests.support.upstream PORT
 """
 
 import asyncio
@@ -270,7 +271,17 @@ class Chat(Base):
             "id": self.id, "object": "chat.completion", "created": 1, "model": "stub",
             "choices": [{"index": 0, "finish_reason": self.told.get("finish", "stop"), "message": {"role": "assistant", "content": self.text * tokens}}],
         }  # fmt: skip
+        message = body["choices"][0]["message"]
+        if "think" in self.told:
+            message["reasoning_content"] = self.told["think"]
+        if "call" in self.told:
+            message["tool_calls"] = [self.tool_call()]
+            body["choices"][0]["finish_reason"] = "tool_calls"
         return body if self.told.get("no_usage") else body | {"usage": self.usage(tokens)}
+
+    def tool_call(self):
+        name, arguments = self.told["call"]
+        return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
 
     def chunk(self, choices, **more):
         return sse(
@@ -285,18 +296,30 @@ class Chat(Base):
         )
 
     def begin(self):
-        return self.chunk(
-            [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
-        )
+        first = {"role": "assistant", "content": ""}
+        if "think" in self.told:
+            first["reasoning_content"] = self.told["think"]
+        return self.chunk([{"index": 0, "delta": first, "finish_reason": None}])
 
     def token(self, at):
         return self.chunk([{"index": 0, "delta": {"content": self.text}, "finish_reason": None}])
 
     def end(self, tokens, usage, done):
-        out = self.chunk([{"index": 0, "delta": {}, "finish_reason": self.told.get("finish", "stop")}])
+        out, finish = b"", self.told.get("finish", "stop")
+        if "call" in self.told:
+            out, finish = self.calls(), "tool_calls"
+        out += self.chunk([{"index": 0, "delta": {}, "finish_reason": finish}])
         if usage:
             out += self.chunk([], usage=self.usage(tokens))
         return out + (b"data: [DONE]\n\n" if done else b"")
+
+    def calls(self):
+        """A tool call in two pieces: its name, then its arguments."""
+        call, out = self.tool_call() | {"index": 0}, b""
+        arguments = call["function"].pop("arguments")
+        for piece in (call, {"index": 0, "function": {"arguments": arguments}}):
+            out += self.chunk([{"index": 0, "delta": {"tool_calls": [piece]}, "finish_reason": None}])
+        return out
 
 
 class Completions(Chat):
@@ -340,29 +363,62 @@ class Messages(Base):
                 "stop_sequence": None, "usage": usage}  # fmt: skip
 
     def whole(self, tokens):
-        return self.message([{"type": "text", "text": self.text * tokens}], "end_turn", self.usage(tokens))
+        content = [{"type": "text", "text": self.text * tokens}]
+        if "think" in self.told:
+            content.insert(0, {"type": "thinking", "thinking": self.told["think"], "signature": "c2ln"})
+        if "call" in self.told:
+            name, arguments = self.told["call"]
+            content.append({"type": "tool_use", "id": "call_1", "name": name, "input": json.loads(arguments)})
+        return self.message(content, self.stop_reason(), self.usage(tokens))
+
+    def stop_reason(self):
+        return "tool_use" if "call" in self.told else "end_turn"
+
+    def block(self, at, block, *deltas):
+        """A content block with its deltas."""
+        out = sse({"type": "content_block_start", "index": at, "content_block": block}, "content_block_start")
+        for delta in deltas:
+            out += sse({"type": "content_block_delta", "index": at, "delta": delta}, "content_block_delta")
+        return out
 
     def begin(self):
-        return sse(
+        out = sse(
             {"type": "message_start", "message": self.message([], None, self.usage(1))}, "message_start"
-        ) + sse(
-            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-            "content_block_start",
         )
+        self.at = 0
+        if "think" in self.told:
+            out += self.block(
+                0, {"type": "thinking", "thinking": "", "signature": ""}, {"type": "thinking_delta", "thinking": self.told["think"]},
+                {"type": "signature_delta", "signature": "c2ln"},
+            ) + sse({"type": "content_block_stop", "index": 0}, "content_block_stop")  # fmt: skip
+            self.at = 1
+        return out + self.block(self.at, {"type": "text", "text": ""})
 
     def token(self, at):
         return sse(
-            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": self.text}},
+            {
+                "type": "content_block_delta",
+                "index": self.at,
+                "delta": {"type": "text_delta", "text": self.text},
+            },
             "content_block_delta",
         )
 
     def end(self, tokens, usage, done):
+        call = b""
+        if "call" in self.told:
+            name, arguments = self.told["call"]
+            call = self.block(
+                self.at + 1, {"type": "tool_use", "id": "call_1", "name": name, "input": {}},
+                {"type": "input_json_delta", "partial_json": arguments},
+            ) + sse({"type": "content_block_stop", "index": self.at + 1}, "content_block_stop")  # fmt: skip
         return (
-            sse({"type": "content_block_stop", "index": 0}, "content_block_stop")
+            sse({"type": "content_block_stop", "index": self.at}, "content_block_stop")
+            + call
             + sse(
                 {
                     "type": "message_delta",
-                    "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+                    "delta": {"stop_reason": self.stop_reason(), "stop_sequence": None},
                     "usage": {"output_tokens": tokens},
                 },
                 "message_delta",
@@ -380,31 +436,57 @@ class Responses(Base):
                 "output_tokens_details": {"reasoning_tokens": self.told.get("reasoning", 0)}}  # fmt: skip
 
     def response(self, status, text, usage):
-        output = [{"id": "msg", "type": "message", "role": "assistant", "status": "completed",
-                   "content": [{"type": "output_text", "text": text, "annotations": []}]}] if text else []  # fmt: skip
+        output = []
+        if text and "think" in self.told:
+            output.append({"type": "reasoning", "id": "rs", "summary": [], "content": [{"type": "reasoning_text", "text": self.told["think"]}]})  # fmt: skip
+        if text:
+            output.append(self.message("completed", text))
+        if text and "call" in self.told:
+            output.append(self.call("completed"))
         return {"id": self.id, "object": "response", "created_at": 1, "status": status, "model": "stub", "output": output,
                 "parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "usage": usage}  # fmt: skip
+
+    def message(self, status, text):
+        content = [{"type": "output_text", "text": text, "annotations": []}] if text else []
+        return {"id": "msg", "type": "message", "role": "assistant", "status": status, "content": content}
+
+    def call(self, status, done=True):
+        name, arguments = self.told["call"]
+        return {"id": "fc", "type": "function_call", "call_id": "call_1", "name": name, "arguments": arguments if done else "", "status": status}  # fmt: skip
+
+    def event(self, kind, **fields):
+        self.number += 1
+        return sse({"type": f"response.{kind}", "sequence_number": self.number} | fields, f"response.{kind}")
 
     def whole(self, tokens):
         return self.response("completed", self.text * tokens, self.usage(tokens))
 
     def begin(self):
-        return sse(
-            {
-                "type": "response.created",
-                "sequence_number": 0,
-                "response": self.response("in_progress", "", None),
-            },
-            "response.created",
-        )
+        self.number, self.at = -1, 0
+        out = self.event("created", response=self.response("in_progress", "", None))
+        if "think" in self.told:
+            item = {"type": "reasoning", "id": "rs", "summary": []}
+            out += self.event("output_item.added", output_index=0, item=item)
+            out += self.event("reasoning_text.delta", output_index=0, item_id="rs", content_index=0, delta=self.told["think"])  # fmt: skip
+            whole = item | {"content": [{"type": "reasoning_text", "text": self.told["think"]}]}
+            out += self.event("output_item.done", output_index=0, item=whole)
+            self.at = 1
+        return out + self.event("output_item.added", output_index=self.at, item=self.message("in_progress", ""))  # fmt: skip
 
     def token(self, at):
-        return sse({"type": "response.output_text.delta", "sequence_number": at + 1, "item_id": "msg", "output_index": 0, "content_index": 0,
-                    "delta": self.text, "logprobs": []}, "response.output_text.delta")  # fmt: skip
+        return self.event("output_text.delta", item_id="msg", output_index=self.at, content_index=0, delta=self.text, logprobs=[])  # fmt: skip
 
     def end(self, tokens, usage, done):
-        return sse({"type": "response.completed", "sequence_number": tokens + 1,
-                    "response": self.response("completed", self.text * tokens, self.usage(tokens))}, "response.completed")  # fmt: skip
+        text = self.text * tokens
+        out = self.event("output_text.done", item_id="msg", output_index=self.at, content_index=0, text=text, logprobs=[])  # fmt: skip
+        out += self.event("output_item.done", output_index=self.at, item=self.message("completed", text))
+        if "call" in self.told:
+            at, arguments = self.at + 1, self.told["call"][1]
+            out += self.event("output_item.added", output_index=at, item=self.call("in_progress", done=False))
+            out += self.event("function_call_arguments.delta", output_index=at, item_id="fc", delta=arguments)
+            out += self.event("function_call_arguments.done", output_index=at, item_id="fc", arguments=arguments)  # fmt: skip
+            out += self.event("output_item.done", output_index=at, item=self.call("completed"))
+        return out + self.event("completed", response=self.response("completed", text, self.usage(tokens)))
 
 
 async def main(port):

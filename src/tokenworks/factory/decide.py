@@ -17,7 +17,11 @@ Cost = Callable[[str], tuple[int, str, bool]]
 
 
 class DeclaredModels(Protocol):
-    """Models with their deployments, aliases and intents. The gateway's snapshot is one."""
+    """Models with their deployments, aliases and intents. The gateway's snapshot is one.
+
+    `native_of`: so many of `views_of`, at the beginning, speak the protocol; requests are translated for the others, which come after
+    them.
+    """
 
     @property
     def intents(self) -> Mapping[str, Intent]: ...
@@ -27,6 +31,7 @@ class DeclaredModels(Protocol):
     def models_meant(self, intent: Intent) -> Sequence[str]: ...
     def card_of(self, model: str) -> ModelCard: ...
     def views_of(self, model: str, protocol: str) -> Sequence[DeploymentView]: ...
+    def native_of(self, model: str, protocol: str) -> int: ...
 
 
 class SubscriberPolicy(NamedTuple):
@@ -101,7 +106,7 @@ def options(
             else unfit(card, requirements, filing_required=filing_required)
         )
         if reason is None:
-            best = placement.explain(views, (), request, now_s)[0]
+            best = placement.explain(views, (), request, now_s, declared.native_of(model, protocol))[0]
             reason = best.excluded
         if reason is not None:
             excluded[model] = reason
@@ -183,12 +188,11 @@ def _place(
     without: Collection[str],
 ) -> Decision:
     """The decision between the deployments of one model."""
-    views = declared.views_of(model, protocol)
+    views, first = declared.views_of(model, protocol), declared.native_of(model, protocol)
     single = len(views) == 1
-    chosen = placement.choose(
-        views, without, single_deployment_request(policy.regions, policy.home) if single else request, now_s
-    )
-    candidates = _without(placement.explain(views, (), request, now_s), without)
+    asked = single_deployment_request(policy.regions, policy.home) if single else request
+    chosen = placement.choose(views, without, asked, now_s, first)
+    candidates = _without(placement.explain(views, (), request, now_s, first), without)
     if chosen is not None and single:
         # A single deployment gets every request that it may have, however long the wait.
         candidates = [c._replace(excluded=None) if c.view is chosen.view else c for c in candidates]

@@ -46,4 +46,4 @@ def explain_route(
 
 
 def _protocol(snapshot: Snapshot, model: str) -> str:
-    return next((protocol for protocol in PROTOCOLS if snapshot.views_of(model, protocol)), PROTOCOLS[0])
+    return next((protocol for protocol in PROTOCOLS if snapshot.native_of(model, protocol)), PROTOCOLS[0])

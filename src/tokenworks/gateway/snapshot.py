@@ -9,6 +9,7 @@ from tokenworks.charging import Limit, PublishedSnapshot
 from tokenworks.factory import (
     BUILT_IN,
     MODALITIES,
+    PROTOCOLS,
     Deployment,
     DeploymentView,
     Intent,
@@ -20,25 +21,35 @@ from tokenworks.factory import (
     models_meant,
 )
 from tokenworks.gateway.protocol.estimate import InputRules
+from tokenworks.gateway.translate.directions import upstream_protocol
 
 RATES_MEMO_MAX: Final = 100_000
 
 
 class Route:
-    """The deployments that serve a model over a protocol, and the largest context and output of any of them."""
+    """The deployments that serve a model over a protocol, and the largest context and output of any of them.
+
+    `views`: first the `native` ones that speak the protocol, then those for which requests are translated; of one kind or of both.
+    `translates`: there is one of the second kind.
+    """
 
     __slots__ = (
         "caps_output",
         "context_tokens",
         "hides_reasoning",
+        "native",
         "output_tokens",
         "rules",
         "tokenizer",
+        "translates",
         "views",
     )
 
-    def __init__(self, views: list[DeploymentView]) -> None:
-        self.views = views
+    def __init__(self, native: list[DeploymentView], others: list[DeploymentView]) -> None:
+        """`others`: deployments for which requests are translated."""
+        self.views = views = native + others
+        self.native = len(native)
+        self.translates = bool(others)
         self.context_tokens = max(view.deployment.context_tokens for view in views)
         self.output_tokens = max(view.deployment.max_output_tokens for view in views)
         self.hides_reasoning = any(view.deployment.hides_reasoning for view in views)
@@ -99,11 +110,7 @@ class Snapshot:
             before.views if before else (), [DeploymentView(d) for d in deployments]
         )
         self.by_name = {view.name: view for view in self.views}
-        serving: dict[tuple[str, str], list[DeploymentView]] = {}
-        for view in self.views:
-            for protocol in view.deployment.protocols:
-                serving.setdefault((view.deployment.model, protocol), []).append(view)
-        self.routes = {route: Route(views) for route, views in serving.items()}
+        self.routes = _routes(self.views)
         self.models = dict.fromkeys(sorted({view.deployment.model for view in self.views}))
         self.cards_of_models = {card.name: card for card in models}
         defined = BUILT_IN | {intent.name: intent for intent in intents}
@@ -140,6 +147,11 @@ class Snapshot:
         route = self.routes.get((model, protocol))
         return [] if route is None else route.views
 
+    def native_of(self, model: str, protocol: str) -> int:
+        """The number of deployments at the beginning of `views_of` that speak the protocol; requests are translated for the others."""
+        route = self.routes.get((model, protocol))
+        return 0 if route is None else route.native
+
     def card_of(self, model: str) -> ModelCard:
         return self.cards_of_models.get(model) or ModelCard(name=model, modalities=MODALITIES)
 
@@ -167,6 +179,21 @@ class Snapshot:
         if served and (allowed is None or other in allowed or default in allowed):
             return other
         return model
+
+
+def _routes(views: Iterable[DeploymentView]) -> dict[tuple[str, str], Route]:
+    """The route of each model and protocol over which it is served, by deployments that speak it or by translation."""
+    of_models: dict[str, list[DeploymentView]] = {}
+    for view in views:
+        of_models.setdefault(view.deployment.model, []).append(view)
+    routes: dict[tuple[str, str], Route] = {}
+    for model, serving in of_models.items():
+        for protocol in PROTOCOLS:
+            native = [view for view in serving if protocol in view.deployment.protocols]
+            others = [view for view in serving if upstream_protocol(protocol, view.deployment.protocols)]
+            if native or others:
+                routes[model, protocol] = Route(native, others)
+    return routes
 
 
 def allows(allowed: frozenset[str] | None, *names: str) -> bool:

@@ -10,6 +10,7 @@ from tokenworks.factory import (
     DeploymentView,
     Placement,
     PlacementRequest,
+    Price,
     make_deployment,
 )
 
@@ -153,6 +154,31 @@ def test_where_every_circuit_is_open_the_first_to_cool_is_tried():
         one.failed(100.0 + at)
         two.failed(50.0 + at)
     assert Router(one, two).choose(now_s=105.0) is two
+
+
+def test_the_first_come_before_the_others_as_long_as_one_of_them_can_take_a_request():
+    dear = Price(fresh_input_nano=10**9)
+    views = [view("native", price=dear), view("other"), view("last")]
+    placement = Placement()
+    placement.set_views(views)
+
+    def chosen(now_s=0.0, tried=(), request=PLAIN):
+        found = placement.choose(views, tried, request, now_s, 1)
+        ahead = placement.explain(views, tried, request, now_s, 1)[0].view
+        assert found is None or ahead is found.view or ahead.open(now_s)
+        return None if found is None else found.view.name
+
+    assert chosen() == "native" and placement.choose(views, (), PLAIN, 0.0).view.name != "native"
+    assert chosen(tried=("native",)) in {"other", "last"}
+    for _ in range(9):
+        views[0].failed(0.0)
+    assert chosen() in {"other", "last"}
+    for at in views[1:]:
+        for _ in range(9):
+            at.failed(0.0)
+    # None can take it: the first are tried first, whoever cools down before them.
+    views[0].cool_until_s = 1e9
+    assert chosen(1.0) == "native"
 
 
 def test_a_vendors_retry_after_rests_it():

@@ -60,7 +60,7 @@ def test_a_record_has_what_the_request_was():
 
 def test_an_attempt_says_what_it_holds():
     case = Attempted()
-    start = case.worker.parts.records.start_op(case.request)
+    start = case.worker.parts.records.start_op(case.attempt)
     assert (start.usage_id, start.account_id, start.request_id) == (
         case.request.usage_id,
         "acc",

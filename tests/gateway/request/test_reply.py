@@ -3,7 +3,8 @@
 import pytest
 
 from tests.gateway.request.support import Worker, answering, events, piece
-from tokenworks.gateway.request.reply import end_stream, interrupted_end, ping, send_piece, write_whole
+from tokenworks.gateway.request.ending import interrupted_end
+from tokenworks.gateway.request.reply import end_stream, ping, send_piece, write_whole
 
 
 @pytest.fixture
@@ -72,4 +73,4 @@ def test_a_stream_that_was_cut_says_why(reason, said):
     attempt = answering(worker, request)
     worker.parts.answers.begin_stream(attempt)
     attempt.meter.feed(events(piece("one")))
-    assert said in interrupted_end(request, attempt.meter, reason)
+    assert said in interrupted_end(attempt, attempt.meter, reason)

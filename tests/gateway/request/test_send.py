@@ -7,12 +7,13 @@ def test_a_head_is_remembered_with_the_clients_until_a_credential_or_the_snapsho
     worker = Worker(deployment("d1", credential="env:TOKENWORKS_UPSTREAM_C"))
     request = worker.held_state()
     worker.shared.snapshot.credentials["env:TOKENWORKS_UPSTREAM_C"] = "secret"
-    head = worker.parts.renderer.head(request, worker.view("d1"))
+    attempt = answering(worker, request)
+    head = worker.parts.renderer.head(attempt)
     assert head.endswith(b"authorization: Bearer secret\r\naccept-encoding: identity\r\ncontent-length: ")
     worker.shared.snapshot.credentials["env:TOKENWORKS_UPSTREAM_C"] = "other"
-    assert worker.parts.renderer.head(request, worker.view("d1")) is head
+    assert worker.parts.renderer.head(attempt) is head
     worker.shared.use_credentials(frozenset({"env:TOKENWORKS_UPSTREAM_C"}), frozenset())
-    assert b"Bearer other" in worker.parts.renderer.head(request, worker.view("d1"))
+    assert b"Bearer other" in worker.parts.renderer.head(attempt)
 
 
 def test_a_deployment_is_called_at_the_vendors_path_with_the_vendors_header():
@@ -36,7 +37,7 @@ def test_a_deployment_is_called_at_the_vendors_path_with_the_vendors_header():
 def test_a_count_of_tokens_has_a_path_of_its_own_and_no_maximum():
     worker = Worker(deployment("d1", protocols=("messages",)))
     request = worker.held_state(free=True, protocol="messages", max_tokens=None)
-    assert worker.parts.renderer.head(request, worker.view("d1")).startswith(b"POST /v1/messages/count_tokens ")  # fmt: skip
+    assert worker.parts.renderer.head(answering(worker, request)).startswith(b"POST /v1/messages/count_tokens ")  # fmt: skip
     assert b"max_tokens" not in worker.parts.renderer.body(answering(worker, request))
 
 

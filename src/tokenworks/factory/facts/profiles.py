@@ -121,7 +121,12 @@ class Profile(_Frozen):
     (`continuous`), or gives usage unasked (`none`). `caps_output`: the upstream ends an answer at the end of the context by itself, so
     no maximum needs to be set. `hides_reasoning`: reasoning is charged and not shown in a stream. A header's name may end in `*`.
     `betas`: the values of `anthropic-beta` that pass. `names`: words that are kept out of the errors that customers read.
-    `reasoning_switch` and `reasoning_field`: as `gateway/translate/codec.py` says. `notes`: facts that nothing here acts upon.
+    `notes`: facts that nothing here acts upon.
+
+    Of translated requests: `reasoning_switch` and `reasoning_field`: how reasoning is switched on, and the field of an assistant's message
+    of chat in which earlier reasoning is sent back (None: in none); `system_turns`: system messages are accepted in the midst of a
+    conversation; `adaptive_thinking`: models (a name may end in `*`) of messages that take no budget of thinking; `structured_output`:
+    messages enforce a JSON Schema.
     """
 
     format: Literal["tokenworks-profile/1"] = _FORMAT
@@ -142,6 +147,9 @@ class Profile(_Frozen):
     hides_reasoning: bool = False
     reasoning_switch: ReasoningSwitch = "effort"
     reasoning_field: str | None = "reasoning_content"
+    adaptive_thinking: tuple[str, ...] = ()
+    structured_output: bool = False
+    system_turns: bool = False
     request_headers: tuple[str, ...] = ()
     response_headers: tuple[str, ...] = ()
     betas: frozenset[str] = frozenset()
@@ -197,6 +205,14 @@ def load_profile(name: str) -> Profile:
 def profile_of(name: str) -> Profile:
     """A deployment's profile; the generic one if a newer release wrote a name that this release does not have."""
     return load_profile(name if name in profile_names() else GENERIC)
+
+
+def thinks_adaptively(profile: Profile, model: str) -> bool:
+    """True if a model takes no budget of thinking and decides by itself how much it thinks."""
+    return any(
+        model.startswith(name[:-1]) if name.endswith("*") else model == name
+        for name in profile.adaptive_thinking
+    )
 
 
 def max_tokens_field(

@@ -147,21 +147,41 @@ class Placement:
         return found
 
     def choose(
-        self, views: Views, tried: Collection[str], request: PlacementRequest, now_s: float
+        self, views: Views, tried: Collection[str], request: PlacementRequest, now_s: float, first: int = 0
     ) -> Candidate | None:
         """The deployment with the best score among those that may have the request and whose circuit is closed; of equal scores
         the one that was used least recently. If none is left, the one whose cool-down ends first, or whose context seems too small:
         a wrong guess costs one request, refusing costs every request. Never a deployment whose upstream named a time
         (Retry-After) that is not over. None if no deployment may have the request.
+
+        `first`: so many views at the beginning come before the others, which get a request only if none of the first can take it;
+        0: all are equal.
         """
         if request is TRIVIAL_REQUEST and len(views) == 1:
             view = views[0]
             if view.trial or view.draining or now_s < view.retry_after_until_s or view.name in tried:
                 return None
             return view.unscored
+        if 0 < first < len(views):
+            return (
+                self._best(views[:first], tried, request, now_s)
+                or self._best(views[first:], tried, request, now_s)
+                or self._last_resort(views[:first], tried, request, now_s)
+                or self._last_resort(views[first:], tried, request, now_s)
+            )
+        best = self._best(views, tried, request, now_s)
+        return self._last_resort(views, tried, request, now_s) if best is None else best
+
+    def _best(
+        self, views: Views, tried: Collection[str], request: PlacementRequest, now_s: float
+    ) -> Candidate | None:
         best = self._predict(views, tried, request, now_s, best_only=True)
-        if best:
-            return best[-1]
+        return best[-1] if best else None
+
+    def _last_resort(
+        self, views: Views, tried: Collection[str], request: PlacementRequest, now_s: float
+    ) -> Candidate | None:
+        """The deployment whose cool-down ends first, if no deployment can take the request."""
         cooling = [
             view
             for view in views
@@ -175,10 +195,20 @@ class Placement:
         return None if last_resort is None else last_resort.unscored
 
     def explain(
-        self, views: Views, tried: Collection[str], request: PlacementRequest, now_s: float
+        self, views: Views, tried: Collection[str], request: PlacementRequest, now_s: float, first: int = 0
     ) -> list[Candidate]:
-        """Every deployment with its prediction, or the reason why it is excluded; the best first, the excluded last."""
+        """Every deployment with its prediction, or the reason why it is excluded; the best first, the excluded last. `first` as for
+        `choose`.
+        """
         found = self._predict(views, tried, request, now_s, best_only=False)
+        if 0 < first < len(views):
+            ahead = {view.name for view in views[:first]}
+            return sorted(
+                found,
+                key=lambda c: (
+                    c.excluded is not None, c.view.name not in ahead, c.score_nano, c.view.last_used_s,
+                ),
+            )  # fmt: skip
         return sorted(found, key=lambda c: (c.excluded is not None, c.score_nano, c.view.last_used_s))
 
     def _predict(

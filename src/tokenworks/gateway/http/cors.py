@@ -14,7 +14,7 @@ PREFLIGHT_FOR_S: Final = 7200
 _HEADER_NAMES: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~ ,-]{1,2000}")
 _EXPOSED_NAMES: Final = (
     "x-request-id", "request-id", "x-client-request-id", "retry-after", "x-should-retry", "x-tokenworks-model", "x-tokenworks-choice",
-    "x-tokenworks-queued-ms", "x-tokenworks-restricted-to", "x-tokenworks-dropped", "x-tokenworks-cost", "x-tokenworks-translated",
+    "x-tokenworks-queued-ms", "x-tokenworks-restricted-to", "x-tokenworks-dropped", "x-tokenworks-cost", "x-tokenworks-translated", "x-tokenworks-counted",
     "x-tokenworks-replayed", "x-tokenworks-cache", "age",
     *(f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
     *(f"anthropic-ratelimit-{of}-{what}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")),

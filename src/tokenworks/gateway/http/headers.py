@@ -22,6 +22,9 @@ class HeaderRules(Protocol):
 
 # Headers of a client that do not identify it: accepted types, protocol version, trace.
 _REQUEST: Final = frozenset({b"accept", b"anthropic-version", b"traceparent", b"tracestate"})
+# Those of them that mean the same in every protocol, and the version that Anthropic requires ("API versioning", 2026-11).
+_OF_ALL_PROTOCOLS: Final = frozenset({b"accept", b"traceparent", b"tracestate"})
+_ANTHROPIC_VERSION: Final = b"anthropic-version: 2023-06-01\r\n"
 _CONTENT_TYPE: Final = b"content-type: application/json\r\n"
 # Never relayed to the control plane: hop-by-hop headers, credentials of the data plane, headers that the gateway writes.
 _DROPPED: Final = frozenset(
@@ -44,6 +47,17 @@ def forwarded(head: Head, profile: HeaderRules | None = None) -> bytes:
         elif name not in _REQUEST and (not more or name.decode("latin-1") not in more):
             continue
         lines += (name, b": ", value, b"\r\n")
+    return b"".join(lines)
+
+
+def translated_lines(head: Head, protocol: str) -> bytes:
+    """The header lines for a deployment that does not speak the client's protocol."""
+    lines = [_CONTENT_TYPE]
+    if protocol == "messages":
+        lines.append(_ANTHROPIC_VERSION)
+    for name, value in head.headers.items():
+        if name in _OF_ALL_PROTOCOLS:
+            lines += (name, b": ", value, b"\r\n")
     return b"".join(lines)
 
 

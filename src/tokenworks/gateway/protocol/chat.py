@@ -52,7 +52,7 @@ class ChatMeter(StreamMeter):
         try:
             chunk = _chunk.decode(body)
         except UNREADABLE:
-            chunk = _lenient_chunk(decoded(body))
+            chunk = lenient_chunk(decoded(body))
         for choice in chunk.choices or ():
             self._choice(choice)
 
@@ -265,10 +265,10 @@ class ChatMeter(StreamMeter):
         return not (self._usage_options.final and (finished or not choices or self.stopped))
 
     def _take_lenient(self, event: bytes, payload: bytes, content: _Fields) -> bytes:
-        return self._chunk(event, payload, _lenient_chunk(content))
+        return self._chunk(event, payload, lenient_chunk(content))
 
 
-def _lenient_chunk(content: _Fields) -> ChatChunk:
+def lenient_chunk(content: _Fields) -> ChatChunk:
     """The readable fields of a chunk in which some fields have unexpected types."""
     choices = content.get("choices")
     return ChatChunk(

@@ -26,6 +26,7 @@ CODES: Final[dict[str, Code]] = {
     "unpriced_field": Code("400", "a field that would change the price or the upstream's state, and has no price here", "leave the field out"),
     "context_length_exceeded": Code("400", "the input and the requested output exceed the model's context; the message is from the model's server, without names", "shorten the input, or ask for fewer tokens"),
     "unsupported_input": Code("400", "the request contains input that the model does not accept: images, sound, tools", "use another model, or leave the input out"),
+    "untranslatable": Code("400", "no deployment of the model speaks the request's protocol, and the protocol that one speaks can't express the field (docs/TRANSLATION.md)", "leave the field out, or use the protocol that the message names"),
     "forbidden_link": Code("400", "a URL of media that no upstream may fetch: not a public address, or not http, https or data", "send the content itself, or a public link"),
     "foreign_object": Code("400", "an upstream object that this account did not receive", "use an object of this account"),
     "content_policy_violation": Code("400 or 403", "a content policy of the model's server refuses the request; the message is from that server, without names", _BODY),

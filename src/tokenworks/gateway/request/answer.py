@@ -2,21 +2,30 @@
 
 from typing import Final, Literal
 
+from tokenworks.catalog import Counts
 from tokenworks.gateway.counting import TokenizerCounts, TokenizerJob
 from tokenworks.gateway.http.headers import response_lines
 from tokenworks.gateway.http.upstream import UpstreamConnection
 from tokenworks.gateway.memory import UNCOUNTED_BYTES
+from tokenworks.gateway.protocol.errors import error_event
 from tokenworks.gateway.protocol.fields import dropped_header
-from tokenworks.gateway.protocol.meter import StreamMeter, UsageOptions
+from tokenworks.gateway.protocol.meter import EventTooLarge, StreamMeter, UsageOptions
 from tokenworks.gateway.protocol.stream import make_meter
+from tokenworks.gateway.protocol.usage import BOM
+from tokenworks.gateway.protocol.vendor_errors import Fault
 from tokenworks.gateway.request.hold import INPUT_BYTES_PER_TOKEN_MAX
 from tokenworks.gateway.request.place import Placements
 from tokenworks.gateway.request.rate_headers import admitted_lines
-from tokenworks.gateway.request.state import AnsweredAttempt, ArrivedRequest
+from tokenworks.gateway.request.reply import broke_off
+from tokenworks.gateway.request.state import AnsweredAttempt, ArrivedRequest, TranslatedRequest
+from tokenworks.gateway.request.translating import Translations, failure_noted
 from tokenworks.gateway.shared import Shared
+from tokenworks.gateway.translate.form import Answer
+from tokenworks.gateway.translate.translation import StreamTranslator, TranslationFailed
 
 # The most that is read of an error's body: the error is at its beginning.
 REFUSAL_BYTES_MAX: Final = 65_536
+JSON: Final = b"application/json"
 # What a stream keeps back is counted in the memory budget from this size on.
 UNCOUNTED_STREAM_BYTES: Final = 65_536
 # An answer with this in its first bytes is not counted as a success before it is complete.
@@ -28,24 +37,29 @@ KEPT_TEXT_BYTES_MAX: Final = 4 * 1024 * 1024
 KeepResult = Literal["kept", "no_memory", "too_large"]
 
 
-class Answers:
-    __slots__ = ("_placements", "_shared")
+class NoRoom(Exception):
+    """The worker's memory budget has no room for what a stream keeps."""
 
-    def __init__(self, shared: Shared, placements: Placements) -> None:
+
+class Answers:
+    __slots__ = ("_placements", "_shared", "_translations")
+
+    def __init__(self, shared: Shared, placements: Placements, translations: Translations) -> None:
         self._shared = shared
         self._placements = placements
+        self._translations = translations
 
     def head(self, attempt: AnsweredAttempt, connection: UpstreamConnection) -> None:
         """The upstream answered with success: prepare the response's head and, for a stream, the meter."""
         request = attempt.request
-        kind = connection.content_type
+        kind = connection.content_type if attempt.translated is None else JSON
         streams = request.parsed.stream and not request.free
-        events = streams and kind == b"text/event-stream"
+        events = streams and connection.content_type == b"text/event-stream"
         attempt.undecided = streams and not events  # the first bytes show whether it is a stream
         ids = request.request_id.encode()
         lines = [
             b"HTTP/1.1 200 OK\r\ncontent-type: ",
-            b"text/event-stream" if streams else kind or b"application/json",
+            b"text/event-stream" if streams else kind or JSON,
             b"\r\n",
             *response_lines(connection.headers, attempt.view.profile, connection.names),
             b"x-request-id: ", ids, b"\r\nrequest-id: ", ids, b"\r\n", request.head.lines,
@@ -60,6 +74,8 @@ class Answers:
             lines.append(admitted_lines(request.admission, request.protocol, self._shared.clock.civil_ms()))
         if request.restricted:
             lines += (b"x-tokenworks-restricted-to: ", request.model.encode(), b"\r\n")
+        if attempt.translated is not None:
+            lines += (b"x-tokenworks-translated: ", attempt.protocol.encode(), b"\r\n")
         if attempt.dropped:
             lines += (b"x-tokenworks-dropped: ", dropped_header(attempt.dropped), b"\r\n")
         if request.copy is not None:
@@ -73,12 +89,18 @@ class Answers:
         request = attempt.request
         parsed, maximum = request.parsed, request.maximum
         attempt.undecided = False
+        options = UsageOptions(
+            parsed.client_usage or request.wants_cost, parsed.client_usage_each, request.wants_cost
+        )
+        translated = attempt.translated
+        if translated is not None:
+            # The client's protocol tells it how to report usage, so the translator gets all of it.
+            options = UsageOptions(final=True, cost=request.wants_cost)
+            attempt.translator = translated.translation.stream(self._translations.naming(attempt, translated))
         attempt.meter = make_meter(
-            request.protocol,
+            attempt.protocol,
             requested_model=request.shown_model,
-            usage_options=UsageOptions(
-                parsed.client_usage or request.wants_cost, parsed.client_usage_each, request.wants_cost
-            ),
+            usage_options=options,
             event_bytes_max=self._shared.settings.event_bytes_max,
             text_max=None if maximum is None else maximum * parsed.choices,
             keep_bytes_max=0 if attempt.view.deployment.tokenizer is None else KEPT_TEXT_BYTES_MAX,
@@ -108,7 +130,62 @@ class Answers:
     def count_buffered(self, attempt: AnsweredAttempt, meter: StreamMeter) -> bool:
         """Count what a stream keeps back. False if the worker's memory budget has no room for it."""
         more = meter.buffered_bytes - attempt.request.kept_bytes
+        if attempt.translator is not None:
+            more += attempt.translator.fed_bytes
         return more <= UNCOUNTED_STREAM_BYTES or self._take(attempt.request, more)
+
+    def translate(
+        self, attempt: AnsweredAttempt, translator: StreamTranslator, meter: StreamMeter, out: bytes
+    ) -> bytes:
+        """What the client gets for events that the meter lets pass. Raises `TranslationFailed`, `EventTooLarge`, `NoRoom`."""
+        if translator.fed_bytes > self._shared.settings.response_bytes_max:
+            raise EventTooLarge
+        try:
+            out = translator.feed(out)
+        except TranslationFailed as error:
+            failure_noted(error, attempt.protocol)
+            raise
+        if not self.count_buffered(attempt, meter):
+            raise NoRoom
+        return out
+
+    def translate_whole(self, attempt: AnsweredAttempt, translated: TranslatedRequest) -> Fault | None:
+        """Translate an answer that is not streamed. Returns the fault of one that can't be translated, before it is charged: another
+        deployment may do better.
+        """
+        translation = translated.translation
+        try:
+            attempt.whole = translation.read_answer(attempt.chunks[0].removeprefix(BOM))
+            translation.write_answer(attempt.whole, self._translations.naming(attempt, translated))
+        except TranslationFailed as error:
+            failure_noted(error, attempt.protocol)
+            return Fault("server", 502, "", "", None)
+        return None
+
+    def translated_body(self, attempt: AnsweredAttempt, answer: Answer, counted: Counts | None) -> bytes:
+        """The body of a translated answer. `counted`: the tokens of the record, which the client gets if the upstream reported no usage."""
+        translated = attempt.translated
+        assert translated is not None
+        naming = self._translations.naming(attempt, translated)
+        return translated.translation.write_answer(answer, naming, counted)
+
+    def translated_end(
+        self,
+        attempt: AnsweredAttempt,
+        translator: StreamTranslator,
+        meter: StreamMeter,
+        counted: Counts | None,
+    ) -> bytes:
+        """The last events of a translated stream that is complete, made once. `counted`: as in `translated_body`. An end that can't be
+        translated is the event of an error, and sets `end_failed`.
+        """
+        if attempt.end is None:
+            try:
+                attempt.end = translator.finish(meter.withheld, counted)
+            except (EventTooLarge, TranslationFailed) as error:
+                attempt.end_failed = True
+                attempt.end = untranslated_end(attempt, error)
+        return attempt.end
 
     def _take(self, request: ArrivedRequest, count: int) -> bool:
         if not self._shared.memory.take(request.address, count):
@@ -151,5 +228,13 @@ class Answers:
                 if found is not None:
                     meter.measured(size, found.output)
 
-            self._shared.counter.count(TokenizerJob(tokenizer, attempt.request.protocol, texts=texts), done)
+            self._shared.counter.count(TokenizerJob(tokenizer, attempt.protocol, texts=texts), done)
         return True
+
+
+def untranslated_end(attempt: AnsweredAttempt, error: Exception) -> bytes:
+    """The end of a stream whose own end can't be translated."""
+    request = attempt.request
+    if isinstance(error, TranslationFailed):
+        failure_noted(error, attempt.protocol)
+    return error_event(broke_off("upstream_error"), request.protocol, request.request_id)

@@ -20,11 +20,13 @@ from tokenworks.gateway.protocol.splice import body_with_model
 from tokenworks.gateway.protocol.usage import BOM, Usage
 from tokenworks.gateway.protocol.vendor_errors import Fault, retry_after_s
 from tokenworks.gateway.request import credentials
+from tokenworks.gateway.request.answer import JSON, NoRoom
 from tokenworks.gateway.request.losses import NO_COUNTS
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.reply import send_piece
-from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
+from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest, TranslatedRequest
 from tokenworks.gateway.request.tail import StreamTail
+from tokenworks.gateway.translate.translation import TranslationFailed
 
 # A partial event of this size is parsed in a turn of the loop of its own: a megabyte of small objects takes 10 ms.
 LARGE_EVENT_BYTES: Final = 262_144
@@ -74,9 +76,12 @@ class Attempt(AnsweredAttempt):
         owner: AttemptOwner,
         chosen: Candidate,
         admission: Admission | None,
+        translated: TranslatedRequest | None = None,
     ) -> None:
-        """`admission`: under the deployment's limits; None if it has none."""
-        super().__init__(request, chosen, admission, parts.shared.settings.progress_tokens)
+        """`admission`: under the deployment's limits; None if it has none. `translated`: the request, if the deployment does not speak
+        the client's protocol.
+        """
+        super().__init__(request, chosen, admission, parts.shared.settings.progress_tokens, translated)
         self._parts = parts
         self._owner = owner
 
@@ -132,7 +137,7 @@ class Attempt(AnsweredAttempt):
         self.upstream = connection
         connection.begin(
             self,
-            b"%b%d\r\n\r\n" % (renderer.head(request, view, self.slot), len(body)),
+            b"%b%d\r\n\r\n" % (renderer.head(self), len(body)),
             body,
             renderer.patience_s(self),
             renderer.idle_timeout_s(view),
@@ -140,7 +145,7 @@ class Attempt(AnsweredAttempt):
 
     def start_op(self) -> Start:
         """The attempt and its hold, for the journal."""
-        return self._parts.records.start_op(self.request)
+        return self._parts.records.start_op(self)
 
     # The response.
 
@@ -172,10 +177,10 @@ class Attempt(AnsweredAttempt):
             return
         try:
             out = meter.feed(data)
-        except EventTooLarge:
-            connection.abort()
-            self.upstream = None
-            self.interrupt_or_fail("event_too_large")
+            if self.translator is not None and out:
+                out = parts.answers.translate(self, self.translator, meter, out)
+        except (EventTooLarge, TranslationFailed, NoRoom) as error:
+            self._stream_failed(connection, error, len(data))
             return
         if out:
             self.relay(out)
@@ -215,6 +220,23 @@ class Attempt(AnsweredAttempt):
                 self.leave()
         elif meter.progress >= self.progress_at:
             parts.answers.report_progress(self, meter)
+
+    def _stream_failed(self, connection: UpstreamConnection, error: Exception, size: int) -> None:
+        """The stream can't be read on, or there is no memory for it. `size`: of the latest data."""
+        if isinstance(error, NoRoom):
+            self._no_memory(size)
+            return
+        connection.abort()
+        self.upstream = None
+        self.interrupt_or_fail("event_too_large" if isinstance(error, EventTooLarge) else "upstream_error")
+
+    def release_finish(self, meter: StreamMeter) -> None:
+        """Pass on what the meter withholds until the usage, since that is late."""
+        out = meter.release()
+        if self.translator is not None and out:
+            out = self._parts.answers.translate(self, self.translator, meter, out)
+        if out:
+            self.relay(out)
 
     def relay(self, out: bytes) -> None:
         """Write a piece of a stream to the client."""
@@ -276,13 +298,15 @@ class Attempt(AnsweredAttempt):
             placements.succeeded(self)
             self._owner.attempt_counted(self)
             return
-        fault, usage, upstream_id, model = read_body(connection.status, body, request.protocol)
+        fault, usage, upstream_id, model = read_body(connection.status, body, self.protocol)
         if self.undecided and fault is None:
             # A stream was requested, and this is none: the answer is relayed as it is, unless its head has left.
-            kind = connection.content_type or b"application/json"
+            kind = (connection.content_type if self.translated is None else None) or JSON
             request.response_head = request.response_head.replace(b"text/event-stream", kind, 1)
             if request.headed:
                 fault = Fault("server", 502, "", "", None)
+        if self.translated is not None and fault is None:
+            fault = self._parts.answers.translate_whole(self, self.translated)
         if fault is not None:
             if usage is not None and usage.total:
                 # The failed attempt reports tokens: they are the operator's loss.
@@ -291,7 +315,8 @@ class Attempt(AnsweredAttempt):
             return
         placements.succeeded(self)
         requested = request.shown_model
-        self.chunks[0] = body if model == requested else body_with_model(body, requested)
+        if self.translated is None:
+            self.chunks[0] = body if model == requested else body_with_model(body, requested)
         self._owner.attempt_completed(self, usage, upstream_id, NO_COUNTS)
 
     def stream_ended(self, meter: StreamMeter) -> None:
@@ -342,7 +367,7 @@ class Attempt(AnsweredAttempt):
     def _refused_by_upstream(self, connection: UpstreamConnection, body: bytes) -> None:
         """The upstream answered with a status that is no success."""
         status = self.refused_status
-        fault = fault_of_body(status, body, self.request.protocol) or Fault("server", status, "", "", None)
+        fault = fault_of_body(status, body, self.protocol) or Fault("server", status, "", "", None)
         seconds = retry_after_s(connection.headers, self._parts.shared.clock.civil_ms() / 1000)
         if seconds is not None:
             fault = fault._replace(retry_after_s=seconds)

@@ -31,6 +31,7 @@ from tokenworks.gateway.request.fallback import NOT_SERVED
 from tokenworks.gateway.request.place import BYTES_PER_TOKEN, placement_request_of
 from tokenworks.gateway.request.refusals import no_route
 from tokenworks.gateway.request.state import KnownRequest
+from tokenworks.gateway.request.translating import object_refusal
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Route, allows
 
@@ -87,15 +88,14 @@ class Models:
             return Refusal(403, "model_not_allowed", message, param="model")
         if route is None:
             return no_route(snapshot, parsed.model, model, request.protocol)
-        request.route, request.views = route, route.views
-        return self._check(request)
+        return _take_route(request, route) or self._check(request)
 
     def _choose(self, request: KnownRequest, intent: Intent) -> Refusal | None:
         """Set the request's model to the best for an intent, or return why there is none."""
         self._rank(request, intent)
-        if request.choices:
-            self._take_choice(request)
-            return None
+        while request.choices:
+            if self._take_choice(request):
+                return None
         return Refusal(
             404,
             "model_not_found",
@@ -118,18 +118,20 @@ class Models:
         """
         while True:
             if request.choices:
-                self._take_choice(request)
-                return True
+                if self._take_choice(request):
+                    return True
+                continue
             if not request.fallbacks:
                 return False
             name, request.fallbacks = request.fallbacks[0], request.fallbacks[1:]
             if self._fall_back(request, name, cause):
                 return True
 
-    def _take_choice(self, request: KnownRequest) -> None:
+    def _take_choice(self, request: KnownRequest) -> bool:
+        """Set the request's model to the intent's next best. False if that can't have it."""
         choice = request.choices.pop(0)
         request.choice = choice.reason
-        self._set_model(request, choice.model)
+        return self._set_model(request, choice.model)
 
     def _fall_back(self, request: KnownRequest, name: str, cause: str) -> bool:
         """Set the request's model to a model to fall back to, or its choices to those of an intent. False if no model was set: the key
@@ -151,19 +153,23 @@ class Models:
         if model == before or self._check(request) is not None:
             request.model = before
             return False
-        self._set_model(request, model)
+        if not self._set_model(request, model):
+            return False
         request.intent, request.choice = request.parsed.model, f"fallback after {cause}"
         request.shown_model = name
         return len(request.views) > 0
 
-    def _set_model(self, request: KnownRequest, model: str) -> None:
-        """Set the request's model. Each model has all attempts of its own."""
+    def _set_model(self, request: KnownRequest, model: str) -> bool:
+        """Set the request's model. Each model has all attempts of its own. False if the request names objects of an upstream, and no
+        deployment of the model speaks its protocol.
+        """
         request.model = model
-        request.route = route = self._shared.snapshot.routes[model, request.protocol]
-        _take_views(request, route)
+        if _take_route(request, self._shared.snapshot.routes[model, request.protocol]) is not None:
+            return False
         request.tried = []
         request.placement_request = None
         request.cuttable = False
+        return True
 
     def restrict(self, request: KnownRequest) -> bool:
         """Set the request's model to the plan's cheaper one, since nothing is left for the named one. False if the plan has none."""
@@ -173,11 +179,11 @@ class Models:
         route = self._shared.snapshot.routes.get((other, request.protocol))
         if route is None:
             return False
-        before = request.model, request.route, request.views
-        request.model, request.route = other, route
-        _take_views(request, route)
-        if not request.views or self._check(request) is not None:
-            request.model, request.route, request.views = before
+        before = request.model, request.route, request.views, request.native
+        request.model = other
+        refusal = _take_route(request, route)
+        if refusal is not None or not request.views or self._check(request) is not None:
+            request.model, request.route, request.views, request.native = before
             return False
         request.restricted = True
         return True
@@ -225,10 +231,25 @@ class Models:
         return 0, "", False
 
 
-def _take_views(request: KnownRequest, route: Route) -> None:
-    """Set the request's deployments to the route's or, if the request continues an upstream object, to the one that made it."""
+def _take_route(request: KnownRequest, route: Route) -> Refusal | None:
+    """Set the request's route and its deployments: the route's or, if the request continues an upstream object, the one that made it.
+    Returns the refusal of a request that names upstream objects, if no deployment speaks its protocol.
+    """
+    request.route, request.native, views = route, route.native, route.views
+    if route.translates:
+        if request.parsed.objects:
+            if not route.native:
+                return object_refusal(request, request.parsed.objects[0][0])
+            views = views[: route.native]
+        elif request.free and route.native:
+            # A translated count of tokens is answered here, so it is relayed only in the client's own protocol.
+            views = views[: route.native]
     made_at = request.object_deployment
-    request.views = [p for p in route.views if p.name == made_at] if made_at else route.views
+    if made_at:
+        views = [view for view in views if view.name == made_at]
+        request.native = len(views)
+    request.views = views
+    return None
 
 
 def modalities_of(parsed: Parsed) -> frozenset[str]:

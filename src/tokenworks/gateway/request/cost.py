@@ -64,11 +64,11 @@ def whole_answer(request: HeldRequest, body: bytes) -> bytes:
     return body_with_cost(body, request.protocol, cost_members(amounts), counts)
 
 
-def stream_end(request: HeldRequest, meter: StreamMeter) -> bytes:
-    """The withheld end of a stream, with the cost in its usage."""
+def stream_end(request: HeldRequest, meter: StreamMeter, last: bytes) -> bytes:
+    """The withheld end of a stream (`last`, as its client reads it), with the cost in its usage."""
     record = request.record
     return events_with_cost(
-        meter.withheld,
+        last,
         request.protocol,
         cost_members(drawn(record)),
         NO_COUNTS if record is None else record.c,

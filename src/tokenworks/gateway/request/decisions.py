@@ -32,11 +32,12 @@ class DecisionLog:
         request_id: str,
         model: str,
         views: Sequence[DeploymentView],
+        native: int,
         tried: Sequence[str],
         placement_request: PlacementRequest,
         chosen: Candidate | None,
     ) -> None:
-        """`views`: of all deployments of the model; `tried`: names of those that were tried before; `chosen`: None if none was found."""
+        """`views`: of all deployments of the model, the first `native` of which speak the client's protocol; `tried`: names of those that were tried before; `chosen`: None if none was found."""
         shared = self._shared
         every = shared.settings.decision_log_every
         self._count += 1
@@ -50,7 +51,7 @@ class DecisionLog:
                 return
         elif not every or self._count % every:
             return
-        found = shared.placement.explain(views, tried, placement_request, shared.loop.time())
+        found = shared.placement.explain(views, tried, placement_request, shared.loop.time(), native)
         log.info(
             "placement.decision",
             request_id=request_id,

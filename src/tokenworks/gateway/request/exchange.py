@@ -21,17 +21,19 @@ from tokenworks.gateway.protocol.usage import Usage
 from tokenworks.gateway.protocol.vendor_errors import Fault
 from tokenworks.gateway.request import count_tokens, credentials, opening
 from tokenworks.gateway.request.attempt import FOR_CLIENT, Attempt
-from tokenworks.gateway.request.cost import stream_end, whole_answer
+from tokenworks.gateway.request.ending import write_end
 from tokenworks.gateway.request.fallback import NOTHING_LEFT, cause_of_fault
 from tokenworks.gateway.request.faults import client_refusal, refusal_for, vendor_fault
-from tokenworks.gateway.request.leaving import drain_of, drain_until_s, name_leaving
+from tokenworks.gateway.request.hold import outgrows
+from tokenworks.gateway.request.leaving import leave
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.rate_headers import refused_lines
 from tokenworks.gateway.request.record import AttemptCharge
 from tokenworks.gateway.request.refusals import CUT, over_limit
 from tokenworks.gateway.request.replay import Replay, begin_replay
-from tokenworks.gateway.request.reply import broke_off, end_stream, interrupted_end, write_whole
-from tokenworks.gateway.request.state import HeldRequest
+from tokenworks.gateway.request.reply import broke_off, end_stream, write_whole
+from tokenworks.gateway.request.state import HeldRequest, TranslatedRequest
+from tokenworks.gateway.request.translating import speaks
 
 
 class Exchange(HeldRequest):
@@ -143,6 +145,12 @@ class Exchange(HeldRequest):
     def _begin_hold(self) -> None:
         """Reserve what the request can cost, under the limits of its key."""
         holds, limits = self.parts.holds, self.user.limits
+        if self.route.translates and not (self.native or self.free or self.translated):
+            # The translated body is what the deployment reads, so the hold covers it.
+            refusal = self.parts.translations.prepare_any(self)
+            if refusal is not None:
+                self._no_deployment(refusal)
+                return
         holds.size(self)
         if limits and self.admission is None:
             self.shared.client.admissions.request(limits, holds.estimate_tokens(self), self._limits_answered)
@@ -216,6 +224,9 @@ class Exchange(HeldRequest):
         """Send the request to a deployment that was not tried yet."""
         if self.free and self._count_tokens():
             return
+        if self.free and not self.native:
+            self._answer_free(count_tokens.estimate(self))
+            return
         placement = self.parts.placements.choose(self)
         if isinstance(placement, Candidate):
             self._begin_at(placement, None)
@@ -261,10 +272,35 @@ class Exchange(HeldRequest):
             self._no_deployment(placements.no_capacity(self, limit, what, wait_ms))
 
     def _begin_at(self, chosen: Candidate, admission: Admission | None) -> None:
+        translated = None
+        if self.route.translates and not speaks(self, chosen.view):
+            translated = self._translated_for(chosen, admission)
+            if translated is None:
+                return
         self.tried.append(chosen.view.name)
         self.attempt_no += 1
-        self.attempt = attempt = Attempt(self.parts, self, self, chosen, admission)
+        self.attempt = attempt = Attempt(self.parts, self, self, chosen, admission, translated)
         attempt.begin(chosen)
+
+    def _translated_for(self, chosen: Candidate, admission: Admission | None) -> TranslatedRequest | None:
+        """The request for a deployment that does not speak the client's protocol. None if it can't have the request as it is held: then
+        the request goes on without it, or with a larger hold.
+        """
+        parts = self.parts
+        refusal = parts.translations.prepare(self, chosen.view)
+        translated = self.translated
+        if translated is not None and not outgrows(self, translated):
+            return translated
+        if admission is not None:
+            parts.placements.give_back(admission)
+        if translated is not None:
+            parts.holds.release(self)
+            self._begin_hold()
+            return None
+        self.tried += parts.translations.alike(self, chosen.view)
+        self.last_refusal = self.last_refusal or refusal
+        self._try_deployment()
+        return None
 
     def _count_tokens(self) -> bool:
         """Have the model's own tokenizer count. False if there is none, or it was asked before."""
@@ -404,17 +440,10 @@ class Exchange(HeldRequest):
             return
         assert attempt is not None
         if conn is not None:
-            meter = attempt.meter
-            if interrupted:
-                if meter is None or not self.sent:
-                    self._refuse_or_say(self.last_refusal or broke_off(interrupted))
-                    return
-                end_stream(self, conn, interrupted_end(self, meter, interrupted))
-            elif meter is not None:
-                end_stream(self, conn, stream_end(self, meter) if self.wants_cost else meter.withheld)
-            else:
-                body = attempt.chunks[0] if attempt.chunks else b""
-                write_whole(self, conn, whole_answer(self, body) if self.wants_cost else body)
+            if interrupted and (attempt.meter is None or not self.sent):
+                self._refuse_or_say(self.last_refusal or broke_off(interrupted))
+                return
+            write_end(conn, attempt, self.parts.answers, interrupted)
         self._finish()
 
     def _finish(self) -> None:
@@ -448,6 +477,8 @@ class Exchange(HeldRequest):
         """Mark the request as ended and return the client's connection, on which the caller may still write."""
         self.ended = True
         self.parts.answers.give_memory(self)
+        if self.translated is not None:
+            self.parts.translations.forget(self)
         self._on_ended(self)
         # The attempt refers to this request. A cycle would stay in memory until the next garbage collection.
         self.attempt = None
@@ -488,7 +519,8 @@ class Exchange(HeldRequest):
             self.give_up()
             self._finish()
         else:
-            self._leave(attempt)
+            self.resume()  # the client's pace does not matter any more
+            leave(self.shared, attempt)
 
     def cancel_pending(self, *, hold: bool = True) -> None:
         """Cancel the pending requests for a hold (`hold`) and for capacity."""
@@ -504,19 +536,3 @@ class Exchange(HeldRequest):
         if not self.usage_id or self.free:
             self.parts.holds.release(self)
             self._finish()
-
-    def _leave(self, attempt: Attempt) -> None:
-        """The client has gone while an upstream works for it."""
-        shared = self.shared
-        drain, counters = drain_of(shared, attempt), shared.stats.c
-        counters["abandoned"] += 1
-        counters[f"free_rider_{name_leaving(attempt, drain)}"] += 1
-        self.resume()  # the client's pace does not matter any more
-        if drain == "whole":
-            counters["drained"] += 1
-            # The client's connection has given the body's memory back, and a tokenizer may still need the body.
-            shared.memory.force(self.address, len(self.body))
-            self.kept_bytes += len(self.body)
-            attempt.drain_until_s = drain_until_s(shared, attempt)
-        else:
-            attempt.leave()

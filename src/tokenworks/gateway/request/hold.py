@@ -20,7 +20,7 @@ from tokenworks.gateway.protocol.estimate import (
 )
 from tokenworks.gateway.protocol.fields import is_prompt
 from tokenworks.gateway.request.refusals import no_hold
-from tokenworks.gateway.request.state import ArrivedRequest, HeldRequest
+from tokenworks.gateway.request.state import ArrivedRequest, HeldRequest, TranslatedRequest
 from tokenworks.gateway.shared import Shared
 
 # No output maximum is sent if the context has fewer tokens than this beside the input's bound.
@@ -61,11 +61,16 @@ class Holds:
             bound = bound_input(parsed, request.protocol, rules, request.stored_tokens)
             tokens_max = max(tokens_max, bound.tokens)
             request.beside_text = max(request.beside_text, bound.beside_text)
+        hidden = route.hides_reasoning or parsed.hidden_reasoning
+        translated = request.translated
+        if translated is not None:
+            # What the deployment reads is the translated body: the larger of both is held.
+            tokens_max = max(tokens_max, translated_bound(request, translated))
+            hidden = hidden or translated.parsed.hidden_reasoning
         request.input_bound = inputs = min(tokens_max, context * parsed.inputs)
         request.maximum = _maximum_to_send(request, inputs)
         output = _output_bound(request, context)
         request.need = Need(1, inputs, output)
-        hidden = route.hides_reasoning or parsed.hidden_reasoning
         at_first = self._shared.settings.stream_hold_tokens
         request.cuttable = parsed.stream and not hidden and output > at_first
         request.held_output = at_first if request.cuttable else output
@@ -248,6 +253,19 @@ class Holds:
             admission, request.admission = request.admission, None
             begun = bool(request.attempt_no or request.counted_here)
             self._shared.client.admissions.end(admission, request.spent_tokens, begun=begun)
+
+
+def translated_bound(request: HeldRequest, translated: TranslatedRequest) -> int:
+    """An upper bound of the tokens of a translated input, at the deployment at which it has most."""
+    return max(
+        [bound_input(translated.parsed, translated.protocol, rules).tokens for rules in request.route.rules]
+    )
+
+
+def outgrows(request: HeldRequest, translated: TranslatedRequest) -> bool:
+    """True if the translated input may have more tokens than the bound that was held."""
+    capped = min(translated_bound(request, translated), request.route.context_tokens * request.parsed.inputs)
+    return capped > request.input_bound
 
 
 def _needed(request: HeldRequest) -> Need:

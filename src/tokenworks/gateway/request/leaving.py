@@ -8,6 +8,7 @@ account's loss budget of today is spent, every answer is read to its end.
 
 from typing import Final, Literal
 
+from tokenworks.gateway.request.attempt import Attempt
 from tokenworks.gateway.request.state import AnsweredAttempt
 from tokenworks.gateway.shared import Shared
 
@@ -16,6 +17,21 @@ Drain = Literal["whole", "cut"]
 USAGE_WAIT_S: Final = 10
 # A chunk with a finish reason and no content is kept back from the client for the usage event for up to this long.
 STOP_WAIT_S: Final = 2
+
+
+def leave(shared: Shared, attempt: Attempt) -> None:
+    """The client has gone while an upstream works for it: read the response to its end, or cut it."""
+    request, drain, counters = attempt.request, drain_of(shared, attempt), shared.stats.c
+    counters["abandoned"] += 1
+    counters[f"free_rider_{name_leaving(attempt, drain)}"] += 1
+    if drain == "whole":
+        counters["drained"] += 1
+        # The client's connection has given the body's memory back, and a tokenizer may still need the body.
+        shared.memory.force(request.address, len(request.body))
+        request.kept_bytes += len(request.body)
+        attempt.drain_until_s = drain_until_s(shared, attempt)
+    else:
+        attempt.leave()
 
 
 def drain_of(shared: Shared, attempt: AnsweredAttempt) -> Drain:

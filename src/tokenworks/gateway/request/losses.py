@@ -62,7 +62,7 @@ class Losses:
     ) -> None:
         """Add losses for tokens beyond the maximum that was sent and for implausible tokens."""
         request = attempt.request
-        if request.maximum is not None and request.protocol != "embeddings":
+        if request.maximum is not None and attempt.protocol != "embeddings":
             over = counts.output_tokens - request.maximum * request.parsed.choices
             if over > 0:
                 losses.append(Loss("beyond_maximum", 0, _output_part(counts, over)))
@@ -98,7 +98,7 @@ def shown_bytes(attempt: AnsweredAttempt) -> int:
         return attempt.meter.shown_bytes
     if not attempt.chunks:
         return 0
-    return read_whole(attempt.request.protocol, attempt.chunks[0]).shown_bytes
+    return read_whole(attempt.protocol, attempt.chunks[0]).shown_bytes
 
 
 def less(counts: Counts, losses: Sequence[Loss]) -> Counts:
@@ -110,8 +110,7 @@ def less(counts: Counts, losses: Sequence[Loss]) -> Counts:
 
 def _is_empty(attempt: AnsweredAttempt, counts: Counts) -> bool:
     """True if output was requested and none came. To score or echo a prompt, or to fill a cache, is no empty answer."""
-    request = attempt.request
-    if counts.output_tokens or request.protocol == "embeddings" or request.parsed.output_tokens == 0:
+    if counts.output_tokens or attempt.protocol == "embeddings" or attempt.parsed.output_tokens == 0:
         return False
     return not shown_bytes(attempt)
 
@@ -125,14 +124,13 @@ def is_filtered(attempt: AnsweredAttempt) -> bool:
 
 def _needs_no_look(attempt: AnsweredAttempt, counts: Counts) -> bool:
     """True if the counts of an answer that is not streamed are plausible without a closer check."""
-    request = attempt.request
-    parsed = request.parsed
+    parsed = attempt.parsed
     if (
         parsed.has_media
         or parsed.objects
         or parsed.links
         or attempt.iterated
-        or request.protocol == "embeddings"
+        or attempt.protocol == "embeddings"
     ):
         return False
     body_bytes = len(attempt.chunks[0]) if attempt.chunks else 0
@@ -140,11 +138,10 @@ def _needs_no_look(attempt: AnsweredAttempt, counts: Counts) -> bool:
 
 
 def _what_was_asked(attempt: AnsweredAttempt) -> RequestShape:
-    request, deployment = attempt.request, attempt.view.deployment
-    parsed = request.parsed
+    deployment, parsed = attempt.view.deployment, attempt.parsed
     free_text = not parsed.has_media and not parsed.objects and not parsed.links
     return RequestShape(
-        request.protocol,
+        attempt.protocol,
         deployment.context_tokens,
         parsed.inputs,
         parsed.choices,
@@ -159,7 +156,7 @@ def _what_was_shown(attempt: AnsweredAttempt, counts: Counts) -> VisibleOutput:
         hidden = attempt.iterated or meter.hidden or meter.filtered
         return VisibleOutput(meter.shown_bytes, meter.calls, hidden)
     body = attempt.chunks[0] if attempt.chunks else b""
-    shown = visible_output(body, attempt.request.protocol, counts)
+    shown = visible_output(body, attempt.protocol, counts)
     return shown._replace(hidden=True) if attempt.iterated else shown
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from tokenworks.catalog import Weights
 from tokenworks.charging import SoldRate
-from tokenworks.factory import ModelFacts
+from tokenworks.factory import PROTOCOLS, ModelFacts
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.request.model_fields import (
@@ -145,7 +145,9 @@ def entry_of(name: str, snapshot: Snapshot, rates: Rates) -> dict[str, object]:
         "pricing": price_for(models, snapshot, rates),
         "supported_parameters": parameters(deployments, cards, facts),
         "per_request_limits": None,
-        "protocols": sorted({protocol for d in deployments for protocol in d.protocols}),
+        "protocols": sorted(
+            {protocol for protocol in PROTOCOLS for model in models if (model, protocol) in snapshot.routes}
+        ),
     }
 
 

@@ -66,6 +66,7 @@ def take_object(request: KnownRequest, param: str, name: str, owner: ObjectOwner
     if not request.views:
         message = f"no such object as {param} names: an id works only for the account that received it"
         return Refusal(400, "foreign_object", message, param=param)
+    request.native = len(request.views)
     request.object_deployment = deployment
     request.stored_tokens += owner.tokens
     return None

@@ -9,11 +9,22 @@ from tokenworks.gateway.request.losses import Losses
 from tokenworks.gateway.request.place import Placements
 from tokenworks.gateway.request.record import Records
 from tokenworks.gateway.request.send import RequestRenderer
+from tokenworks.gateway.request.translating import Translations
 from tokenworks.gateway.shared import Shared
 
 
 class Parts:
-    __slots__ = ("answers", "holds", "models", "placements", "pools", "records", "renderer", "shared")
+    __slots__ = (
+        "answers",
+        "holds",
+        "models",
+        "placements",
+        "pools",
+        "records",
+        "renderer",
+        "shared",
+        "translations",
+    )
 
     def __init__(self, shared: Shared, pools: Pools) -> None:
         self.shared = shared
@@ -22,5 +33,6 @@ class Parts:
         self.holds = Holds(shared)
         self.placements = Placements(shared, DecisionLog(shared))
         self.renderer = RequestRenderer(shared, self.placements)
-        self.answers = Answers(shared, self.placements)
+        self.translations = Translations(shared)
+        self.answers = Answers(shared, self.placements, self.translations)
         self.records = Records(shared, Losses(shared))

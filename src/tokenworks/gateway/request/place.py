@@ -33,6 +33,7 @@ from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.request.decisions import DecisionLog
 from tokenworks.gateway.request.refusals import over_limit
 from tokenworks.gateway.request.state import CapacityRequest, HeldRequest, KnownRequest, PlacedAttempt
+from tokenworks.gateway.request.translating import speaks
 from tokenworks.gateway.shared import Shared
 
 log = structlog.get_logger()
@@ -103,13 +104,19 @@ class Placements:
                 return None
         elif not tried:
             shared.retries.request(now_s)
-        return shared.placement.choose(request.views, tried, placement_request, now_s)
+        return shared.placement.choose(request.views, tried, placement_request, now_s, request.native)
 
     def _decided(
         self, request: HeldRequest, placement_request: PlacementRequest, chosen: Candidate | None
     ) -> None:
         self._decisions.decided(
-            request.request_id, request.model, request.views, request.tried, placement_request, chosen
+            request.request_id,
+            request.model,
+            request.views,
+            request.native,
+            request.tried,
+            placement_request,
+            chosen,
         )
 
     def has_others(self, request: HeldRequest) -> bool:
@@ -146,7 +153,9 @@ class Placements:
         broken = shared.broken_credentials
         return [
             candidate
-            for candidate in shared.placement.explain(request.views, request.tried, placement_request, now_s)
+            for candidate in shared.placement.explain(
+                request.views, request.tried, placement_request, now_s, request.native
+            )
             if candidate.excluded is None and candidate.view.name not in broken
         ]
 
@@ -261,6 +270,8 @@ class Placements:
                 if may_have(candidate.view.deployment, placement_request) is None
                 and candidate.view.name not in tried
             ]
+            # Requests are translated only if no deployment that speaks the client's protocol may have them.
+            candidates = [c for c in candidates if speaks(request, c.view)] or candidates
         least = min([price_of(candidate.view, placement_request) for candidate in candidates], default=0)
         ready = [
             candidate

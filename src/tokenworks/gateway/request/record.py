@@ -106,7 +106,7 @@ class Records:
                 estimate = self._estimate(attempt, progress)
                 self._completed(attempt, estimate, None, flags, "estimate", upstream_id, charged)
                 return
-            output = 0 if request.protocol == "embeddings" else max(found.output, progress.output)
+            output = 0 if attempt.protocol == "embeddings" else max(found.output, progress.output)
             counts = Counts(fresh_input=found.input, output=output)
             self._completed(attempt, counts, None, flags, "tokenizer", upstream_id, charged)
 
@@ -133,15 +133,17 @@ class Records:
             texts = tuple(attempt.meter.kept)
         elif attempt is not None:
             chunks = tuple(attempt.chunks)
+        # The prompt is counted as the deployment reads it.
+        protocol, body, translated = request.protocol, request.body, request.translated
+        if translated is not None and (attempt is None or attempt.translated is translated):
+            protocol, body = translated.protocol, translated.parsed.body
         request.counting = True
 
         def done(found: TokenizerCounts | None) -> None:
             request.counting = False
             counted(found)
 
-        self._shared.counter.count(
-            TokenizerJob(tokenizer, request.protocol, request.body, chunks, False, texts), done
-        )
+        self._shared.counter.count(TokenizerJob(tokenizer, protocol, body, chunks, False, texts), done)
 
     def _completed(
         self,
@@ -168,10 +170,10 @@ class Records:
         """Counts for a provider that reports none: from bytes, four to a token. The record says `estimate`."""
         request = attempt.request
         output = 0
-        if request.protocol != "embeddings":
+        if attempt.protocol != "embeddings":
             output = max(progress.output, shown_bytes(attempt) // 4)
         return Counts(
-            fresh_input=max(1, request.parsed.text_bytes // 4),
+            fresh_input=max(1, attempt.parsed.text_bytes // 4),
             output=min(output, request.need.output_tokens),
         )
 
@@ -343,7 +345,7 @@ class Records:
     ) -> UsageRecord:
         request = charge.attempt.request
         record = usage_record(
-            _named(request),
+            _named(charge.attempt),
             state=charge.state,
             reason=charge.reason,
             counted_by=charge.counted_by,
@@ -367,8 +369,9 @@ class Records:
 
     # The attempt, to the journal.
 
-    def start_op(self, request: HeldRequest) -> Start:
+    def start_op(self, attempt: AnsweredAttempt) -> Start:
         """The attempt in flight and its hold."""
+        request = attempt.request
         user, hold = request.user, request.hold
         assert hold is not None
         return Start(
@@ -378,7 +381,7 @@ class Records:
             attempt_no=request.attempt_no,
             key_id=user.key_id,
             member_id=user.member_id,
-            protocol=request.protocol,
+            protocol=attempt.protocol,
             model=request.model,
             deployment=request.deployment,
             started_ms=request.started_ms,
@@ -392,8 +395,9 @@ class Records:
             request.usage_id = ""
 
 
-def _named(request: HeldRequest) -> Attempt:
-    """The attempt in flight, as named in its record."""
+def _named(attempt: AnsweredAttempt) -> Attempt:
+    """The attempt in flight, as named in its record: its protocol is the one in which its counts were read."""
+    request = attempt.request
     user = request.user
     return Attempt(
         usage_id=request.usage_id,
@@ -402,7 +406,7 @@ def _named(request: HeldRequest) -> Attempt:
         attempt_no=request.attempt_no,
         key_id=user.key_id,
         member_id=user.member_id,
-        protocol=request.protocol,
+        protocol=attempt.protocol,
         model=request.model,
         deployment=request.deployment,
         started_ms=request.started_ms,
@@ -415,11 +419,11 @@ def _nothing(_: str) -> None:
 
 def _least(attempt: AnsweredAttempt, known: Counts) -> Counts:
     """Lower bounds of what was produced: the input, if the upstream did not report it, and the shown text."""
-    request, meter = attempt.request, attempt.meter
+    meter = attempt.meter
     output = known.output
     if meter is not None:
         output = max(output, least_output(meter.shown_bytes, meter.progress))
-    fresh = known.fresh_input if known.input_tokens else least_input(request.parsed, request.protocol)
+    fresh = known.fresh_input if known.input_tokens else least_input(attempt.parsed, attempt.protocol)
     return known._replace(fresh_input=fresh, output=output)
 
 
@@ -427,7 +431,7 @@ def _risk_of(charge: AttemptCharge) -> int:
     """Tokens that may have been produced and are not charged: the record's losses, and an estimate of uncounted ones."""
     attempt = charge.attempt
     lost = sum([sum(loss.counts) for loss in charge.losses]) if charge.losses else 0
-    if charge.counted_by != "progress" or attempt.request.protocol == "embeddings":
+    if charge.counted_by != "progress" or attempt.protocol == "embeddings":
         return lost
     shown = attempt.meter.shown_bytes if attempt.meter is not None else 0
     likely = input_estimate(attempt.request) + shown // 3

@@ -321,9 +321,16 @@ class Replay:
             return None
         if attempt.meter is None:
             answer = attempt.chunks[0] if attempt.chunks else b""
+            if attempt.whole is not None:
+                answer = self._parts.answers.translated_body(attempt, attempt.whole, charge.counts)
             return answer if len(answer) <= size_max else None
         assert copy is not None, "a stream is stored for the cache alone"
-        copy.add(attempt.meter.withheld)
+        last, translator = attempt.meter.withheld, attempt.translator
+        if translator is not None:
+            last = self._parts.answers.translated_end(attempt, translator, attempt.meter, charge.counts)
+            if attempt.end_failed:
+                return None
+        copy.add(last)
         return None if copy.lost else copy.content()
 
     def _media_type(self, charge: AttemptCharge) -> str:

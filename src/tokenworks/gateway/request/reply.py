@@ -1,16 +1,14 @@
-"""Writes a response to the client: head, pieces of a stream, pings, end, and the end of a stream that was cut.
+"""Writes a response to the client: head, pieces of a stream, pings, the last bytes.
 
 A stream is chunked, except to an HTTP/1.0 client, which reads until the connection closes.
 """
 
 from typing import Final
 
-from tokenworks.charging import Verdict
 from tokenworks.gateway.http.server import ClientConnection
-from tokenworks.gateway.protocol.errors import Refusal, cut_events, error_event
-from tokenworks.gateway.protocol.meter import StreamMeter
-from tokenworks.gateway.request.refusals import CUT, no_hold
-from tokenworks.gateway.request.state import ArrivedRequest, HeldRequest
+from tokenworks.gateway.protocol.errors import Refusal
+from tokenworks.gateway.request.refusals import CUT
+from tokenworks.gateway.request.state import ArrivedRequest
 
 PING_COMMENT: Final = b": ping\n\n"
 PINGS: Final = {"messages": b'event: ping\ndata: {"type": "ping"}\n\n'}
@@ -79,27 +77,4 @@ def broke_off(reason: str) -> Refusal:
         return CUT._replace(message=f"{CUT.message}; what was produced until here was charged")
     return Refusal(
         502, "upstream_error", "the deployment broke off: what was produced until here was charged"
-    )
-
-
-def interrupted_end(request: HeldRequest, meter: StreamMeter, reason: str) -> bytes:
-    """The last events of a stream that was cut. A client does not take them for the end of a whole answer, except those of a stream that
-    reached its maximum.
-
-    If nothing is left they are the final unit action in the client's protocol: a chunk with a finish reason, then the cause and what
-    to do.
-    """
-    refusal: Refusal | None = None
-    if reason in {"nothing_left", "hold_unavailable"}:
-        verdict = Verdict.NOTHING_LEFT if reason == "nothing_left" else Verdict.AWAY
-        refusal = no_hold(verdict, request.user)
-    elif reason != "beyond_maximum":
-        return error_event(broke_off(reason), request.protocol, request.request_id)
-    return cut_events(
-        refusal,
-        request.protocol,
-        request.request_id,
-        request.shown_model,
-        meter.upstream_id,
-        meter.progress,
     )

@@ -3,12 +3,12 @@
 import math
 from typing import Final
 
-from tokenworks.factory import CredentialSlot, DeploymentView
+from tokenworks.factory import DeploymentView
 from tokenworks.factory.facts.profiles import Endpoint
-from tokenworks.gateway.http.headers import forwarded
+from tokenworks.gateway.http.headers import forwarded, translated_lines
 from tokenworks.gateway.protocol.fields import allowed_query, render
 from tokenworks.gateway.request.place import Placements
-from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
+from tokenworks.gateway.request.state import AnsweredAttempt
 from tokenworks.gateway.shared import Shared
 
 # The assumed speed of an answer that is not streamed, if another deployment could be tried.
@@ -29,38 +29,44 @@ class RequestRenderer:
     def body(self, attempt: AnsweredAttempt) -> bytes:
         """The body for the attempt's deployment. Sets `dropped` to the fields that were removed."""
         request, view = attempt.request, attempt.view
-        parsed = request.parsed
+        parsed, translated = attempt.parsed, attempt.translated
         body, dropped = render(
             parsed,
-            request.body,
+            request.body if translated is None else parsed.body,
             view.deployment,
             view.profile,
             maximum=None if request.free else request.maximum,
             usage=not request.free,
         )
         attempt.dropped = (*parsed.dropped, *dropped) if dropped else parsed.dropped
+        if translated is not None and translated.dropped:
+            attempt.dropped = tuple(dict.fromkeys((*translated.dropped, *attempt.dropped)))
         return body
 
-    def head(self, request: HeldRequest, view: DeploymentView, slot: CredentialSlot | None = None) -> bytes:
+    def head(self, attempt: AnsweredAttempt) -> bytes:
         """The head for a deployment up to the content length, which is remembered with the client's head until the snapshot or a
-        credential changes. `slot`: the credential, of a deployment that has several.
+        credential changes.
         """
+        request, view, slot = attempt.request, attempt.view, attempt.slot
         number, forward = self._shared.heads_number, request.head.forward
         name = view.name if slot is None else slot.name
         memo = forward.get(name)
         if memo is not None and memo[0] == number:
             known: bytes = memo[1]
             return known
-        deployment, protocol = view.deployment, request.protocol
+        deployment, protocol = view.deployment, attempt.protocol
         passing = allowed_query(protocol, request.head.query).decode()
         query = f"?{passing}" if passing else ""
-        endpoint: Endpoint = (_COUNTED[protocol] if request.free else protocol)  # type: ignore[assignment]
+        endpoint: Endpoint = _COUNTED[protocol] if request.free else protocol  # type: ignore[assignment]
         host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
         reference = deployment.credential if slot is None else slot.reference
         credential = self._shared.snapshot.credentials.get(reference or "")
         lines = (f"POST {view.paths[endpoint]}{query} HTTP/1.1\r\nhost: {host}{port}\r\n").encode()
-        lines += forwarded(request.head, view.profile)
+        if attempt.translated is None:
+            lines += forwarded(request.head, view.profile)
+        else:
+            lines += translated_lines(request.head, protocol)
         if credential:
             lines += view.auth_lines(endpoint, credential)
         lines += b"accept-encoding: identity\r\ncontent-length: "

@@ -30,6 +30,9 @@ from tokenworks.gateway.protocol.meter import StreamMeter
 from tokenworks.gateway.request.answer_copy import AnswerCopy
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Route
+from tokenworks.gateway.translate.codec import Target
+from tokenworks.gateway.translate.form import Answer
+from tokenworks.gateway.translate.translation import StreamTranslator, Translation
 
 # The time that the gateway adds is measured for requests of one in this many milliseconds, since a measurement costs CPU.
 MEASURED_EVERY_MS: Final = 8
@@ -80,6 +83,7 @@ class ArrivedRequest:
         "spent_tokens",
         "started_ms",
         "streams",
+        "translated",
         "tried",
         "usage_id",
         "views",
@@ -115,6 +119,7 @@ class ArrivedRequest:
         self.choice: str | None = None  # why the intent chose this model
         self.views: Sequence[DeploymentView] = ()
         self.tried: list[str] = []
+        self.translated: TranslatedRequest | None = None  # for a deployment of another protocol
         self.attempt_no = 0
         self.usage_id = ""  # of the attempt in flight
         self.deployment = ""  # of the latest attempt
@@ -151,6 +156,31 @@ class ArrivedRequest:
         self.copy: AnswerCopy | None = None  # of the answer, for the response cache
 
 
+class TranslatedRequest:
+    """A request in the protocol of deployments that do not speak the client's.
+
+    `parsed`: its body, by the lists of that protocol; `dropped`: names of the client's fields that are not carried; `target`: the
+    peculiarities for which it was written; `memory_bytes`: its part of the worker's memory budget.
+    """
+
+    __slots__ = ("dropped", "memory_bytes", "parsed", "protocol", "target", "translation")
+
+    def __init__(
+        self,
+        translation: Translation,
+        target: Target,
+        parsed: Parsed,
+        dropped: tuple[str, ...],
+        memory_bytes: int,
+    ) -> None:
+        self.protocol = translation.upstream_protocol
+        self.translation = translation
+        self.target = target
+        self.parsed = parsed
+        self.dropped = dropped
+        self.memory_bytes = memory_bytes
+
+
 class KnownRequest(ArrivedRequest):
     """A request whose key is known (`set_user`) and whose body is parsed (`set_parsed`)."""
 
@@ -161,6 +191,7 @@ class KnownRequest(ArrivedRequest):
         "falls_back",
         "flex",
         "last_refusal",
+        "native",
         "object_deployment",
         "parsed",
         "placement_request",
@@ -177,6 +208,9 @@ class KnownRequest(ArrivedRequest):
     user: KeyEntry
     parsed: Parsed
     route: Route  # set with the model
+    native: (
+        int  # of `views`: so many at the beginning speak the client's protocol, and the others are after them
+    )
     flex: bool  # the request may wait for the cheapest deployment
     choices: list[Choice]  # the next best models for its intent
     fallbacks: tuple[
@@ -278,14 +312,20 @@ class PlacedAttempt:
         "foreseen_ms",
         "heads_number",
         "over",
+        "parsed",
+        "protocol",
         "request",
         "slot",
+        "translated",
         "upstream",
         "view",
     )
 
     request: HeldRequest
     view: DeploymentView
+    protocol: str  # in which the deployment is spoken to, and its answer is metered
+    parsed: Parsed  # the body, in that protocol
+    translated: TranslatedRequest | None  # None: the deployment speaks the client's protocol
     foreseen_ms: float  # predicted time to its first token
     admission: Admission | None  # under the deployment's limits
     over: bool
@@ -301,6 +341,8 @@ class AnsweredAttempt(PlacedAttempt):
     __slots__ = (
         "chunks",
         "drain_until_s",
+        "end",
+        "end_failed",
         "iterated",
         "measuring",
         "meter",
@@ -310,14 +352,28 @@ class AnsweredAttempt(PlacedAttempt):
         "size",
         "stopped_s",
         "stopping",
+        "translator",
         "undecided",
+        "whole",
     )
 
     def __init__(
-        self, request: HeldRequest, chosen: Candidate, admission: Admission | None, progress_tokens: int
+        self,
+        request: HeldRequest,
+        chosen: Candidate,
+        admission: Admission | None,
+        progress_tokens: int,
+        translated: TranslatedRequest | None = None,
     ) -> None:
-        """`progress_tokens`: a stream's progress is reported after this many."""
+        """`progress_tokens`: a stream's progress is reported after this many. `translated`: the request, if the deployment does not
+        speak the client's protocol.
+        """
         self.request = request
+        self.translated = translated
+        if translated is None:
+            self.protocol, self.parsed = request.protocol, request.parsed
+        else:
+            self.protocol, self.parsed = translated.protocol, translated.parsed
         self.view = chosen.view
         self.foreseen_ms = chosen.first_token_ms
         self.admission = admission
@@ -327,6 +383,10 @@ class AnsweredAttempt(PlacedAttempt):
         self.slot = None
         self.heads_number = 0
         self.meter: StreamMeter | None = None
+        self.translator: StreamTranslator | None = None  # of a translated stream
+        self.whole: Answer | None = None  # a translated answer that is not streamed
+        self.end: bytes | None = None  # the last events of a translated stream
+        self.end_failed = False  # they could not be translated
         self.undecided = (
             False  # a stream was requested, and the first bytes do not show yet whether this is one
         )

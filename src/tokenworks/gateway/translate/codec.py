@@ -23,12 +23,18 @@ class Target(msgspec.Struct, frozen=True):
     `reasoning_field`: the field of an assistant message of chat in which earlier reasoning is sent back (`reasoning_content`,
     `reasoning`); None: it is left out, and named as dropped. `default_max_tokens`: the maximum for a protocol that demands one (messages)
     if the client gave none. `signed_reasoning`: the deployment made the signatures in the conversation, so they are sent back.
+
+    Of a deployment that speaks messages: `adaptive_thinking`: its model takes no budget of thinking and always decides by itself (Claude
+    Opus 4.7 and later). `structured_output`: it enforces a JSON Schema. `system_turns`: it takes system messages in the midst.
     """
 
     default_max_tokens: int = 4096
     reasoning_switch: ReasoningSwitch = "effort"
     reasoning_field: str | None = "reasoning_content"
     signed_reasoning: bool = False
+    adaptive_thinking: bool = False
+    structured_output: bool = False
+    system_turns: bool = False
 
 
 class Naming(msgspec.Struct, frozen=True):

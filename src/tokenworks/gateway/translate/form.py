@@ -125,7 +125,8 @@ class Instruction(msgspec.Struct, frozen=True, gc=False):
 
 class Tool(msgspec.Struct, frozen=True, gc=False):
     """A tool that the client runs. `parameters`: a JSON Schema, or None if the client gave none. `grammar`: of a custom tool, its
-    (syntax, definition). `namespace`: the group in which the name stands.
+    (syntax, definition). `namespace`: the group in which the name stands. `builtin`: the type of a tool that its protocol defines and
+    the client runs (`local_shell`, `shell`, `apply_patch`); for another protocol it is a function with this name and these parameters.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Tool(msgspec.Struct, frozen=True, gc=False):
     grammar: tuple[str, str] | None = None
     namespace: str | None = None
     cache: CacheLifetime | None = None
+    builtin: str | None = None
 
 
 class ToolChoice(msgspec.Struct, frozen=True, gc=False):

@@ -6,6 +6,7 @@ import pytest
 
 from tests.gateway.protocol.fields.support import HI, compact, sent
 from tokenworks.gateway.protocol.fields import BodyError, allowed_query, parse_body
+from tokenworks.gateway.protocol.fields.layout import TRANSLATED
 
 
 def refused(body, protocol="chat"):
@@ -258,8 +259,52 @@ def test_a_thought_that_only_its_id_names_does_not_pass(spaced):
         assert set(names) == {"input[1]", "input[2].id"}
 
 
+@pytest.mark.parametrize("spaced", [False, True])
+@pytest.mark.parametrize("pass_unknown", [False, True])
+def test_reasoning_of_a_translated_answer_is_not_sent_to_a_provider(spaced, pass_unknown):
+    """The provider refuses a request with encrypted content that it did not make, so a conversation could not go on at it."""
+    user, whole = (
+        {"role": "user", "content": "hi"},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"},
+    )
+    ours = {
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": "T"}],
+        "encrypted_content": TRANSLATED + "c2ln",
+    }
+    body = {"model": "m", "input": [user, ours, whole, ours]}
+    out, names = sent(json.dumps(body).encode() if spaced else body, "responses", pass_unknown=pass_unknown)
+    assert out["input"] == [user, whole]
+    assert set(names) == {"input[1]", "input[3]"}
+
+
 def test_only_what_is_named_of_a_query_string_passes():
     assert allowed_query("messages", b"beta=true") == b"beta=true"
     assert allowed_query("messages", b"beta=true&service_tier=priority&beta=true&beta=false") == b"beta=true"
     assert allowed_query("chat", b"service_tier=priority&n=4") == b""
     assert allowed_query("chat", b"") == b""
+
+
+@pytest.mark.parametrize("spaced", [False, True])
+def test_thinking_of_a_translated_answer_does_not_pass(spaced):
+    """Anthropic refuses a signature that it did not make; a translation takes the marks off."""
+    user = {"role": "user", "content": "hi"}
+    native = [
+        {"type": "thinking", "thinking": "t", "signature": "s"},
+        {"type": "redacted_thinking", "data": "d"},
+    ]
+    ours = [
+        {"type": "thinking", "thinking": "t", "signature": "tokenworks.text:"},
+        {"type": "redacted_thinking", "data": "tokenworks.data:x"},
+    ]
+    said = {"type": "text", "text": "tokenworks.text:"}
+    body = {
+        "model": "m",
+        "max_tokens": 9,
+        "messages": [user, {"role": "assistant", "content": [*native, said]}, user],
+    }
+    assert sent(json.dumps(body).encode() if spaced else body, "messages") == (body, ())
+    marked = {**body, "messages": [user, {"role": "assistant", "content": [*ours, said, *native]}, user]}
+    out, names = sent(json.dumps(marked).encode() if spaced else marked, "messages")
+    assert out["messages"][1]["content"] == [said, *native]
+    assert set(names) == {"messages[1].content[0]", "messages[1].content[1]"}

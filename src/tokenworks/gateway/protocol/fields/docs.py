@@ -118,6 +118,7 @@ _TYPES: Final = {
     "client": "passes: the client runs it",
     "hosted": "dropped or refused, as the plan says: the vendor runs it",
     "drop": "dropped and named",
+    "thought": "passes, unless a translated answer had it, which this provider could not read",
     "carried": "passes with content; with an id only it is dropped, and the ids of other items are dropped, too",
     "reference": "its `id` is checked: it works only for the account that received it",
 }

@@ -5,7 +5,7 @@ possible length, so that the length leaves no room for a repeated name, and that
 byte. An object in any other layout is encoded again from its decoded fields.
 """
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import chain
 from typing import Final
 
@@ -17,11 +17,36 @@ WRITTEN_BYTES: Final = 16_384
 OPEN_OBJECT, OPEN_ARRAY = b"{"[0], b"["[0]
 _SPACED: Final = b'": '
 _NOTHING: Final = (msgspec.Raw(b"null"), msgspec.Raw(b"[]"), msgspec.Raw(b'""'))
+# How what looks like a provider's signature begins in a translated answer (translate/responses/reasoning.py, translate/messages/marks.py):
+# no provider can read it.
+TRANSLATED: Final = "tokenworks.text:"
+TRANSLATED_DATA: Final = "tokenworks.data:"
+_TRANSLATED_BYTES: Final = b'"tokenworks.'
+_TRANSLATED_TEXT: Final = msgspec.Raw(b'"%b"' % TRANSLATED.encode())
+_SIGNED: Final = ("encrypted_content", "signature", "data")
 
 
 def carries(fields: RawObject) -> bool:
     """True if an item has content of its own, False if its id only refers to stored content."""
     return any(name in fields and fields[name] not in _NOTHING for name in ("encrypted_content", "content"))
+
+
+def was_translated(fields: RawObject) -> bool:
+    """True if an item or a block is reasoning of a translated answer, which only a translation can send back."""
+    for name in _SIGNED:
+        content = fields.get(name)
+        if content is not None and bytes(memoryview(content)[: len(_TRANSLATED_BYTES)]) == _TRANSLATED_BYTES:
+            return True
+    return False
+
+
+def has_translated(blocks: Iterable[RawObject], *, encrypted: bool) -> bool:
+    """True if a block of thinking is of a translated answer; `encrypted`: look at redacted thinking. A conversation has hundreds of
+    blocks, so the usual ones cost a lookup each.
+    """
+    if encrypted:
+        return any(map(was_translated, [fields for fields in blocks if "data" in fields]))
+    return _TRANSLATED_TEXT in [fields["signature"] for fields in blocks if "signature" in fields]
 
 
 def members_length(items: Sequence[Mapping[str, Sized]], about_bytes: int, *, mixed: bool = False) -> int:

@@ -18,7 +18,9 @@ from tokenworks.gateway.protocol.fields.layout import (
     OPEN_OBJECT,
     RawObject,
     carries,
+    has_translated,
     members_length,
+    was_translated,
 )
 from tokenworks.gateway.protocol.fields.lists import (
     CARRIED,
@@ -31,6 +33,7 @@ from tokenworks.gateway.protocol.fields.lists import (
     PLAIN,
     REFUSE,
     TAGS,
+    THOUGHT,
     Level,
     Lists,
     Rule,
@@ -46,6 +49,7 @@ _OPENS: Final = frozenset({OPEN_OBJECT, OPEN_ARRAY})
 _first: Final = Struct("B").unpack_from
 _object: Final = msgspec.json.Decoder(RawObject)
 _objects: Final = msgspec.json.Decoder(list[RawObject])
+_ENCRYPTED: Final = b'"redacted_thinking"'
 _any: Final = msgspec.json.Decoder()
 # The field of each protocol that contains most of a body.
 BULK: Final = {"chat": "messages", "messages": "messages", "responses": "input"}
@@ -140,11 +144,14 @@ class Proof:
             raise NotProven
         for kind in set(kinds) - level.known:
             rule = level.type_rule(_any.decode(kind)) if kind[:1] == b'"' else None
-            if rule is None or rule.action not in {PASS, CLIENT, CARRIED}:
+            if rule is None or rule.action not in {PASS, CLIENT, CARRIED, THOUGHT}:
                 raise NotProven
-            if rule.action == CARRIED and not all(
-                map(carries, (f for f in items if f.get("type") == msgspec.Raw(kind)))
-            ):
+            if rule.action == CARRIED:
+                written = msgspec.Raw(kind)
+                for fields in items:
+                    if fields.get("type") == written and (not carries(fields) or was_translated(fields)):
+                        raise NotProven
+            elif rule.action == THOUGHT and has_translated(items, encrypted=kind == _ENCRYPTED):
                 raise NotProven
             if not rule.base:
                 self.listed_by = rule.profiles if self.listed_by is None else self.listed_by & rule.profiles

@@ -67,14 +67,29 @@ def render(
     return _encode(fields), tuple(dropped)
 
 
+def passing_body(parsed: Parsed) -> tuple[bytes, tuple[str, ...]]:
+    """(the body without the fields that no list has or that no deployment gets, the names of the former), for a translation.
+
+    Fields that only some profiles list stay: a codec reads what it knows of them, and what it writes goes by the deployment's lists.
+    """
+    unknown = [] if parsed.scan is None else parsed.scan.unknown
+    cuts = [*parsed.cuts, *unknown, *parsed.unnamed_cuts]
+    if not cuts:
+        return parsed.body, ()
+    fields = cut(parsed.fields, _without_tools(parsed.fields, cuts))
+    return _encode(fields), tuple(path_text(path) for path in unknown)
+
+
 def _unlisted(parsed: Parsed, deployment: Deployment, profile: Profile) -> list[FieldPath]:
     """Paths that this deployment does not get: fields on no list, and fields that its profile does not list."""
     if parsed.scan is None and (parsed.listed_by is None or profile.profile in parsed.listed_by):
         return []
+    translated = [] if parsed.scan is None else parsed.scan.translated
     if deployment.pass_unknown:
-        return []
+        return translated
     scan = parsed.scanned()
     unlisted = scan.unknown + [path for path, profiles in scan.extras if profile.profile not in profiles]
+    unlisted += translated
     if len(unlisted) < 2:
         return unlisted
     whole = set(unlisted)

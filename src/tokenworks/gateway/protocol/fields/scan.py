@@ -16,6 +16,7 @@ from tokenworks.gateway.protocol.fields.layout import (
     carries,
     is_canonical,
     is_canonical_list,
+    was_translated,
 )
 from tokenworks.gateway.protocol.fields.lists import (
     CARRIED,
@@ -29,6 +30,7 @@ from tokenworks.gateway.protocol.fields.lists import (
     REFERENCE,
     REFUSE,
     TAGS,
+    THOUGHT,
     VALUES,
     Level,
     Lists,
@@ -66,7 +68,8 @@ def path_text(path: FieldPath) -> str:
 class BodyScan:
     """The findings in one body. Paths to remove: `cuts` for each deployment, `unknown` unless the deployment passes unknown names,
     `extras` unless the deployment's profile is one of those named beside the path, `hosted` (with the tool's type) as the plan says,
-    `own` always and unnamed: they are for the gateway. `tagged`: a field becomes a tag of the usage record.
+    `own` always and unnamed: they are for the gateway. `tagged`: a field becomes a tag of the usage record. `translated` (reasoning of
+    translated answers) for each deployment that is sent the client's own body.
     """
 
     __slots__ = (
@@ -82,6 +85,7 @@ class BodyScan:
         "objects",
         "own",
         "tagged",
+        "translated",
         "unknown",
     )
 
@@ -96,6 +100,7 @@ class BodyScan:
         # Items that have an id and no content, and the ids of all items.
         self.id_only_items: set[FieldPath] = set()
         self.item_ids: list[FieldPath] = []
+        self.translated: list[FieldPath] = []
         self.objects: list[tuple[str, str]] = []
         self.links: list[str] = []
         self.media_bytes = 0
@@ -167,6 +172,8 @@ class BodyScan:
         elif rule.action == CARRIED and not carries(fields):
             self.cuts.append(path)
             self.id_only_items.add(path)
+        elif rule.action in {CARRIED, THOUGHT} and was_translated(fields):
+            self.translated.append(path)
         elif not rule.base:
             self.extras.append((path, rule.profiles))
         if level.name == "item" and "id" in fields:
