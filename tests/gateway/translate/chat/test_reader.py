@@ -137,6 +137,11 @@ def test_calls_of_one_name_without_ids_are_told_apart_by_whole_arguments():
     assert len({part.call_id for part in answer.parts}) == 3
 
 
+def test_calls_of_one_name_and_index_are_told_apart_by_their_ids():
+    pieces = (call("f", '{"a"', index=0, id="1"), call("f", G, index=0, id="2"))
+    assert read(*pieces).parts == (ToolCall("1", "f", '{"a"'), ToolCall("2", "f", G))
+
+
 def test_a_call_ends_when_the_next_one_begins():
     """So that a protocol that sends one call after the other need not wait."""
     reader = codec.event_reader()

@@ -11,6 +11,7 @@ from openai.types.chat import ChatCompletionChunk
 from tests.gateway.translate.chat.test_answers import REQUEST, naming_of
 from tests.gateway.translate.chat.test_reader import STREAMS, bytes_of
 from tests.support.translation import assembled, counts, read_stream, streams
+from tokenworks.catalog import Counts
 from tokenworks.gateway.protocol.usage import read_openai
 from tokenworks.gateway.translate.chat import codec
 from tokenworks.gateway.translate.chat.usage import written_usage
@@ -90,8 +91,11 @@ def test_the_sdk_rebuilds_the_message(case):
 
 
 def test_usage_is_written_only_if_the_client_asked_for_it():
-    events = (BEGIN, TextBegin(0), Delta(0, "x"), PartEnd(0), Finish(Stop.END), End())
-    assert all(chunk["choices"] for chunk in chunks(events, REQUEST))
+    report = UsageReport(Counts(3, output=2))
+    events = (BEGIN, TextBegin(0), Delta(0, "x"), PartEnd(0), Finish(Stop.END), report, End())
+    assert all(chunk["choices"] and "usage" not in chunk for chunk in chunks(events, REQUEST))
+    assert chunks(events)[-1]["choices"] == []
+    assert chunks(events)[-1]["usage"]["total_tokens"] == 5
 
 
 def test_a_custom_tools_input_comes_as_free_text():

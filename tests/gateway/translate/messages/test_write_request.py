@@ -68,6 +68,12 @@ def blank(value):
     return isinstance(value, ToolResult) and any(map(blank, value.content))
 
 
+def strictly(tool):
+    if not tool.strict:
+        return msgspec.structs.replace(tool, strict=None)
+    return msgspec.structs.replace(tool, parameters={**tool.parameters, "additionalProperties": False})
+
+
 def expected(drawn):
     """As messages tell it: reasoning without a signature is not sent, and what is encrypted is read only with a mark."""
     turns = []
@@ -84,7 +90,7 @@ def expected(drawn):
     return msgspec.structs.replace(
         drawn,
         turns=tuple(turns),
-        tools=tuple(msgspec.structs.replace(tool, strict=tool.strict or None) for tool in drawn.tools),
+        tools=tuple(map(strictly, drawn.tools)),
         tool_choice=ToolChoice("auto") if choice is None and parallel is not None else choice,
         parallel_calls=parallel,
         max_output_tokens=drawn.max_output_tokens or SIGNED.default_max_tokens,
@@ -268,7 +274,8 @@ def test_tools():
     fields, dropped = sent(request(tools=tools))
     assert fields["tools"] == [
         {"name": "f", "input_schema": {"type": "object", "properties": {}}},
-        {"name": "g", "description": "G.", "strict": True, "input_schema": {"properties": {"a": {}}, "$schema": "x", "type": "object"}},
+        {"name": "g", "description": "G.", "strict": True,
+         "input_schema": {"properties": {"a": {}}, "type": "object", "additionalProperties": False}},
         {"name": "h", "input_schema": {"type": "object", "properties": {}}},
         {"name": "v", "input_schema": {"type": "object", "properties": {"a": {"type": "string"}, "b": {}}}},
         {"name": "patch", "description": "Edits.\n\n`input` is free text that this lark grammar accepts:\nstart: x",
@@ -276,6 +283,13 @@ def test_tools():
         {"name": "fs__read", "input_schema": {"type": "object", "properties": {}}},
     ]  # fmt: skip
     assert dropped == ("tools.name",)
+    fields, dropped = sent(
+        request(tools=(Tool("g", parameters={"type": "object", "minProperties": 1}, strict=True),)), Target()
+    )
+    assert fields["tools"] == [
+        {"name": "g", "input_schema": {"type": "object", "minProperties": 1, "properties": {}}}
+    ]
+    assert dropped == ("tools.strict",)
 
 
 def test_calls_of_custom_tools_and_namespaces_and_what_comes_back():

@@ -27,7 +27,7 @@ def write_request(request: Request, target: Target) -> tuple[JsonObject, tuple[s
     dropped = Dropped()
     names = ToolNames(request.tools)
     marks = Breakpoints()
-    tools, choice = write_tools(request, names, marks, dropped)
+    tools, choice = write_tools(request, names, target, marks, dropped)
     system = write_system(request.system, marks)
     conversation = Conversation(names, target, dropped)
     for turn in request.turns:

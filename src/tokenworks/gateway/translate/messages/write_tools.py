@@ -2,9 +2,10 @@
 
 from typing import Final
 
+from tokenworks.gateway.translate.codec import Target
 from tokenworks.gateway.translate.form import JsonObject, Request, Tool, ToolCall
 from tokenworks.gateway.translate.messages.breakpoints import Breakpoints
-from tokenworks.gateway.translate.messages.schemas import input_schema
+from tokenworks.gateway.translate.messages.schemas import enforced_schema, input_schema
 from tokenworks.gateway.translate.messages.values import Dropped
 from tokenworks.gateway.translate.names import ToolNames, custom_description, custom_parameters
 
@@ -12,7 +13,7 @@ _MODES: Final = {"auto": "auto", "none": "none", "required": "any", "tool": "too
 
 
 def write_tools(
-    request: Request, names: ToolNames, marks: Breakpoints, dropped: Dropped
+    request: Request, names: ToolNames, target: Target, marks: Breakpoints, dropped: Dropped
 ) -> tuple[list[JsonObject], JsonObject | None]:
     """(tools, tool_choice).
 
@@ -27,7 +28,7 @@ def write_tools(
         if names.original(name) is not tool:
             dropped.add("tools.name")  # a second tool of the same name
         elif allowed is None or tool.name in allowed or name in allowed:
-            written.append(_written(tool, name, marks))
+            written.append(_written(tool, name, target, marks, dropped))
     if written:
         return written, _choice(request, names)
     for name in _called(request, names):
@@ -45,14 +46,18 @@ def _called(request: Request, names: ToolNames) -> list[str]:
     return list(found)
 
 
-def _written(tool: Tool, name: str, marks: Breakpoints) -> JsonObject:
+def _written(tool: Tool, name: str, target: Target, marks: Breakpoints, dropped: Dropped) -> JsonObject:
+    """A strict tool stays strict where the deployment enforces schemas, with the schema that it can enforce: it refuses any other."""
     description = custom_description(tool) if tool.custom else tool.description
     parameters = custom_parameters() if tool.custom else input_schema(tool.parameters)
     out: JsonObject = {"name": name, "input_schema": parameters}
     if description:
         out["description"] = description
-    if tool.strict is True:
+    if tool.strict and target.structured_output:
         out["strict"] = True
+        out["input_schema"] = enforced_schema(parameters)
+    elif tool.strict:
+        dropped.add("tools.strict")
     marks.mark(out, tool.cache)
     return out
 
