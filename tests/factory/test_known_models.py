@@ -154,6 +154,12 @@ def test_the_model_is_declared_where_it_is_not(services):
         "none",
     )
     assert services.known_models.figures_for(made, set(), ["mine"], "").card is None
+    # A filing is a permission by law: no file that is imported declares one.
+    services.known_models.apply(load(services, "models: [{id: glm-4.6v, filing: filed, filing_no: '1'}]"))
+    filed = services.known_models.figures_for(made, set(), [], "").card
+    assert (filed.filing, filed.filing_no) == ("none", None) and services.known_models.find(
+        "glm-4.6v"
+    ).filing == "filed"
 
 
 def test_facts_of_served_models(services):

@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from tokenworks.app.output import print_json, print_table, say
+from tokenworks.app.settings import Settings
 from tokenworks.cli.base import Context, json_option, pass_context
 from tokenworks.cli.deployment_options import (
     credential_options,
@@ -111,12 +112,8 @@ def deployment_add(
         assert vendor is not None
         profile = vendor_profile(vendor)
         found |= vendor_defaults(profile, model, region=region, base_url=base_url, plan=plan)
-        if not given:
-            found |= (
-                {"credential": reference}
-                if (reference := credential_default(profile, settings.secrets, os.environ))
-                else {}
-            )
+        reference = None if given else credential_default(profile, settings.secrets, os.environ)
+        found |= {} if reference is None else {"credential": reference}
     elif base_url is None or options["name"] is None:
         raise click.UsageError(
             "--name and --base-url are needed without a vendor of `tokenworks vendor list`"
@@ -133,16 +130,7 @@ def deployment_add(
         for field, value in options.items()
         if value is not None and not (value is False and field in _FLAGS)
     }
-    found.setdefault("upstream_model", Default(model, "the model's name"))
-    probed = "protocols" not in found
-    if probed:
-        found["protocols"] = Default(tuple(PROTOCOLS), "probed")
-    made = make_deployment(**{field: default.value for field, default in found.items()})
-    if made.tokenizer is not None:
-        ModelTokenizer(settings.tokenizers / made.tokenizer)  # raises where the tokenizer can't be loaded
-    if probed:
-        secret = read_credential(made.credential, settings.secrets) if made.credential else None
-        made = made.model_copy(update={"protocols": probe_protocols(made, secret)})
+    made = _made(settings, found)
     given_figures = {field for field in _FIGURES if field in found}
     with context.services() as services:
         declared = [card.name for card in services.deployments.models()]
@@ -168,6 +156,21 @@ def deployment_add(
     else:
         say(f"Deployment {made.name} serves {model} over {', '.join(made.protocols)}.")
         _say_taken(taken)
+
+
+def _made(settings: Settings, found: dict[str, Default]) -> Deployment:
+    """The deployment of these fields; protocols that nothing says are probed. Adds what it takes by itself to the fields."""
+    found.setdefault("upstream_model", Default(found["model"].value, "the model's name"))
+    probed = "protocols" not in found
+    if probed:
+        found["protocols"] = Default(tuple(PROTOCOLS), "probed")
+    made = make_deployment(**{field: default.value for field, default in found.items()})
+    if made.tokenizer is not None:
+        ModelTokenizer(settings.tokenizers / made.tokenizer)  # raises where the tokenizer can't be loaded
+    if probed:
+        secret = read_credential(made.credential, settings.secrets) if made.credential else None
+        made = made.model_copy(update={"protocols": probe_protocols(made, secret)})
+    return made
 
 
 def _say_taken(taken: Sequence[str]) -> None:

@@ -185,10 +185,8 @@ class KnownModels:
                 for name in MODALITIES
                 if name in {*facts.input, "text"} or (name == "file" and "pdf" in facts.input)
             )
-            card = ModelCard(
-                name=deployment.model, modalities=takes, tools=facts.tools is not False, filing=facts.filing or "none",
-                filing_no=facts.filing_no,
-            )  # fmt: skip
+            # A filing is a permission by law: only the operator declares it.
+            card = ModelCard(name=deployment.model, modalities=takes, tools=facts.tools is not False)
             figures.taken.append(
                 f"model {card.name}: {', '.join(takes)}, {'tools' if card.tools else 'no tools'}"
             )
