@@ -35,7 +35,7 @@ NOUNS: Final = {
     "session": "Sessions of signed-in subscribers.",
     "staff": "Staff: people with access over HTTP as operator, finance or auditor.",
     "subscriber": "Subscribers: the parties that are billed.",
-    "usage": "Usage records, newest first; or the usage of each member.",
+    "usage": "Usage records, newest first; or the usage of each member, or sums by day, model or tag.",
     "vault": "The keys that personal data is encrypted under.",
     "vendor": "Vendors and engines: how they are called, what they accept and report.",
     "webhook": "Webhooks: systems that get events of orders, products, bills, payments and work orders.",

@@ -2,9 +2,9 @@
 
 import click
 
+from tokenworks import charging
 from tokenworks.app import views
 from tokenworks.app.output import print_json
-from tokenworks.charging import tags_of_texts
 from tokenworks.cli.base import Context, json_option
 from tokenworks.cli.lazy import Noun
 from tokenworks.cli.options import LIST_DEFAULT, since_of
@@ -38,7 +38,7 @@ def usage(
     tags: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Usage records, newest first; the usage of each member; or sums by day, model or tag. `usage show` follows one request."""
+    """Usage records, newest first; or the usage of each member, or sums by day, model or tag. `usage show` follows one request."""
     if ctx.invoked_subcommand is not None:
         return
     if subscriber is None:
@@ -49,7 +49,7 @@ def usage(
         found = services.subscriptions.find(subscriber)
         if by or tags:
             sums = services.ledger.usage_sums(
-                found.account_id, by or ("model",), at, tags=tags_of_texts(tags), limit=limit
+                found.account_id, by or ("model",), at, tags=charging.tags_of_texts(tags), limit=limit
             )
             if as_json:
                 print_json(sums)

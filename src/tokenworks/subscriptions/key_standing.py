@@ -10,8 +10,8 @@ from tokenworks.subscriptions.model import BILLING_ZONE, month_start
 from tokenworks.subscriptions.served import OfferingVersions, ServedKey, ServedKeys
 from tokenworks.trust import ApiKeyInfo, Keys, NotSignedIn
 
-# Models in the sums of a day or a month; sums of more are read by pages.
-MODELS_SHOWN_MAX: Final = 100
+# Models in the sums of a day or a month: more than anybody uses, so that the totals are whole.
+MODELS_SHOWN_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)

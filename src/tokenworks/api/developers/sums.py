@@ -11,6 +11,8 @@ from tokenworks.kernel import Invalid, exact_decimal
 SUMS_SHOWN_DEFAULT: Final = 100
 SUMS_SHOWN_MAX: Final = 1000
 CURSOR_CHARS_MAX: Final = 4000
+# A tag as name=value.
+TAG_TEXT_CHARS_MAX: Final = 321
 
 
 def in_whole_units(thousandths: int | None) -> Decimal | int | None:

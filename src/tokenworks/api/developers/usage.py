@@ -3,11 +3,13 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from pydantic import StringConstraints
 
 from tokenworks.api.developers.sums import (
     CURSOR_CHARS_MAX,
     SUMS_SHOWN_DEFAULT,
     SUMS_SHOWN_MAX,
+    TAG_TEXT_CHARS_MAX,
     after_of,
     groups_of,
     page_shown,
@@ -21,7 +23,8 @@ from tokenworks.web.services import RequestServices
 router = APIRouter(prefix="/v1", tags=["developers"])
 
 GroupsQuery = Annotated[str, Query(max_length=300)]
-TagsQuery = Annotated[list[str], Query(max_length=4)]
+TagText = Annotated[str, StringConstraints(max_length=TAG_TEXT_CHARS_MAX)]
+TagsQuery = Annotated[list[TagText], Query(max_length=4)]
 AfterQuery = Annotated[str | None, Query(max_length=CURSOR_CHARS_MAX)]
 LimitQuery = Annotated[int, Query(ge=1, le=SUMS_SHOWN_MAX)]
 
