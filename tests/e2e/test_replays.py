@@ -246,8 +246,7 @@ def test_a_killed_worker_gives_no_free_answer_and_charges_none_twice(replaying, 
     assert not replaying.findings()
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("percent", [0, 33])
+@pytest.mark.parametrize(("percent", "stream"), [(0, False), (33, False), (33, True)])
 def test_an_equal_request_is_answered_from_the_cache_for_the_plans_share(
     replaying, upstream, percent, stream
 ):
