@@ -21,7 +21,9 @@ _SUFFIX: Final = ".yaml"
 LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # What a path belongs to: a protocol, the count of a prompt's tokens (messages), the list of models.
-Endpoint = Literal["chat", "completions", "embeddings", "responses", "messages", "count_tokens", "input_tokens", "models"]
+Endpoint = Literal[
+    "chat", "completions", "embeddings", "responses", "messages", "count_tokens", "input_tokens", "models"
+]
 ProfileKind = Literal["vendor", "aggregator", "engine"]
 # The kind of an error by its code: the kinds of a fault, `context` (the request is longer than the context), and `credential`.
 CodeKind = Literal["quota", "rate", "overloaded", "moderation", "context", "client", "server", "credential"]

@@ -54,6 +54,21 @@ def is_of_one(shared: Shared, attempt: PlacedAttempt, fault: Fault) -> bool:
     return ring.resting_s(shared.loop.time(), shared.snapshot.has_credential) == 0.0
 
 
+def after_fault(shared: Shared, attempt: PlacedAttempt, fault: Fault) -> tuple[float | None, bool]:
+    """(seconds for which the deployment rests, or None; whether the fault counts against the deployment's health)."""
+    request, view = attempt.request, attempt.view
+    if is_of_one(shared, attempt, fault):
+        # The deployment is well: another credential of it, or its new one, may be taken.
+        if request.attempt_no < shared.settings.attempts_max:
+            request.tried.remove(view.name)
+        return None, False
+    wait_s = rest_of_all(shared, view, fault.retry_after_s)
+    if wait_s is not None:
+        shared.pause_deployment(view, wait_s)
+    # A deployment that names the time when it has capacity again is healthy.
+    return wait_s, wait_s is None and fault.status not in {404, 409, 425}
+
+
 def rest_of_all(shared: Shared, view: DeploymentView, wait_s: float | None) -> float | None:
     """Seconds for which a deployment rests whose upstream named `wait_s`: until the first of its credentials takes a request. None if
     the upstream named none.

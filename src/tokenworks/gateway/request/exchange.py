@@ -2,14 +2,13 @@
 
 No step blocks: a step that needs an answer of another process goes on in a callback. The parts (`parts`) do the steps, and an
 `Attempt` reads the response of the upstream. Until content was sent to the client another deployment may be tried; after that an
-attempt ends as complete or interrupted, with a usage record in both cases. The end of the response is withheld until the record
-is on disk. A refusal is a status if the response's head has not left, else an event of the stream.
+attempt ends as complete or interrupted, with a usage record in both cases. The end of the response is withheld until that is on disk.
 """
 
 from collections.abc import Callable
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import OBJECT_OWNER, Admission, Hold, Limit, ObjectOwner, UpstreamObject, Verdict
+from tokenworks.charging import Admission, Hold, Limit, Verdict
 from tokenworks.factory import FLEX, Candidate
 from tokenworks.gateway.counting import TokenizerCounts, TokenizerJob
 from tokenworks.gateway.http.head import Head
@@ -99,46 +98,29 @@ class Exchange(HeldRequest):
 
     def _links_checked(self, reason: str | None) -> None:
         """The links in the request were checked. `reason`: why an upstream may not fetch one of them; None if it may."""
-        refusal = opening.refusal_of_links(reason)
+        self._go_on(opening.refusal_of_links(reason), self._find_model)
+
+    def _find_model(self) -> None:
+        refusal = self.parts.models.find(self)
+        if refusal is not None:
+            self.refuse(refusal)
+        elif self.parsed.objects:
+            opening.ObjectLookups(self.shared, self, self._objects_found).run()
+        else:
+            self._begin_hold()
+
+    def _objects_found(self, refusal: Refusal | None) -> None:
+        """The upstream objects that the request names were looked up."""
+        self._go_on(refusal, self._begin_hold)
+
+    def _go_on(self, refusal: Refusal | None, step: Callable[[], None]) -> None:
+        """Do the next step, unless the request is refused or its client has gone."""
         if self.conn is None:
             self._finish()
         elif refusal is not None:
             self.refuse(refusal)
         else:
-            self._find_model()
-
-    def _find_model(self) -> None:
-        refusal = self.parts.models.find(self)
-        objects = self.parsed.objects
-        if refusal is not None:
-            self.refuse(refusal)
-        elif len(objects) > opening.OBJECTS_MAX:
-            message = f"a request names at most {opening.OBJECTS_MAX} objects of an upstream"
-            self.refuse(Refusal(400, "invalid_body", message))
-        elif objects:
-            self._check_object(0)
-        else:
-            self._begin_hold()
-
-    def _check_object(self, at: int) -> None:
-        """Look up the upstream objects that the request names, one after the other."""
-        objects = self.parsed.objects
-        if at == len(objects):
-            self._begin_hold()
-            return
-        param, name = objects[at]
-
-        def answered(owner: ObjectOwner | None) -> None:
-            if self.conn is None:
-                self._finish()
-                return
-            refusal = opening.take_object(self, param, name, owner)
-            if refusal is not None:
-                self.refuse(refusal)
-            else:
-                self._check_object(at + 1)
-
-        self.shared.client.request(OBJECT_OWNER, UpstreamObject(self.user.account_id, name), answered)
+            step()
 
     # The hold.
 
@@ -329,7 +311,7 @@ class Exchange(HeldRequest):
     def _answer_free(self, body: bytes) -> None:
         """Answer `count_tokens`, which costs nothing."""
         self.answered = "free"
-        self._end_attempt()
+        self.parts.placements.end(self.attempt)
         self.parts.holds.release(self)
         if self.conn is not None:
             write_whole(self, self.conn, body)
@@ -360,16 +342,15 @@ class Exchange(HeldRequest):
         self._record_on_disk("")
 
     def attempt_not_begun(self, attempt: Attempt, refusal: Refusal) -> None:
-        self._end_attempt()
+        self.parts.placements.end(self.attempt)
         self.parts.holds.release(self)
         self.refuse(refusal)
 
     def attempt_faulted(self, attempt: Attempt, fault: Fault) -> None:
         """The upstream answered with an error: pass it on if it is the client's own, else try another deployment."""
         self.parts.records.write_failed(attempt)
-        view = attempt.view
-        fault = vendor_fault(fault, view)
-        refusal = client_refusal(fault, view, self.shown_model)
+        fault = vendor_fault(fault, attempt.view)
+        refusal = client_refusal(fault, attempt.view, self.shown_model)
         if refusal is not None:
             self.parts.placements.succeeded(attempt)
             cause = cause_of_fault(self, fault)
@@ -380,17 +361,7 @@ class Exchange(HeldRequest):
             self.give_up()
             self._refuse_or_say(refusal)
             return
-        if credentials.is_of_one(self.shared, attempt, fault):
-            # The deployment is well: another credential of it, or its new one, may be taken.
-            if self.attempt_no < self.shared.settings.attempts_max:
-                self.tried.remove(view.name)
-            count, wait_s = False, None
-        else:
-            wait_s = credentials.rest_of_all(self.shared, view, fault.retry_after_s)
-            if wait_s is not None:
-                self.shared.pause_deployment(view, wait_s)
-            # A deployment that names the time when it has capacity again is healthy.
-            count = wait_s is None and fault.status not in {404, 409, 425}
+        wait_s, count = credentials.after_fault(self.shared, attempt, fault)
         self.last_refusal = refusal_for(fault._replace(retry_after_s=wait_s), self.model)
         self.attempt_failed(attempt, "", count=count, cause=f"{fault.kind} {fault.status}")
 
@@ -404,8 +375,7 @@ class Exchange(HeldRequest):
             parts.placements.failed(self, attempt)
         self._leave_attempt(attempt, cause)
         if reason and (self.last_refusal is None or self.last_refusal.status != 504):
-            message = f"the deployment of {self.model} failed"
-            self.last_refusal = Refusal(502, "upstream_error", message, 1)
+            self.last_refusal = Refusal(502, "upstream_error", f"the deployment of {self.model} failed", 1)
         if self.conn is not None:
             self._try_deployment()
         else:
@@ -415,19 +385,14 @@ class Exchange(HeldRequest):
     def _leave_attempt(self, attempt: Attempt, cause: str) -> None:
         """Another attempt may follow this one, which gave nothing."""
         self.failures = [*(self.failures or ()), (attempt.view.name, cause)]
-        self._end_attempt()
+        self.parts.placements.end(self.attempt)
         self.parts.records.drop(self)
         self.attempt = None
         self.parts.answers.give_memory(self)
 
-    def _end_attempt(self) -> None:
-        """Free the deployment's slot of the attempt in flight."""
-        if self.attempt is not None:
-            self.parts.placements.end(self.attempt)
-
     def give_up(self) -> None:
         """End the attempt in flight without a charge or a record, and release the hold."""
-        self._end_attempt()
+        self.parts.placements.end(self.attempt)
         self.parts.records.drop(self)
         self.parts.holds.release(self)
 
@@ -513,7 +478,12 @@ class Exchange(HeldRequest):
         self.cancel_pending(hold=not at_upstream)
         if self.free or self.hold is None:
             # Nothing is held yet, or the acknowledgement of the record will end this exchange.
-            self._leave_free()
+            if self.free and attempt is not None:
+                attempt.abort()
+                self.parts.placements.end(attempt)
+            if not self.usage_id or self.free:
+                self.parts.holds.release(self)
+                self._finish()
         elif attempt is None or not at_upstream:
             # The request is held and not sent: it waits for a deployment or a connection.
             self.give_up()
@@ -528,11 +498,3 @@ class Exchange(HeldRequest):
             self.shared.client.cancel(self.pending_hold)
         if self.queue_number:
             self.shared.client.admissions.cancel(self.queue_number)
-
-    def _leave_free(self) -> None:
-        if self.free and self.attempt is not None:
-            self.attempt.abort()
-            self._end_attempt()
-        if not self.usage_id or self.free:
-            self.parts.holds.release(self)
-            self._finish()

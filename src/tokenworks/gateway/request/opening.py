@@ -1,8 +1,9 @@
 """Checks before the hold: the key, the tools, the links that an upstream would fetch, and the upstream objects of the account."""
 
+from collections.abc import Callable
 from typing import Final
 
-from tokenworks.charging import ObjectOwner
+from tokenworks.charging import OBJECT_OWNER, ObjectOwner, UpstreamObject
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import Parsed, is_maximum, tools_refused
@@ -51,6 +52,46 @@ def refusal_of_links(reason: str | None) -> Refusal | None:
     if reason is RETRY_LATER:
         return Refusal(503, "overloaded", reason, 1)
     return Refusal(400, "forbidden_link", reason)
+
+
+class ObjectLookups:
+    """Looks up the upstream objects that a request names, one after the other, until one is refused or the client has gone. `found(refusal)`
+    is called once.
+    """
+
+    __slots__ = ("_at", "_found", "_request", "_shared")
+
+    def __init__(
+        self, shared: Shared, request: KnownRequest, found: Callable[[Refusal | None], None]
+    ) -> None:
+        self._shared = shared
+        self._request = request
+        self._found = found
+        self._at = 0
+
+    def run(self) -> None:
+        objects = self._request.parsed.objects
+        if len(objects) > OBJECTS_MAX:
+            message = f"a request names at most {OBJECTS_MAX} objects of an upstream"
+            self._found(Refusal(400, "invalid_body", message))
+        elif self._at == len(objects):
+            self._found(None)
+        else:
+            wanted = UpstreamObject(self._request.user.account_id, objects[self._at][1])
+            self._shared.client.request(OBJECT_OWNER, wanted, self._answered)
+
+    def _answered(self, owner: ObjectOwner | None) -> None:
+        request = self._request
+        if request.conn is None:
+            self._found(None)
+            return
+        param, name = request.parsed.objects[self._at]
+        refusal = take_object(request, param, name, owner)
+        if refusal is not None:
+            self._found(refusal)
+            return
+        self._at += 1
+        self.run()
 
 
 def take_object(request: KnownRequest, param: str, name: str, owner: ObjectOwner | None) -> Refusal | None:

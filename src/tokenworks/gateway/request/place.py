@@ -312,9 +312,9 @@ class Placements:
             cool_s = round(view.cool_until_s - now_s)
             log.warning("placement.ejected", deployment=view.name, cool_s=cool_s)
 
-    def end(self, attempt: PlacedAttempt) -> None:
-        """The attempt has ended: free its slot and its share of the deployment's limits. Later calls do nothing."""
-        if attempt.over:
+    def end(self, attempt: PlacedAttempt | None) -> None:
+        """The attempt, if there is one, has ended: free its slot and its share of the deployment's limits. Later calls do nothing."""
+        if attempt is None or attempt.over:
             return
         attempt.over = True
         shared = self._shared
