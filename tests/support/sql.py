@@ -162,7 +162,7 @@ def _local(path, function, name, at, depth):
             if where != path and function.name.startswith("_"):
                 continue
             given = [k.value for k in call.keywords if k.arg == name]
-            if not given and index is not None and len(call.args) > index - method:
+            if not given and index is not None and len(call.args) > index - method >= 0:
                 given = [call.args[index - method]]
             for value in given:
                 found += _values(where, value, depth + 1)

@@ -21,8 +21,10 @@ from tests.gateway.protocol.streams import (
     used,
 )
 from tokenworks.catalog import Counts
+from tokenworks.factory.facts.profiles import load_profile
 from tokenworks.gateway.protocol.meter import EventTooLarge, UsageOptions
 from tokenworks.gateway.protocol.stream import make_meter, read_whole
+from tokenworks.gateway.protocol.vendor_errors import by_codes
 
 ROLE = chunk({"role": "assistant", "content": ""})
 CREATED = {"type": "response.created", "response": response("in_progress")}
@@ -93,7 +95,8 @@ def test_a_fault_before_content_lets_nothing_pass(protocol, events, kind):
     meter = meter_of(protocol)
     passed, held = run(meter, *events)
     assert b"".join(passed) + held == b""
-    assert (meter.fault.kind, meter.begun, meter.complete) == (kind, False, False)
+    fault = by_codes(meter.fault, load_profile("minimax").error_codes)
+    assert (fault.kind, meter.begun, meter.complete) == (kind, False, False)
 
 
 @pytest.mark.parametrize(("protocol", "events", "fault"), [

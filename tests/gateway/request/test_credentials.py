@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.gateway.request.support import Worker, deployment, whole
+from tests.gateway.request.support import Worker, answering, deployment, whole
 from tokenworks.factory import QUOTA_REST_S, RATE_REST_S, REFUSED_REST_S, CredentialSlot
 from tokenworks.gateway.protocol.vendor_errors import Fault
 from tokenworks.gateway.request.credentials import is_refused, note_left
@@ -159,10 +159,11 @@ def test_a_deployment_rests_where_another_worker_was_told_so_of_each_credential(
 
 def test_a_count_of_tokens_is_asked_with_one_of_them():
     worker = worker_of("a", "b", protocols=("messages",))
-    view = worker.view("d1")
     for slot in slots(worker):
         request = worker.held_state(free=True, protocol="messages", max_tokens=None)
-        head = worker.parts.renderer.head(request, view, slot)
+        attempt = answering(worker, request)
+        attempt.slot = slot
+        head = worker.parts.renderer.head(attempt)
         assert f"x-api-key: sk-{slot.reference[-1]}\r\n".encode() in head
 
 

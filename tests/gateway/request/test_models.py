@@ -134,7 +134,7 @@ def test_an_entry_has_the_fields_of_three_apis():
         and can["effort"]["high"]["supported"]
         and not can["effort"]["max"]["supported"]
     )
-    assert entry["protocols"] == ["chat", "messages"]
+    assert entry["protocols"] == ["chat", "messages", "responses"], "requests are translated"
 
 
 def test_the_price_is_the_accounts_own_in_units_of_its_plan():

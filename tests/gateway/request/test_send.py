@@ -25,13 +25,11 @@ def test_a_deployment_is_called_at_the_vendors_path_with_the_vendors_header():
     )
     worker = Worker(azure, zhipu)
     worker.shared.snapshot.credentials["file:a"] = "secret"
-    head = worker.parts.renderer.head(worker.held_state(), worker.view("d1"))
+    head = worker.parts.renderer.head(answering(worker, worker.held_state()))
     assert head.startswith(b"POST /openai/v1/chat/completions HTTP/1.1\r\nhost: acme.openai.azure.com\r\n")
     assert b"\r\napi-key: secret\r\n" in head and b"authorization" not in head
-    request = worker.held_state(protocol="messages")
-    assert worker.parts.renderer.head(request, worker.view("d2")).startswith(
-        b"POST /api/anthropic/v1/messages "
-    )
+    attempt = answering(worker, worker.held_state(protocol="messages"), "d2")
+    assert worker.parts.renderer.head(attempt).startswith(b"POST /api/anthropic/v1/messages ")
 
 
 def test_a_count_of_tokens_has_a_path_of_its_own_and_no_maximum():

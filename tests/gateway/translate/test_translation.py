@@ -27,7 +27,7 @@ def translation(client, upstream, **fields):
 def translated(client, upstream, data, step):
     """What a client gets of a stream that arrives in pieces, and the meter."""
     made = translation(client, upstream)
-    translator = made.stream(made.naming("id-1", "m", 7))
+    translator = made.translator(made.naming("id-1", "m", 7))
     meter, out = metered(upstream), []
     for at in range(0, len(data), step):
         passed = meter.feed(data[at : at + step])
@@ -86,7 +86,7 @@ def test_no_division_of_the_bytes_changes_anything(name, client):
     out = translated(client, upstream, data, len(data))[0]
     for cut in range(1, len(data)):
         made = translation(client, upstream)
-        translator, meter = made.stream(made.naming("id-1", "m", 7)), metered(upstream)
+        translator, meter = made.translator(made.naming("id-1", "m", 7)), metered(upstream)
         pieces = [translator.feed(meter.feed(data[:cut])), translator.feed(meter.feed(data[cut:]))]
         meter.finish()
         if meter.complete:
@@ -101,7 +101,7 @@ def test_a_stream_that_is_cut_anywhere_is_closed_as_its_protocol_closes_one(name
     ends = [at + 2 for at in range(len(data)) if data[at : at + 2] == b"\n\n"]
     for end in random.Random(name).sample(ends, min(3, len(ends))):
         made = translation(client, upstream)
-        translator, meter = made.stream(made.naming("id-1", "m", 7)), metered(upstream)
+        translator, meter = made.translator(made.naming("id-1", "m", 7)), metered(upstream)
         out = translator.feed(meter.feed(data[:end]))
         if not meter.begun or meter.terminal or meter.fault is not None or meter.stopped:
             continue

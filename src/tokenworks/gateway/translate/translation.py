@@ -88,7 +88,7 @@ class Translation:
         except _DEFECTS as error:
             raise TranslationFailed(_failure(self.upstream_protocol, self.client_protocol, error)) from error
 
-    def stream(self, naming: Naming) -> "StreamTranslator":
+    def translator(self, naming: Naming) -> "StreamTranslator":
         return StreamTranslator(
             self.client_protocol,
             self.upstream_protocol,

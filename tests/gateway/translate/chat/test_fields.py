@@ -53,7 +53,7 @@ def test_what_the_table_says_of_fields_that_are_carried_is_so():
         "reasoning": {"enabled": True}, "thinking": {"type": "enabled"}, "enable_thinking": True, "thinking_budget": 5, "user": "u",
         "safety_identifier": "s", "prompt_cache_key": "p", "metadata": {"a": "b"}, "service_tier": "auto",
     }  # fmt: skip
-    elsewhere = {"stream_options", "store", "modalities"}
+    elsewhere = {"stream_options", "store", "modalities", "models", "route", "usage"}
     entries = TABLE["reads"]["body"].items()
     carried = {name for name, entry in entries if entry == "carried" or "carried" in entry}
     assert samples.keys() == carried - elsewhere
