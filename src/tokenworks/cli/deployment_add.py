@@ -112,7 +112,7 @@ def deployment_add(
         assert vendor is not None
         profile = vendor_profile(vendor)
         found |= vendor_defaults(profile, model, region=region, base_url=base_url, plan=plan)
-        reference = None if given else credential_default(profile, settings.secrets, os.environ)
+        reference = None if given else credential_default(profile, settings.secrets, os.environ, base_url)
         found |= {} if reference is None else {"credential": reference}
     elif base_url is None or options["name"] is None:
         raise click.UsageError(

@@ -128,3 +128,16 @@ def test_where_a_credential_is_looked_for(tmp_path):
     )
     assert azure.value == "env:TOKENWORKS_UPSTREAM_AZURE_OPENAI"
     assert credential_default(load_profile("vllm"), tmp_path, {}) is None
+
+
+def test_a_vendors_credential_is_sent_to_no_other_address(tmp_path):
+    (tmp_path / "deepseek").write_text("sk-1")
+    (tmp_path / "azure-openai").write_text("sk-2")
+    deepseek, azure = load_profile("deepseek"), load_profile("azure-openai")
+    assert credential_default(deepseek, tmp_path, {}, "https://api.deepseek.com/").value == "file:deepseek"
+    assert credential_default(deepseek, tmp_path, {}, "http://127.0.0.1:8080/v1") is None
+    assert credential_default(deepseek, tmp_path, {}, "https://api.deepseek.com.evil.example") is None
+    assert credential_default(azure, tmp_path, {}, "https://acme.openai.azure.com/openai/v1") is not None
+    assert (
+        credential_default(azure, tmp_path, {}, "https://evil.example/x.openai.azure.com/openai/v1") is None
+    )

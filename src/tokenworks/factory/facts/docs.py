@@ -27,7 +27,7 @@ URL, protocols, the vendor's name of the model, context, output maximum, price. 
 given as an option instead. `--region` chooses among the vendor's base URLs (`cn`, `intl`); `--plan` chooses those of a plan. Where a base URL
 has a part in braces, give yours with `--base-url`.
 
-**Credentials.** Without `--credential` the deployment names `env:TOKENWORKS_UPSTREAM_<VENDOR>` if that variable is set, else the file
+**Credentials.** Without `--credential` a deployment at one of the vendor's base URLs names `env:TOKENWORKS_UPSTREAM_<VENDOR>` if that variable is set, else the file
 `<vendor>` in `secrets_dir`. A file that changes is used within seconds by every worker, and at once by a worker to which the vendor says 401
 or 403; a file that can't be read for a moment keeps its old content for 2 s. `--credential` may be repeated: the credentials share the load of
 the deployment, in turn, and the less the vendor says is left of one's limits (`x-ratelimit-remaining-*`), the fewer requests it gets. One that the

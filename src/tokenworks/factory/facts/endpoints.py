@@ -29,10 +29,17 @@ _PART: Final = re.compile(r"\{(key|[1-9])\}")
 
 def base_url_of(deployment: Deployment, profile: Profile) -> BaseUrl | None:
     """The base URL of the profile that the deployment has; None if the profile does not have it."""
+    return _base(profile, deployment.base_url)
+
+
+def is_address_of(profile: Profile, base_url: str) -> bool:
+    """True if a base URL is one of the profile's."""
+    return _base(profile, base_url.rstrip("/")) is not None
+
+
+def _base(profile: Profile, base_url: str) -> BaseUrl | None:
     for base in profile.base_urls:
-        if base.url.rstrip("/") == deployment.base_url or (
-            base.is_template and _pattern(base.url).fullmatch(deployment.base_url)
-        ):
+        if base.url.rstrip("/") == base_url or (base.is_template and _pattern(base.url).fullmatch(base_url)):
             return base
     return None
 

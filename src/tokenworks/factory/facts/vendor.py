@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tokenworks.factory.errors import CredentialMissing, DeploymentInvalid
-from tokenworks.factory.facts.endpoints import base_url_of
+from tokenworks.factory.facts.endpoints import base_url_of, is_address_of
 from tokenworks.factory.facts.model_facts import ModelFacts, model_facts, upstream_id
 from tokenworks.factory.facts.profiles import BaseUrl, Profile, load_profile, profile_names
 from tokenworks.factory.model import ENV_PREFIX, Deployment, Protocol
@@ -141,10 +141,15 @@ def _protocols(profile: Profile, base: BaseUrl, model: str) -> tuple[Protocol, .
     return conversing or tuple(sorted(spoken))
 
 
-def credential_default(profile: Profile, secrets_dir: Path, environ: Mapping[str, str]) -> Default | None:
+def credential_default(
+    profile: Profile, secrets_dir: Path, environ: Mapping[str, str], base_url: str | None = None
+) -> Default | None:
     """The reference of a vendor's credential: the variable of its name if it is set, else the file of its name; None if the profile
-    needs none. Raises `CredentialMissing`, which names both.
+    needs none, or if `base_url` is no address of the vendor's, which is not sent the vendor's credential unless the operator says so.
+    Raises `CredentialMissing`, which names both.
     """
+    if base_url is not None and not is_address_of(profile, base_url):
+        return None
     variable = ENV_PREFIX + re.sub(r"[^A-Z0-9]", "_", profile.profile.upper())
     if environ.get(variable):
         return Default(f"env:{variable}", "it is set")
