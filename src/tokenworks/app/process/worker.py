@@ -151,7 +151,9 @@ class Worker:
         elif name == LOSSY_ACCOUNTS.name:
             shared.risk.lossy = frozenset(LOSSY_ACCOUNTS.decode(content).accounts)
         elif name == SNAPSHOT.name:
-            snapshot = snapshot_from_wire(SNAPSHOT.decode(content), {}, shared.snapshot)
+            published = SNAPSHOT.decode(content)
+            shared.keys.foreign = published.foreign_keys
+            snapshot = snapshot_from_wire(published, {}, shared.snapshot)
             self.plane.upkeep.swap(snapshot, self.credentials.read(snapshot))
             named = {place.deployment.tokenizer for place in snapshot.views}
             shared.counter.load(frozenset(name for name in named if name is not None))
