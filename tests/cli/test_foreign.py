@@ -48,6 +48,9 @@ TABLES = {
         {"token": sha("sk-" + "e" * 22), "key_alias": "routes", "allowed_routes": ["/v1/embeddings"]},
         {"token": sha("sk-" + "f" * 22), "key_alias": "spent", "max_budget": 1, "spend": 3},
         {"token": "no hash", "key_alias": "odd"},
+        {"token": sha("sk-" + "h" * 22), "key_alias": "wider than its team", "team_id": "t1", "models": ["chat-one", "claude"]},
+        {"token": sha("sk-" + "i" * 22), "key_alias": "beside its team", "team_id": "t1", "models": ["claude"]},
+        {"token": sha("sk-" + "j" * 22), "key_alias": "of an organization", "organization_id": "o1"},
         {"token": sha("sk-" + "g" * 22), "key_alias": "stranger's", "user_id": "u9"},
     ],
 }  # fmt: skip
@@ -97,22 +100,26 @@ def test_litellm_is_shown_taken_once_and_nothing_of_a_key_is_printed(run, litell
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files)
     assert json.loads(run("alias", "list", "--json")) == {"gpt-4": "chat-one"}
     keys = {key["name"]: key for key in json.loads(run("key", "list", "--subscriber", PHONE, "--json"))}
-    assert keys.keys() == {"team key", "ann's"}
+    assert keys.keys() == {"team key", "ann's", "wider than its team"}
     assert keys["ann's"]["cap_tokens"] == 1500 and keys["team key"]["cap_tokens"] is None
-    assert keys["team key"]["models"] == ["chat-one"]
+    assert keys["team key"]["models"] == keys["wider than its team"]["models"] == ["chat-one"]
     members = json.loads(run("member", "list", "--subscriber", PHONE, "--json"))
     assert "Research (litellm " in json.dumps(members)
     why = reasons(said)
     assert "would be wider" in why["left_out", "key routes"] and "spent" in why["left_out", "key spent"]
     assert why["left_out", "key of a blocked team"] == "its team is blocked"
     assert "not among the tables" in why["left_out", "key stranger's"]
+    assert (
+        "no model" in why["left_out", "key beside its team"]
+        and "organization_id" in why["left_out", "key of an organization"]
+    )
     assert "its own" in why["left_out", "deployment of azure-one (azure/gpt-4o)"]
     assert any("private" in reason for reason in why.values()) and any(
         "ANTHROPIC_API_KEY" in reason for reason in why.values()
     )
     again = json.loads(run("import", "litellm", *litellm, "--tokens-per-usd", "1000", "--yes", "--json"))
-    assert again["counts"]["taken"] == 0 and again["counts"]["there_already"] == 9
-    assert len(json.loads(run("key", "list", "--subscriber", PHONE, "--json"))) == 2
+    assert again["counts"]["taken"] == 0 and again["counts"]["there_already"] == 10
+    assert len(json.loads(run("key", "list", "--subscriber", PHONE, "--json"))) == 3
 
 
 def test_a_budget_that_is_no_number_of_tokens_keeps_its_key_out(run, litellm):
@@ -128,7 +135,7 @@ def test_reissued_keys_are_written_to_a_file_of_mode_600_once(run, litellm, tmp_
     new = tmp_path / "new-keys"
     args = (*litellm, "--tokens-per-usd", "1000", "--yes", "--reissue-to")
     assert "twk_" not in run("import", "litellm", *args, str(new))
-    assert new.read_text().count("twk_") == 2 and stat.S_IMODE(new.stat().st_mode) == 0o600
+    assert new.read_text().count("twk_") == 3 and stat.S_IMODE(new.stat().st_mode) == 0o600
     before = new.read_text()
     run("import", "litellm", *args, str(new), code=1)
     assert new.read_text() == before

@@ -1,7 +1,6 @@
 """Reads LiteLLM: `config.yaml` of its proxy, and the tables of its database. Facts and their sources are in docs/IMPORT.md."""
 
 import re
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import yaml
@@ -41,7 +40,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PERIODS: Final[dict[str, Period]] = {"1d": "day", "24h": "day", "30d": "month", "1mo": "month"}
 _ENV: Final = "os.environ/"
 # Parts of a row of a key that narrow it and that nothing here repeats: a key with one of them would be wider here.
-_NARROWING: Final = ("allowed_routes", "access_group_ids", "object_permission_id", "policies")
+_NARROWING: Final = (
+    "allowed_routes", "access_group_ids", "object_permission_id", "policies", "organization_id", "project_id",
+)  # fmt: skip
 
 
 class Provider(NamedTuple):
@@ -238,36 +239,58 @@ def _settings(foreign: Foreign, section: str, value: Row) -> None:
             foreign.findings.add("left_out", f"{section}.{name}", reason)
 
 
+class _Holders(NamedTuple):
+    """Of teams and users, by ref: the models that each may use, and why the keys of some are left out."""
+
+    models: dict[str, list[str]]
+    shut: dict[str, str]
+
+
 def read_tables(foreign: Foreign, tables: Tables) -> None:
     """Read teams, users and keys into `foreign`."""
     budgets = {id_of(row, "budget_id"): row for row in tables.get(BUDGETS, ())}
-    team_models: dict[str, list[str]] = {}
-    shut: set[str] = set()
+    holders = _Holders({}, {})
     for row in tables.get(TEAMS, ()):
-        ref = id_of(row, "team_id")
-        if ref is None:
+        team = id_of(row, "team_id")
+        if team is None:
             continue
-        team_models[ref] = list_of(row, "models")
+        ref = f"team {team}"
+        holders.models[ref] = list_of(row, "models")
         if flag_of(row, "blocked"):
-            shut.add(f"team {ref}")
-        _holder(
-            foreign, row, f"team {ref}", text_of(row, "team_alias", 100) or f"team {ref}"[:60], True, None
-        )
-    teams = team_models.keys()
-    for row in tables.get(USERS, ()):
-        ref = id_of(row, "user_id")
-        if ref is None:
-            continue
-        of = [team for team in list_of(row, "teams") if team in teams]
-        name = text_of(row, "user_alias", 100) or f"user {ref}"[:60]
-        _holder(foreign, row, f"user {ref}", name, False, f"team {of[0]}" if len(of) == 1 else None)
-        if list_of(row, "models") and "all-proxy-models" not in list_of(row, "models"):
-            foreign.findings.add(
-                "approximated", f"user {ref}", "a member has no list of models: the models of its keys count"
+            holders.shut[ref] = "its team is blocked"
+        elif _narrowed(row):
+            holders.shut[ref] = (
+                f"{', '.join(_narrowed(row))} narrow its team, and have no counterpart: it would be wider here"
             )
-    holders = {holder.ref for holder in foreign.holders}
+        _holder(foreign, row, ref, text_of(row, "team_alias", 100) or ref[:60], True, None)
+    for row in tables.get(USERS, ()):
+        user = id_of(row, "user_id")
+        if user is None:
+            continue
+        ref = f"user {user}"
+        of = [f"team {team}" for team in list_of(row, "teams") if f"team {team}" in holders.models]
+        holders.models[ref] = list_of(row, "models")
+        if _narrowed(row):
+            holders.shut[ref] = (
+                f"{', '.join(_narrowed(row))} narrow its user, and have no counterpart: it would be wider here"
+            )
+        _holder(
+            foreign,
+            row,
+            ref,
+            text_of(row, "user_alias", 100) or ref[:60],
+            False,
+            of[0] if len(of) == 1 else None,
+        )
     for row in tables.get(KEYS, ()):
-        _key(foreign, row, budgets, team_models, holders, shut)
+        _key(foreign, row, budgets, holders)
+
+
+def _narrowed(row: Row) -> list[str]:
+    """The columns that narrow a row and have no counterpart."""
+    narrowed = [column for column in _NARROWING if row.get(column) not in (None, [], "", "{}", "[]")]
+    budgets = json_of(row, "model_max_budget")
+    return narrowed if budgets in (None, {}, "") else [*narrowed, "model_max_budget"]
 
 
 def _holder(foreign: Foreign, row: Row, ref: str, name: str, department: bool, parent: str | None) -> None:
@@ -295,10 +318,7 @@ def _limits(row: Row) -> ForeignLimits:
     )
 
 
-def _key(
-    foreign: Foreign, row: Row, budgets: dict[str | None, dict[str, object]], team_models: dict[str, list[str]], holders: Iterable[str],
-    shut: set[str],
-) -> None:  # fmt: skip
+def _key(foreign: Foreign, row: Row, budgets: dict[str | None, dict[str, object]], holders: _Holders) -> None:
     """Read one key. What would be wider here than it is there is left out, with the reason."""
     token = (text_of(row, "token") or "").lower()
     name = text_of(row, "key_alias", 100) or text_of(row, "key_name", 100) or f"key {token[:8]}"
@@ -311,26 +331,22 @@ def _key(
         if user not in {None, "default_user_id"}
         else None
     )
-    narrowing = [column for column in _NARROWING if row.get(column) not in (None, [], "", "{}", "[]")]
+    narrowing = _narrowed(row)
     budget_row = budgets.get(id_of(row, "budget_id"))
     money = decimal_of(row, "max_budget")
     if money is None and budget_row is not None:
         money = decimal_of(budget_row, "max_budget")
-    models, no_models = _models(list_of(row, "models"), team_models.get(team or "", []))
+    models, no_models = _models(list_of(row, "models"), holders.models.get(ref or "", []))
     reasons = (
         (not _SHA256.fullmatch(token), "its token is no SHA-256 in hexadecimal"),
         (flag_of(row, "blocked"), "it is blocked"),
-        (ref is not None and ref not in holders, f"its {ref} is not among the tables"),
-        (ref in shut, "its team is blocked"),
+        (ref is not None and ref not in holders.models, f"its {ref} is not among the tables"),
+        (ref in holders.shut, holders.shut.get(ref or "", "")),
         (
             bool(narrowing),
             f"{', '.join(narrowing)} narrow it, and have no counterpart: it would be wider here",
         ),
         (no_models, "it allows no model that can be named"),
-        (
-            json_of(row, "model_max_budget") not in (None, {}, ""),
-            "a budget for each model has no counterpart: it would be wider here",
-        ),
     )
     reason = next((text for wrong, text in reasons if wrong), None)
     if reason is not None:
@@ -352,12 +368,13 @@ def _key(
     foreign.keys.append(ForeignKey(token[:12], name, token, ref, models, money, expires_at, _limits(row)))
 
 
-def _models(own: list[str], team: list[str]) -> tuple[tuple[str, ...] | None, bool]:
-    """(the models that a key may use, or None for all; whether it may use none that can be named)."""
-    listed = team if not own or "all-team-models" in own else own
-    if not listed or "all-proxy-models" in listed:
-        return None, False
-    named = tuple(
-        dict.fromkeys(model for model in listed if "*" not in model and model != "no-default-models")
-    )
-    return named or None, not named
+def _models(own: list[str], holder: list[str]) -> tuple[tuple[str, ...] | None, bool]:
+    """(the models that a key may use by its own list and by that of its team or user, or None for all; whether it may use none)."""
+    allowed: list[str] | None = None
+    for listed in (holder, [] if "all-team-models" in own else own):
+        if listed and "all-proxy-models" not in listed:
+            named = [
+                model for model in dict.fromkeys(listed) if "*" not in model and model != "no-default-models"
+            ]
+            allowed = named if allowed is None else [model for model in allowed if model in named]
+    return (None, False) if allowed is None else (tuple(allowed), not allowed)

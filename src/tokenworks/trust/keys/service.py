@@ -18,7 +18,9 @@ from tokenworks.trust.model import (
     ApiKey,
     ApiKeyInfo,
     foreign_mac,
+    foreign_sha256,
     format_key,
+    is_foreign_key,
     is_key,
     key_mac,
 )
@@ -124,7 +126,9 @@ class Keys:
         return store.find_keys(self._connection, macs)
 
     def macs_of(self, text: str) -> list[bytes]:
-        """The MACs of a key's text under each pepper; none for a text that is no key."""
+        """The MACs of a key's text under each pepper; none for a text that is no key, ours or one of another system."""
+        if is_foreign_key(text):
+            return [foreign_mac(pepper, foreign_sha256(text)) for pepper in self._peppers.values()]
         return [key_mac(pepper, text) for pepper in self._peppers.values()] if is_key(text) else []
 
     def ended(self, macs: Sequence[bytes]) -> dict[bytes, str]:
