@@ -18,6 +18,7 @@ from tokenworks.app.importing.model import (
     ForeignHolder,
     ForeignKey,
     ForeignLimits,
+    LeftOut,
 )
 from tokenworks.factory import make_deployment
 from tokenworks.kernel import TokenworksError
@@ -43,10 +44,6 @@ class Issued(NamedTuple):
     name: str
     key_id: UUID
     text: str
-
-
-class _LeftOut(Exception):
-    """The reason why a row is left out."""
 
 
 class Importing:
@@ -114,7 +111,7 @@ class Importing:
         try:
             with self._services.transaction():
                 there, reason = make(item)
-        except (TokenworksError, _LeftOut) as error:
+        except (TokenworksError, LeftOut) as error:
             self.findings.add("left_out", what, str(error))
         else:
             self.findings.add("there_already" if there else "taken", what)
@@ -147,7 +144,7 @@ class Importing:
         if known is None:
             self._services.deployments.set_alias(alias, model)
         elif known != model:
-            raise _LeftOut(f"it stands for {known} here")
+            raise LeftOut(f"it stands for {known} here")
         return known is not None, ""
 
     def _limit(self, scope: str, ref: str, account_id: UUID | None, limits: ForeignLimits) -> None:
@@ -158,14 +155,14 @@ class Importing:
             )  # fmt: skip
 
     def _tokens(self, usd: Decimal | None) -> int | None:
-        """A budget in tokens; None for no cap. Raises `_LeftOut` if the budget is spent or can't be read as tokens."""
+        """A budget in tokens; None for no cap. Raises `LeftOut` if the budget is spent or can't be read as tokens."""
         if usd is None or self._choices.without_budgets:
             return None
         if self._choices.tokens_per_usd is None:
-            raise _LeftOut("its budget is in dollars: say --tokens-per-usd, or --without-budgets")
+            raise LeftOut("its budget is in dollars: say --tokens-per-usd, or --without-budgets")
         tokens = int(usd * self._choices.tokens_per_usd)
         if tokens <= 0:
-            raise _LeftOut("its budget is spent")
+            raise LeftOut("its budget is spent")
         return tokens
 
     @staticmethod
@@ -190,7 +187,7 @@ class Importing:
         parent = None
         if holder.parent is not None:
             if holder.parent not in self._members:
-                raise _LeftOut(f"its {holder.parent} is left out")
+                raise LeftOut(f"its {holder.parent} is left out")
             parent = str(self._members[holder.parent])
         tokens = self._tokens(holder.usd)
         made = self._services.members.add(
@@ -210,7 +207,7 @@ class Importing:
         if self._services.keys.imported(key.sha256_hex) is not None:
             return True, ""
         if key.holder is not None and key.holder not in self._members:
-            raise _LeftOut(f"its {key.holder} is left out")
+            raise LeftOut(f"its {key.holder} is left out")
         tokens = self._tokens(key.usd)
         key_id, text = self._services.access.issue_key(
             subscriber, None if key.holder is None else self._members[key.holder], key.name, models=key.models, cap_tokens=tokens,

@@ -11,6 +11,7 @@ from tokenworks.app.importing.model import (
     ForeignHolder,
     ForeignKey,
     ForeignLimits,
+    LeftOut,
     Period,
     Row,
     Tables,
@@ -133,64 +134,67 @@ def _model(
         )
         return
     what = f"deployment of {name} ({upstream})"
-    if "*" in name or "*" in upstream:
-        findings.add("left_out", what, "a wildcard names no model: declare a deployment for each model")
-        return
     values = dict(credentials.get(text_of(params, "litellm_credential_name") or "", {})) | params
-    base = text_of(values, "api_base") or text_of(values, "base_url")
-    provider_name, _, rest = upstream.partition("/")
-    own = text_of(values, "custom_llm_provider")
-    if own is not None or (rest and provider_name in (PROVIDERS.keys() | _OWN_API)):
-        provider_name, rest = own or provider_name, upstream if own and provider_name != own else rest
-    else:
-        provider_name, rest = _implied(upstream, base), upstream
-    provider = PROVIDERS.get(provider_name)
-    if provider is None:
-        reason = "its API is its own" if provider_name in _OWN_API else "this provider is not known here"
-        findings.add(
-            "left_out", what, f"{reason}: if it speaks OpenAI's or Anthropic's protocol, use `deployment add`"
-        )
+    try:
+        foreign.deployments.append(_deployment(name, upstream, values, info, seen))
+    except LeftOut as error:
+        findings.add("left_out", what, str(error))
         return
-    mode = text_of(info, "mode") or "chat"
-    if mode not in _MODES and mode != "chat":
-        findings.add("left_out", what, f"requests of the mode {mode} are not served")
-        return
-    url = base or provider.base_url
-    if url is None:
-        findings.add("left_out", what, "it has no api_base")
-        return
-    if url.startswith(_ENV):
-        findings.add(
-            "left_out",
-            what,
-            f"its address is in the variable {url.removeprefix(_ENV)}: write it into the file",
-        )
-        return
-    identity = (name, rest, url)
-    seen[identity] = seen.get(identity, 0) + 1
-    protocols = (_MODES[mode],) if mode in _MODES else provider.protocols
-    secret = text_of(values, "api_key")
-    is_name = secret is not None and secret.startswith(_ENV)
-    fields: dict[str, object] = {
-        "model": name, "upstream_model": rest, "base_url": url, "protocols": protocols,
-        "profile": provider.profile if provider.profile in profile_names() else "generic", "vendor": None, "kind": "vendor",
-    }  # fmt: skip
-    output, context = count_of(info, "max_output_tokens"), count_of(info, "max_input_tokens")
-    fields |= {"max_output_tokens": output} if output else {}
-    fields |= {"context_tokens": context} if context else {}
-    limits = ForeignLimits(
-        count_of(params, "rpm") or None,
-        count_of(params, "tpm") or None,
-        count_of(params, "max_parallel_requests") or None,
-    )
-    foreign.deployments.append(
-        ForeignDeployment(
-            deployment_name(SYSTEM, name, *identity, seen[identity]), fields, None if is_name else secret,
-            secret.removeprefix(_ENV) if is_name and secret is not None else None, limits,
-        )
-    )  # fmt: skip
     for param in sorted(map(str, params.keys() - _PARAMS)):
         findings.add("left_out", f"{what}: {param}", _PARAM_REASONS.get(param, "no counterpart"))
+
+
+def _deployment(
+    name: str, upstream: str, values: Row, info: Row, seen: dict[tuple[object, ...], int]
+) -> ForeignDeployment:
+    """The deployment of one entry. `seen`: how many entries have the same model, name there and address. Raises `LeftOut`."""
+    if "*" in name or "*" in upstream:
+        raise LeftOut("a wildcard names no model: declare a deployment for each model")
+    base = text_of(values, "api_base") or text_of(values, "base_url")
+    provider, rest = _provider(upstream, text_of(values, "custom_llm_provider"), base)
+    mode = text_of(info, "mode") or "chat"
+    if mode not in _MODES and mode != "chat":
+        raise LeftOut(f"requests of the mode {mode} are not served")
+    url = base or provider.base_url
+    if url is None:
+        raise LeftOut("it has no api_base")
+    if url.startswith(_ENV):
+        raise LeftOut(f"its address is in the variable {url.removeprefix(_ENV)}: write it into the file")
+    identity = (name, rest, url)
+    seen[identity] = seen.get(identity, 0) + 1
+    fields: dict[str, object] = {
+        "model": name, "upstream_model": rest, "base_url": url, "kind": "vendor",
+        "protocols": (_MODES[mode],) if mode in _MODES else provider.protocols,
+        "profile": provider.profile if provider.profile in profile_names() else "generic",
+    }  # fmt: skip
+    for ours, theirs in (("max_output_tokens", "max_output_tokens"), ("context_tokens", "max_input_tokens")):
+        count = count_of(info, theirs)
+        fields |= {ours: count} if count else {}
+    secret = text_of(values, "api_key")
+    is_name = secret is not None and secret.startswith(_ENV)
+    limits = ForeignLimits(
+        count_of(values, "rpm") or None,
+        count_of(values, "tpm") or None,
+        count_of(values, "max_parallel_requests") or None,
+    )
+    return ForeignDeployment(
+        deployment_name(SYSTEM, name, *identity, seen[identity]), fields, None if is_name else secret,
+        secret.removeprefix(_ENV) if is_name and secret is not None else None, limits,
+    )  # fmt: skip
+
+
+def _provider(upstream: str, own: str | None, base: str | None) -> tuple[Provider, str]:
+    """(the provider of an entry, the model's name there). Raises `LeftOut`."""
+    name, _, rest = upstream.partition("/")
+    if own is not None:
+        name, rest = own, rest if name == own and rest else upstream
+    elif not rest or name not in (PROVIDERS.keys() | _OWN_API):
+        name, rest = _implied(upstream, base), upstream
+    provider = PROVIDERS.get(name)
+    if provider is None:
+        reason = "its API is its own" if name in _OWN_API else "this provider is not known here"
+        raise LeftOut(f"{reason}: if it speaks OpenAI's or Anthropic's protocol, use `deployment add`")
+    return provider, rest
 
 
 _PARAM_REASONS: Final = {

@@ -22,6 +22,10 @@ _DIGITS_MAX: Final = 18
 _SLUG = re.compile(r"[^A-Za-z0-9._-]+")
 
 
+class LeftOut(Exception):
+    """The reason why a row is left out."""
+
+
 class Finding(NamedTuple):
     """One thing of the other system: whether it is taken, and why it is changed or left out."""
 
