@@ -143,6 +143,21 @@ def test_reissued_keys_are_written_to_a_file_of_mode_600_once(run, litellm, tmp_
     assert not (tmp_path / "second").exists()
 
 
+def test_a_credential_of_another_content_is_not_used_and_nothing_is_made(run, litellm):
+    names = [
+        f["what"].split()[1]
+        for f in json.loads(run("import", "litellm", litellm[0], "--dry-run", "--json"))["findings"]
+        if f["outcome"] == "taken" and f["what"].startswith("deployment")
+    ]
+    other = run.secrets / f"import-{names[1]}"
+    other.write_text("another")
+    run("import", "litellm", litellm[0], "--yes", code=1)
+    assert json.loads(run("deployment", "list", "--json")) == [] and list(run.secrets.glob("import-*")) == [
+        other
+    ]
+    assert other.read_text() == "another"
+
+
 @pytest.mark.parametrize("content", ["", "{", "model_list: 3", "a: &a [*a]", "[" * 5000])
 def test_a_faulty_config_is_refused(run, tmp_path, content):
     path = tmp_path / "config.yaml"

@@ -21,7 +21,7 @@ from tokenworks.app.importing.model import (
     LeftOut,
 )
 from tokenworks.factory import make_deployment
-from tokenworks.kernel import TokenworksError
+from tokenworks.kernel import Conflict, TokenworksError
 from tokenworks.subscriptions import Subscriber
 
 FILE_PREFIX: Final = "import-"
@@ -85,7 +85,9 @@ class Importing:
             self._each(f"key {key.name}", self._key, (subscriber, key))
 
     def write_secrets(self) -> list[Path]:
-        """Write the credentials as files that only their owner may read. Returns the new files. An existing file stays as it is."""
+        """Write the credentials as files that only their owner may read. Returns the new files. A file with the
+        same content stays as it is; raises `Conflict` if one has another.
+        """
         made: list[Path] = []
         try:
             for name, text in self._secrets.items():
@@ -93,13 +95,15 @@ class Importing:
                 try:
                     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 except FileExistsError:
-                    continue
+                    if path.is_file() and path.read_bytes() == text.encode():
+                        continue
+                    raise Conflict(f"{path} is there with another content: move it elsewhere first") from None
                 made.append(path)
                 with os.fdopen(file, "w", encoding="utf-8") as out:
                     out.write(text)
                     out.flush()
                     os.fsync(out.fileno())
-        except OSError:
+        except BaseException:
             for path in made:
                 path.unlink(missing_ok=True)
             raise
