@@ -137,7 +137,7 @@ def test_reissued_keys_are_written_to_a_file_of_mode_600_once(run, litellm, tmp_
     assert "twk_" not in run("import", "litellm", *args, str(new))
     assert new.read_text().count("twk_") == 3 and stat.S_IMODE(new.stat().st_mode) == 0o600
     before = new.read_text()
-    run("import", "litellm", *args, str(new), code=1)
+    run("import", "litellm", *args, str(new), code=2)
     assert new.read_text() == before
     run("import", "litellm", *args, str(tmp_path / "second"))
     assert not (tmp_path / "second").exists()

@@ -17,7 +17,6 @@ from tokenworks.app.output import print_json, say
 from tokenworks.cli.base import Command, Context, json_option, pass_context
 from tokenworks.cli.options import dry_run_option
 from tokenworks.cli.trail import Params, audited
-from tokenworks.kernel import Invalid
 
 # Lines of each part that are printed for people; --json has all.
 LINES_MAX: Final = 60
@@ -126,7 +125,7 @@ def _import(
     if choices.without_budgets and choices.tokens_per_usd is not None:
         raise click.UsageError("--without-budgets and --tokens-per-usd exclude each other")
     if reissue_to is not None and reissue_to.exists():
-        raise Invalid(f"{reissue_to} is there already: name a new file")
+        raise click.UsageError(f"{reissue_to} is there already: name a new file")
     secrets_dir = context.settings().secrets
     with context.services() as services:
         trial = Importing(services, read(), choices, secrets_dir)
