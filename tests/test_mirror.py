@@ -29,6 +29,11 @@ ARGUMENTS = (
         ("**/store.py", "**/*_store.py"),
     ),
     Argument(
+        "what is read of another gateway is tested as the command makes it, from its files to the rows and the report",
+        ("cli/test_foreign.py",),
+        ("app/importing/*.py",),
+    ),
+    Argument(
         "words without rules of their own: every test of the room is of them",
         ("app/database/test_sealing.py",),
         (

@@ -53,6 +53,8 @@ FLEET = {
 }
 # Functions whose texts are put together at run time, and why none of them is a statement on a hot table that changes anything.
 UNREAD = {
+    "app.importing.foreign_store.read_sqlite": "reads a file of another system",
+    "app.importing.foreign_store.read_postgresql": "reads the database of another system, in a read-only session",
     "app.database.roles._run": "rights, given by `init`",
     "app.database.roles.make_role": "the role, made by `init`",
     "app.database.schema._build": "indexes, built by a migration",

@@ -8,7 +8,13 @@ from msgspec import structs
 from tests.charging.test_messages import LIVE_KEY
 from tokenworks.charging import EndedKey
 from tokenworks.gateway import KeyCache
-from tokenworks.trust import key_mac
+from tokenworks.gateway.keys import (
+    FOREIGN_ADDRESSES_MAX,
+    FOREIGN_MISS_PAUSE_S,
+    FOREIGN_MISSES_MAX,
+    ForeignMisses,
+)
+from tokenworks.trust import foreign_mac, foreign_sha256, key_mac
 
 
 @pytest.fixture
@@ -77,3 +83,49 @@ def test_the_models_to_fall_back_to_are_the_keys_own_or_else_the_plans(cache, ow
     service = '{"fallback_models": ["plan-a", "plan-b"]}'
     asked[0]([structs.replace(LIVE_KEY, service=service, fallbacks=own)])
     assert told[0].known and told[0].fallbacks == expected
+
+
+def test_misses_of_foreign_keys_are_limited_by_network_and_hits_are_given_back():
+    misses = ForeignMisses()
+    assert [misses.take("192.0.2.1", 0.0) for _ in range(FOREIGN_MISSES_MAX + 1)].count(False) == 1
+    assert misses.take("192.0.2.2", 0.0)
+    assert not misses.take("192.0.2.1", FOREIGN_MISS_PAUSE_S / 2) and misses.take(
+        "192.0.2.1", FOREIGN_MISS_PAUSE_S
+    )
+    assert not misses.take("192.0.2.1", FOREIGN_MISS_PAUSE_S)
+    misses.give("192.0.2.1")
+    assert misses.take("192.0.2.1", FOREIGN_MISS_PAUSE_S)
+    assert [misses.take(f"2001:db8::{number:x}", 0.0) for number in range(FOREIGN_MISSES_MAX + 1)].count(
+        False
+    ) == 1
+    assert (
+        misses.take("2001:db8:0:1::1", 0.0) and misses.take("::ffff:192.0.2.3", 0.0) and misses.take("", 0.0)
+    )
+
+
+def test_addresses_of_misses_are_bounded():
+    misses = ForeignMisses()
+    for number in range(FOREIGN_ADDRESSES_MAX + 5):
+        misses.take(str(number), 0.0)
+    assert len(misses) == FOREIGN_ADDRESSES_MAX
+
+
+def test_foreign_keys_are_looked_up_only_where_there_are_any_and_half_of_the_lookups_are_for_ours():
+    asked = []
+    cache = KeyCache({1: b"p" * 32}, lambda macs, answered: asked.append(macs), 100, 10)
+    text = "sk-" + "a" * 22
+    assert not cache.well_formed(text)
+    cache.foreign = True
+    assert (
+        cache.well_formed(text)
+        and not cache.well_formed("sk-" + "a" * 20)
+        and not cache.well_formed("sk-" + "a" * 200)
+    )
+    done = [cache.look_up(f"sk-{number:022d}", lambda _: None) for number in range(10)]
+    assert 4 <= done.count(True) <= 6 and not done[-1]
+    assert cache.look_up("twk_of_ours", lambda _: None)
+    assert (
+        asked[0]
+        == [foreign_mac(b"p" * 32, foreign_sha256("sk-" + "0" * 22))]
+        != [key_mac(b"p" * 32, "sk-" + "0" * 22)]
+    )

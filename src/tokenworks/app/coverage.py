@@ -187,6 +187,7 @@ UNCOVERED: Final[dict[str, str]] = {
     "limit_streams": "a minute's leases of protective limits",
     "model_alias": "names of models: configuration, which the audit trail follows",
     "model_card": "what models can do: configuration, which the audit trail follows",
+    "imported_key": "which keys were imported, so that a second import makes none twice: what a key may spend stands in api_key and its bucket",
     "model_facts": "what is published of models: figures to look at, which pay nothing; the audit trail follows its imports",
     "model_intent": "names of models: configuration, which the audit trail follows",
     "notification": "messages to subscribers: they repeat what other rows say",

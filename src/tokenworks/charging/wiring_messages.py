@@ -219,3 +219,5 @@ class PublishedSnapshot(Struct, frozen=True, gc=False):
     intents: list[str]
     facts: dict[str, str] = {}
     """What is published of the served models, as JSON by model: for lists of models, not for decisions."""
+    foreign_keys: bool = False
+    """Whether an import kept the text of any key of another system: only then is such a text looked up."""

@@ -163,7 +163,7 @@ class Dispatch:
             else:
                 conn.refuse(unusable)
 
-        self._identify.identify(head, identified, conn.refuse)
+        self._identify.identify(conn, head, identified, conn.refuse)
 
     def _metered(self, conn: ClientConnection, head: Head, body: bytes, protocol: str, *, free: bool) -> None:
         shared = self._shared
@@ -185,7 +185,7 @@ class Dispatch:
         if entry is not None and now_s < entry.fresh_until_s:
             exchange.identified(entry)
         else:
-            self._identify.identify(head, exchange.identified, exchange.refuse)
+            self._identify.identify(conn, head, exchange.identified, exchange.refuse)
 
     def _nothing_new(self, now_s: float) -> Refusal:
         """The refusal of new requests by this worker."""
@@ -267,7 +267,7 @@ class Dispatch:
             else:
                 self._json(conn, 200, body, head)
 
-        self._identify.identify(head, identified, refuse)
+        self._identify.identify(conn, head, identified, refuse)
 
     def _health(self, conn: ClientConnection, path: str) -> None:
         reasons = self._not_ready() if path == "/readyz" else []
@@ -320,7 +320,7 @@ class Dispatch:
             else:
                 self._control(conn, head, b"", user.text)
 
-        self._identify.identify(head, identified, conn.refuse)
+        self._identify.identify(conn, head, identified, conn.refuse)
 
     def _control(self, conn: ClientConnection, head: Head, body: bytes, key: str | None = None) -> None:
         if self._control_open >= self._shared.settings.control_connections_max:

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv6Address
 from typing import Final
 
 import structlog
 
 from tokenworks.catalog import ChargingPolicy, Service
 from tokenworks.charging import EndedKey, Limit, LiveKey, SoldRate
-from tokenworks.trust import is_key, key_mac
+from tokenworks.trust import FOREIGN_PREFIX, foreign_mac, foreign_sha256, is_foreign_key, is_key, key_mac
 
 log = structlog.get_logger()
 
@@ -17,6 +18,55 @@ DEFAULT_SERVICE: Final = Service()
 POLICIES_MAX: Final = 10_000
 NEGATIVE_FOR_S: Final = 5.0
 POSITIVE_FOR_S: Final = 60.0
+# Look-ups of unknown foreign keys from one address: so many at once, and one more after each pause. A guesser gains no more.
+FOREIGN_MISSES_MAX: Final = 20
+FOREIGN_MISS_PAUSE_S: Final = 6.0
+FOREIGN_ADDRESSES_MAX: Final = 10_000
+
+
+class ForeignMisses:
+    """Limits the look-ups of foreign keys by address, an IPv6 address by its network of 64 bits. A look-up that finds a key gives its
+    part back. Of more than `FOREIGN_ADDRESSES_MAX` addresses the one that was seen first is forgotten.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        # (look-ups that are left, the time of that) by network.
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, address: str, now_s: float) -> bool:
+        """Count a look-up. False, and nothing is counted, if the address has none left."""
+        network = network_of(address)
+        left, at_s = self._left.get(network, (float(FOREIGN_MISSES_MAX), now_s))
+        left = min(float(FOREIGN_MISSES_MAX), left + (now_s - at_s) / FOREIGN_MISS_PAUSE_S)
+        if left < 1:
+            return False
+        if network not in self._left and len(self._left) >= FOREIGN_ADDRESSES_MAX:
+            del self._left[next(iter(self._left))]
+        self._left[network] = (left - 1, now_s)
+        return True
+
+    def give(self, address: str) -> None:
+        """The look-up found a key, or got no answer."""
+        network = network_of(address)
+        found = self._left.get(network)
+        if found is not None:
+            self._left[network] = (min(float(FOREIGN_MISSES_MAX), found[0] + 1), found[1])
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+
+def network_of(address: str) -> str:
+    """The network of 64 bits of an IPv6 address, which one client may have as a whole; another address as it is."""
+    if ":" not in address:
+        return address
+    try:
+        parsed = IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return address if parsed.ipv4_mapped is not None else f"{int(parsed) >> 64:x}"
 
 
 class KeyEntry:
@@ -130,6 +180,8 @@ class KeyCache:
         self._waiting: dict[str, list[KeyWaiter]] = {}
         self._allowance = float(lookups_per_s)
         self._allowance_s = time.monotonic()
+        self.foreign = False
+        """True if an import kept the text of any key of another system; otherwise no such text is looked up."""
         self.blocked: frozenset[str] = frozenset()
         """Ids of keys that this host refuses, also if the database has them as valid."""
         self.generation = 0
@@ -149,9 +201,13 @@ class KeyCache:
             return None
         return entry
 
-    @staticmethod
-    def well_formed(text: str) -> bool:
-        return is_key(text)
+    def well_formed(self, text: str) -> bool:
+        return is_key(text) or (self.foreign and is_foreign_key(text))
+
+    def was_known(self, text: str) -> bool:
+        """True if the key was valid at its last look-up, however long ago."""
+        entry = self._by_text.get(text)
+        return entry is not None and entry.known
 
     def look_up(self, text: str, waiter: KeyWaiter) -> bool:
         """Look a key up. False if there are too many look-ups: the client should try again."""
@@ -164,11 +220,17 @@ class KeyCache:
             self._lookups_per_s, self._allowance + (now_s - self._allowance_s) * self._lookups_per_s
         )
         self._allowance_s = now_s
-        if self._allowance < 1:
+        ours = not text.startswith(FOREIGN_PREFIX)
+        # Half of the look-ups are reserved for our own keys, whose checksum a guesser has to make first.
+        if self._allowance < (1.0 if ours else 1 + self._lookups_per_s / 2):
             return False
         self._allowance -= 1
         self._waiting[text] = [waiter]
-        macs = [key_mac(pepper, text) for pepper in self._peppers]
+        if ours:
+            macs = [key_mac(pepper, text) for pepper in self._peppers]
+        else:
+            digest = foreign_sha256(text)
+            macs = [foreign_mac(pepper, digest) for pepper in self._peppers]
         self._ask(macs, lambda rows: self._answered(text, macs, rows))
         return True
 

@@ -212,6 +212,8 @@ def snapshot_to_wire(
     models: Iterable[ModelCard] = (),
     intents: Iterable[Intent] = (),
     facts: Mapping[str, ModelFacts] = MappingProxyType({}),
+    *,
+    foreign_keys: bool = False,
 ) -> PublishedSnapshot:
     return PublishedSnapshot(
         number=number,
@@ -222,6 +224,7 @@ def snapshot_to_wire(
         models=[card.model_dump_json() for card in models],
         intents=[intent.model_dump_json() for intent in intents],
         facts={name: facts_to_wire(known) for name, known in facts.items()},
+        foreign_keys=foreign_keys,
     )
 
 

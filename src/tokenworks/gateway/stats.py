@@ -82,6 +82,8 @@ COUNTERS: Final = (
     "answers_stored",
     "answers_stored_bytes",
     "answers_replayed_bytes",
+    "foreign_keys_unknown",
+    "foreign_keys_limited",
 )
 # Counters that are reported as present values; all others only grow.
 GAUGES: Final = frozenset(

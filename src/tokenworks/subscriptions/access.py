@@ -1,7 +1,7 @@
 """The keys of an account and its members: issuing, listing and revoking them, by one rule for API, pages and commands."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -47,9 +47,12 @@ class Access:
         expires_in_days: int | None = None,
         origins: Sequence[str] | None = None,
         fallbacks: Sequence[str] | None = None,
+        expires_at: datetime | None = None,
+        imported_sha256: str | None = None,
+        reissue: bool = False,
     ) -> tuple[UUID, str]:
         """Issue a key for a member (None: for the owner), with the bucket of its cap, in one transaction. Return the key's id and
-        its text, which is not kept and can't be shown again.
+        its text, which is not kept and can't be shown again. `imported_sha256`, `reissue`: see `Keys.issue`.
 
         Raises `Invalid`, also if the member or the account has the maximum of live keys.
         """
@@ -76,9 +79,11 @@ class Access:
                 models=models,
                 cap_bucket_id=cap_id,
                 cap_tokens=cap_tokens,
-                expires_at=None if expires_in_days is None else now + timedelta(days=expires_in_days),
+                expires_at=expires_at if expires_in_days is None else now + timedelta(days=expires_in_days),
                 origins=origins,
                 fallbacks=fallbacks,
+                imported_sha256=imported_sha256,
+                reissue=reissue,
             )
 
     def keys(

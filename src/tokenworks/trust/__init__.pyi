@@ -36,8 +36,18 @@ from tokenworks.trust.keys.pepper import (
     use_pepper,
 )
 from tokenworks.trust.keys.service import Keys
+from tokenworks.trust.keys.store import any_kept
 from tokenworks.trust.keys.store import peppers as all_peppers
-from tokenworks.trust.model import ApiKey, ApiKeyInfo, is_key, key_mac
+from tokenworks.trust.model import (
+    FOREIGN_PREFIX,
+    ApiKey,
+    ApiKeyInfo,
+    foreign_mac,
+    foreign_sha256,
+    is_foreign_key,
+    is_key,
+    key_mac,
+)
 from tokenworks.trust.pepper_versions import PepperVersions
 from tokenworks.trust.secret_files import (
     PEPPER,
@@ -66,6 +76,7 @@ from tokenworks.trust.webhook_secret import WebhookSecret
 
 __all__ = [
     "CODE_LIFE",
+    "FOREIGN_PREFIX",
     "MONEY_MOVES",
     "NO_PERSON",
     "ONE_PERSON_OPERATIONS",
@@ -111,6 +122,7 @@ __all__ = [
     "WebhookSecret",
     "add_wrapping_key",
     "all_peppers",
+    "any_kept",
     "asker_of",
     "audit_details",
     "check_first_pepper",
@@ -119,8 +131,11 @@ __all__ = [
     "choose_issuing",
     "ensure_pepper",
     "fingerprint",
+    "foreign_mac",
+    "foreign_sha256",
     "has_part",
     "host_secrets",
+    "is_foreign_key",
     "is_key",
     "issuing",
     "key_mac",

@@ -75,6 +75,32 @@ def is_key(text: str) -> bool:
     return hmac.compare_digest(_check(text[:-KEY_CHECK_CHARS]), text[-KEY_CHECK_CHARS:])
 
 
+FOREIGN_PREFIX: Final = "sk-"
+# The fewest characters of a foreign key that is looked up: a shorter one could be guessed. LiteLLM makes 25, one-api and new-api 51.
+FOREIGN_CHARS_MIN: Final = 24
+FOREIGN_CHARS_MAX: Final = 160
+
+
+def is_foreign_key(text: str) -> bool:
+    """True if the text has the form of a key of another system. Such a key has no checksum."""
+    return (
+        text.startswith(FOREIGN_PREFIX)
+        and FOREIGN_CHARS_MIN <= len(text) <= FOREIGN_CHARS_MAX
+        and text.isascii()
+        and text.isprintable()
+    )
+
+
+def foreign_mac(pepper: bytes, sha256_hex: str) -> bytes:
+    """The MAC of a foreign key by the SHA-256 of its text: LiteLLM stores no more than that. No key of ours has such a text."""
+    return key_mac(pepper, f"foreign:{sha256_hex}")
+
+
+def foreign_sha256(text: str) -> str:
+    """The SHA-256 of a foreign key's text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def key_mac(pepper: bytes, text: str) -> bytes:
     """BLAKE2b keyed with the pepper (RFC 7693, section 2.9): a MAC of 32 bytes, at a third of HMAC-SHA256's cost."""
     return hashlib.blake2b(text.encode(), key=pepper, digest_size=32).digest()

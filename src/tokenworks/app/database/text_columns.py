@@ -81,6 +81,7 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
     },
     "model_alias": {"staff": "alias model"},
     "model_card": {"staff": "name content"},
+    "imported_key": {"hash": "foreign_mac"},
     "model_facts": {"staff": "name content"},
     "model_intent": {"staff": "name content"},
     "notification": {"no_person": "kind ref content"},

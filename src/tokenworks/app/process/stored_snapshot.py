@@ -9,6 +9,7 @@ from tokenworks.charging import Ledger, Limit, PublishedSnapshot
 from tokenworks.factory import Deployment, Deployments, Intent, KnownModels, ModelCard, ModelFacts
 from tokenworks.gateway import snapshot_to_wire
 from tokenworks.kernel import Clock
+from tokenworks.trust import any_kept
 
 
 class StoredSnapshot(NamedTuple):
@@ -21,6 +22,7 @@ class StoredSnapshot(NamedTuple):
     models: list[ModelCard]
     intents: list[Intent]
     facts: dict[str, ModelFacts]
+    foreign_keys: bool
 
     def wire(self, number: int) -> PublishedSnapshot:
         """The snapshot as workers read it."""
@@ -33,11 +35,12 @@ class StoredSnapshot(NamedTuple):
             self.models,
             self.intents,
             self.facts,
+            foreign_keys=self.foreign_keys,
         )
 
 
 def read_snapshot(connection: Connection, clock: Clock) -> StoredSnapshot:
-    """Seven queries, one after the other. A change between two of them is a change that the next poll reports."""
+    """Eight queries, one after the other. A change between two of them is a change that the next poll reports."""
     deployments = Deployments(connection)
     declared = deployments.all()
     limits = Ledger(connection, clock).deployment_limits()
@@ -49,4 +52,5 @@ def read_snapshot(connection: Connection, clock: Clock) -> StoredSnapshot:
         deployments.models(),
         deployments.intents(),
         KnownModels(connection).served(declared),
+        any_kept(connection),
     )

@@ -152,7 +152,9 @@ class Worker:
         elif name == LOSSY_ACCOUNTS.name:
             shared.risk.lossy = frozenset(LOSSY_ACCOUNTS.decode(content).accounts)
         elif name == SNAPSHOT.name:
-            snapshot = snapshot_from_wire(SNAPSHOT.decode(content), {}, shared.snapshot)
+            published = SNAPSHOT.decode(content)
+            shared.keys.foreign = published.foreign_keys
+            snapshot = snapshot_from_wire(published, {}, shared.snapshot)
             found = self.credentials.read(snapshot)
             self.plane.upkeep.swap(snapshot, found.broken)
             shared.use_credentials(found.changed, found.broken)

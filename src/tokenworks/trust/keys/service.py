@@ -13,7 +13,17 @@ from tokenworks.kernel import Clock, Invalid, check_line, check_names, uuid7
 from tokenworks.trust.errors import KeyNotFound
 from tokenworks.trust.keys import store
 from tokenworks.trust.keys.pepper import issuing
-from tokenworks.trust.model import ApiKey, ApiKeyInfo, format_key, is_key, key_mac
+from tokenworks.trust.model import (
+    FOREIGN_PREFIX,
+    ApiKey,
+    ApiKeyInfo,
+    foreign_mac,
+    foreign_sha256,
+    format_key,
+    is_foreign_key,
+    is_key,
+    key_mac,
+)
 
 KEY_MODELS_MAX: Final = 200
 KEY_ORIGINS_MAX: Final = 50
@@ -47,9 +57,12 @@ class Keys:
         expires_at: datetime | None = None,
         origins: Sequence[str] | None = None,
         fallbacks: Sequence[str] | None = None,
+        imported_sha256: str | None = None,
+        reissue: bool = False,
     ) -> tuple[UUID, str]:
         """Issue a key. Returns its id and its text, which cannot be read again. `cap_bucket_id` and `cap_tokens`: the bucket of the key's
-        own cap and the size of the cap; both, or neither.
+        own cap and the size of the cap; both, or neither. `imported_sha256`: of its text in another system, which stays its text (what is
+        returned is empty then) unless `reissue` gives it a new one.
 
         Raises `Invalid` if the name or a list is too long, or the expiry has passed.
         """
@@ -68,17 +81,20 @@ class Keys:
         fallbacks = checked_fallbacks(fallbacks)
         if expires_at is not None and expires_at <= self._clock.now():
             raise Invalid(f"a key can't expire in the past ({expires_at.isoformat()})")
-        text = format_key(self._environment, secrets.randbits(178))
+        kept = imported_sha256 is not None and not reissue
+        text = "" if kept else format_key(self._environment, secrets.randbits(178))
         version = issuing(self._peppers)
+        pepper = self._peppers[version]
+        imported_mac = None if imported_sha256 is None else foreign_mac(pepper, imported_sha256)
         key_id = uuid7()
         store.add_key(
             self._connection,
             key_id=key_id,
             account_id=account_id,
             member_id=member_id,
-            mac=key_mac(self._peppers[version], text),
+            mac=imported_mac if kept and imported_mac is not None else key_mac(pepper, text),
             pepper_version=version,
-            hint=f"{text[: text.rindex('_') + 1]}…{text[-4:]}",
+            hint=f"{FOREIGN_PREFIX}…" if kept else f"{text[: text.rindex('_') + 1]}…{text[-4:]}",
             name=name,
             models=models,
             cap_bucket_id=cap_bucket_id,
@@ -87,7 +103,15 @@ class Keys:
             origins=origins,
             fallbacks=fallbacks,
         )
+        if imported_mac is not None:
+            store.add_imported(self._connection, imported_mac, key_id, kept=kept)
         return key_id, text
+
+    def imported(self, sha256_hex: str) -> UUID | None:
+        """The key that was imported with this SHA-256 of its text in another system; None if there is none."""
+        return store.imported(
+            self._connection, [foreign_mac(pepper, sha256_hex) for pepper in self._peppers.values()]
+        )
 
     def set_fallbacks(self, key_id: UUID, fallbacks: Sequence[str] | None) -> None:
         """Set the models to which a key's requests fall back, in order: None for those of the plan, an empty list for none. Raises
@@ -102,7 +126,9 @@ class Keys:
         return store.find_keys(self._connection, macs)
 
     def macs_of(self, text: str) -> list[bytes]:
-        """The MACs of a key's text under each pepper; none for a text that is no key."""
+        """The MACs of a key's text under each pepper; none for a text that is no key, ours or one of another system."""
+        if is_foreign_key(text):
+            return [foreign_mac(pepper, foreign_sha256(text)) for pepper in self._peppers.values()]
         return [key_mac(pepper, text) for pepper in self._peppers.values()] if is_key(text) else []
 
     def ended(self, macs: Sequence[bytes]) -> dict[bytes, str]:

@@ -51,6 +51,27 @@ def add_key(
     connection.execute("INSERT INTO change (kind, ref) VALUES ('key', %s)", (mac.hex(),))
 
 
+def add_imported(connection: Connection, foreign_mac: bytes, key_id: UUID, *, kept: bool) -> None:
+    """Store that a key was imported. The hosts read whether there are kept keys with their snapshot."""
+    connection.execute(
+        "INSERT INTO imported_key (foreign_mac, key_id, kept) VALUES (%s, %s, %s)",
+        (foreign_mac, key_id, kept),
+    )
+    if kept:
+        connection.execute("INSERT INTO change (kind, ref) VALUES ('snapshot', 'imported_key')")
+
+
+def imported(connection: Connection, macs: Sequence[bytes]) -> UUID | None:
+    row = connection.execute(
+        "SELECT key_id FROM imported_key WHERE foreign_mac = ANY(%s)", (list(macs),)
+    ).fetchone()
+    return None if row is None else UUID(str(row[0]))
+
+
+def any_kept(connection: Connection) -> bool:
+    return connection.execute("SELECT 1 FROM imported_key WHERE kept LIMIT 1").fetchone() is not None
+
+
 def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiKey]:
     """The live keys among these MACs, without expired and revoked keys and those of closed accounts. Keys of frozen accounts are
     included, so that the client is told why the request is refused.
