@@ -5,9 +5,10 @@ has neither, so its hashed text is what it was. No release before this one write
 takes part in nothing of it, as it stores no answer and asks for none.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from alembic import op
+from psycopg import Connection
 
 revision = "0035"
 down_revision = "0034"
@@ -56,7 +57,7 @@ def upgrade() -> None:
     op.get_bind().exec_driver_sql(TABLES)
 
 
-def _left(connection: Any) -> list[str]:
+def _left(connection: Connection) -> list[str]:
     """The tables whose check is not known to hold, those with rows first."""
     rows = connection.execute(
         """SELECT conrelid::regclass::text FROM pg_constraint JOIN pg_class c ON c.oid = conrelid
@@ -65,7 +66,7 @@ def _left(connection: Any) -> list[str]:
     return [row[0] for row in rows]
 
 
-def backfill(connection: Any, _after: str | None) -> str | None:
+def backfill(connection: Connection, _after: str | None) -> str | None:
     """Read one partition."""
     left = _left(connection)
     if not left:
@@ -74,6 +75,6 @@ def backfill(connection: Any, _after: str | None) -> str | None:
     return left[0] if len(left) > 1 else None
 
 
-def backfill_rows(connection: Any, _after: str | None) -> int:
+def backfill_rows(connection: Connection, _after: str | None) -> int:
     """Tables that are left."""
     return len(_left(connection))
