@@ -63,11 +63,13 @@ def test_months_of_before_are_one_partition_beside_writers_of_both_releases(empt
         )
         own = "EXECUTE own('00000000-0000-0000-0000-000000000000')"
         assert old.execute(own).fetchone() == (30,)
-        before = old.execute("SELECT sum(hashtextextended(usage::text, 0)) FROM usage").fetchone()
+        # Later releases add columns, which are empty in these rows.
+        rows = "SELECT sum(hashtextextended(jsonb_strip_nulls(to_jsonb(usage))::text, 0)) FROM usage"
+        before = old.execute(rows).fetchone()
 
         assert schema.migrate(empty_url) == schema.SCHEMA
 
-        assert old.execute("SELECT sum(hashtextextended(usage::text, 0)) FROM usage").fetchone() == before
+        assert old.execute(rows).fetchone() == before
         tree = {name: (parent, level) for name, parent, level in owner.execute(TREE)}
         assert tree["usage_two_levels"] == ("usage", 1)
         assert {name for name, (parent, _) in tree.items() if parent == "usage_two_levels"} == {

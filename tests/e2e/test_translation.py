@@ -52,6 +52,8 @@ def works(tmp_path_factory, stub):
         for protocol in PATHS:
             server.add_deployment(f"only-{protocol}", f"only-{protocol}", stub.url, "--protocol", protocol)
         server.cli("alias", "add", "--alias", "claude-*", "--model", "only-chat")
+        _, key = server.subscriber(None)
+        until(lambda: server.get("/v1/models/claude-opus-9", key)[0] == 200, what="the alias to be known")
         yield server
         assert server.findings() == []
 
