@@ -12,7 +12,7 @@ from tokenworks.gateway.request.translating import VALUES_MAX
 from tokenworks.gateway.translate.codec import Target
 from tokenworks.gateway.translate.translation import Translation
 
-CPU_S_MAX = 0.6
+CPU_S_MAX = 0.4
 
 
 def function(name):
@@ -36,6 +36,11 @@ def results_of_other_calls():
     return chat(calls, *[{"role": "tool", "tool_call_id": f"d{n:05}", "content": ""} for n in range(5000)])
 
 
+def reasoning_in_pieces():
+    details = [{"type": "reasoning.text", "text": "x" * 15_000, "index": 0} for _ in range(1000)]
+    return chat({"role": "assistant", "content": "a", "reasoning_details": details})
+
+
 def instructions_in_a_row():
     return chat(
         {"role": "user", "content": "hi"}, *[{"role": "system", "content": "a"} for _ in range(15_000)]
@@ -54,6 +59,7 @@ def a_namespace_that_is_allowed_often():
     [
         ("chat", "messages", calls_of_one_id),
         ("chat", "messages", results_of_other_calls),
+        ("chat", "messages", reasoning_in_pieces),
         ("messages", "chat", instructions_in_a_row),
         ("responses", "chat", a_namespace_that_is_allowed_often),
     ],
