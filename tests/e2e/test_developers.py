@@ -57,6 +57,19 @@ def test_a_request_falls_back_and_the_record_and_the_answer_say_so(server, upstr
     assert drawn_mtok(one) == 12_000 and server.findings() == []
 
 
+def test_a_name_that_the_database_takes_not_is_charged_all_the_same(server):
+    subscriber, key = server.subscriber()
+    body = {
+        "model": "no\0ne",
+        "models": ["stub"],
+        "max_tokens": 50,
+        "messages": [{"role": "user", "content": "hi"}],
+    }
+    assert server.request("POST", "/v1/chat/completions", key, body)[0] == 200
+    (record,) = records(server, subscriber, 1)
+    assert record["asked"] == "no?ne" and drawn_mtok(record) > 0 and server.findings() == []
+
+
 def test_a_key_names_its_models_by_command_and_api(server, upstreams):
     subscriber, _ = server.subscriber()
     made = json.loads(
@@ -181,6 +194,8 @@ def test_a_key_reads_itself_and_nobody_else(server):
         assert server.get(path)[0] == 401 and server.get(path, "twk_test_nonsense")[0] == 401
         assert server.request("POST", path, key, {})[0] == 405
     assert server.get("/v1/usage?by=account", key)[0] == 400
+    for wrong in ('["\\ud800","a"]', '["a\\u0000","a"]', "[" * 3900):
+        assert server.get(f"/v1/usage?after={quote(wrong)}", key)[0] == 400
     assert server.get("/v1/usage?since=2020-01-01T00:00:00Z", key)[0] == 400
     server.cli("key", "revoke", shown["id"])
     until(lambda: server.get("/v1/key", key)[0] == 401, what="the revoked key to be refused")

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from tests.gateway.protocol.streams import used
 from tokenworks.catalog import Counts
 from tokenworks.gateway.protocol.usage import (
+    ID_CHARS_MAX,
     TOKENS_MAX,
     Usage,
     anthropic_usage,
     body_usage,
     is_json,
+    known_id,
     later_usage,
     openai_usage,
     read_openai,
@@ -320,3 +322,8 @@ def test_writing_a_number_otherwise_changes_nothing(numbers, data):
     )
     assert anthropic(**plain) == anthropic(**other)
     assert openai(**plain) == openai(**other)
+
+
+@pytest.mark.parametrize("wrong", [None, 7, "", "x" * (ID_CHARS_MAX + 1), "nul\0", "line\n", ["a"]])
+def test_an_id_that_no_record_takes_is_none(wrong):
+    assert known_id(wrong) is None and known_id("chatcmpl-é1") == "chatcmpl-é1"

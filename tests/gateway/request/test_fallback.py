@@ -202,3 +202,10 @@ def test_embeddings_never_fall_back():
     worker.begins(protocol="embeddings", body=b'{"model":"big","input":"x"}')
     fails(worker, "d1")
     assert not worker.pool("d2").made and worker.client.refused.status == 502
+
+
+def test_a_name_that_no_database_takes_is_recorded_as_one_that_it_takes():
+    worker = three()
+    worker.begins(model="no\0ne\n", models=["small"])
+    answers(worker, "d2", "small")
+    assert worker.recorder.records[-1][0].asked == "no?ne?"

@@ -6,6 +6,7 @@ import pytest
 
 from tests.gateway.request.support import Worker, deployment, events, piece, used, whole
 from tests.support.streamed import assembled, payloads
+from tokenworks.gateway.request.translating import COMMAS_MAX
 
 EVENTS = b"text/event-stream"
 MESSAGES = {"protocol": "messages"}
@@ -110,6 +111,16 @@ def test_what_can_not_be_expressed_is_refused_and_costs_nothing():
     refusal = worker.client.refused
     assert (refusal.status, refusal.code, refusal.param) == (400, "untranslatable", "n")
     assert not worker.recorder.began and not worker.held and worker.shared.memory.used == 0
+
+
+def test_a_list_of_more_numbers_than_a_translation_may_read_is_refused():
+    worker = Worker(deployment("d1", protocols=("messages",)))
+    numbers = b"[" + b"1," * COMMAS_MAX + b"1]"
+    tool = b'{"type":"function","function":{"name":"f","parameters":{"type":"object","enum":%b}}}' % numbers
+    worker.begins(body=b'{"model":"m","messages":[{"role":"user","content":"hi"}],"tools":[%b]}' % tool)
+    refusal = worker.client.refused
+    assert (refusal.status, refusal.code) == (400, "untranslatable") and "commas" in refusal.message
+    assert worker.shared.memory.used == 0
 
 
 def test_what_can_not_be_expressed_goes_to_a_deployment_that_takes_it_as_it_is():

@@ -62,8 +62,13 @@ def after_of(cursor: str | None) -> list[str] | None:
         return None
     try:
         found = json.loads(cursor)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, list) or not all(isinstance(text, str) and "\0" not in text for text in found):
+    if not isinstance(found, list) or not all(map(_is_storable, found)):
         raise Invalid("after: take it from the page before")
     return found
+
+
+def _is_storable(value: object) -> bool:
+    """True for a text that the database takes: without NUL and unpaired surrogates."""
+    return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)

@@ -381,5 +381,7 @@ def is_json(body: bytes) -> bool:
 
 
 def known_id(value: object) -> str | None:
-    """The upstream's id if the value is a usable one: a text of 1 to `ID_CHARS_MAX` characters."""
-    return value if isinstance(value, str) and 0 < len(value) <= ID_CHARS_MAX else None
+    """The upstream's id if the value is a usable one: a text of 1 to `ID_CHARS_MAX` printable characters. (The database takes no NUL.)"""
+    return (
+        value if isinstance(value, str) and 0 < len(value) <= ID_CHARS_MAX and value.isprintable() else None
+    )

@@ -27,7 +27,7 @@ from tokenworks.gateway.protocol.fields import (
     last_user_text,
     requested_effort,
 )
-from tokenworks.gateway.request.fallback import NOT_SERVED
+from tokenworks.gateway.request.fallback import NOT_SERVED, asked_name
 from tokenworks.gateway.request.place import BYTES_PER_TOKEN, placement_request_of
 from tokenworks.gateway.request.refusals import no_route
 from tokenworks.gateway.request.state import KnownRequest
@@ -155,7 +155,7 @@ class Models:
             return False
         if not self._set_model(request, model):
             return False
-        request.intent, request.choice = request.parsed.model, f"fallback after {cause}"
+        request.intent, request.choice = asked_name(request.parsed.model), f"fallback after {cause}"
         request.shown_model = name
         return len(request.views) > 0
 

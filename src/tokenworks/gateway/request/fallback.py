@@ -23,3 +23,10 @@ def cause_of_fault(request: KnownRequest, fault: Fault) -> str:
     if fault.kind == "moderation":
         return MODERATION if request.user.service.fallback_after_moderation else ""
     return CONTEXT if fault.code == _CONTEXT_CODE else ""
+
+
+def asked_name(model: str) -> str:
+    """The name that the client asked for, as the usage record has it: a model that nobody serves may have any name, and the database
+    takes no NUL.
+    """
+    return model if model.isprintable() else "".join([c if c.isprintable() else "?" for c in model])

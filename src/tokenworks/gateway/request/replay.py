@@ -33,12 +33,13 @@ from tokenworks.charging import (
     usage_record,
 )
 from tokenworks.gateway.protocol.errors import Refusal
+from tokenworks.gateway.protocol.fields.errors import UNREADABLE
 from tokenworks.gateway.protocol.fields.scan import any_decoder
 from tokenworks.gateway.request.answer_copy import AnswerCopy
 from tokenworks.gateway.request.losses import is_filtered
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.record import AttemptCharge, ChargeCallback
-from tokenworks.gateway.request.reply import end_stream, write_whole
+from tokenworks.gateway.request.replayed import write_replayed
 from tokenworks.gateway.request.state import HeldRequest
 
 # Requests with a larger body are not answered from the cache, since to compare them would block the loop for too long.
@@ -253,7 +254,7 @@ class Replay:
         record.replay_of, record.replay_percent = found.usage_id, self._percent
         record.prompt = request.rated == request.model
         record.asked, record.choice = request.intent, request.choice
-        record.client_request_id = request.head.client_request_id
+        record.client_request_id, record.tags = request.head.client_request_id, request.tags
         request.record, request.spent_tokens = record, sum(share)
         shared.client.finish(record, self._record_on_disk, "")
         if hold is not None and hold.account.closing:
@@ -266,22 +267,8 @@ class Replay:
         counters = shared.stats.c
         counters["idempotency_repeats" if self._kind == IDEMPOTENCY_KEY else "cache_hits"] += 1
         counters["answers_replayed_bytes"] += len(found.answer)
-        conn = request.conn
-        if conn is not None:
-            ids = request.request_id.encode()
-            hit = (
-                b"x-tokenworks-cache: hit\r\nage: %d\r\n" % found.age_s
-                if self._kind == RESPONSE_CACHE
-                else b""
-            )
-            request.response_head = (
-                b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\nx-request-id: %b\r\nrequest-id: %b\r\nx-tokenworks-replayed: %b\r\n%b%b"
-                % (found.media_type.encode(), ids, ids, found.request_id.encode(), hit, request.head.lines)
-            )
-            if request.parsed.stream:
-                end_stream(request, conn, found.answer)
-            else:
-                write_whole(request, conn, found.answer)
+        if request.conn is not None:
+            write_replayed(request, request.conn, found, self._kind, shared.clock.civil_ms())
         self._given()
 
     # An answer to be stored.
@@ -435,12 +422,25 @@ def _equal_text(request: HeldRequest) -> bytes | None:
         or parsed.hosted
     ):
         return None
-    fields = {
-        name: any_decoder.decode(value) for name, value in parsed.fields.items() if name not in IGNORED_FIELDS
-    }
     headers = [request.head.headers.get(name, b"").decode("latin-1") for name in _COMPARED_HEADERS]
-    head = [request.protocol, request.model, request.head.query.decode("latin-1"), *headers]
-    return _encode([head, fields])
+    head = [
+        request.protocol,
+        request.model,
+        request.shown_model,
+        request.head.query.decode("latin-1"),
+        *headers,
+    ]
+    if parsed.stream and request.wants_cost:
+        head.append("cost")  # such a stream has usage, also if its body requests none
+    try:
+        fields = {
+            name: any_decoder.decode(value)
+            for name, value in parsed.fields.items()
+            if name not in IGNORED_FIELDS
+        }
+        return _encode([head, fields])
+    except UNREADABLE:  # of a field that no rule reads, such as 1e999
+        return None
 
 
 def _refusal(found: ReplayFound | None) -> Refusal | None:

@@ -29,6 +29,8 @@ COPIES: Final = 2
 # A translation reads each value of a body, which takes about a microsecond: a body with more values would block the loop for too long.
 # Bodies of fewer bytes are not counted.
 VALUES_MAX: Final = 100_000
+# Numbers and literals of a list, which take far less each, have only a comma between them.
+COMMAS_MAX: Final = 1_000_000
 COUNTED_BYTES: Final = 200_000
 _MS_PER_S: Final = 1000
 
@@ -143,8 +145,11 @@ def failure_noted(error: TranslationFailed, protocol: str) -> None:
 
 def _translated(request: KnownRequest, protocol: str, target: Target, memory_bytes: int) -> TranslatedRequest:
     """Raises `Untranslatable`, `BodyError`."""
-    if len(request.body) > COUNTED_BYTES and count_values(request.body) > VALUES_MAX:
-        raise Untranslatable("", f"it has more than {VALUES_MAX} values")
+    if len(request.body) > COUNTED_BYTES:
+        if count_values(request.body) > VALUES_MAX:
+            raise Untranslatable("", f"it has more than {VALUES_MAX} values")
+        if request.body.count(b",") > COMMAS_MAX:
+            raise Untranslatable("", f"it has more than {COMMAS_MAX} commas")
     body, unlisted = passing_body(request.parsed)
     translation = Translation(request.protocol, protocol, body, target)
     parsed = parse_body(translation.body, protocol)

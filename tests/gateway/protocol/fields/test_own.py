@@ -10,6 +10,7 @@ from tokenworks.gateway.protocol.fields import BodyError, parse_body, render
 from tokenworks.gateway.protocol.fields.own import (
     FALLBACK_MODELS_MAX,
     TAG_VALUE_CHARS_MAX,
+    TAGGED_BYTES_MAX,
     TAGS_BYTES_MAX,
     TAGS_MAX,
     is_tag,
@@ -104,6 +105,12 @@ def test_tags_have_limits_and_what_is_left_out_is_named():
     found = tags_of(raws(metadata=long), {})
     assert sum(len(name) + len(value) for name, value in found.values.items()) <= TAGS_BYTES_MAX
     assert len(found.values) + len(found.left_out) == TAGS_MAX
+
+
+def test_a_field_that_is_too_large_to_be_read_is_named_and_has_no_tag():
+    large = {"job": "nightly", "numbers": [1] * TAGGED_BYTES_MAX}
+    found = tags_of(raws(metadata=large, user="u" * TAGGED_BYTES_MAX), {"team": "a"})
+    assert found.values == {"team": "a"} and found.left_out == ("tag:user", "tag:metadata")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from tests.support.translation import Assembly, assembled, read_stream
 from tokenworks.gateway.protocol.stream import UsageOptions, make_meter
 from tokenworks.gateway.translate.chat import codec
 from tokenworks.gateway.translate.chat.calls import KEPT_CHARS_MAX
-from tokenworks.gateway.translate.form import PartEnd, Reasoning, Stop, Text, ToolCall
+from tokenworks.gateway.translate.chat.reader import CALLS_MAX
+from tokenworks.gateway.translate.form import CallBegin, PartEnd, Reasoning, Stop, Text, ToolCall
 
 STREAMS = sorted((Path(__file__).parent / "streams").glob("*.json"))
 STOPS = {"stop": Stop.END, "tool_calls": Stop.TOOL, "abort": Stop.LENGTH, "error": Stop.LENGTH}
@@ -244,3 +245,12 @@ def test_what_is_kept_of_arguments_is_bounded():
     assert kept <= KEPT_CHARS_MAX
     ended = [event.part for event in reader.read("", b"[DONE]") if isinstance(event, PartEnd)]
     assert ended == list(range(8))
+
+
+def test_a_stream_has_so_many_calls_also_if_all_of_them_have_one_index():
+    reader, begun = codec.event_reader(), 0
+    for number in range(CALLS_MAX + 50):
+        call = {"index": 0, "id": f"c{number}", "function": {"name": f"f{number}"}}
+        chunk = {"id": "a", "choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}
+        begun += sum(isinstance(event, CallBegin) for event in reader.read("", json.dumps(chunk).encode()))
+    assert begun == CALLS_MAX

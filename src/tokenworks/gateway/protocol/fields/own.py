@@ -18,11 +18,14 @@ TAG_NAME_CHARS_MAX: Final = 64
 TAG_VALUE_CHARS_MAX: Final = 256
 TAGS_BYTES_MAX: Final = 2_048
 """The most bytes (UTF-8) of names and values of one record's tags together."""
+TAGGED_BYTES_MAX: Final = 65_536
+"""The most bytes of a field whose texts become tags: a larger value would block the loop while it is read."""
 USER_TAG: Final = "user"
 """The tag that has the field `user`, or `metadata.user_id` in messages."""
 # A tag of this name would look like the client's own id of a request to a search for that id (`routing_note.client_id_mark`).
 _RESERVED: Final = "client_request_id"
 _TAG_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
+_TAGGED: Final = ("user", "metadata")
 _names: Final = msgspec.json.Decoder(list[str] | None)
 
 
@@ -61,10 +64,11 @@ def wants_cost(fields: RawObject) -> bool:
 
 def tags_of(fields: RawObject, from_head: Mapping[str, str]) -> Tags:
     """The tags of a request: those of the head (`x-tokenworks-tag-<name>`), the field `user`, then the texts in `metadata`. The first
-    tag of a name counts. A tag that is no plain text, or is beyond the limits, is left out.
+    tag of a name counts. A tag that is no plain text, or is beyond the limits, is left out, and so is a field of more than
+    `TAGGED_BYTES_MAX`.
     """
     values: dict[str, str] = {}
-    left_out: list[str] = []
+    left_out = [f"tag:{name}" for name in _TAGGED if len(fields.get(name, b"")) > TAGGED_BYTES_MAX]
     size = 0
     for name, value in (*from_head.items(), *_in_body(fields)):
         if name in values or not value:
@@ -104,7 +108,7 @@ def _in_body(fields: RawObject) -> list[tuple[str, str]]:
 
 def _decoded(fields: RawObject, name: str) -> object:
     raw = fields.get(name)
-    if raw is None:
+    if raw is None or len(raw) > TAGGED_BYTES_MAX:
         return None
     try:
         return any_decoder.decode(raw)

@@ -1,5 +1,7 @@
 """Reads the messages of a chat request into turns."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from tokenworks.gateway.translate.chat.dropped import Named
@@ -30,6 +32,34 @@ _READ_FIELDS = frozenset({
 })  # fmt: skip
 
 
+class _OpenCalls:
+    """The calls of an assistant message that have no result yet. A message may have thousands, so that they are found by their ids and
+    names, and not one by one.
+    """
+
+    __slots__ = ("_by_id", "_by_name", "_left")
+
+    def __init__(self, calls: Sequence[ToolCall]) -> None:
+        self._left = dict(enumerate(calls))
+        # The numbers of calls by their id and by their name, the first one last.
+        self._by_id: dict[str, list[int]] = {}
+        self._by_name: dict[str, list[int]] = {}
+        for number in reversed(self._left):
+            self._by_id.setdefault(calls[number].call_id, []).append(number)
+            self._by_name.setdefault(calls[number].name, []).append(number)
+
+    def take(self, call_id: str, name: str) -> ToolCall | None:
+        """The first call of this id. Without an id: the first one of this name, else the first one."""
+        numbers = self._by_id.get(call_id) if call_id else self._by_name.get(name)
+        while numbers:
+            call = self._left.pop(numbers.pop(), None)
+            if call is not None:
+                return call
+        if call_id or not self._left:
+            return None
+        return self._left.pop(next(iter(self._left)))
+
+
 class MessagesReader:
     """`system` and `turns` after `read`; `named` gets the names of what is not carried."""
 
@@ -39,8 +69,7 @@ class MessagesReader:
         self._named = named
         self.system: list[Text] = []
         self.turns: list[Turn | Instruction] = []
-        # The calls of the last assistant message that have no result yet: (id, name, custom).
-        self._calls: list[tuple[str, str, bool]] = []
+        self._calls = _OpenCalls(())  # of the last assistant message
         # The results after an assistant message, until the message of another role.
         self._results: list[Part] = []
 
@@ -95,7 +124,7 @@ class MessagesReader:
         if refusal:
             said.append(Refused(refusal))
         calls = self._tool_calls(message, number)
-        self._calls = [(call.call_id, call.name, call.custom) for call in calls]
+        self._calls = _OpenCalls(calls)
         parts = (*reasoning, *said, *calls)
         if parts:
             self.turns.append(Turn("assistant", parts))
@@ -116,16 +145,10 @@ class MessagesReader:
     def _result(self, message: JsonObject, path: str, number: int) -> ToolResult:
         """The result of a call. One without an id belongs to the first call of its name without a result, else to the first one."""
         call_id = text_of(message.get("tool_call_id"))
-        name = text_of(message.get("name"))
-        found = [
-            call for call in self._calls if (call[0] == call_id if call_id else not name or call[1] == name)
-        ]
-        if not found and not call_id:
-            found = self._calls[:1]
-        custom = False
-        if found:
-            call_id, _, custom = found[0]
-            self._calls.remove(found[0])
+        call = self._calls.take(call_id, text_of(message.get("name")))
+        custom = call is not None and call.custom
+        if call is not None:
+            call_id = call.call_id
         content: list[Text | Image | File] = []
         for part in self._parts(message.get("content"), path):
             if isinstance(part, Text | Image | File):

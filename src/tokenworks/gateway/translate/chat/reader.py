@@ -50,6 +50,7 @@ class ChatEventReader:
         "_answer_id",
         "_begun",
         "_calls",
+        "_calls_made",
         "_ended",
         "_finished",
         "_has_signature",
@@ -79,6 +80,7 @@ class ChatEventReader:
         self._has_signature = False  # the open reasoning part has its signature
         self._repeats = Repeats()
         self._calls: dict[object, OpenCall] = {}  # by index or id, as the vendor numbers them
+        self._calls_made = 0  # a vendor may give all of them one index
         self._open_calls: list[OpenCall] = []  # in their order
         self._kept_chars = 0  # of their arguments
         self._reason: str | None = None
@@ -255,8 +257,9 @@ class ChatEventReader:
         if function is not None:
             name, arguments = function.name, function.input if custom else function.arguments
         if known is None or known.is_other(call.id, name, arguments):
-            if len(self._calls) >= CALLS_MAX and key not in self._calls:
+            if self._calls_made >= CALLS_MAX:
                 return
+            self._calls_made += 1
             known = self._calls[key] = OpenCall(call.id, custom=custom)
         elif call.id and not known.begun:
             known.given_id = call.id

@@ -5,6 +5,8 @@
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from tokenworks.gateway.translate.chat.values import list_of, object_of, text_of, text_or_none, whole_of
 from tokenworks.gateway.translate.form import JsonObject, Reasoning
 
@@ -35,6 +37,7 @@ def read_reasoning(message: JsonObject) -> tuple[Reasoning, ...]:
 
 def _read_details(value: object) -> list[Reasoning]:
     parts: list[Reasoning] = []
+    texts: list[str] = []  # of the last part, whose own text is joined when it is complete
     last_index: int | None = None
     for item in list_of(value)[:DETAILS_MAX]:
         detail = object_of(item)
@@ -45,17 +48,27 @@ def _read_details(value: object) -> list[Reasoning]:
         same = index is not None and index == last_index
         if parts and (same or _continues(parts[-1], part)):
             before = parts[-1]
+            texts.append(part.text)
             parts[-1] = Reasoning(
-                before.text + part.text,
+                before.text or part.text,
                 before.summary + part.summary,
                 before.signature or part.signature,
                 before.encrypted or part.encrypted,
                 before.item_id or part.item_id,
             )
         else:
+            _join(parts, texts)
             parts.append(part)
+            texts = [part.text]
         last_index = index
+    _join(parts, texts)
     return parts
+
+
+def _join(parts: list[Reasoning], texts: list[str]) -> None:
+    """Give the last part its whole text. To join it piece by piece would copy it once for each."""
+    if len(texts) > 1:
+        parts[-1] = msgspec.structs.replace(parts[-1], text="".join(texts))
 
 
 def _continues(before: Reasoning, part: Reasoning) -> bool:

@@ -68,6 +68,16 @@ def _joined(texts: Sequence[Text]) -> str:
     return JOINT.join([part.text for part in texts if part.text])
 
 
+class _Row:
+    """Turns of one role in a row."""
+
+    __slots__ = ("parts", "role")
+
+    def __init__(self, turn: Turn) -> None:
+        self.role = turn.role
+        self.parts: list[Part] = list(turn.parts)
+
+
 def _joined_turns(
     turns: Sequence[Turn | Instruction], target: Target, named: Named
 ) -> list[Turn | Instruction]:
@@ -75,7 +85,8 @@ def _joined_turns(
     system message in the midst (templates of Qwen and others refuse it, and models answer nothing to one at the end), its text stands in
     the turn of the user.
     """
-    joined: list[Turn | Instruction] = []
+    rows: list[_Row | Instruction] = []
+    last = -1  # the place of the last row; only instructions stand after it
     for told in turns:
         turn = told
         if isinstance(turn, Instruction):
@@ -88,19 +99,20 @@ def _joined_turns(
             written = [_is_written(part, target, named) for part in turn.parts]
             if not any(written):
                 continue
-        at = len(joined)
-        while at and isinstance(joined[at - 1], Instruction):
-            at -= 1
-        before = joined[at - 1] if at else None
-        if isinstance(turn, Turn) and isinstance(before, Turn):
-            if before.role == turn.role and at == len(joined):
-                joined[at - 1] = Turn(turn.role, before.parts + turn.parts)
+        if isinstance(turn, Instruction):
+            rows.append(turn)
+            continue
+        before = rows[last] if last >= 0 else None
+        at = len(rows)
+        if isinstance(before, _Row):
+            if before.role == turn.role and last == at - 1:
+                before.parts += turn.parts
                 continue
-            if turn.role == "user" and before.role == "assistant" and _answers(turn, before):
-                joined.insert(at, turn)
-                continue
-        joined.append(turn)
-    return joined
+            if turn.role == "user" and before.role == "assistant" and _answers(turn, before.parts):
+                at = last + 1
+        rows.insert(at, _Row(turn))
+        last = at
+    return [row if isinstance(row, Instruction) else Turn(row.role, tuple(row.parts)) for row in rows]
 
 
 def _is_written(part: Part, target: Target, named: Named) -> bool:
@@ -116,8 +128,8 @@ def _is_written(part: Part, target: Target, named: Named) -> bool:
     return written
 
 
-def _answers(turn: Turn, before: Turn) -> bool:
-    ids = {part.call_id for part in before.parts if isinstance(part, ToolCall)}
+def _answers(turn: Turn, before: Sequence[Part]) -> bool:
+    ids = {part.call_id for part in before if isinstance(part, ToolCall)}
     return any(isinstance(part, ToolResult) and part.call_id in ids for part in turn.parts)
 
 
@@ -134,7 +146,8 @@ class _MessagesWriter:
             and options.effort != "none"
         )
         self._names = names
-        self._calls: list[str] = []  # ids of the last assistant message's calls that have no result yet
+        # The last assistant message's calls that have no result yet: so many of each id.
+        self._calls: dict[str, int] = {}
         self.messages: list[JsonObject] = []
 
     def instruction(self, turn: Instruction) -> None:
@@ -144,9 +157,10 @@ class _MessagesWriter:
             self.messages.append({"role": "system", "content": text})
 
     def close_calls(self) -> None:
-        for call_id in self._calls:
-            self.messages.append({"role": "tool", "tool_call_id": call_id, "content": NO_RESULT})
-        self._calls = []
+        for call_id, count in self._calls.items():
+            for _ in range(count):
+                self.messages.append({"role": "tool", "tool_call_id": call_id, "content": NO_RESULT})
+        self._calls = {}
 
     def assistant(self, parts: Sequence[Part]) -> None:
         self.close_calls()
@@ -161,7 +175,7 @@ class _MessagesWriter:
                 reasoning.append(part)
             elif isinstance(part, ToolCall):
                 calls.append(self._call(part))
-                self._calls.append(part.call_id)
+                self._calls[part.call_id] = self._calls.get(part.call_id, 0) + 1
         message: JsonObject = {"role": "assistant"}
         # Null beside calls, as OpenAI writes it; without calls some vendors refuse null.
         message["content"] = JOINT.join(said) if said or not calls else None
@@ -220,9 +234,11 @@ class _MessagesWriter:
         text = JOINT.join(texts)
         if result.is_error:
             text = ERROR + text
-        if result.call_id not in self._calls:
+        open_calls = self._calls.pop(result.call_id, 0)
+        if not open_calls:
             return [_text_item(f"Result of the tool call {result.call_id}:\n{text}"), *media]
-        self._calls.remove(result.call_id)
+        if open_calls > 1:
+            self._calls[result.call_id] = open_calls - 1
         if not media:
             self.messages.append({"role": "tool", "tool_call_id": result.call_id, "content": text})
             return []

@@ -51,7 +51,8 @@ def _allowed(tools: tuple[Tool, ...], choice: ToolChoice | None) -> list[Tool]:
     """The tools that the model may choose: most vendors don't know `allowed_tools`, so the others are not sent."""
     if choice is None or choice.allowed is None:
         return list(tools)
-    return [tool for tool in tools if tool.name in choice.allowed]
+    allowed = frozenset(choice.allowed)
+    return [tool for tool in tools if tool.name in allowed]
 
 
 def _tool(tool: Tool, names: ToolNames) -> JsonObject:

@@ -87,7 +87,7 @@ def _read_turns(
     fields: JsonObject, dropped: Dropped
 ) -> tuple[tuple[Text, ...], tuple[Turn | Instruction, ...]]:
     """(the system prompt, the conversation). System messages before the first turn belong to the prompt."""
-    system = _texts(fields.get("system"), "system", dropped)
+    system = list(_texts(fields.get("system"), "system", dropped))
     turns: list[Turn | Instruction] = []
     messages = fields.get("messages")
     if not isinstance(messages, list):
@@ -108,7 +108,7 @@ def _read_turns(
             turns += _turn("assistant", message, dropped)
         else:
             raise Untranslatable("messages", "a message has a role that is not known")
-    return system, tuple(turns)
+    return tuple(system), tuple(turns)
 
 
 def _turn(role: Role, message: JsonObject, dropped: Dropped) -> list[Turn]:

@@ -66,7 +66,7 @@ class _Message:
 class Conversation:
     """Turns in, messages out."""
 
-    __slots__ = ("_dropped", "_due", "_ids", "_messages", "_names", "_target", "_used")
+    __slots__ = ("_dropped", "_due", "_ids", "_messages", "_names", "_numbers", "_target", "_used")
 
     def __init__(self, names: ToolNames, target: Target, dropped: Dropped) -> None:
         self._names = names
@@ -75,6 +75,7 @@ class Conversation:
         self._messages: list[_Message] = []
         self._ids: dict[str, str] = {}  # the written id of the last call with this id
         self._used: set[str] = set()
+        self._numbers: dict[str, int] = {}  # by id: the next number for an id that is used or not allowed
         self._due: dict[
             str, None
         ] = {}  # written ids of calls in the last message of the assistant that have no result yet
@@ -169,11 +170,13 @@ class Conversation:
     def _call(self, part: ToolCall) -> None:
         message = self._message("assistant")
         call_id = part.call_id
-        number = 0
+        # From where the last call with this id ended: to count anew for each of thousands would block the loop for minutes.
+        number = self._numbers.get(part.call_id, 0)
         while not _ID.fullmatch(call_id) or call_id in self._used:
             whole = json.dumps([part.call_id, number]).encode()
             call_id = f"toolu_{hashlib.sha256(whole).hexdigest()[:24]}"
             number += 1
+        self._numbers[part.call_id] = number
         self._used.add(call_id)
         self._ids[part.call_id] = call_id
         self._due[call_id] = None

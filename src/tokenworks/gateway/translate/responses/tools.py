@@ -94,11 +94,14 @@ def read_choice(value: object, tools: Sequence[Tool], dropped: Dropped) -> ToolC
 def _read_allowed(values: Sequence[object], tools: Sequence[Tool]) -> tuple[str, ...]:
     """The names of allowed tools, each once. A namespace allows all tools in it."""
     names: dict[str, None] = {}
+    groups: dict[str | None, list[str]] = {}
+    for tool in tools:
+        groups.setdefault(tool.namespace, []).append(tool.name)
     for value in values:
         fields = object_of(value) or {}
         kind, name = text_of(fields.get("type")), text_of(fields.get("name"))
         if kind == "namespace":
-            names.update(dict.fromkeys(tool.name for tool in tools if tool.namespace == name))
+            names.update(dict.fromkeys(groups.pop(name, ())))
         elif kind in BUILTINS:
             names[kind] = None
         elif name:
@@ -157,21 +160,18 @@ def _write_builtin(tool: Tool) -> JsonObject:
 def write_choice(choice: ToolChoice, tools: Sequence[Tool], names: ToolNames | None) -> object:
     """`names`: as in `write_tools`."""
     if choice.mode == "tool":
-        return _write_named(choice.name or "", choice.namespace, tools, names)
+        name, group = choice.name or "", choice.namespace
+        of_name = [tool for tool in tools if tool.name == name and (group is None or tool.namespace == group)]
+        return _write_named(name, of_name[0] if of_name else None, names)
     if choice.allowed is None or choice.mode == "none":
         return choice.mode
-    allowed = [_write_named(name, None, tools, names) for name in choice.allowed]
+    first = {tool.name: tool for tool in reversed(tools)}
+    allowed = [_write_named(name, first.get(name), names) for name in choice.allowed]
     return {"type": "allowed_tools", "mode": choice.mode, "tools": allowed}
 
 
-def _write_named(
-    name: str, namespace: str | None, tools: Sequence[Tool], names: ToolNames | None
-) -> JsonObject:
-    tool: Tool | None = None
-    for one in tools:
-        if one.name == name and (namespace is None or one.namespace == namespace):
-            tool = one
-            break
+def _write_named(name: str, tool: Tool | None, names: ToolNames | None) -> JsonObject:
+    """`tool`: the first tool of this name."""
     if tool is not None and tool.builtin is not None:
         return {"type": tool.builtin}
     kind = "custom" if tool is not None and tool.custom else "function"
