@@ -136,7 +136,8 @@ def test_a_vendor_is_called_read_and_charged_by_its_profile(
     example = [found for found in profile.usage.examples if found.protocol == protocol][-1]
     vendor.keys, vendor.usage, model = {f"sk-{name}": None}, example.usage, f"model-of-{name}"
     secret(server, name, f"sk-{name}")
-    add(server, key, model, "--vendor", name, "--base-url", vendor.url + base, "--protocol", protocol)
+    add(server, key, model, "--vendor", name, "--base-url", vendor.url + base, "--protocol", protocol,
+        "--credential", f"file:{name}")  # fmt: skip
     vendor.used()
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 500}
     if name == "mistral":
