@@ -74,6 +74,7 @@ def time_out(exchange: Exchange) -> None:
         message = "the request took longer than this gateway waits"
         exchange.last_refusal = Refusal(504, "upstream_timeout", message)
         exchange.tried += [view.name for view in exchange.views]
+        exchange.choices, exchange.fallbacks = [], ()  # its time is over for every model
         attempt.interrupt_or_fail("upstream_timeout")
 
 
