@@ -11,7 +11,6 @@ import msgspec
 
 from tokenworks.charging import PER_UNIT, UsageRecord
 from tokenworks.gateway.protocol.cost_fields import RawFields, body_with_cost, events_with_cost
-from tokenworks.gateway.protocol.meter import StreamMeter
 from tokenworks.gateway.request.losses import NO_COUNTS
 from tokenworks.gateway.request.state import HeldRequest
 
@@ -64,14 +63,14 @@ def whole_answer(request: HeldRequest, body: bytes) -> bytes:
     return body_with_cost(body, request.protocol, cost_members(amounts), counts)
 
 
-def stream_end(request: HeldRequest, meter: StreamMeter, last: bytes) -> bytes:
-    """The withheld end of a stream (`last`, as its client reads it), with the cost in its usage."""
+def stream_end(request: HeldRequest, answer_id: str, last: bytes) -> bytes:
+    """The end of a stream (`last`, as its client reads it), with the cost in its usage. `answer_id`: if no event of it has an id."""
     record = request.record
     return events_with_cost(
         last,
         request.protocol,
         cost_members(drawn(record)),
         NO_COUNTS if record is None else record.c,
-        meter.upstream_id or request.request_id,
+        answer_id,
         request.shown_model,
     )

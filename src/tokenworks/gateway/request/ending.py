@@ -26,7 +26,9 @@ def write_end(conn: ClientConnection, attempt: AnsweredAttempt, answers: Answers
             if translator is None
             else answers.translated_end(attempt, translator, meter, counted)
         )
-        end_stream(request, conn, stream_end(request, meter, last) if request.wants_cost else last)
+        if request.wants_cost:
+            last = stream_end(request, meter.upstream_id or request.request_id, last)
+        end_stream(request, conn, last)
         return
     if attempt.whole is not None:
         body = answers.translated_body(attempt, attempt.whole, counted)

@@ -35,6 +35,7 @@ from tokenworks.charging import (
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields.scan import any_decoder
 from tokenworks.gateway.request.answer_copy import AnswerCopy
+from tokenworks.gateway.request.cost import stream_end, whole_answer
 from tokenworks.gateway.request.losses import is_filtered
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.record import AttemptCharge, ChargeCallback
@@ -43,9 +44,10 @@ from tokenworks.gateway.request.state import HeldRequest
 
 # Requests with a larger body are not answered from the cache, since to compare them would block the loop for too long.
 CACHED_BODY_BYTES_MAX: Final = 262_144
-# Fields that say who asks, and not what: two requests that differ in them alone are equal.
+# Fields that say who asks, and not what: two requests that differ in them alone are equal. `usage` is the wish for the cost, which
+# `_equal_text` has where it counts.
 IGNORED_FIELDS: Final = frozenset(
-    {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "user"}
+    {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "usage", "user"}
 )
 # Headers that change what a deployment answers.
 _COMPARED_HEADERS: Final = (b"anthropic-beta", b"anthropic-version")
@@ -165,7 +167,8 @@ class Replay:
 
     def _answered(self, found: ReplayFound | None) -> None:
         request = self._request
-        self._claimed = self._kind == IDEMPOTENCY_KEY and found is not None and found.verdict == "none"
+        # The answer of a recorder that claimed the key may come too late, so that None may stand for a claim.
+        self._claimed = self._kind == IDEMPOTENCY_KEY and (found is None or found.verdict == "none")
         if request.ended:
             self._drop_claim()
         elif found is not None and found.verdict == "found":
@@ -253,7 +256,7 @@ class Replay:
         record.replay_of, record.replay_percent = found.usage_id, self._percent
         record.prompt = request.rated == request.model
         record.asked, record.choice = request.intent, request.choice
-        record.client_request_id = request.head.client_request_id
+        record.client_request_id, record.tags = request.head.client_request_id, request.tags
         request.record, request.spent_tokens = record, sum(share)
         shared.client.finish(record, self._record_on_disk, "")
         if hold is not None and hold.account.closing:
@@ -278,10 +281,16 @@ class Replay:
                 b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\nx-request-id: %b\r\nrequest-id: %b\r\nx-tokenworks-replayed: %b\r\n%b%b"
                 % (found.media_type.encode(), ids, ids, found.request_id.encode(), hit, request.head.lines)
             )
+            # An answer is stored without a cost: each client reads that of its own record.
+            answer = found.answer
             if request.parsed.stream:
-                end_stream(request, conn, found.answer)
+                end_stream(
+                    request,
+                    conn,
+                    stream_end(request, request.request_id, answer) if request.wants_cost else answer,
+                )
             else:
-                write_whole(request, conn, found.answer)
+                write_whole(request, conn, whole_answer(request, answer) if request.wants_cost else answer)
         self._given()
 
     # An answer to be stored.
@@ -439,7 +448,9 @@ def _equal_text(request: HeldRequest) -> bytes | None:
         name: any_decoder.decode(value) for name, value in parsed.fields.items() if name not in IGNORED_FIELDS
     }
     headers = [request.head.headers.get(name, b"").decode("latin-1") for name in _COMPARED_HEADERS]
-    head = [request.protocol, request.model, request.head.query.decode("latin-1"), *headers]
+    # A stream has a usage event if the cost is requested, by the body or by a header.
+    has_cost = parsed.stream and request.wants_cost
+    head = [request.protocol, request.model, request.head.query.decode("latin-1"), has_cost, *headers]
     return _encode([head, fields])
 
 
