@@ -64,7 +64,7 @@ def stop_waited(exchange: Exchange, now_s: int) -> None:
         if attempt.abort():
             attempt.stream_ended(meter)
     elif waited_s + 1 >= STOP_WAIT_S and meter.finish_withheld and exchange.conn is not None:
-        attempt.release_finish(meter)
+        attempt.release_finish(attempt.upstream, meter)
 
 
 def time_out(exchange: Exchange) -> None:
