@@ -205,6 +205,16 @@ def test_embeddings_never_fall_back():
     assert not worker.pool("d2").made and worker.client.refused.status == 502
 
 
+def test_the_first_byte_in_a_record_is_of_its_own_attempt():
+    worker = three()
+    worker.begins(model="big", models=["small"])
+    worker.loop.now_s += 1
+    fails(worker, "d1")
+    worker.loop.now_s += 2
+    answers(worker, "d2", "small")
+    assert worker.recorder.records[0][0].first_byte_ms == 3000
+
+
 def test_a_request_whose_time_is_over_goes_on_with_no_other_model():
     worker = three(intents=[Intent(name="best", models=("small", "tiny"))])
     for named in ({"model": "big", "models": ["small"]}, {"model": "best"}):
