@@ -6,7 +6,16 @@ import pytest
 
 from tests.gateway.request.support import WHOLE, Worker, deployment
 from tokenworks.catalog import Counts, Service
-from tokenworks.charging import REPLAY_DROP, REPLAY_KEEP, REPLAY_LOOKUP, ReplayFound, Verdict
+from tokenworks.charging import (
+    REPLAY_DROP,
+    REPLAY_KEEP,
+    REPLAY_LOOKUP,
+    Admission,
+    Limit,
+    LimitLeft,
+    ReplayFound,
+    Verdict,
+)
 from tokenworks.gateway.request.replay import begin_replay
 from tokenworks.gateway.request.ticking import cut
 
@@ -429,6 +438,22 @@ def test_the_answer_of_a_model_fallen_back_to_is_stored_once_for_its_key_and_nev
             assert argument.usage_id == worker.recorder.records[0][0].usage_id
         worker.recorder.durable()
         assert len(worker.recorder.records) == 1 and not asked(worker, REPLAY_DROP) and is_over(worker)
+
+
+def test_a_hit_counts_against_the_limits_and_names_what_is_left_of_them():
+    worker, limit = cached(50), Limit("l-1", 60, 0, 0)
+    worker.user.limits, worker.user.limit_scopes = (limit,), ("key",)
+    worker.begins(headers=CACHE)
+    (question,) = worker.recorder.admissions.asked
+    admission = Admission((limit,), question.tokens, 1, left=(LimitLeft(59, 0),))
+    question.answered(admission, 0, limit, 0)
+    answer_lookup(worker, FOUND)
+    worker.recorder.durable()
+    head = worker.client.written.partition(b"\r\n\r\n")[0]
+    assert b"\r\nx-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 59\r\n" in head
+    (exchange,) = worker.ended
+    worker.parts.holds.end(exchange)
+    assert worker.recorder.admissions.ended == [(admission, 14, True)] and is_over(worker)
 
 
 def test_a_hit_has_the_tags_of_its_own_request():

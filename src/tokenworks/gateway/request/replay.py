@@ -38,6 +38,7 @@ from tokenworks.gateway.request.answer_copy import AnswerCopy
 from tokenworks.gateway.request.cost import stream_end, whole_answer
 from tokenworks.gateway.request.losses import is_filtered
 from tokenworks.gateway.request.parts import Parts
+from tokenworks.gateway.request.rate_headers import admitted_lines
 from tokenworks.gateway.request.record import AttemptCharge, ChargeCallback
 from tokenworks.gateway.request.reply import end_stream, write_whole
 from tokenworks.gateway.request.state import HeldRequest
@@ -272,23 +273,23 @@ class Replay:
         conn = request.conn
         if conn is not None:
             ids = request.request_id.encode()
-            hit = (
+            lines = (
                 b"x-tokenworks-cache: hit\r\nage: %d\r\n" % found.age_s
                 if self._kind == RESPONSE_CACHE
                 else b""
             )
+            if request.admission is not None:
+                lines += admitted_lines(request.admission, request.protocol, shared.clock.civil_ms())
             request.response_head = (
                 b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\nx-request-id: %b\r\nrequest-id: %b\r\nx-tokenworks-replayed: %b\r\n%b%b"
-                % (found.media_type.encode(), ids, ids, found.request_id.encode(), hit, request.head.lines)
+                % (found.media_type.encode(), ids, ids, found.request_id.encode(), lines, request.head.lines)
             )
             # An answer is stored without a cost: each client reads that of its own record.
             answer = found.answer
             if request.parsed.stream:
-                end_stream(
-                    request,
-                    conn,
-                    stream_end(request, request.request_id, answer) if request.wants_cost else answer,
-                )
+                if request.wants_cost:
+                    answer = stream_end(request, request.request_id, answer)
+                end_stream(request, conn, answer)
             else:
                 write_whole(request, conn, whole_answer(request, answer) if request.wants_cost else answer)
         self._given()
