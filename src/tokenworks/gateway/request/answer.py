@@ -96,7 +96,9 @@ class Answers:
         if translated is not None:
             # The client's protocol tells it how to report usage, so the translator gets all of it.
             options = UsageOptions(final=True, cost=request.wants_cost)
-            attempt.translator = translated.translation.translator(self._translations.naming(attempt, translated))
+            attempt.translator = translated.translation.translator(
+                self._translations.naming(attempt, translated)
+            )
         attempt.meter = make_meter(
             attempt.protocol,
             requested_model=request.shown_model,
