@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from tokenworks.catalog import Counts
 from tokenworks.charging.messages import Loss, Need
+from tokenworks.charging.model import COUNT_NEED
 from tokenworks.charging.replay import charged_counts, need_of, share_of
 
 counts = st.builds(Counts, *[st.integers(0, 10**9)] * 8)
@@ -18,7 +19,9 @@ def test_a_share_is_at_most_the_charge_and_exact_to_a_token_of_each_class(charge
     assert share_of(charged, 100) == charged
     assert share_of(charged, 0) == Counts()
     need = need_of(share, percent)
-    assert need.input_tokens == (share.input_tokens if percent else 0)
+    counts_alone = percent and (share.input_tokens, share.output_tokens) == (1, 0)
+    assert need.input_tokens == (share.input_tokens + bool(counts_alone) if percent else 0)
+    assert need != COUNT_NEED
     assert need.output_tokens == (share.output_tokens if percent else 0)
     assert need.requests == bool(percent)
 
@@ -32,3 +35,9 @@ def test_what_the_operator_bore_is_not_charged_again():
         fresh_input=4, output=4
     )
     assert need_of(Counts(), 0) == Need(0, 0, 0)
+
+
+def test_a_replay_of_one_token_is_no_count_for_which_nothing_is_bought():
+    assert need_of(Counts(fresh_input=1), 5) == Need(1, 2, 0) and need_of(Counts(output=1), 5) == Need(
+        1, 0, 1
+    )

@@ -11,6 +11,7 @@ from typing import Final
 
 from tokenworks.catalog import Counts
 from tokenworks.charging.messages import Loss, Need
+from tokenworks.charging.model import COUNT_NEED
 
 IDEMPOTENCY_KEY: Final = "idempotency_key"
 """The reason of a record, and the kind of a stored answer: a repeat of a request with its `Idempotency-Key`. Its share is 0."""
@@ -34,5 +35,10 @@ def share_of(charged: Counts, percent: int) -> Counts:
 
 
 def need_of(share: Counts, percent: int) -> Need:
-    """What a replay holds: exactly what it is charged. Nothing for a share of 0."""
-    return Need(0, 0, 0) if not percent else Need(1, share.input_tokens, share.output_tokens)
+    """What a replay holds: what it is charged. Nothing for a share of 0. One token of input alone is the need of a count of tokens, for
+    which an account that pays as it goes buys nothing: a replay of that size holds two.
+    """
+    if not percent:
+        return Need(0, 0, 0)
+    need = Need(1, share.input_tokens, share.output_tokens)
+    return Need(1, 2, 0) if need == COUNT_NEED else need

@@ -279,6 +279,17 @@ def test_a_record_that_is_on_another_host_is_waited_for_and_never_guessed(servic
     assert asked(replays, here, subscriber.account_id)[1].verdict == "none"
 
 
+def test_a_request_that_asks_again_has_its_own_claim(services, clock, subscriber):
+    """Its recorder went after the claim and before the answer, so that the worker asks the next recorder."""
+    replays = Replays(services.connection, clock, services.vault, LIMITS)
+    host = Host(services)
+    request, _ = asked(replays, host, subscriber.account_id)
+    again = ReplayLookup(request.replay_name(), b"x", MEMBER, request.worker, 3600)
+    assert replays.find(again, host.records(subscriber.account_id)).verdict == "none"
+    assert asked(replays, host, subscriber.account_id)[1].verdict == "in_flight"
+    assert kept(replays, request, subscriber.subscriber_id)
+
+
 @pytest.mark.parametrize("settled", [False, True])
 def test_a_key_whose_answer_could_not_be_stored_is_spent(services, clock, subscriber, settled):
     """The database was away when the answer was to be stored, and the request was charged; its worker died later."""

@@ -64,3 +64,15 @@ def test_a_plan_goes_on_with_its_cheaper_model_once_where_that_is_served():
     request, _ = asked(worker, model="big")
     request.object_deployment = "d1"  # it goes on with what was made there
     assert not worker.parts.models.restrict(request) and request.model == "big"
+
+
+def test_the_plans_cheaper_model_has_all_its_attempts():
+    worker = two()
+    worker.user.policy = ChargingPolicy(final_unit="restrict", restrict_to="small")
+    request = worker.held_state(model="big", protocol="messages")
+    assert worker.parts.translations.prepare_any(request) is None
+    request.tried = ["d1"]
+    worker.parts.placements.choose(request)
+    assert worker.parts.models.restrict(request)
+    assert (request.tried, request.placement_request, request.translated) == ([], None, None)
+    assert worker.shared.memory.used == 0

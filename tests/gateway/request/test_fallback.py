@@ -9,6 +9,7 @@ from tokenworks.catalog import Service
 from tokenworks.factory import Intent
 from tokenworks.gateway.protocol.vendor_errors import Fault
 from tokenworks.gateway.request.fallback import CONTEXT, MODERATION, cause_of_fault
+from tokenworks.gateway.request.ticking import PING_EVERY_S, tick, time_out
 
 TOO_LONG = {"error": {"message": "maximum context length", "code": "context_length_exceeded"}}
 MODERATED = {"error": {"message": "no", "code": "content_policy_violation"}}
@@ -209,3 +210,47 @@ def test_a_name_that_no_database_takes_is_recorded_as_one_that_it_takes():
     worker.begins(model="no\0ne\n", models=["small"])
     answers(worker, "d2", "small")
     assert worker.recorder.records[-1][0].asked == "no?ne?"
+
+
+def test_the_first_byte_in_a_record_is_of_its_own_attempt():
+    worker = three()
+    worker.begins(model="big", models=["small"])
+    worker.loop.now_s += 1
+    fails(worker, "d1")
+    worker.loop.now_s += 2
+    answers(worker, "d2", "small")
+    assert worker.recorder.records[0][0].first_byte_ms == 3000
+
+
+def test_a_request_whose_time_is_over_goes_on_with_no_other_model():
+    worker = three(intents=[Intent(name="best", models=("small", "tiny"))])
+    for named in ({"model": "big", "models": ["small"]}, {"model": "best"}):
+        exchange = worker.begins(**named)
+        time_out(exchange)
+        assert worker.client.refused.status == 504 and exchange.ended and not worker.held
+        assert exchange.attempt_no == 1
+
+
+def test_the_translation_for_a_model_is_over_with_it():
+    """The next model's hold covers what its own deployment reads."""
+    tools = [{"type": "function", "function": {"name": f"t{n}"}} for n in range(60)]
+    asking = {"model": "big", "models": ["small"], "tools": tools}
+    translating = Worker(deployment("d1", "big", protocols=("messages",)), deployment("d2", "small"))
+    exchange = translating.begins(**asking)
+    first = exchange.need
+    fails(translating, "d1")
+    relaying = three()
+    other = relaying.begins(**asking)
+    fails(relaying, "d1")
+    assert exchange.model == other.model == "small"
+    assert exchange.need == other.need and exchange.need.input_tokens < first.input_tokens
+    assert exchange.translated is None and translating.shared.memory.used == 0
+
+
+def test_a_ping_before_the_next_models_answer_names_no_model_that_failed():
+    worker = Worker(deployment("d1", "big"), deployment("d2", "small", early_head=True))
+    exchange = worker.begins(model="big", models=["small"], stream=True)
+    worker.upstream("d1").answers(events(TOO_LONG), kind=b"text/event-stream")
+    assert exchange.model == "small"
+    tick(exchange, int(exchange.written_s) + PING_EVERY_S)
+    assert b": ping" in worker.client.written and b"x-tokenworks-model: big" not in worker.client.written

@@ -4,10 +4,20 @@ import json
 
 import pytest
 
-from tests.gateway.request.support import WHOLE, Worker
+from tests.gateway.request.support import WHOLE, Worker, deployment
 from tokenworks.catalog import Counts, Service
-from tokenworks.charging import REPLAY_DROP, REPLAY_KEEP, REPLAY_LOOKUP, ReplayFound, Verdict
+from tokenworks.charging import (
+    REPLAY_DROP,
+    REPLAY_KEEP,
+    REPLAY_LOOKUP,
+    Admission,
+    Limit,
+    LimitLeft,
+    ReplayFound,
+    Verdict,
+)
 from tokenworks.gateway.request.replay import begin_replay
+from tokenworks.gateway.request.ticking import cut
 
 KEY = b"idempotency-key: order 1\r\n"
 CACHE = b"x-tokenworks-cache: on\r\n"
@@ -129,7 +139,6 @@ def test_a_client_that_leaves_before_its_hit_is_recorded_is_charged_once():
 @pytest.mark.parametrize(
     ("found", "status", "code"),
     [
-        (None, 503, "database_away"),
         (ReplayFound("in_flight"), 409, "idempotency_in_flight"),
         (ReplayFound("other_request"), 422, "idempotency_key_reused"),
         (ReplayFound("spent"), 409, "idempotency_key_spent"),
@@ -143,6 +152,16 @@ def test_a_key_that_is_not_free_refuses_and_frees_nothing(found, status, code):
     assert (worker.client.refused.status, worker.client.refused.code) == (status, code)
     assert (status == 409 and code.endswith("flight")) <= bool(worker.client.refused.retry_after_s)
     assert not asked(worker, REPLAY_DROP) and not worker.pools and is_over(worker)
+
+
+def test_a_key_whose_lookup_had_no_answer_in_time_may_be_claimed_and_is_freed():
+    worker = Worker()
+    worker.begins(headers=KEY)
+    ((looked_up, answered),) = asked(worker, REPLAY_LOOKUP)
+    answered(None)
+    assert (worker.client.refused.status, worker.client.refused.code) == (503, "database_away")
+    ((freed, _),) = asked(worker, REPLAY_DROP)
+    assert freed == looked_up.name and not worker.pools and is_over(worker)
 
 
 def test_without_the_database_the_cache_is_a_miss():
@@ -330,3 +349,150 @@ def test_the_headers_have_no_effect_where_nothing_declares_one():
         assert exchange.replay is None and not worker.recorder.requests
     counting = cached().arrives(headers=CACHE + KEY, free=True)
     assert begin_replay(counting.parts, counting, *[None] * 4) is None
+
+
+NONE = ReplayFound("none")
+BARE = json.dumps(WHOLE).encode()
+
+
+def body_of_stream(client):
+    """The bytes of a chunked response, without HTTP."""
+    rest, out = client.written.partition(b"\r\n\r\n")[2], b""
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        out, rest = out + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    return out
+
+
+@pytest.mark.parametrize("protocol", ["messages", "responses"])
+@pytest.mark.parametrize("answer", [STREAM, ANSWER, BARE], ids=["stream", "whole", "without usage"])
+def test_a_translated_answer_is_stored_as_its_client_gets_it_and_given_so_again(protocol, answer):
+    worker, streams = cached(), answer is STREAM
+    asking = {"protocol": protocol, "stream": streams, "headers": CACHE, "input": "hi"}
+    exchange = worker.begins(**asking)
+    answer_lookup(worker, NONE)
+    assert exchange.translated is not None
+    worker.upstream().answers(answer, kind=b"text/event-stream" if streams else b"application/json")
+    worker.upstream().ends()
+    ((kept, answered),) = asked(worker, REPLAY_KEEP)
+    assert not worker.recorder.records and worker.held
+    answered(True)
+    worker.recorder.durable()
+    ((record, _),) = worker.recorder.records
+    given = body_of_stream(worker.client) if streams else worker.client.written.partition(b"\r\n\r\n")[2]
+    assert kept.answer == given and b"hello" in given
+    usage = b'"output_tokens":%d' % record.c.output
+    assert usage in given and record.c.output == (1 if answer is BARE else 21)
+    assert is_over(worker)
+    again = cached()
+    again.begins(**asking)
+    found = ReplayFound("found", "5" * 32, "6" * 32, "provider", record.c, 0, kept.media_type, kept.answer)
+    answer_lookup(again, found)
+    again.recorder.durable()
+    repeated = body_of_stream(again.client) if streams else again.client.written.partition(b"\r\n\r\n")[2]
+    assert repeated == given and is_over(again)
+
+
+@pytest.mark.parametrize("protocol", ["chat", "messages"])
+@pytest.mark.parametrize("leaves", ["client", "worker"])
+def test_one_that_leaves_while_its_answer_is_stored_is_charged_once(protocol, leaves):
+    worker = Worker()
+    exchange = worker.begins(headers=KEY, protocol=protocol)
+    answer_lookup(worker, NONE)
+    worker.upstream().answers(ANSWER)
+    worker.upstream().ends()
+    if leaves == "client":
+        exchange.client_gone()
+    else:
+        cut(exchange)
+    assert not exchange.ended and worker.held
+    asked(worker, REPLAY_KEEP)[0][1](True)
+    worker.recorder.durable()
+    ((record, _),) = worker.recorder.records
+    assert (record.state, record.c.output) == ("complete", 21)
+    assert not asked(worker, REPLAY_DROP) and is_over(worker)
+
+
+def test_a_worker_that_ends_while_an_answer_is_looked_up_frees_the_key():
+    worker = Worker()
+    cut(worker.begins(headers=KEY))
+    assert worker.client.refused.status == 503
+    answer_lookup(worker, NONE)
+    assert len(asked(worker, REPLAY_DROP)) == 1 and not worker.pools and is_over(worker)
+
+
+def test_the_answer_of_a_model_fallen_back_to_is_stored_once_for_its_key_and_never_for_the_cache():
+    for headers, count in ((KEY, 1), (CACHE, 0)):
+        worker = Worker(deployment("d1", "m"), deployment("d2", "small"))
+        worker.user.service = Service(cache_percent=50)
+        worker.begins(headers=headers, models=["small"])
+        answer_lookup(worker, NONE)
+        worker.upstream("d1").answers(b"{}", status=500)
+        worker.upstream("d1").ends()
+        worker.upstream("d2").answers(ANSWER)
+        worker.upstream("d2").ends()
+        kept = asked(worker, REPLAY_KEEP)
+        assert len(kept) == count and len(asked(worker, REPLAY_LOOKUP)) == 1
+        for argument, answered in kept:
+            answered(True)
+            assert argument.usage_id == worker.recorder.records[0][0].usage_id
+        worker.recorder.durable()
+        assert len(worker.recorder.records) == 1 and not asked(worker, REPLAY_DROP) and is_over(worker)
+
+
+def test_a_hit_counts_against_the_limits_and_names_what_is_left_of_them():
+    worker, limit = cached(50), Limit("l-1", 60, 0, 0)
+    worker.user.limits, worker.user.limit_scopes = (limit,), ("key",)
+    worker.begins(headers=CACHE)
+    (question,) = worker.recorder.admissions.asked
+    admission = Admission((limit,), question.tokens, 1, left=(LimitLeft(59, 0),))
+    question.answered(admission, 0, limit, 0)
+    answer_lookup(worker, FOUND)
+    worker.recorder.durable()
+    head = worker.client.written.partition(b"\r\n\r\n")[0]
+    assert b"\r\nx-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 59\r\n" in head
+    (exchange,) = worker.ended
+    worker.parts.holds.end(exchange)
+    assert worker.recorder.admissions.ended == [(admission, 14, True)] and is_over(worker)
+
+
+def test_a_hit_has_the_tags_of_its_own_request():
+    worker = cached()
+    worker.begins(headers=CACHE + b"x-tokenworks-tag-team: search\r\n", metadata={"job": "j"})
+    answer_lookup(worker, FOUND)
+    assert worker.recorder.records[0][0].tags == {"team": "search", "job": "j"}
+
+
+@pytest.mark.parametrize("wish", [{"usage": {"include": True}}, {"headers": b"x-tokenworks-cost: 1\r\n"}])
+@pytest.mark.parametrize("headers", [CACHE, KEY])
+def test_an_answer_that_is_given_again_names_what_its_own_record_draws(headers, wish):
+    worker = cached(50)
+    worker.begins(**{**wish, "headers": headers + wish.get("headers", b"")})
+    answer_lookup(worker, FOUND)
+    worker.recorder.durable()
+    head, _, body = worker.client.written.partition(b"\r\n\r\n")
+    usage, drawn = json.loads(body)["usage"], 14 if headers is CACHE else 0
+    assert (usage["cost"], usage["total_tokens"]) == (drawn, 30)
+    assert b"x-tokenworks-cost: %d token\r\n" % drawn in head and is_over(worker)
+
+
+def test_a_stream_with_a_cost_is_stored_without_it_and_for_those_alone_that_ask_for_it():
+    worker = cached()
+    asking = {"headers": CACHE, "stream": True, "usage": {"include": True}}
+    worker.begins(**asking)
+    answer_lookup(worker, NONE)
+    worker.upstream().answers(STREAM, kind=b"text/event-stream")
+    worker.upstream().ends()
+    ((kept, answered),) = asked(worker, REPLAY_KEEP)
+    answered(True)
+    worker.recorder.durable()
+    assert b'"cost":30' in worker.client.written
+    assert b"cost" not in kept.answer and b'"usage"' in kept.answer
+    assert kept.name.digest == digest(stream=True, headers=b"x-tokenworks-cost: 1\r\n") != digest(stream=True)
+    assert digest() == digest(usage={"include": True})  # the cost of a whole answer is not stored
+    again = cached(50)
+    again.begins(**asking)
+    found = ReplayFound("found", "5" * 32, "6" * 32, "provider", CHARGED, 0, "text/event-stream", kept.answer)
+    answer_lookup(again, found)
+    again.recorder.durable()
+    assert b'"cost":14' in body_of_stream(again.client) and is_over(again)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.gateway.request.support import Worker, deployment, events, piece, used, whole
 from tests.support.streamed import assembled, payloads
+from tokenworks.gateway.request.ticking import stop_waited
 from tokenworks.gateway.request.translating import COMMAS_MAX
 
 EVENTS = b"text/event-stream"
@@ -303,3 +304,49 @@ def test_a_prompt_is_counted_as_the_deployment_reads_it():
     done(None)
     worker.recorder.durable()
     assert worker.recorder.records[0][0].counted_by == "estimate"
+
+
+def test_reasoning_that_only_the_later_deployment_hides_is_held_whole():
+    worker = Worker("d1", deployment("d2", protocols=("messages",)))
+    config = {"effort": "high", "format": {"type": "json_schema", "schema": {"type": "object"}}}
+    parts = [{"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}] * 30
+    exchange = worker.begins(**MESSAGES, stream=True, max_tokens=500, output_config=config, content=parts)
+    bound = exchange.input_bound
+    assert exchange.cuttable and exchange.held_output == 64
+    worker.upstream("d2").answers(b"{}", status=500)
+    worker.upstream("d2").ends()
+    assert exchange.deployment == "d1" and exchange.translated.parsed.hidden_reasoning
+    assert exchange.input_bound == bound  # the input alone would not have needed another hold
+    assert not exchange.cuttable and exchange.held_output == 500
+
+
+def test_a_finish_that_a_codec_can_not_read_ends_the_stream_with_an_error_and_a_record(monkeypatch):
+    worker = Worker()
+    exchange = streamed(worker, piece("one "), piece(None, "stop"))
+
+    class Fails:
+        def read(self, name, payload):
+            raise LookupError(name)
+
+    monkeypatch.setattr(exchange.attempt.translator, "_reader", Fails())
+    stop_waited(exchange, 100)
+    stop_waited(exchange, 101)
+    worker.recorder.durable()
+    assert worker.upstream().aborted and payloads(content(worker.client)[1])[-1]["type"] == "error"
+    assert len(worker.recorder.records) == 1 and exchange.ended and not worker.held
+
+
+def test_the_cost_of_a_translated_stream_is_in_an_event_of_the_same_answer():
+    worker = Worker(deployment("d1", protocols=("messages",)))
+    worker.begins(stream=True, usage={"include": True})
+    start = {"type": "message_start", "message": {"id": "msg_up", "model": "m", "usage": {"input_tokens": 5, "output_tokens": 1}}}  # fmt: skip
+    begin = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hi"}}
+    delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}}
+    ends = {"type": "content_block_stop", "index": 0}
+    worker.upstream().answers(events(start, begin, text, ends, delta, {"type": "message_stop"}), kind=EVENTS)
+    worker.upstream().ends()
+    worker.recorder.durable()
+    chunks = [one for one in payloads(content(worker.client)[1]) if isinstance(one, dict)]
+    assert [chunk["usage"]["cost"] for chunk in chunks if "cost" in (chunk.get("usage") or {})] == [8]
+    assert len({chunk["id"] for chunk in chunks}) == 1 and b"msg_up" not in worker.client.written

@@ -175,6 +175,9 @@ class Replays:
                 return ReplayFound("full")
             # Another request with the key may have claimed it since: it is in flight.
             return _NONE if store.claim(self._connection, name, claim) else _IN_FLIGHT
+        if row.usage_id is None and row.answer_id == claim.answer_id:
+            # The request's own claim: a worker whose recorder went before its answer asks the next one again.
+            return _NONE
         verdict = None if row.expires_at <= now else self._of_row(name, row, claim.body_hash, host, now)
         if verdict is None:
             store.take_over(self._connection, name, claim)

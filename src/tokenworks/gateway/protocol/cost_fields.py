@@ -33,7 +33,7 @@ def events_with_cost(
     events: bytes, protocol: str, cost: RawFields, counts: Counts, answer_id: str, model: str
 ) -> bytes:
     """The last events of a stream with the cost in the last usage among them. Chat completions and completions without one get a usage
-    event of their own before the terminal event.
+    event of their own before the terminal event, with the id of the events before it; `answer_id`: if none of them has one.
     """
     parts = _parts(events)
     for at in range(len(parts) - 1, -1, -1):
@@ -45,8 +45,9 @@ def events_with_cost(
         return events
     kind = b"text_completion" if protocol == "completions" else b"chat.completion.chunk"
     usage = _usage_with_cost(None, protocol, cost, counts)
+    own_id = _id_of(parts) or _encode(answer_id)
     own = b'data: {"id":%b,"object":"%b","created":0,"model":%b,"choices":[],"usage":%b}\n\n' % (
-        _encode(answer_id),
+        own_id,
         kind,
         _encode(model),
         bytes(usage),
@@ -54,6 +55,16 @@ def events_with_cost(
     ends = [at for at, part in enumerate(parts) if payload_of(part).strip() == _DONE]
     parts.insert(ends[0] if ends else len(parts), own)
     return b"".join(parts)
+
+
+def _id_of(parts: list[bytes]) -> bytes | None:
+    """The id in the last of the events that has one, as it is written there."""
+    for part in reversed(parts):
+        fields = _fields(payload_of(part))
+        found = None if fields is None else fields.get("id")
+        if found is not None:
+            return bytes(found)
+    return None
 
 
 def _parts(events: bytes) -> list[bytes]:

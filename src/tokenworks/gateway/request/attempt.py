@@ -230,11 +230,15 @@ class Attempt(AnsweredAttempt):
         self.upstream = None
         self.interrupt_or_fail("event_too_large" if isinstance(error, EventTooLarge) else "upstream_error")
 
-    def release_finish(self, meter: StreamMeter) -> None:
+    def release_finish(self, connection: UpstreamConnection, meter: StreamMeter) -> None:
         """Pass on what the meter withholds until the usage, since that is late."""
         out = meter.release()
         if self.translator is not None and out:
-            out = self._parts.answers.translate(self, self.translator, meter, out)
+            try:
+                out = self._parts.answers.translate(self, self.translator, meter, out)
+            except (EventTooLarge, TranslationFailed, NoRoom) as error:
+                self._stream_failed(connection, error, len(out))
+                return
         if out:
             self.relay(out)
 

@@ -31,7 +31,7 @@ from tokenworks.gateway.request.fallback import NOT_SERVED, asked_name
 from tokenworks.gateway.request.place import BYTES_PER_TOKEN, placement_request_of
 from tokenworks.gateway.request.refusals import no_route
 from tokenworks.gateway.request.state import KnownRequest
-from tokenworks.gateway.request.translating import object_refusal
+from tokenworks.gateway.request.translating import forget_translation, object_refusal
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Route, allows
 
@@ -160,16 +160,19 @@ class Models:
         return len(request.views) > 0
 
     def _set_model(self, request: KnownRequest, model: str) -> bool:
-        """Set the request's model. Each model has all attempts of its own. False if the request names objects of an upstream, and no
-        deployment of the model speaks its protocol.
-        """
+        """Set the request's model. False if the request names objects of an upstream, and no deployment of the model speaks its protocol."""
         request.model = model
         if _take_route(request, self._shared.snapshot.routes[model, request.protocol]) is not None:
             return False
+        self._begin_anew(request)
+        return True
+
+    def _begin_anew(self, request: KnownRequest) -> None:
+        """Each model has attempts, a placement and a translation of its own."""
+        forget_translation(self._shared, request)
         request.tried = []
         request.placement_request = None
         request.cuttable = False
-        return True
 
     def restrict(self, request: KnownRequest) -> bool:
         """Set the request's model to the plan's cheaper one, since nothing is left for the named one. False if the plan has none."""
@@ -185,6 +188,7 @@ class Models:
         if refusal is not None or not request.views or self._check(request) is not None:
             request.model, request.route, request.views, request.native = before
             return False
+        self._begin_anew(request)
         request.restricted = True
         return True
 

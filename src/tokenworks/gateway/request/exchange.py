@@ -387,7 +387,7 @@ class Exchange(HeldRequest):
         self.failures = [*(self.failures or ()), (attempt.view.name, cause)]
         self.parts.placements.end(self.attempt)
         self.parts.records.drop(self)
-        self.attempt = None
+        self.attempt, self.response_head, self.first_byte_ms = None, b"", None  # they were this attempt's
         self.parts.answers.give_memory(self)
 
     def give_up(self) -> None:

@@ -263,7 +263,11 @@ def translated_bound(request: HeldRequest, translated: TranslatedRequest) -> int
 
 
 def outgrows(request: HeldRequest, translated: TranslatedRequest) -> bool:
-    """True if the translated input may have more tokens than the bound that was held."""
+    """True if the translated request may cost more than is held: its input has more tokens than the bound, or its reasoning is hidden,
+    so that the stream can't extend its hold by what it shows.
+    """
+    if request.cuttable and translated.parsed.hidden_reasoning:
+        return True
     capped = min(translated_bound(request, translated), request.route.context_tokens * request.parsed.inputs)
     return capped > request.input_bound
 

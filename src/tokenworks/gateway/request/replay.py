@@ -44,9 +44,10 @@ from tokenworks.gateway.request.state import HeldRequest
 
 # Requests with a larger body are not answered from the cache, since to compare them would block the loop for too long.
 CACHED_BODY_BYTES_MAX: Final = 262_144
-# Fields that say who asks, and not what: two requests that differ in them alone are equal.
+# Fields that say who asks, and not what: two requests that differ in them alone are equal. `usage` is the wish for the cost, which
+# `_equal_text` has where it counts.
 IGNORED_FIELDS: Final = frozenset(
-    {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "user"}
+    {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "usage", "user"}
 )
 # Headers that change what a deployment answers.
 _COMPARED_HEADERS: Final = (b"anthropic-beta", b"anthropic-version")
@@ -166,7 +167,8 @@ class Replay:
 
     def _answered(self, found: ReplayFound | None) -> None:
         request = self._request
-        self._claimed = self._kind == IDEMPOTENCY_KEY and found is not None and found.verdict == "none"
+        # The answer of a recorder that claimed the key may come too late, so that None may stand for a claim.
+        self._claimed = self._kind == IDEMPOTENCY_KEY and (found is None or found.verdict == "none")
         if request.ended:
             self._drop_claim()
         elif found is not None and found.verdict == "found":

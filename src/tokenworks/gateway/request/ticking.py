@@ -64,7 +64,7 @@ def stop_waited(exchange: Exchange, now_s: int) -> None:
         if attempt.abort():
             attempt.stream_ended(meter)
     elif waited_s + 1 >= STOP_WAIT_S and meter.finish_withheld and exchange.conn is not None:
-        attempt.release_finish(meter)
+        attempt.release_finish(attempt.upstream, meter)
 
 
 def time_out(exchange: Exchange) -> None:
@@ -74,6 +74,7 @@ def time_out(exchange: Exchange) -> None:
         message = "the request took longer than this gateway waits"
         exchange.last_refusal = Refusal(504, "upstream_timeout", message)
         exchange.tried += [view.name for view in exchange.views]
+        exchange.choices, exchange.fallbacks = [], ()  # its time is over for every model
         attempt.interrupt_or_fail("upstream_timeout")
 
 

@@ -90,16 +90,20 @@ class Translations:
         ]
 
     def forget(self, request: ArrivedRequest) -> None:
-        """Give back the memory of a translation."""
-        translated = request.translated
-        if translated is not None:
-            request.translated = None
-            self._shared.memory.give(request.address, translated.memory_bytes)
+        forget_translation(self._shared, request)
 
     def naming(self, attempt: AnsweredAttempt, translated: TranslatedRequest) -> Naming:
         request = attempt.request
         created_s = request.started_ms // _MS_PER_S
         return translated.translation.naming(request.request_id, request.shown_model, created_s)
+
+
+def forget_translation(shared: Shared, request: ArrivedRequest) -> None:
+    """Give back the memory of a translation."""
+    translated = request.translated
+    if translated is not None:
+        request.translated = None
+        shared.memory.give(request.address, translated.memory_bytes)
 
 
 def target_of(request: KnownRequest, view: DeploymentView) -> Target:

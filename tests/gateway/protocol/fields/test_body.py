@@ -103,6 +103,7 @@ def test_how_many_texts_and_answers(protocol, body, inputs, choices):
     ("chat", {"enable_thinking": False}, False), ("chat", {"chat_template_kwargs": {"enable_thinking": True}}, True), ("chat", {"chat_template_kwargs": {"enable_thinking": False}}, False),
     ("messages", {"thinking": {"type": "enabled", "budget_tokens": 2000}}, True), ("messages", {"thinking": {"type": "disabled"}}, False), ("messages", {"thinking": {"type": "adaptive"}}, True),
     ("responses", {"reasoning": {"effort": "low"}}, True), ("responses", {"reasoning": {"effort": None, "summary": "auto"}}, False), ("responses", {"reasoning": None}, False),
+    ("chat", {"reasoning": {"enabled": True}}, True), ("chat", {"reasoning": {"enabled": False}}, False), ("chat", {"reasoning": {"max_tokens": 2000}}, True),
 ])  # fmt: skip
 def test_whether_hidden_reasoning_is_asked_for(protocol, more, thinks):
     body = {"model": "m", "input" if protocol == "responses" else "messages": HI} | more

@@ -119,8 +119,8 @@ def _is_effort(value: object) -> bool:
 def _switched_on(switch: dict[str, object]) -> bool:
     """True if `reasoning`, `thinking` or the switches of a chat template turn reasoning on."""
     kind = switch.get("type")
-    if isinstance(kind, str) and kind in _ON:
-        return True
+    if (isinstance(kind, str) and kind in _ON) or switch.get("enabled") is True or switch.get("max_tokens"):
+        return True  # `enabled` and `max_tokens`: of OpenRouter's `reasoning`
     return bool(switch.get("enable_thinking") or switch.get("thinking") or switch.get("thinking_budget")) or (
         "format" not in switch and _is_effort(switch.get("effort")) and "type" not in switch
     )
