@@ -197,6 +197,7 @@ MAPS = [
             "models": ["{}"],
             "intents": [],
             "facts": {"m": "{}"},
+            "foreign_keys": False,
         },
     ),
 ]
