@@ -123,6 +123,33 @@ def test_a_lost_host_is_written_off_and_its_return_is_late(tmp_path, upstream):
     Embedded(home).destroy()
 
 
+def test_late_records_wait_for_the_rate_cards_by_which_they_are_charged(tmp_path, upstream):
+    """The recorder that comes back settles before it can read the rate cards: its late record is charged then, and not refused."""
+    embedded = Embedded(tmp_path / "database")
+    with embedded.use() as url, Server(tmp_path / "a", database_url=url) as a:
+        subscriber, key = a.subscriber("sample-trial")
+        a.add_deployment("stub", "stub", upstream.url)
+        assert a.chat(key, {"tokens": 5, "prompt": 11})[0] == 200
+        a.usage(subscriber, 1)
+        with stopped(processes(tmp_path / "database")):
+            assert a.chat(key, {"tokens": 5, "prompt": 11})[0] == 200
+            a.kill()
+        a.connection.execute("UPDATE grants SET spend_until = now() - interval '1 second'")
+        (held,) = a.services.ledger.grants(subscriber.account_id)
+        a.cli("grant", "write-off", str(held["grant_id"]))
+        with contextlib.closing(connect(embedded.owner_url)) as owner:
+            with owner.transaction():
+                owner.execute("LOCK TABLE rate_card IN ACCESS EXCLUSIVE MODE")
+                with pytest.raises(AssertionError, match="ready"):
+                    a.start(ready_s=0)
+                until(lambda: "settlement.failing" in a.log_text(), what="a settlement without rate cards")
+        until(a.ready, what="the server to be ready")
+        assert sorted(record["flags"] for record in a.usage(subscriber, 2)) == [[], ["late"]]
+        assert a.buckets(subscriber)[0].left == 10_000_000 - 2 * 16_000
+        assert a.findings() == []
+    embedded.destroy()
+
+
 def test_a_lost_host_comes_back_with_streams_that_were_open(tmp_path, upstream):
     """Its grants were written off meanwhile: what the streams had made is late, as every other record of it."""
     home = tmp_path / "database"

@@ -77,7 +77,12 @@ class ChangeFeed:
         self.archive: ArchiveState | None = None
 
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
-        """The model's class and its weights in a version of a rate card; None where the version or the model is unknown."""
+        """The model's class and its weights in a version of a rate card; None where the version or the model is unknown.
+
+        Raises `Unavailable` before the first poll: no record may be refused, and no request, because the rate cards are not read yet.
+        """
+        if not self._snapshots:
+            raise Unavailable("the rate cards are not read yet")
         key = (rate_version, model)
         if key not in self._rates:
             card = self._cards.get(rate_version)

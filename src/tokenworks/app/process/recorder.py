@@ -167,9 +167,10 @@ class RecorderProcess:
         recorder.settler.put(unsettled)
         recorder.settler.advance(journal.next_seq - 1)
         recorder.begin()
-        recorder.settler.start()
+        # Late records are charged by the rate cards, which the first poll reads.
         with contextlib.suppress(Unavailable):
             await self._feed.poll()
+        recorder.settler.start()
         gc.collect()
         gc.freeze()
         log.info(
