@@ -30,7 +30,6 @@ IN_FLIGHT: Final = Refusal(
     409, "response_in_flight", "the stored response is not recorded yet: it can be used after that", 1
 )
 _TRUE: Final = Raw(b"true")
-_FALSE: Final = Raw(b"false")
 _NULL: Final = Raw(b"null")
 
 GoOn = Callable[[Refusal | None, Callable[[], None]], None]
