@@ -87,7 +87,9 @@ def test_a_conversation_is_continued_by_its_id_and_charged_as_its_provider_count
     with pytest.raises(openai.NotFoundError):
         openai_client.responses.retrieve(second.id)
     again = openai_client.responses.create(model=f"only-{upstream}", input="x", previous_response_id=third.id)
-    assert again.output_text
+    assert openai_client.responses.retrieve(again.id).previous_response_id == third.id, (
+        "a conversation goes on"
+    )
     assert len(works.usage(subscriber, 4)) == 4
 
 

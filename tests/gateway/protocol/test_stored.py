@@ -44,8 +44,10 @@ def test_a_conversation_is_the_input_and_the_output_in_order_without_ids_of_the_
     gone = {"type": "reasoning", "id": "rs_1", "summary": []}
     sealed = {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "x"}
     found = plain(conversation(stored([gone, sealed, MESSAGE, CALL, "odd"], items)))
-    without = [{name: value for name, value in item.items() if name != "id"} for item in (MESSAGE, CALL)]
-    assert found == [{"role": "user", "content": "hi", "id": "mine"}, sealed, *without]
+    without = [
+        {name: value for name, value in item.items() if name != "id"} for item in (sealed, MESSAGE, CALL)
+    ]
+    assert found == [{"role": "user", "content": "hi", "id": "mine"}, *without]
 
 
 def test_a_text_is_the_message_of_a_user():

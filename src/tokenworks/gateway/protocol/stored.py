@@ -82,10 +82,9 @@ def conversation(stored: StoredResponse) -> list[msgspec.Raw]:
         fields = whole_response(bytes(item))
         if fields is None:
             continue
-        if fields.get("type") != _REASONING:
-            fields.pop("id", None)
-        elif not carries(fields):
+        if fields.get("type") == _REASONING and not carries(fields):
             continue
+        fields.pop("id", None)
         items.append(msgspec.Raw(_encode(fields)))
     return items
 

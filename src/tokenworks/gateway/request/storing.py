@@ -54,7 +54,7 @@ class Storing:
                 self._previous_id = name
         if self._previous_id:
             self._shared.client.request(REPLAY_LOOKUP, self._lookup(), self._answered)
-        elif self._wants_storage():
+        elif self._stores(continues=False):
             self._done(self._take([], None))
         else:
             self._done(None)
@@ -84,23 +84,27 @@ class Storing:
             request.stored_bytes = 2 * len(found.answer)
             self._done(self._take(conversation(decode_stored(found.answer)), self._previous_id))
 
-    def _wants_storage(self) -> bool:
+    def _stores(self, *, continues: bool) -> bool:
+        """True if the response is to be stored here. A request that continues a stored response and says nothing of its own has it stored:
+        else the conversation would go on in the store of a vendor, whose default it is, or could not go on.
+        """
         request = self._request
         if request.free or not self._shared.settings.stored_response_days:
             return False
-        return request.parsed.fields.get("store") == _TRUE
+        wish = request.parsed.fields.get("store", _NULL)
+        return wish == _TRUE or (continues and wish == _NULL)
 
     def _take(self, before: list[Raw], previous_id: str | None) -> Refusal | None:
         """Give the request the body that is sent. Returns the refusal of one that is too large or can't be read."""
         request, settings = self._request, self._shared.settings
-        fields, stores = request.parsed.fields, self._wants_storage()
+        fields, stores = request.parsed.fields, self._stores(continues=previous_id is not None)
         try:
             items = before + input_items(fields["input"])
         except UNREADABLE:
             return Refusal(400, "invalid_body", "input has to be a text or a list of items", param="input")
         if stores and sum(map(len, items)) > settings.replay_answer_bytes_max:
             return _too_large("to be stored", settings.replay_answer_bytes_max)
-        body = stored_body(fields, items, store=fields.get("store", _NULL) != _NULL)
+        body = stored_body(fields, items, store=stores or "store" in fields)
         if len(body) > settings.body_bytes_max:
             return _too_large("with the response that it continues", settings.body_bytes_max)
         refusal = read_body(request, body)
