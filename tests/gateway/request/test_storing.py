@@ -172,3 +172,16 @@ def test_names_differ_by_account_member_and_id():
 
     names = {stored_name("a", member, id_, "r").digest for member, id_ in [("m", "x"), ("n", "x"), ("m", "y"), ("mx", "")]}  # fmt: skip
     assert len(names) == 4
+
+
+@pytest.mark.parametrize("fields", [{}, {"store": False}, {"temperature": 0.5}])
+def test_a_request_without_a_wish_is_relayed_as_it_came(fields):
+    """In a plan with the store, too: its body is not decoded for it, and nobody is asked."""
+    body = json.dumps(
+        {"model": "m", "input": [{"role": "user", "content": "hi"}], **fields}, separators=(",", ":")
+    )
+    worker = storing()
+    exchange = worker.begins(protocol="responses", body=body.encode())
+    assert exchange.body == body.encode() and exchange.parsed.scan is None
+    assert exchange.stored is None and exchange.replay is None and not questions(worker, REPLAY_LOOKUP)
+    assert sent(worker)["input"] == [{"role": "user", "content": "hi"}]

@@ -32,7 +32,7 @@ from tokenworks.gateway.request.replay import Replay
 from tokenworks.gateway.request.reply import broke_off, end_stream, write_whole
 from tokenworks.gateway.request.state import HeldRequest, TranslatedRequest
 from tokenworks.gateway.request.stored_answer import begin_replays
-from tokenworks.gateway.request.storing import RESPONSES, Storing
+from tokenworks.gateway.request.storing import RESPONSES, Storing, may_store
 from tokenworks.gateway.request.translating import speaks
 
 
@@ -71,7 +71,7 @@ class Exchange(HeldRequest):
             refusal = opening.read_body(self, self.body)
         if refusal is not None:
             self.refuse(refusal)
-        elif self.protocol == RESPONSES and self.user.service.stores_responses:
+        elif self.protocol == RESPONSES and may_store(self):
             Storing(self.shared, self, self._go_on, self._check).run()
         else:
             self._check()

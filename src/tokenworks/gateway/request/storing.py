@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from tokenworks.charging import REPLAY_LOOKUP, ReplayFound, ReplayLookup
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.protocol.fields import UNREADABLE
+from tokenworks.gateway.protocol.fields import UNREADABLE, Parsed
 from tokenworks.gateway.protocol.stored import (
     PREVIOUS,
     conversation,
@@ -33,6 +33,19 @@ _TRUE: Final = Raw(b"true")
 _NULL: Final = Raw(b"null")
 
 GoOn = Callable[[Refusal | None, Callable[[], None]], None]
+
+
+def may_store(request: KnownRequest) -> bool:
+    """True if a request of responses may have to do with the store: its plan has one, and it names an object or wants to be stored. A proven body is not
+    decoded again for it.
+    """
+    parsed = request.parsed
+    return request.user.service.stores_responses and (bool(parsed.objects) or _wish(parsed) == _TRUE)
+
+
+def _wish(parsed: Parsed) -> Raw:
+    """The field `store`."""
+    return (parsed.outer_fields if parsed.scan is None else parsed.fields).get("store", _NULL)
 
 
 class Storing:
@@ -91,7 +104,7 @@ class Storing:
         request = self._request
         if request.free or not self._shared.settings.stored_response_days:
             return False
-        wish = request.parsed.fields.get("store", _NULL)
+        wish = _wish(request.parsed)
         return wish == _TRUE or (continues and wish == _NULL)
 
     def _take(self, before: list[Raw], previous_id: str | None) -> Refusal | None:
