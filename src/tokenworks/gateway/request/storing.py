@@ -36,8 +36,8 @@ GoOn = Callable[[Refusal | None, Callable[[], None]], None]
 
 
 def may_store(request: KnownRequest) -> bool:
-    """True if a request of responses may have to do with the store: its plan has one, and it names an object or wants to be stored. A proven body is not
-    decoded again for it.
+    """True if a request of responses may need the store: its plan has one, and it names an object or wants to be stored. A proven body
+    is not decoded again for it.
     """
     parsed = request.parsed
     return request.user.service.stores_responses and (bool(parsed.objects) or _wish(parsed) == _TRUE)
