@@ -20,7 +20,12 @@ CACHE = {"x-tokenworks-cache": "on"}
 
 def sell_with_cache(server, percent, tokens=1_000_000):
     """Put a plan whose cache charges so many percent into the catalogue."""
-    name = f"cached-{percent}-{uuid7().hex[-6:]}"
+    return sell_with(server, f"cached-{percent}", Service(cache_percent=percent), tokens)
+
+
+def sell_with(server, head, service, tokens=1_000_000):
+    """Put a plan with this service into the catalogue. `head`: of its name."""
+    name = f"{head}-{uuid7().hex[-6:]}"
     card = next(card for card in seed_catalogue().rate_cards if card.id == "one-price")
     like = next(offering for offering in seed_catalogue().offerings if offering.id == "sample-trial")
     bucket = like.buckets[0].model_copy(update={"quantity": tokens})
@@ -28,7 +33,7 @@ def sell_with_cache(server, percent, tokens=1_000_000):
         update={
             "id": name,
             "buckets": (bucket,),
-            "service": Service(cache_percent=percent),
+            "service": service,
             "per_subscriber_max": None,
         }
     )

@@ -196,7 +196,7 @@ UNCOVERED: Final[dict[str, str]] = {
     "person_key": "keys wrapped under others outside the database: a wrong one opens nothing",
     "recall": "what hosts ask each other, deleted after minutes",
     "recall_answer": "what hosts ask each other, deleted after minutes",
-    "replay_answer": "answers that an equal or repeated request gets again, deleted after hours: what a replay is charged follows from usage records",
+    "replay_answer": "answers that an equal or repeated request gets again, and stored responses, deleted after hours or days: what a replay is charged follows from usage records, and a stored response is read without a charge",
     "schema_backfill": "how far a migration is",
     "schema_step": "which releases run on this schema: the release says so too, and a server refuses another schema",
     "sealing": "how far a migration is",

@@ -228,6 +228,8 @@ class Service(CatalogueModel):
     fallback_models: tuple[ModelReference, ...] = Field(default=(), max_length=8)
     # A request that a content policy refused goes on to the next of its models, too.
     fallback_after_moderation: bool = Field(default=True, strict=True)
+    # Responses that a request wants stored are kept here, encrypted and for days, and later requests may continue them.
+    stores_responses: bool = Field(default=False, strict=True)
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
@@ -241,6 +243,8 @@ class Service(CatalogueModel):
             content.pop("fallback_models", None)
         if self.fallback_after_moderation:
             content.pop("fallback_after_moderation", None)
+        if not self.stores_responses:
+            content.pop("stores_responses", None)
         return content
 
 

@@ -104,7 +104,7 @@ from tokenworks.charging.questions import (
     REPLAY_LOOKUP,
     SNAPSHOT,
 )
-from tokenworks.charging.replay import IDEMPOTENCY_KEY, RESPONSE_CACHE, need_of, share_of
+from tokenworks.charging.replay import IDEMPOTENCY_KEY, RESPONSE_CACHE, STORED_RESPONSE, need_of, share_of
 from tokenworks.charging.wiring_messages import (
     BlockedKeys,
     ClockOffset,
@@ -163,6 +163,7 @@ __all__ = [
     "SETTLE_US",
     "SHED",
     "SNAPSHOT",
+    "STORED_RESPONSE",
     "TIMED_OUT",
     "AccountNotFound",
     "AccountSlices",

@@ -17,6 +17,9 @@ IDEMPOTENCY_KEY: Final = "idempotency_key"
 """The reason of a record, and the kind of a stored answer: a repeat of a request with its `Idempotency-Key`. Its share is 0."""
 RESPONSE_CACHE: Final = "response_cache"
 """An equal request of the same account, which asked for the cache. The plan declares the share."""
+STORED_RESPONSE: Final = "stored_response"
+"""The kind of a response that a member keeps under its id, to read or to continue it. It is read without a charge: a request that continues
+it sends its items again, and is metered as any other."""
 PERCENT_WHOLE: Final = 100
 
 

@@ -94,11 +94,12 @@ class DeploymentPause(Struct, frozen=True, array_like=True, gc=False):
     until_s: float
 
 
-ReplayKind = Literal["idempotency_key", "response_cache"]
+ReplayKind = Literal["idempotency_key", "response_cache", "stored_response"]
 ReplayVerdict = Literal["none", "found", "in_flight", "other_request", "spent", "full"]
 """What is known under a name. `none`: nothing, go on (an idempotency key is claimed by this request now). `found`: an answer. Of idempotency
 keys: `in_flight`: the first request is not over; `other_request`: the key is another request's; `spent`: the first request was, or may have
-been, answered and charged, and its answer can't be given again; `full`: the account has as many stored answers as it may have.
+been, answered and charged, and its answer can't be given again; `full`: the account has as many stored answers as it may have. Of stored
+responses: `in_flight`: the record of the response is not known here yet.
 """
 
 

@@ -9,7 +9,7 @@ from tokenworks.gateway.http.cors import Origins, is_preflight, preflight_respon
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.inflate import UNKNOWN_CODING, RequestDecoding
 from tokenworks.gateway.http.passthrough import ControlExchange
-from tokenworks.gateway.http.paths import KEY_PATHS
+from tokenworks.gateway.http.paths import KEY_PATHS, STORED_HEAD
 from tokenworks.gateway.http.pools import Pools
 from tokenworks.gateway.http.proxies import Proxies
 from tokenworks.gateway.http.server import ClientConnection
@@ -17,6 +17,7 @@ from tokenworks.gateway.identify import BAD_KEY, KEYS_AWAY, NO_KEY, Identificati
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.usage import BOM
+from tokenworks.gateway.request import stored_routes
 from tokenworks.gateway.request.models import ModelList, read_page, with_model
 from tokenworks.gateway.request.refusals import not_found
 from tokenworks.gateway.request.running import RunningRequests
@@ -115,6 +116,8 @@ class Dispatch:
             self._metered_after_a_look(conn, head, body, protocol)
         elif path in KEY_PATHS:
             self._of_key(conn, head)
+        elif path.startswith(STORED_HEAD):
+            self._of_response(conn, head)
         elif path.startswith("/v1/") or path == "/v1" or head.similar_route is not None:
             self._models(conn, head)
         elif path in {"/healthz", "/readyz"}:
@@ -268,6 +271,26 @@ class Dispatch:
                 self._json(conn, 200, body, head)
 
         self._identify.identify(conn, head, identified, refuse)
+
+    def _of_response(self, conn: ClientConnection, head: Head) -> None:
+        if head.method == b"OPTIONS":
+            self._options(conn, head)
+            return
+        refusal = stored_routes.refusal_of(head)
+        if refusal is not None:
+            conn.refuse(refusal)
+            return
+
+        def identified(user: KeyEntry | None) -> None:
+            if conn.transport is None:
+                return
+            unusable = self._identify.unusable(user)
+            if unusable is not None or user is None:
+                conn.refuse(unusable or KEYS_AWAY)
+            else:
+                stored_routes.StoredRoute(self._shared, conn, head, user, self._json).run()
+
+        self._identify.identify(conn, head, identified, conn.refuse)
 
     def _health(self, conn: ClientConnection, path: str) -> None:
         reasons = self._not_ready() if path == "/readyz" else []

@@ -71,6 +71,7 @@ class DataPlaneSettings(Protocol):
     idempotency_hours: int
     cache_age_max_s: int
     replay_answer_bytes_max: int
+    stored_response_days: int
 
     @property
     def proxy_networks(self) -> "tuple[IPv4Network | IPv6Network, ...]": ...

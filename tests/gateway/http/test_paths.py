@@ -3,7 +3,7 @@
 import pytest
 
 from tokenworks.gateway.http.head import HeadError, parse_head
-from tokenworks.gateway.http.paths import target_of
+from tokenworks.gateway.http.paths import RequestTarget, target_of
 
 CHAT = "/v1/chat/completions"
 MEANS = {
@@ -104,3 +104,15 @@ def test_a_long_path_of_prefixes_is_read_at_once():
     path = "/v1" * 600 + "/chat/completions"
     assert target_of(path).path == CHAT
     assert target_of("/v1" * 600 + "/x/chat/completions").similar_route == CHAT
+
+
+@pytest.mark.parametrize("base", ["", "/v1", "/openai/v1", "/v1/responses"])
+@pytest.mark.parametrize("rest", ["resp_1", "resp_1/input_items", "resp_1/cancel", "compact"])
+def test_a_stored_response_has_a_route_behind_any_base(base, rest):
+    assert target_of(f"{base}/responses/{rest}") == RequestTarget(f"/v1/responses/{rest}")
+
+
+@pytest.mark.parametrize("rest", ["a/b", "a/cancel/x", "%61", "x" * 201, "a b"])
+def test_what_is_no_id_of_a_response_is_no_route_of_one(rest):
+    assert target_of(f"/v1/responses/{rest}") is None
+    assert target_of("/api/other/responses/resp_1") is None

@@ -46,6 +46,8 @@ SETTINGS = {
     "idempotency_hours": 24,
     "cache_age_max_s": 3600,
     "replay_answer_bytes_max": 10_000,
+    "stored_response_days": 30,
+    "body_bytes_max": 20_000,
 }
 WHOLE = {
     "id": "u-1",

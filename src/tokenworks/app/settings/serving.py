@@ -145,7 +145,7 @@ class Spending(Topic):
 
 
 class Replays(Topic):
-    """Answers that are given again: idempotency keys and the response cache."""
+    """Answers that are given again: idempotency keys, the response cache, and stored responses."""
 
     idempotency_hours: int = Field(
         default=24,
@@ -159,11 +159,17 @@ class Replays(Topic):
         le=2_592_000,
         description="how old an answer of the response cache may be, where the plan has a cache; 0: no request is answered from it",
     )
+    stored_response_days: int = Field(
+        default=30,
+        ge=0,
+        le=90,
+        description="for how long a stored response can be read and continued, where the plan stores responses; 0: none is stored",
+    )
     replay_answer_bytes_max: int = Field(
         default=1_048_576,
         ge=1024,
         le=16_777_216,
-        description="a larger answer is not stored: the cache stays without it, and an idempotency key is spent",
+        description="a larger answer is not stored: the cache stays without it, and an idempotency key is spent; of a stored response: with its input",
     )
     replay_account_bytes_max: int = Field(
         default=67_108_864,

@@ -123,6 +123,13 @@ def drop(connection: Connection, name: Name, answer_id: UUID) -> None:
     )
 
 
+def forget(connection: Connection, name: Name) -> None:
+    """Delete a row, with or without an answer."""
+    connection.execute(
+        "DELETE FROM replay_answer WHERE account_id = %s AND kind = %s AND name_hash = %s", name
+    )
+
+
 def lock_account(connection: Connection, account_id: UUID) -> None:
     """Wait for other transactions that add answers to this account, so that its sums hold."""
     connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"replay {account_id}",))

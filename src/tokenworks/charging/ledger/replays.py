@@ -17,7 +17,7 @@ from psycopg import Connection
 from tokenworks.charging.ledger import replay_store as store
 from tokenworks.charging.ledger.replay_store import Claim, Name, Original, Row
 from tokenworks.charging.messages import UsageRecord
-from tokenworks.charging.replay import IDEMPOTENCY_KEY, charged_counts
+from tokenworks.charging.replay import IDEMPOTENCY_KEY, STORED_RESPONSE, charged_counts
 from tokenworks.charging.wiring_messages import ReplayFound, ReplayLookup, ReplayName, ReplayToKeep
 from tokenworks.kernel import Clock
 from tokenworks.trust import PersonVault
@@ -68,6 +68,8 @@ class Replays:
     def find(self, asked: ReplayLookup, host: HostRecords) -> ReplayFound:
         """The answer to give again, or why there is none. An unknown idempotency key is claimed for the request that asks."""
         name = self._name(asked.name)
+        if asked.name.kind == STORED_RESPONSE:
+            return self._stored(name, host)
         if asked.name.kind != IDEMPOTENCY_KEY:
             return self._cached(name, asked.age_max_s, host)
         with self._connection.transaction():
@@ -110,7 +112,10 @@ class Replays:
             return filled and sealed is not None
 
     def drop(self, name: ReplayName) -> None:
-        """The first request with an idempotency key was refused, failed or was left: the key is free."""
+        """The first request with an idempotency key was refused, failed or was left: the key is free. A stored response is deleted."""
+        if name.kind == STORED_RESPONSE:
+            store.forget(self._connection, self._name(name))
+            return
         store.drop(self._connection, self._name(name), UUID(name.request_id))
 
     def forget_account(self, account_id: UUID) -> None:
@@ -160,6 +165,20 @@ class Replays:
             return _NONE
         original = self._original(name.account_id, row.usage_id, host)
         if original is None or original.state != "complete":
+            return _NONE
+        return self._opened(row, row.usage_id, original, now) or _NONE
+
+    def _stored(self, name: Name, host: HostRecords) -> ReplayFound:
+        """The stored response of this name. A stream that was cut has an interrupted record. A record that another host has not settled
+        is waited for as long as its request may take.
+        """
+        row, now = store.find(self._connection, name, lock=False), self._clock.now()
+        if row is None or row.usage_id is None or row.expires_at <= now:
+            return _NONE
+        original = self._original(name.account_id, row.usage_id, host)
+        if original is None:
+            return _IN_FLIGHT if now < row.claimed_until else _NONE
+        if original.state == "replayed":
             return _NONE
         return self._opened(row, row.usage_id, original, now) or _NONE
 

@@ -55,7 +55,7 @@ def preflight_response(head: Head, request_id: bytes, *, close: bool) -> bytes:
     wanted = head.headers.get(b"access-control-request-headers", b"")
     lines = head.lines
     if lines:
-        lines += b"access-control-allow-methods: GET, HEAD, POST, OPTIONS\r\n"
+        lines += b"access-control-allow-methods: GET, HEAD, POST, DELETE, OPTIONS\r\n"
         if wanted and _HEADER_NAMES.fullmatch(wanted):
             lines += b"access-control-allow-headers: " + wanted + b"\r\n"
         lines += b"access-control-max-age: %d\r\n" % PREFLIGHT_FOR_S

@@ -39,6 +39,8 @@ _OF_KEYS: Final = {
 KEY_PATHS: Final = frozenset(_OF_KEYS.values())
 _SLASHES: Final = re.compile("/{2,}")
 _MODEL: Final = re.compile(r"(.*?)/models/(.+)", re.DOTALL)
+_RESPONSE: Final = re.compile(r"(.*?)(/responses/[A-Za-z0-9_.:-]{1,200}(?:/input_items|/cancel)?)")
+STORED_HEAD: Final = "/v1/responses/"
 _AZURE: Final = re.compile(
     r"(?:/v1)*(?:/openai)?(?:/v1)?/deployments/([^/]+)(/chat/completions|/completions|/embeddings|/responses|/messages)"
 )
@@ -72,6 +74,9 @@ def target_of(path: str) -> RequestTarget | None:
         if not base.startswith(("/api/", "/tmf-api/")):
             return RequestTarget(path, None, "/v1" + found)
         return None
+    response = _RESPONSE.fullmatch(path)
+    if response is not None and _is_base(response[1]):
+        return RequestTarget("/v1" + response[2])
     model = _MODEL.fullmatch(path)
     if model is not None and _is_base(model[1]):
         name = unquoted(model[2])

@@ -200,6 +200,13 @@ class Answers:
             self._shared.memory.give(request.address, request.kept_bytes)
             request.kept_bytes = 0
 
+    def give_all_memory(self, request: ArrivedRequest) -> None:
+        """The request is over: give back also what the response that it continues takes."""
+        self.give_memory(request)
+        if request.stored_bytes:
+            self._shared.memory.give(request.address, request.stored_bytes)
+            request.stored_bytes = 0
+
     def report_progress(self, attempt: AnsweredAttempt, meter: StreamMeter) -> None:
         """Report to the journal what is charged for this stream if this worker dies."""
         request, shared = attempt.request, self._shared

@@ -15,7 +15,6 @@ from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal, error_event
-from tokenworks.gateway.protocol.fields import BodyError, parse_body
 from tokenworks.gateway.protocol.usage import Usage
 from tokenworks.gateway.protocol.vendor_errors import Fault
 from tokenworks.gateway.request import count_tokens, credentials, opening
@@ -29,9 +28,11 @@ from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.rate_headers import refused_lines
 from tokenworks.gateway.request.record import AttemptCharge
 from tokenworks.gateway.request.refusals import CUT, over_limit
-from tokenworks.gateway.request.replay import Replay, begin_replay
+from tokenworks.gateway.request.replay import Replay
 from tokenworks.gateway.request.reply import broke_off, end_stream, write_whole
 from tokenworks.gateway.request.state import HeldRequest, TranslatedRequest
+from tokenworks.gateway.request.stored_answer import begin_replays
+from tokenworks.gateway.request.storing import RESPONSES, Storing, may_store
 from tokenworks.gateway.request.translating import speaks
 
 
@@ -64,27 +65,26 @@ class Exchange(HeldRequest):
         """The key was looked up. `user` None: the database can't be reached."""
         if self.conn is None:
             return
-        if user is None:
-            self.refuse(Refusal(503, "database_away", "keys can't be looked up now", 1))
-            return
         refusal = opening.refusal_of_key(self.shared, user)
+        if user is not None and refusal is None:
+            self.set_user(user)
+            refusal = opening.read_body(self, self.body)
         if refusal is not None:
             self.refuse(refusal)
-            return
-        self.set_user(user)
-        try:
-            parsed = parse_body(self.body, self.protocol)
-        except BodyError as error:
-            self.refuse(error.refusal)
-            return
-        self.set_parsed(parsed)
+        elif self.protocol == RESPONSES and may_store(self):
+            Storing(self.shared, self, self._go_on, self._check).run()
+        else:
+            self._check()
+
+    def _check(self) -> None:
+        parsed = self.parsed
         if parsed.choices > 1 or parsed.dropped or parsed.hosted:
-            refusal = opening.refusal_of_tools(self.shared, user, parsed)
+            refusal = opening.refusal_of_tools(self.shared, self.user, parsed)
             if refusal is not None:
                 self.refuse(refusal)
                 return
-        if self.head.may_replay:
-            found = begin_replay(
+        if self.head.may_replay or self.stored is not None:
+            found = begin_replays(
                 self.parts, self, self._reserve, self._write_record, self._finish, self.refuse
             )
             if isinstance(found, Refusal):
@@ -441,7 +441,7 @@ class Exchange(HeldRequest):
     def _end(self) -> ClientConnection | None:
         """Mark the request as ended and return the client's connection, on which the caller may still write."""
         self.ended = True
-        self.parts.answers.give_memory(self)
+        self.parts.answers.give_all_memory(self)
         if self.translated is not None:
             self.parts.translations.forget(self)
         self._on_ended(self)

@@ -6,7 +6,7 @@ from typing import Final
 from tokenworks.charging import OBJECT_OWNER, ObjectOwner, UpstreamObject
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.protocol.fields import Parsed, is_maximum, tools_refused
+from tokenworks.gateway.protocol.fields import BodyError, Parsed, is_maximum, parse_body, tools_refused
 from tokenworks.gateway.protocol.links import RETRY_LATER
 from tokenworks.gateway.request.refusals import consent_missing, suspended, unusable_key
 from tokenworks.gateway.request.state import KnownRequest
@@ -14,10 +14,13 @@ from tokenworks.gateway.shared import Shared
 
 # Limit of upstream objects in one request: each of them is looked up.
 OBJECTS_MAX: Final = 32
+KEYS_AWAY: Final = Refusal(503, "database_away", "keys can't be looked up now", 1)
 
 
-def refusal_of_key(shared: Shared, user: KeyEntry) -> Refusal | None:
-    """The refusal if this key may not begin a request now; else None."""
+def refusal_of_key(shared: Shared, user: KeyEntry | None) -> Refusal | None:
+    """The refusal if this key may not begin a request now; else None. `user` None: the database can't be reached."""
+    if user is None:
+        return KEYS_AWAY
     unusable = unusable_key(user, shared.keys.lacking, shared.clock.civil_ms())
     if unusable is not None:
         return unusable
@@ -33,6 +36,17 @@ def refusal_of_key(shared: Shared, user: KeyEntry) -> Refusal | None:
     if abandons_max and user.abandoned(shared.loop.time()) >= abandons_max:
         message = "this key leaves too many of its requests before their end: read them to the end"
         return Refusal(429, "too_many_requests", message, 60)
+    return None
+
+
+def read_body(request: KnownRequest, body: bytes) -> Refusal | None:
+    """Give a request this body, which is sent on. Returns the refusal of one that is not valid."""
+    try:
+        parsed = parse_body(body, request.protocol)
+    except BodyError as error:
+        return error.refusal
+    request.body = body
+    request.set_parsed(parsed)
     return None
 
 

@@ -19,6 +19,7 @@ from tokenworks.charging import (
     REPLAY_KEEP,
     REPLAY_LOOKUP,
     RESPONSE_CACHE,
+    STORED_RESPONSE,
     Attempt,
     Hold,
     ReplayFound,
@@ -368,7 +369,7 @@ def begin_replay(
     """The replay of a request whose head wishes one; None if the wish has no effect, and a refusal for an invalid key.
 
     An idempotency key has an effect on an answer that is not streamed, unless an SDK made it for its own retries. A wish about the cache has
-    an effect if the plan has a cache and the request has no key.
+    an effect if the plan has a cache, the request has no key, and its response is not to be stored.
     """
     settings, headers = parts.shared.settings, request.head.headers
     if request.free:
@@ -388,7 +389,7 @@ def begin_replay(
         return Replay(parts, request, missed, kept, given, refuse, IDEMPOTENCY_KEY, 0, age_s, refresh=False)
     percent, age_max_s = request.user.service.cache_percent, settings.cache_age_max_s
     wish = _WISH.fullmatch(headers.get(b"x-tokenworks-cache", b""))
-    if percent is None or not age_max_s or wish is None:
+    if percent is None or not age_max_s or wish is None or request.stored is not None:
         return None
     if wish[2] is not None:
         age_max_s = min(age_max_s, int(wish[2]))
@@ -398,6 +399,12 @@ def begin_replay(
     return Replay(
         parts, request, missed, kept, given, refuse, RESPONSE_CACHE, percent, age_max_s, refresh=refresh
     )
+
+
+def stored_name(account_id: str, member_id: str, response_id: str, request_id: str) -> ReplayName:
+    """The name of a stored response: an id names it only for the member whose key stored it. `request_id`: the request that asks."""
+    digest = _digest(b"response", member_id.encode(), response_id.encode())
+    return ReplayName(account_id, STORED_RESPONSE, digest, request_id)
 
 
 def _digest(*parts: bytes) -> bytes:

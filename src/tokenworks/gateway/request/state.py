@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Final, NamedTuple
 
+from msgspec import Raw
+
 from tokenworks.charging import Admission, Hold, Limit, Need, SliceWait, UsageRecord
 from tokenworks.factory import Candidate, Choice, CredentialSlot, DeploymentView, PlacementRequest
 from tokenworks.gateway.http.head import Head
@@ -82,6 +84,8 @@ class ArrivedRequest:
         "sent_s",
         "spent_tokens",
         "started_ms",
+        "stored",
+        "stored_bytes",
         "streams",
         "translated",
         "tried",
@@ -153,7 +157,23 @@ class ArrivedRequest:
         self.refusal: Refusal | None = None
         # (deployment, cause) of each attempt that gave nothing.
         self.failures: list[tuple[str, str]] | None = None
-        self.copy: AnswerCopy | None = None  # of the answer, for the response cache
+        self.copy: AnswerCopy | None = (
+            None  # of the answer, for the response cache, or of a stream to be stored
+        )
+        self.stored: ResponseToStore | None = None  # what is stored with its response
+        self.stored_bytes = 0  # of the worker's memory budget, for the response that it continues
+
+
+class ResponseToStore:
+    """The part of a stored response that its request has. `items`: its whole input, with what it continues; `previous_id`: of the
+    response that it continues, or None.
+    """
+
+    __slots__ = ("items", "previous_id")
+
+    def __init__(self, items: list[Raw], previous_id: str | None) -> None:
+        self.items = items
+        self.previous_id = previous_id
 
 
 class TranslatedRequest:
