@@ -144,6 +144,23 @@ class Spending(Topic):
     )
 
 
+class Tracing(Topic):
+    """OpenTelemetry spans of requests, without content."""
+
+    otlp_endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://[!-~]{1,500})?$",
+        description="the address of an OpenTelemetry collector (OTLP over HTTP, such as http://127.0.0.1:4318): spans of requests, without "
+        "content, are POSTed to its /v1/traces, with the headers in secrets_dir/otlp-headers; empty: no request is traced",
+    )
+    otlp_sample_ppm: int = Field(
+        default=10_000,
+        ge=0,
+        le=1_000_000,
+        description="how many of a million traces have spans, by their trace ids",
+    )
+
+
 class Replays(Topic):
     """Answers that are given again: idempotency keys and the response cache."""
 

@@ -30,6 +30,7 @@ from tokenworks.gateway.protocol.meter import StreamMeter
 from tokenworks.gateway.request.answer_copy import AnswerCopy
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Route
+from tokenworks.gateway.tracing import RequestTrace
 from tokenworks.gateway.translate.codec import Target
 from tokenworks.gateway.translate.form import Answer
 from tokenworks.gateway.translate.translation import StreamTranslator, Translation
@@ -83,6 +84,7 @@ class ArrivedRequest:
         "spent_tokens",
         "started_ms",
         "streams",
+        "trace",
         "translated",
         "tried",
         "usage_id",
@@ -154,6 +156,9 @@ class ArrivedRequest:
         # (deployment, cause) of each attempt that gave nothing.
         self.failures: list[tuple[str, str]] | None = None
         self.copy: AnswerCopy | None = None  # of the answer, for the response cache
+        self.trace: RequestTrace | None = None  # None: the request has no spans
+        if shared.tracer is not None:
+            self.trace = shared.tracer.begin(head.headers.get(b"traceparent"), self.started_ms)
 
 
 class TranslatedRequest:
