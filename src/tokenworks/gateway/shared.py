@@ -72,6 +72,8 @@ class DataPlaneSettings(Protocol):
     idempotency_hours: int
     cache_age_max_s: int
     replay_answer_bytes_max: int
+    content_log_days: int
+    content_log_entry_bytes_max: int
 
     @property
     def proxy_networks(self) -> "tuple[IPv4Network | IPv6Network, ...]": ...

@@ -84,6 +84,8 @@ COUNTERS: Final = (
     "answers_replayed_bytes",
     "foreign_keys_unknown",
     "foreign_keys_limited",
+    "content_logged",
+    "content_not_logged",
     "traces_sent",
     "traces_dropped",
 )

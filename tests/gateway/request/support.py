@@ -46,6 +46,8 @@ SETTINGS = {
     "idempotency_hours": 24,
     "cache_age_max_s": 3600,
     "replay_answer_bytes_max": 10_000,
+    "content_log_days": 7,
+    "content_log_entry_bytes_max": 10_000,
 }
 WHOLE = {
     "id": "u-1",

@@ -161,6 +161,29 @@ class Tracing(Topic):
     )
 
 
+class ContentLog(Topic):
+    """The log of requests and answers of keys whose holders turn it on."""
+
+    content_log_days: int = Field(
+        default=7,
+        ge=0,
+        le=30,
+        description="how long a logged request is kept; 0: nothing is logged, whatever a key says",
+    )
+    content_log_entry_bytes_max: int = Field(
+        default=65_536,
+        ge=1024,
+        le=1_048_576,
+        description="bytes of a logged request and its answer together; the request has at most half, and what is longer is cut",
+    )
+    content_log_account_bytes_max: int = Field(
+        default=67_108_864,
+        ge=1024,
+        le=2**40,
+        description="bytes of one account's logged requests; the oldest make room",
+    )
+
+
 class Replays(Topic):
     """Answers that are given again: idempotency keys and the response cache."""
 

@@ -7,6 +7,7 @@ import structlog
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.pools import Pools
 from tokenworks.gateway.http.server import ClientConnection
+from tokenworks.gateway.request.content_logging import log_content
 from tokenworks.gateway.request.exchange import Exchange
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.ticking import cut, is_due, is_stopping, stop_waited, tick, time_out
@@ -48,6 +49,8 @@ class RunningRequests:
             keep_spans(self._shared, exchange.trace, exchange)
         if exchange.is_known:
             exchange.user.in_flight -= 1
+            if exchange.user.logs_content:
+                log_content(self._parts, exchange, exchange.attempt)
 
     def tick(self, now_s: float) -> None:
         """Once a second: deferred requests look for a deployment again, overdue ones are cut, silent streams are pinged."""
