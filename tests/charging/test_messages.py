@@ -67,6 +67,7 @@ from tokenworks.charging.wire import WireError
 from tokenworks.charging.wiring_messages import (
     BlockedKeys,
     ClockOffset,
+    ContentToLog,
     DatabaseAlive,
     DeploymentPause,
     EndedKey,
@@ -114,7 +115,7 @@ LIVE_KEY = LiveKey(
     ("open", 9), None, (SoldRate("r", "token", ("*",)),),
 )  # fmt: skip
 LIVE_KEY_ROW = [
-    b"mac", "key", A, "member", ["m"], [B], None, 5, "{}", True, [["key", LIMIT]], None, "home", "{}", None, ["cause"], ["open", 9], None, [["r", "token", ["*"]]], None,
+    b"mac", "key", A, "member", ["m"], [B], None, 5, "{}", True, [["key", LIMIT]], None, "home", "{}", None, ["cause"], ["open", 9], None, [["r", "token", ["*"]]], None, False,
 ]  # fmt: skip
 RAW = msgspec.Raw(wire.encode(["x", 1]))
 
@@ -175,6 +176,10 @@ ARRAYS = [
     (
         ReplayToKeep(ReplayName(A, "response_cache", b"n", "r"), b"", "m", "w", "u", "application/json", None, 60),
         [[A, "response_cache", b"n", "r"], b"", "m", "w", "u", "application/json", None, 60], FROZEN, None,
+    ),
+    (
+        ContentToLog(A, "q", "k", "m", "chat", "mo", "complete", 5, 6, b"q", b"a"),
+        [A, "q", "k", "m", "chat", "mo", "complete", 5, 6, b"q", b"a"], FROZEN, None,
     ),
     (DeploymentPause("d", 1.5), ["d", 1.5], FROZEN, None),
 ]  # fmt: skip
@@ -411,7 +416,7 @@ def test_questions_are_answered_in_their_own_types():
     assert questions.KEYS.decode_answer(questions.KEYS.answer(rows)) == rows
     assert questions.KEYS.decode_answer(wire.encode([LIVE_KEY_ROW, [b"mac", "expired"]])) == rows
     assert questions.OBJECT_OWNER.decode_answer(wire.encode(["", 0])) == ObjectOwner("", 0)
-    for answer in ([[b"mac", "lost"]], [[b"mac"]], [LIVE_KEY_ROW[:-3]], [5], {}):
+    for answer in ([[b"mac", "lost"]], [[b"mac"]], [LIVE_KEY_ROW[:-4]], [5], {}):
         with pytest.raises(WireError):
             questions.KEYS.decode_answer(wire.encode(answer))
     with pytest.raises(WireError):

@@ -252,3 +252,31 @@ def test_a_page_may_ask_about_its_key_too(server):
     }
     status, _, headers = server.request("OPTIONS", "/v1/usage", None, None, asked)
     assert status == 204 and headers["access-control-allow-headers"] == "authorization"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_key_logs_what_its_holder_wants_logged_and_nothing_before_and_after(server, stream):
+    subscriber, key = server.subscriber()
+    access, content = server.services.access, server.services.content_log
+    (info,) = access.keys(subscriber)
+    said = [{"role": "user", "content": "open sesame"}]
+    body = {"model": "stub", "max_tokens": 50, "messages": said, "stream": stream}
+    assert server.request("POST", "/v1/messages", key, body)[0] == 200 and not info.content_log
+    access.set_content_log(subscriber, info.key_id, on=True)
+
+    def entries():
+        assert server.request("POST", "/v1/messages", key, body)[0] == 200
+        return content.entries(subscriber.account_id, info.key_id)
+
+    found = until(entries, what="an entry")[-1]
+    answers = [content.read(subscriber.account_id, info.key_id, found.request_id) for _ in range(2)]
+    assert json.loads(answers[0].request) == body and answers[0] == answers[1]
+    assert b"content" in answers[0].answer and (b"event: message_start" in answers[0].answer) is stream
+    assert found.outcome == "complete" and found.answer_bytes == len(answers[0].answer)
+    access.set_content_log(subscriber, info.key_id, on=False)
+    before = {entry.request_id for entry in content.entries(subscriber.account_id, info.key_id)}
+    until(lambda: server.request("POST", "/v1/messages", key, body)[0] == 200, what="an answer")
+    until(lambda: not server.services.keys.logs_content(info.key_id), what="the log to be off")
+    after = {entry.request_id for entry in content.entries(subscriber.account_id, info.key_id)}
+    assert len(after - before) <= 1, "at most what was on its way"
+    assert content.delete(subscriber.account_id, info.key_id) == len(after) and server.findings() == []

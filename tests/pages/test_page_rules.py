@@ -275,6 +275,9 @@ def test_a_key_has_the_limits_that_it_was_given_and_is_stopped(client, services,
     caps = {b.bucket_id: b.total for b in services.ledger.buckets(li.account_id) if b.kind == "cap"}
     (key,) = services.keys.of_account(li.account_id, caps)
     assert (key.name, key.cap_tokens, key.models) == ("laptop", 500_000, ("glm-5", "kimi-k2"))
+    assert "我们不保存您的提问和回答" in page and "日志已开启" not in page
+    services.access.set_content_log(li, key.key_id, on=True)
+    assert "日志已开启" in client.get("/keys").text
     assert client.post("/keys", data={"name": ""}).status_code == 422
     assert client.post("/keys", data={"name": "x", "cap": "much"}).status_code == 422
     assert client.post("/keys/stop", data={"id": str(key.key_id)}, follow_redirects=False).status_code == 303

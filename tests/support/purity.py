@@ -12,7 +12,7 @@ import pgparse
 # Tables whose key is led by account_id. Each can be distributed by it.
 HOT = frozenset({
     "account", "bucket", "grants", "usage", "entry", "posting", "window_use", "account_loss", "charge", "transfer",
-    "chain_head", "chain_link", "verify_head", "usage_day", "replay_answer",
+    "chain_head", "chain_link", "verify_head", "usage_day", "replay_answer", "content_log",
 })  # fmt: skip
 KEY = "account_id"
 _TIMES = {"now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday"}

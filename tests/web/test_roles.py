@@ -176,6 +176,7 @@ class Household:
             "PUT /api/operations/subscribers/{id}/identity": {"document": "passport", "number": "E12345678"},
             "POST /api/keys": {"name": "another"},
             "PATCH /api/keys/{id}": {"fallback_models": ["m"]},
+            "PUT /api/keys/{id}/log": {"on": True},
             "POST /api/quotes": {"action": "delete", "product": str(self.order.product_id)},
             "POST /api/operations/failed-jobs/{id}/release": {"job": "cycle"},
             "POST /api/members": {"phone": "+8613333333333", "name": "Aunt"},
@@ -256,7 +257,11 @@ def routes():
 def call(client, household, method, path, headers, key):
     parts = path.split("/")
     name = parts[parts.index("{id}") - 1] if "{id}" in parts else ""
-    url = path.replace("{id}", str(household.ids().get(name, "x"))).replace("{sequence}", "1")
+    url = (
+        path.replace("{id}", str(household.ids().get(name, "x")))
+        .replace("{sequence}", "1")
+        .replace("{request_id}", uuid7().hex)
+    )
     body = household.bodies().get(f"{method} {path}")
     content = body if isinstance(body, str) else None
     url = url.replace("{purpose}", "marketing")
@@ -395,7 +400,8 @@ def test_who_may_can(client, services, town, staff):
         ("cancelProductOrder", "ChangeNotAllowed"), ("adjustBalance/{id}", "AdjustmentNotFound"), ("memberships/{id}", "MemberNotFound"),
         ("memberships/{id}/session", "NotFound"), ("charge-files/acknowledgements", "ChargeFileNotFound"), ("members", "MemberExists"),
         ("operations/subscribers", "PhoneTaken"), ("work-orders/{id}", "WorkOrderAnswered"), ("topupBalance", "TopUpNotAllowed"),
-        ("keys/{id}", "NotFound"), ("usage/{id}", "NotFound"), ("topupBalance", "KeyReused"), ("members/{id}", "MemberNotFound"),
+        ("keys/{id}", "NotFound"), ("keys/{id}/log", "NotFound"), ("keys/{id}/log/{request_id}", "NotFound"),
+        ("keys/{id}/log/{request_id}", "ContentNotLogged"), ("usage/{id}", "NotFound"), ("topupBalance", "KeyReused"), ("members/{id}", "MemberNotFound"),
         ("departments", "MemberExists"), ("suspensions", "NotSuspended"), ("disputes/{id}", "DisputeAnswered"),
         ("productOffering/{id}", "DraftNotFound"), ("productOffering", "Conflict"),
         ("cancelProductOrder/{id}", "NotFound"), ("operations/bills/{id}/actions", "CarrierNotAnswered"),

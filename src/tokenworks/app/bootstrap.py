@@ -136,6 +136,24 @@ class AppServices:
         )
 
     @cached_property
+    def content_log(self) -> charging.ContentLog:
+        settings = self._settings
+        return charging.ContentLog(
+            self.connection,
+            self.clock,
+            self.vault,
+            charging.ContentLogLimits(
+                settings.content_log_days,
+                settings.content_log_entry_bytes_max,
+                settings.content_log_account_bytes_max,
+            ),
+        )
+
+    def _forget_member_content(self, account_id: UUID, member_id: UUID) -> None:
+        self.replays.forget_member(account_id, member_id)
+        self.content_log.forget_member(account_id, member_id)
+
+    @cached_property
     def failed_jobs(self) -> charging.FailedJobs:
         return charging.FailedJobs(self.connection, self.clock)
 
@@ -237,11 +255,12 @@ class AppServices:
             self.connection, self.vault, self.subscriptions, self.charges, self.keys, self.identity, self.clock, self._rules,
             settings.backup_days, lambda: real_name_check(settings),
             shop.MemberRights(
-                self.vault, self.ledger, transfers, self.keys, self.identity, self.clock, self.replays.forget_member
+                self.vault, self.ledger, transfers, self.keys, self.identity, self.clock, self._forget_member_content
             ),
             [self.charge_files.forget, self.bills.forget, self.payments.forget, self.refunds.forget, self.disputes.forget, self.hub.forget,
              lambda erased: adjustments.forget(erased.account_id), lambda erased: transfers.forget(erased.account_id),
-             lambda erased: self.replays.forget_account(erased.account_id)],
+             lambda erased: self.replays.forget_account(erased.account_id),
+             lambda erased: self.content_log.forget_account(erased.account_id)],
         )  # fmt: skip
 
     # Bills and payments.

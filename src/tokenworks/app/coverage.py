@@ -33,7 +33,7 @@ COVERED: Final[dict[str, dict[str, str]]] = {
     },
     "api_key": {
         ROW_GONE: EMPTY, ROW_TWICE: EMPTY, "key_id": EMPTY, "member_id": "moved to another member of its account before it was used",
-        "key_mac": SEALED, "pepper_version": SEALED, "hint": TEXT, "name": TEXT, "models": SAID, "origins": SAID, "fallbacks": SAID, "expires_at": SAID,
+        "key_mac": SEALED, "pepper_version": SEALED, "hint": TEXT, "name": TEXT, "models": SAID, "origins": SAID, "fallbacks": SAID, "content_log": SAID, "expires_at": SAID,
         "revoked_at": "a stopped key that goes on again: the audit trail has its stop", "used_at": RUN,
     },
     "approval": {
@@ -187,6 +187,7 @@ UNCOVERED: Final[dict[str, str]] = {
     "limit_streams": "a minute's leases of protective limits",
     "model_alias": "names of models: configuration, which the audit trail follows",
     "model_card": "what models can do: configuration, which the audit trail follows",
+    "content_log": "requests and answers that holders of keys have logged, deleted after days: no charge follows from it",
     "imported_key": "which keys were imported, so that a second import makes none twice: what a key may spend stands in api_key and its bucket",
     "model_facts": "what is published of models: figures to look at, which pay nothing; the audit trail follows its imports",
     "model_intent": "names of models: configuration, which the audit trail follows",

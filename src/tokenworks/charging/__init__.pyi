@@ -3,6 +3,7 @@ from tokenworks.charging.errors import (
     AdjustmentNotAllowed,
     AdjustmentNotFound,
     ChargeNotFound,
+    ContentNotLogged,
     CreditLimitReached,
     FailedJobNotFound,
     JournalBusy,
@@ -32,6 +33,13 @@ from tokenworks.charging.host.recorder import COMMIT_US, Recorder
 from tokenworks.charging.host.settlement import SETTLE_US, Settler
 from tokenworks.charging.host.worker_connection import WorkerConnection
 from tokenworks.charging.ledger.chains import chain_all, chain_batch
+from tokenworks.charging.ledger.content_log import (
+    CONTENT_LOG_SHOWN_MAX,
+    ContentLog,
+    ContentLogLimits,
+    LoggedContent,
+)
+from tokenworks.charging.ledger.content_log_store import ContentLogEntry
 from tokenworks.charging.ledger.failures import JOB_NAMES, JOB_STATES, FailedJobs
 from tokenworks.charging.ledger.following import ID_CHARS_MAX as REQUEST_ID_CHARS_MAX
 from tokenworks.charging.ledger.following import RequestLookup
@@ -91,6 +99,7 @@ from tokenworks.charging.prices import first_that_pays
 from tokenworks.charging.questions import (
     BLOCKED_KEYS,
     CLOCK_OFFSET,
+    CONTENT_LOG,
     DATABASE_ALIVE,
     DEPLOYMENT_PAUSE,
     JOURNAL_SPACE,
@@ -108,6 +117,7 @@ from tokenworks.charging.replay import IDEMPOTENCY_KEY, RESPONSE_CACHE, STORED_R
 from tokenworks.charging.wiring_messages import (
     BlockedKeys,
     ClockOffset,
+    ContentToLog,
     DatabaseAlive,
     DeploymentPause,
     EndedKey,
@@ -137,6 +147,8 @@ __all__ = [
     "BLOCKED_KEYS",
     "CLOCK_OFFSET",
     "COMMIT_US",
+    "CONTENT_LOG",
+    "CONTENT_LOG_SHOWN_MAX",
     "COUNT_NEED",
     "DATABASE_ALIVE",
     "DEPLOYMENT_PAUSE",
@@ -181,6 +193,11 @@ __all__ = [
     "ChargeNotFound",
     "Charges",
     "ClockOffset",
+    "ContentLog",
+    "ContentLogEntry",
+    "ContentLogLimits",
+    "ContentNotLogged",
+    "ContentToLog",
     "CountedBy",
     "CreditLimitReached",
     "DatabaseAlive",
@@ -209,6 +226,7 @@ __all__ = [
     "Limit",
     "LimitLeft",
     "LiveKey",
+    "LoggedContent",
     "Loss",
     "MissingPeppers",
     "Need",

@@ -35,6 +35,10 @@ class RefundTooMuch(Conflict):
     """A refund cannot be more than what is left of the charge."""
 
 
+class ContentNotLogged(NotFound):
+    """The log of a key has no such request: it was off, or the entry was deleted."""
+
+
 class FailedJobNotFound(NotFound):
     """No such job has failed, or the job has been released or done since."""
 

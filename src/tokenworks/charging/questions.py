@@ -13,6 +13,7 @@ from tokenworks.charging import wire
 from tokenworks.charging.wiring_messages import (
     BlockedKeys,
     ClockOffset,
+    ContentToLog,
     DatabaseAlive,
     DeploymentPause,
     EndedKey,
@@ -82,6 +83,10 @@ DEPLOYMENT_PAUSE: Final = Question(
 REPLAY_LOOKUP: Final = Question("replay", ReplayLookup, wire.BodyDecoder("the answer of replay", ReplayFound))
 REPLAY_KEEP: Final = Question("keep", ReplayToKeep, wire.BodyDecoder("the answer of keep", bool))
 REPLAY_DROP: Final = Question("unclaim", ReplayName, wire.BodyDecoder("the answer of unclaim", type(None)))
+
+
+# An entry of the log of content; the answer is whether it was stored.
+CONTENT_LOG: Final = Question("content", ContentToLog, wire.BodyDecoder("the answer of content", bool))
 
 
 class Topic(Generic[Content]):

@@ -60,6 +60,8 @@ class LiveKey(Struct, frozen=True, array_like=True, gc=False):
     """What the holder's products charge, the newest plan's first: for lists of prices. A charge is made by the bucket that pays."""
     fallbacks: tuple[str, ...] | None = None
     """Models to which its requests fall back; None: those of the plan's service."""
+    content_log: bool = False
+    """Its requests and answers are logged."""
 
 
 KeyEnd = Literal["revoked", "expired", "closed"]
@@ -154,6 +156,24 @@ class ReplayToKeep(Struct, frozen=True, array_like=True, gc=False):
     media_type: str
     answer: bytes | None
     expires_in_s: int
+
+
+class ContentToLog(Struct, frozen=True, array_like=True, gc=False):
+    """A request and its answer for the log of its key. `request_bytes` and `answer_bytes` are their sizes; what is here of them may be cut.
+    `outcome`: the state of the usage record.
+    """
+
+    account_id: str
+    request_id: str
+    key_id: str
+    member_id: str
+    protocol: str
+    model: str
+    outcome: str
+    request_bytes: int
+    answer_bytes: int
+    request: bytes
+    answer: bytes
 
 
 # Publications.

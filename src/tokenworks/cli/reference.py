@@ -202,7 +202,7 @@ def _metrics() -> list[str]:
         + ", histograms `tokenworks_recorder_commit_seconds`, `tokenworks_recorder_settle_seconds`; and `tokenworks_loss_tokens_total` "
         "by `cause`. They begin at nothing with each recorder. Of the jobs: `tokenworks_failed_jobs` by `job` (cycle, credit, refund, bill) "
         "and `state` (retrying, quarantined). Of the archive, where archive_to is set: `tokenworks_archive_files_total`, "
-        "`tokenworks_archive_failures_total`, `tokenworks_archive_behind_seconds`. `tokenworks_single_role` is 1 where the database's role could change history. `tokenworks_build` is 1, its label `build` says whether the data plane runs compiled or interpreted.",
+        "`tokenworks_archive_failures_total`, `tokenworks_archive_behind_seconds`. `tokenworks_single_role` is 1 where the database's role could change history. Where otlp_endpoint is set: `tokenworks_spans_exported_total`, `tokenworks_spans_dropped_total`. `tokenworks_build` is 1, its label `build` says whether the data plane runs compiled or interpreted.",
         "",
         "Limits, under their settings' names, beside what is compared with them: "
         + ", ".join(f"`tokenworks_{name}`" for name in LIMITS)

@@ -8,6 +8,7 @@ from tokenworks.gateway.request_log import file_of, find_lines
 from tokenworks.gateway.seen import read_seen
 from tokenworks.gateway.series import ADDED_US, OUTCOMES, SERIES_MAX, TIMES_MS, Series, read_series
 from tokenworks.gateway.snapshot import Snapshot, snapshot_from_wire, snapshot_to_wire
+from tokenworks.gateway.span_records import AttemptSpan, RequestSpans
 from tokenworks.gateway.stats import (
     BUCKETS_MS,
     COUNTERS,
@@ -19,6 +20,7 @@ from tokenworks.gateway.stats import (
     last_beat,
 )
 from tokenworks.gateway.tokenizer import ModelTokenizer
+from tokenworks.gateway.tracing import Tracer, read_datagram
 
 __all__ = [
     "ADDED_US",
@@ -30,21 +32,25 @@ __all__ = [
     "OUTCOMES",
     "SERIES_MAX",
     "TIMES_MS",
+    "AttemptSpan",
     "Heartbeat",
     "KeyCache",
     "ModelTokenizer",
     "Plane",
+    "RequestSpans",
     "Series",
     "Snapshot",
     "Stats",
     "TokenizerClient",
     "TokenizerCounts",
     "TokenizerJob",
+    "Tracer",
     "WorkerStats",
     "explain_route",
     "file_of",
     "find_lines",
     "last_beat",
+    "read_datagram",
     "read_seen",
     "read_series",
     "snapshot_from_wire",

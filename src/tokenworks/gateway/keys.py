@@ -88,6 +88,7 @@ class KeyEntry:
         "known",
         "limit_scopes",
         "limits",
+        "logs_content",
         "mac",
         "member_id",
         "models",
@@ -114,6 +115,8 @@ class KeyEntry:
         self.models: frozenset[str] | None = None
         # Models to fall back to, if the request names none: the key's own or else the plan's.
         self.fallbacks: tuple[str, ...] = ()
+        # Requests and answers are logged, since the holder wants it.
+        self.logs_content = False
         # Origins of pages that may use the key; None: all that the setting allows.
         self.origins: frozenset[str] | None = None
         self.cap_ids: tuple[str, ...] = ()
@@ -294,6 +297,7 @@ class KeyCache:
         entry.home = row.home_region
         entry.service = DEFAULT_SERVICE if row.service == "{}" else Service.model_validate_json(row.service)
         entry.fallbacks = entry.service.fallback_models if row.fallbacks is None else row.fallbacks
+        entry.logs_content = row.content_log
         entry.origins = None if row.origins is None else frozenset(row.origins)
         entry.suspended_by = row.suspended_by
         entry.payg = row.payg

@@ -21,6 +21,7 @@ from tokenworks.gateway.protocol.links import LinkCheck
 from tokenworks.gateway.risk import LossBudgets
 from tokenworks.gateway.snapshot import Snapshot
 from tokenworks.gateway.stats import Stats
+from tokenworks.gateway.tracing import Tracer
 from tokenworks.gateway.turns import Turns
 from tokenworks.gateway.wheel import Wheel
 from tokenworks.kernel import Clock
@@ -72,6 +73,8 @@ class DataPlaneSettings(Protocol):
     cache_age_max_s: int
     replay_answer_bytes_max: int
     stored_response_days: int
+    content_log_days: int
+    content_log_entry_bytes_max: int
 
     @property
     def proxy_networks(self) -> "tuple[IPv4Network | IPv6Network, ...]": ...
@@ -96,6 +99,7 @@ class Shared:
         self.client: RecorderClient
         self.keys: KeyCache
         self.counter: TokenizerClient
+        self.tracer: Tracer | None = None  # None: no request is traced
         self.memory = Budget(settings.memory_bytes_max, settings.memory_address_percent)
         self.lag = LoopLag(stats)
         self.turns = Turns()

@@ -84,6 +84,10 @@ COUNTERS: Final = (
     "answers_replayed_bytes",
     "foreign_keys_unknown",
     "foreign_keys_limited",
+    "content_logged",
+    "content_not_logged",
+    "traces_sent",
+    "traces_dropped",
 )
 # Counters that are reported as present values; all others only grow.
 GAUGES: Final = frozenset(

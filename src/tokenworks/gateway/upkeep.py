@@ -10,6 +10,7 @@ from tokenworks.gateway.seen import write_seen
 from tokenworks.gateway.series import Series
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Snapshot
+from tokenworks.gateway.tracing import Tracer
 
 
 class Upkeep:
@@ -58,6 +59,9 @@ class Upkeep:
         shared.stats.beat()
         self._request_log.flush(now_s, room=not shared.journal_full)
         shared.stats.c["request_lines_left_out"] = self._request_log.left_out
+        if shared.tracer is not None:
+            shared.tracer.flush()
+            self._count_traces(shared.tracer)
         if self.series_path is not None:
             self._series.keep(self.series_path)
         if self.seen_path is not None and shared.snapshot.views:
@@ -85,6 +89,10 @@ class Upkeep:
         counters["deployments"] = len(shared.snapshot.views)
         counters["recorder_ready"] = int(shared.client.is_available)
         counters["snapshot_age_ms"] = int((now_s - shared.database_ok_s) * 1000)
+
+    def _count_traces(self, tracer: Tracer) -> None:
+        counters = self._shared.stats.c
+        counters["traces_sent"], counters["traces_dropped"] = tracer.sent, tracer.dropped
 
     def not_ready(self) -> list[str]:
         """The reasons why this worker can't serve; empty if it can."""
@@ -120,5 +128,7 @@ class Upkeep:
     def close(self) -> None:
         """Write what was logged and counted to disk."""
         self._request_log.close(self._shared.loop.time())
+        if self._shared.tracer is not None:
+            self._shared.tracer.close()
         if self.series_path is not None:
             self._series.keep(self.series_path)

@@ -72,7 +72,7 @@ def _row(key: ApiKeyInfo, language: Language, state: str) -> dict[str, object]:
     return {
         "id": str(key.key_id), "name": key.name, "hint": key.hint, "state": state,
         "made": words["made_on"].format(day=day_of(key.created_at)),
-        "limits": limits or [words["no_limits"]],
+        "limits": limits or [words["no_limits"]], "logged": key.content_log,
     }  # fmt: skip
 
 

@@ -115,14 +115,24 @@ class Access:
         """Set the models to which the requests of a key of the account (with `member_id`: of this member) fall back: None for those of
         the plan, an empty list for none. Raises `NotFound`, `Invalid`.
         """
-        if key_id not in {key.key_id for key in self.keys(subscriber, member_id)}:
-            raise NotFound("there is no such key")
+        self.check_key(subscriber, key_id, member_id)
         self._keys.set_fallbacks(key_id, fallbacks)
+
+    def set_content_log(
+        self, subscriber: Subscriber, key_id: UUID, *, on: bool, member_id: UUID | None = None
+    ) -> None:
+        """Turn the log of requests and answers of a key of the account (with `member_id`: of this member) on or off. Raises `NotFound`."""
+        self.check_key(subscriber, key_id, member_id)
+        self._keys.set_content_log(key_id, on=on)
 
     def revoke_key(self, subscriber: Subscriber, key_id: UUID, member_id: UUID | None = None) -> bool:
         """Revoke a key of the account (with `member_id`: of this member) on all hosts. Return False if it was revoked before.
         Raises `NotFound`.
         """
+        self.check_key(subscriber, key_id, member_id)
+        return self._keys.revoke(key_id)
+
+    def check_key(self, subscriber: Subscriber, key_id: UUID, member_id: UUID | None = None) -> None:
+        """Raises `NotFound` unless the key is of the account (with `member_id`: one of this member's that is not revoked)."""
         if key_id not in {key.key_id for key in self.keys(subscriber, member_id)}:
             raise NotFound("there is no such key")
-        return self._keys.revoke(key_id)

@@ -31,6 +31,8 @@ class ApiKey:
     origins: frozenset[str] | None = None
     # The models to which its requests fall back, in order; None: those of the plan.
     fallbacks: tuple[str, ...] | None = None
+    # Its requests and answers are logged, since its holder wants it.
+    content_log: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class ApiKeyInfo:
     # The time of the last request with this key, to a minute.
     used_at: datetime | None = None
     fallbacks: tuple[str, ...] | None = None
+    content_log: bool = False
 
 
 def _base62(number: int, chars: int) -> str:

@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 
 from tokenworks.billing import Bills, ChargeFiles, Disputes, Documents, Focus, PaymentDesk, Payments, Refunds
 from tokenworks.catalog import Drafts, Offerings
-from tokenworks.charging import Adjustments, Charges, FailedJobs, Ledger, RequestLookup, Transfers
+from tokenworks.charging import Adjustments, Charges, ContentLog, FailedJobs, Ledger, RequestLookup, Transfers
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions import (
     Access,
@@ -48,6 +48,8 @@ class Services(Protocol):
     def adjustments(self) -> Adjustments: ...
     @property
     def transfers(self) -> Transfers: ...
+    @property
+    def content_log(self) -> ContentLog: ...
     @property
     def orders(self) -> Orders: ...
     @property

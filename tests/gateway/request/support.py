@@ -48,6 +48,8 @@ SETTINGS = {
     "replay_answer_bytes_max": 10_000,
     "stored_response_days": 30,
     "body_bytes_max": 20_000,
+    "content_log_days": 7,
+    "content_log_entry_bytes_max": 10_000,
 }
 WHOLE = {
     "id": "u-1",

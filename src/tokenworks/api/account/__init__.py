@@ -4,6 +4,7 @@ from typing import Final
 
 from tokenworks.api.account import (
     disputes,
+    key_log,
     keys,
     members,
     memberships,
@@ -22,6 +23,7 @@ ROUTERS: Final = tuple(
         sessions,
         subscriber,
         keys,
+        key_log,
         members,
         memberships,
         disputes,

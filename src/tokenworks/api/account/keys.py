@@ -53,6 +53,7 @@ def keys(
             "key": key.hint,
             "models": key.models,
             "fallback_models": key.fallbacks,
+            "content_log": key.content_log,
             "cap_tokens": key.cap_tokens,
             "created_at": instant(key.created_at),
             "expires_at": instant(key.expires_at),

@@ -47,6 +47,7 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
     "collection": {"no_person": "method currency state", "staff": "reference"},
     "consent": {"no_person": "purpose text_sha256 said_by"},
     "consent_text": {"staff": "text_sha256 purpose language text"},
+    "content_log": {"no_person": "protocol model outcome", "encrypted": "request_sealed answer_sealed"},
     "contract_price": {"no_person": "offering_id", "erased": "contract"},
     "credit_note": {
         "no_person": "credit_note_no credit_charge_ids",

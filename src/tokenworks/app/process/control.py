@@ -23,6 +23,7 @@ from tokenworks.app.ports.messages import code_sender
 from tokenworks.app.process.host_metrics import HostMetrics, make_admin_app
 from tokenworks.app.process.host_secrets import ProcessSecrets
 from tokenworks.app.process.jobs import run_jobs
+from tokenworks.app.process.span_exporter import SpanExporter
 from tokenworks.app.settings import Settings
 from tokenworks.gateway import Heartbeat
 from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
@@ -139,7 +140,8 @@ async def serve(
 
     servers = []
     secrets = ProcessSecrets(settings.secrets, settings.run_dir, "control", *proved)
-    metrics = HostMetrics(settings, may_change_history=may_change_history)
+    exporter = SpanExporter(settings) if settings.otlp_endpoint and settings.otlp_sample_ppm else None
+    metrics = HostMetrics(settings, exporter, may_change_history=may_change_history)
     for app in (make_control_app(lambda: url, settings, secrets), make_admin_app(metrics)):
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, date_header=False, limit_concurrency=1000,
@@ -158,11 +160,15 @@ async def serve(
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop)
     loop.add_reader(supervisor, supervisor_gone)
+    if exporter is not None:
+        exporter.start()
     jobs = loop.create_task(run_jobs(settings, url, secrets))
     beating = loop.create_task(_beat(settings, servers))
     await asyncio.gather(servers[0].serve(sockets=[control]), servers[1].serve(sockets=[admin]))
     jobs.cancel()
     beating.cancel()
+    if exporter is not None:
+        await asyncio.to_thread(exporter.stop)
 
 
 async def _beat(settings: Settings, servers: list[_Server]) -> None:

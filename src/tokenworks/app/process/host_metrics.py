@@ -20,6 +20,7 @@ from tokenworks.app.database.schema import SCHEMA
 from tokenworks.app.process.renewing import certificate_words
 from tokenworks.app.process.report_file import read_report
 from tokenworks.app.process.served import read_reload
+from tokenworks.app.process.span_exporter import SpanExporter
 from tokenworks.app.settings import Settings
 from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, WorkerStats
 from tokenworks.kernel import SystemClock
@@ -33,8 +34,11 @@ class HostMetrics:
     process could change history.
     """
 
-    def __init__(self, settings: Settings, *, may_change_history: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, exporter: SpanExporter | None = None, *, may_change_history: bool = False
+    ) -> None:
         self._settings = settings
+        self._exporter = exporter
         self._may_change_history = may_change_history
 
     def readings(self) -> list[tuple[str, WorkerStats]]:
@@ -119,6 +123,15 @@ class HostMetrics:
             failed.add_metric([job, state], count)
         yield failed
         yield from self._of_recorder()
+        if self._exporter is not None:
+            yield CounterMetricFamily(
+                "tokenworks_spans_exported", "spans that the collector took", self._exporter.sent
+            )
+            yield CounterMetricFamily(
+                "tokenworks_spans_dropped",
+                "spans that the collector refused, or that did not fit while it was away",
+                self._exporter.dropped,
+            )
         yield from exposition.by_model(self._settings.run_dir)
         yield from exposition.limits(self._settings)
 

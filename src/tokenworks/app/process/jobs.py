@@ -164,8 +164,9 @@ class Jobs:
             log.info("jobs.erasures", subscribers=done)
 
     def _answers(self, services: AppServices) -> None:
-        """Delete stored answers whose time is over, a batch in each turn."""
+        """Delete stored answers and logged content whose time is over, a batch in each turn."""
         services.replays.delete_over()
+        services.content_log.delete_over()
 
     def _notices(self, services: AppServices) -> None:
         deliver(services, self._settings)

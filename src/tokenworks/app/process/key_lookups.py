@@ -52,6 +52,7 @@ def key_rows(
             refused_by=holder.refused_by,
             rates=holder.rates,
             fallbacks=key.fallbacks,
+            content_log=key.content_log,
         )
     return rows
 

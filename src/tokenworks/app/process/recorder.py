@@ -21,6 +21,7 @@ from tokenworks.app.database.connections import anchor_clock, connect, connect_p
 from tokenworks.app.database.schema import SCHEMA, check_schema
 from tokenworks.app.logs import configure_logs, log_suppressed
 from tokenworks.app.process.change_feed import ChangeFeed
+from tokenworks.app.process.content_questions import ContentQuestions
 from tokenworks.app.process.forked import RETIRE
 from tokenworks.app.process.host_conditions import HostConditions
 from tokenworks.app.process.host_secrets import HostReport, ProcessSecrets
@@ -212,8 +213,9 @@ class RecorderProcess:
         )
         key_lookups = KeyLookups(self._lookup_thread, self._make_services)
         replays = ReplayQuestions(recorder, self._replay_thread, self._make_services)
+        content = ContentQuestions(self._replay_thread, self._make_services)
         self._questions = WorkerQuestions(
-            recorder, self._conditions, key_lookups, replays, self._lookup_thread, clock
+            recorder, self._conditions, key_lookups, replays, content, self._lookup_thread, clock
         )
         recorder.grants = HostGrants(
             self._ledger,

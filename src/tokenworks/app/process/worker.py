@@ -18,6 +18,7 @@ from tokenworks.app.logs import configure_logs, log_suppressed
 from tokenworks.app.process.forked import RETIRE
 from tokenworks.app.process.host_secrets import ProcessSecrets
 from tokenworks.app.process.renewing import Certificates, Credentials
+from tokenworks.app.process.span_exporter import SOCKET_FILE
 from tokenworks.app.settings import Settings
 from tokenworks.charging import (
     BLOCKED_KEYS,
@@ -37,6 +38,7 @@ from tokenworks.gateway import (
     Plane,
     Stats,
     TokenizerClient,
+    Tracer,
     file_of,
     read_seen,
     snapshot_from_wire,
@@ -89,6 +91,8 @@ class Worker:
             upkeep.seen_before = states
         self.shared = shared = plane.shared
         shared.renew_credential = self._renew_credential
+        if settings.otlp_endpoint and settings.otlp_sample_ppm:
+            shared.tracer = Tracer(settings.otlp_sample_ppm, str(settings.run_dir / SOCKET_FILE))
         self.lock = self._lock(settings.run_dir / "workers")
         shared.client = RecorderClient(
             str(settings.run_dir / "recorder.sock"),

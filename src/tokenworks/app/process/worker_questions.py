@@ -1,13 +1,15 @@
 """What workers ask the recorder that only the database or the whole host knows: keys, owners of stored responses, rests of deployments,
-answers to give again.
+answers to give again; and entries of the log of content, which only the database keeps.
 """
 
 from msgspec import Raw
 
+from tokenworks.app.process.content_questions import ContentQuestions
 from tokenworks.app.process.host_conditions import HostConditions
 from tokenworks.app.process.key_lookups import KeyLookups
 from tokenworks.app.process.replay_questions import ReplayQuestions
 from tokenworks.charging import (
+    CONTENT_LOG,
     DEPLOYMENT_PAUSE,
     KEYS,
     OBJECT_OWNER,
@@ -32,6 +34,7 @@ class WorkerQuestions:
         conditions: HostConditions,
         key_lookups: KeyLookups,
         replays: ReplayQuestions,
+        content: ContentQuestions,
         thread: DatabaseThread,
         clock: Clock,
     ) -> None:
@@ -39,6 +42,7 @@ class WorkerQuestions:
         self._conditions = conditions
         self._key_lookups = key_lookups
         self._replays = replays
+        self._content = content
         self._thread = thread
         self._clock = clock
 
@@ -56,6 +60,8 @@ class WorkerQuestions:
         if name == REPLAY_DROP.name:
             await self._replays.drop(REPLAY_DROP.decode_argument(argument))
             return REPLAY_DROP.answer(None)
+        if name == CONTENT_LOG.name:
+            return CONTENT_LOG.answer(await self._content.keep(CONTENT_LOG.decode_argument(argument)))
         if name == DEPLOYMENT_PAUSE.name:
             rest = DEPLOYMENT_PAUSE.decode_argument(argument)
             self._conditions.rest_deployment(rest.deployment, rest.until_s)

@@ -5,7 +5,7 @@ from pathlib import Path
 from tokenworks.app.settings.business import Archive, Billing, Operator, Privacy
 from tokenworks.app.settings.edge import EdgeLimits
 from tokenworks.app.settings.installation import Hosts, Installation, Timeouts
-from tokenworks.app.settings.serving import Placement, Recording, Replays, Spending
+from tokenworks.app.settings.serving import ContentLog, Placement, Recording, Replays, Spending, Tracing
 
 
 # In the reverse order of the reference: pydantic reads the fields of the last base first.
@@ -16,6 +16,8 @@ class Settings(
     Archive,
     Privacy,
     Operator,
+    Tracing,
+    ContentLog,
     Replays,
     Spending,
     Recording,

@@ -144,6 +144,46 @@ class Spending(Topic):
     )
 
 
+class Tracing(Topic):
+    """OpenTelemetry spans of requests, without content."""
+
+    otlp_endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://[!-~]{1,500})?$",
+        description="the address of an OpenTelemetry collector (OTLP over HTTP, such as http://127.0.0.1:4318): spans of requests, without "
+        "content, are POSTed to its /v1/traces, with the headers in secrets_dir/otlp-headers; empty: no request is traced",
+    )
+    otlp_sample_ppm: int = Field(
+        default=10_000,
+        ge=0,
+        le=1_000_000,
+        description="how many of a million traces have spans, by their trace ids",
+    )
+
+
+class ContentLog(Topic):
+    """The log of requests and answers of keys whose holders turn it on."""
+
+    content_log_days: int = Field(
+        default=7,
+        ge=0,
+        le=30,
+        description="how long a logged request is kept; 0: nothing is logged, whatever a key says",
+    )
+    content_log_entry_bytes_max: int = Field(
+        default=65_536,
+        ge=1024,
+        le=1_048_576,
+        description="bytes of a logged request and its answer together; the request has at most half, and what is longer is cut",
+    )
+    content_log_account_bytes_max: int = Field(
+        default=67_108_864,
+        ge=1024,
+        le=2**40,
+        description="bytes of one account's logged requests; the oldest make room",
+    )
+
+
 class Replays(Topic):
     """Answers that are given again: idempotency keys, the response cache, and stored responses."""
 

@@ -172,6 +172,10 @@ class ChatMeter(StreamMeter):
         if finish in FILTERED_FINISHES:
             self.filtered = True
         if 0 <= index < CHOICES_MAX:
+            if self.finish_reason is None:
+                self.finish_reason = finish
+            elif index not in self._ended:
+                self._finish_another(finish)
             self._ended.add(index)
         return True
 

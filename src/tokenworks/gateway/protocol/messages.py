@@ -72,6 +72,7 @@ class MessagesMeter(StreamMeter):
         if kind == "message_delta":
             reason = None if fields.delta is None else fields.delta.stop_reason
             self.filtered = self.filtered or reason in FILTERED_FINISHES
+            self.finish_reason = reason or self.finish_reason
             self.stopped = self.stopped or bool(reason)
             self._report(fields.usage)
             self._settled = self._settled or (self.stopped and fields.usage is not None)

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tokenworks.catalog import Counts
+from tokenworks.gateway.protocol.finishes import FINISHES_MAX, known_finish
 from tokenworks.gateway.protocol.outcome import read_fault
 from tokenworks.gateway.protocol.splice import model_name, payload_of
 from tokenworks.gateway.protocol.usage import UNREADABLE, Usage, is_json, known_id, later_usage
@@ -68,6 +69,7 @@ class StreamMeter:
         "_model_new",
         "_model_old",
         "_model_seen",
+        "_more_finishes",
         "_over",
         "_over_tokens",
         "_parts",
@@ -86,6 +88,7 @@ class StreamMeter:
         "counted",
         "fault",
         "filtered",
+        "finish_reason",
         "hidden",
         "kept",
         "maximum_check_bytes",
@@ -143,6 +146,8 @@ class StreamMeter:
         """The error that the upstream reported in an event."""
         self.filtered = False
         """True if the provider's content filter ended the answer."""
+        self.finish_reason: str | None = None  # the first, as the provider reports it
+        self._more_finishes: tuple[str, ...] = ()
         self.stopped = False
         """True once every choice that began has a finish reason, or the protocol's end has come."""
         self.terminal = False
@@ -401,6 +406,18 @@ class StreamMeter:
         if self._text_max is not None and usage.counts.output_tokens > self._text_max:
             self._over = True
             self.maximum_check_bytes = 0
+
+    def _finish_another(self, finish: str) -> None:
+        """Another choice than the first has ended."""
+        if len(self._more_finishes) < FINISHES_MAX:
+            self._more_finishes += (finish,)
+
+    @property
+    def finishes(self) -> tuple[str, ...]:
+        """The finish reasons of the choices that have one, in the order of their arrival, up to a limit."""
+        return tuple(
+            [known_finish(finish) for finish in (self.finish_reason, *self._more_finishes) if finish]
+        )
 
     def _identify(self, value: object) -> None:
         self.upstream_id = known_id(value) or self.upstream_id or ""

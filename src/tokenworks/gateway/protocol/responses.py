@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from tokenworks.gateway.protocol.event_shapes import ResponsesEvent, ResponsesResponse
+from tokenworks.gateway.protocol.finishes import response_finish
 from tokenworks.gateway.protocol.meter import StreamMeter, UsageOptions, decoded
 from tokenworks.gateway.protocol.outcome import fault_of_event, read_fault
 from tokenworks.gateway.protocol.splice import payload_of
@@ -170,6 +171,9 @@ class ResponsesMeter(StreamMeter):
         event = self._named(event, payload_of(event), response.model)
         if fields.type in _TERMINAL:
             self.stopped = True
+            self.finish_reason = response.status
+            if response.incomplete_details is not None:
+                self.finish_reason = response_finish(response.status, response.incomplete_details)
             return self._end(event)
         return self._pass(event, content=fields.type not in _EARLY)
 

@@ -13,6 +13,7 @@ from tokenworks.gateway.protocol.meter import EventTooLarge, StreamMeter, UsageO
 from tokenworks.gateway.protocol.stream import make_meter
 from tokenworks.gateway.protocol.usage import BOM
 from tokenworks.gateway.protocol.vendor_errors import Fault
+from tokenworks.gateway.request.answer_copy import AnswerCopy
 from tokenworks.gateway.request.hold import INPUT_BYTES_PER_TOKEN_MAX
 from tokenworks.gateway.request.place import Placements
 from tokenworks.gateway.request.rate_headers import admitted_lines
@@ -89,6 +90,9 @@ class Answers:
         request = attempt.request
         parsed, maximum = request.parsed, request.maximum
         attempt.undecided = False
+        if request.user.logs_content and request.copy is None and self._shared.settings.content_log_days:
+            bytes_max = self._shared.settings.content_log_entry_bytes_max
+            request.copy = AnswerCopy(self._shared.memory, request.address, bytes_max, cut=True)
         options = UsageOptions(
             parsed.client_usage or request.wants_cost, parsed.client_usage_each, request.wants_cost
         )

@@ -33,6 +33,7 @@ from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.request.decisions import DecisionLog
 from tokenworks.gateway.request.refusals import over_limit
 from tokenworks.gateway.request.state import CapacityRequest, HeldRequest, KnownRequest, PlacedAttempt
+from tokenworks.gateway.request.traced import begin_attempt, end_attempt
 from tokenworks.gateway.request.translating import speaks
 from tokenworks.gateway.shared import Shared
 
@@ -297,6 +298,8 @@ class Placements:
             attempt, chosen, _placement_request(request), now_s, streams=request.parsed.stream
         )
         shared.stats.c["attempts"] += 1
+        if request.trace is not None:
+            begin_attempt(shared, request.trace, attempt)
 
     def succeeded(self, attempt: PlacedAttempt, *, first_token: bool = False) -> None:
         """The deployment answered well. `first_token`: this is the first token of a stream."""
@@ -319,6 +322,8 @@ class Placements:
         attempt.over = True
         shared = self._shared
         shared.placement.dropped(attempt, attempt.view)
+        if attempt.request.trace is not None:
+            end_attempt(shared, attempt.request.trace, attempt)
         attempt.view.ended()
         if attempt.slot is not None:
             attempt.slot.ended()

@@ -7,9 +7,11 @@ import structlog
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.pools import Pools
 from tokenworks.gateway.http.server import ClientConnection
+from tokenworks.gateway.request.content_logging import log_content
 from tokenworks.gateway.request.exchange import Exchange
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.ticking import cut, is_due, is_stopping, stop_waited, tick, time_out
+from tokenworks.gateway.request.traced import keep_spans
 from tokenworks.gateway.request.watching import RequestObserver
 from tokenworks.gateway.request_log import RequestLog
 from tokenworks.gateway.series import Series
@@ -43,8 +45,12 @@ class RunningRequests:
         self._shared.stats.c["requests_open"] -= 1
         self._parts.holds.end(exchange)
         self.watching.ended(exchange, self._shared.loop.time())
+        if exchange.trace is not None:
+            keep_spans(self._shared, exchange.trace, exchange)
         if exchange.is_known:
             exchange.user.in_flight -= 1
+            if exchange.user.logs_content:
+                log_content(self._parts, exchange, exchange.attempt)
 
     def tick(self, now_s: float) -> None:
         """Once a second: deferred requests look for a deployment again, overdue ones are cut, silent streams are pinged."""

@@ -44,9 +44,12 @@ class RequestRenderer:
         return body
 
     def head(self, attempt: AnsweredAttempt) -> bytes:
-        """The head for a deployment up to the content length, which is remembered with the client's head until the snapshot or a
-        credential changes.
-        """
+        """The head for a deployment up to the content length. Only a traced request has a part of its own in it."""
+        head, trace = self._untraced_head(attempt), attempt.request.trace
+        return head if trace is None else trace.head(head)
+
+    def _untraced_head(self, attempt: AnsweredAttempt) -> bytes:
+        """The head, which is remembered with the client's head until the snapshot or a credential changes."""
         request, view, slot = attempt.request, attempt.view, attempt.slot
         number, forward = self._shared.heads_number, request.head.forward
         name = view.name if slot is None else slot.name

@@ -32,6 +32,7 @@ from tokenworks.gateway.protocol.meter import StreamMeter
 from tokenworks.gateway.request.answer_copy import AnswerCopy
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Route
+from tokenworks.gateway.tracing import RequestTrace
 from tokenworks.gateway.translate.codec import Target
 from tokenworks.gateway.translate.form import Answer
 from tokenworks.gateway.translate.translation import StreamTranslator, Translation
@@ -87,6 +88,7 @@ class ArrivedRequest:
         "stored",
         "stored_bytes",
         "streams",
+        "trace",
         "translated",
         "tried",
         "usage_id",
@@ -157,11 +159,13 @@ class ArrivedRequest:
         self.refusal: Refusal | None = None
         # (deployment, cause) of each attempt that gave nothing.
         self.failures: list[tuple[str, str]] | None = None
-        self.copy: AnswerCopy | None = (
-            None  # of the answer, for the response cache, or of a stream to be stored
-        )
+        # Of the answer, for the response cache, or of a stream to be stored.
+        self.copy: AnswerCopy | None = None
         self.stored: ResponseToStore | None = None  # what is stored with its response
         self.stored_bytes = 0  # of the worker's memory budget, for the response that it continues
+        self.trace: RequestTrace | None = None  # None: the request has no spans
+        if shared.tracer is not None:
+            self.trace = shared.tracer.begin(head.headers.get(b"traceparent"), self.started_ms)
 
 
 class ResponseToStore:

@@ -121,6 +121,17 @@ class Keys:
             if not store.set_fallbacks(self._connection, key_id, checked_fallbacks(fallbacks)):
                 raise KeyNotFound(f"there is no live key {key_id}: `tokenworks key list` shows them")
 
+    def set_content_log(self, key_id: UUID, *, on: bool) -> None:
+        """Turn the log of a key's requests and answers on or off. Raises `KeyNotFound` if the key is unknown or revoked."""
+        with self._connection.transaction():
+            if not store.set_content_log(self._connection, key_id, on=on):
+                raise KeyNotFound(f"there is no live key {key_id}: `tokenworks key list` shows them")
+
+    def logs_content(self, key_id: UUID) -> bool:
+        """True if the key's requests and answers are logged."""
+        info = store.key_info(self._connection, key_id)
+        return info is not None and info.content_log
+
     def find(self, macs: Sequence[bytes]) -> dict[bytes, ApiKey]:
         """The live keys among these MACs."""
         return store.find_keys(self._connection, macs)

@@ -77,7 +77,8 @@ def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiK
     included, so that the client is told why the request is refused.
     """
     rows = connection.execute(
-        """SELECT key_mac, key_id, k.account_id, member_id, models, cap_bucket_id, expires_at, origins, fallbacks
+        """SELECT key_mac, key_id, k.account_id, member_id, models, cap_bucket_id, expires_at, origins, fallbacks,
+               coalesce(content_log, false)
            FROM api_key k JOIN account a ON a.account_id = k.account_id
            WHERE key_mac = ANY(%s) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
              AND a.state <> 'closed'""",
@@ -93,8 +94,9 @@ def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiK
             expires_at_ms=None if expires_at is None else int(expires_at.timestamp() * 1000),
             origins=None if origins is None else frozenset(origins),
             fallbacks=None if fallbacks is None else tuple(fallbacks),
+            content_log=logged,
         )
-        for mac, key_id, account_id, member_id, models, cap_bucket_id, expires_at, origins, fallbacks in rows
+        for mac, key_id, account_id, member_id, models, cap_bucket_id, expires_at, origins, fallbacks, logged in rows
     }
 
 
@@ -149,7 +151,8 @@ def _infos(
     connection: Connection, where: str, values: tuple[object, ...], caps: dict[UUID, int]
 ) -> list[ApiKeyInfo]:
     rows = connection.execute(
-        f"""SELECT key_id, name, hint, models, cap_bucket_id, expires_at, created_at, revoked_at, used_at, fallbacks
+        f"""SELECT key_id, name, hint, models, cap_bucket_id, expires_at, created_at, revoked_at, used_at, fallbacks,
+                coalesce(content_log, false)
             FROM api_key WHERE {where}""".encode(),
         values,
     )
@@ -157,9 +160,9 @@ def _infos(
         ApiKeyInfo(
             key_id, name, hint, None if models is None else tuple(models),
             caps[cap] // 1000 if cap in caps else None, expires_at, created_at, revoked_at, used_at,
-            None if fallbacks is None else tuple(fallbacks),
+            None if fallbacks is None else tuple(fallbacks), logged,
         )
-        for key_id, name, hint, models, cap, expires_at, created_at, revoked_at, used_at, fallbacks in rows
+        for key_id, name, hint, models, cap, expires_at, created_at, revoked_at, used_at, fallbacks, logged in rows
     ]  # fmt: skip
 
 
@@ -175,6 +178,17 @@ def set_fallbacks(connection: Connection, key_id: UUID, fallbacks: Sequence[str]
     row = connection.execute(
         "UPDATE api_key SET fallbacks = %s WHERE key_id = %s AND revoked_at IS NULL RETURNING key_mac",
         (None if fallbacks is None else list(fallbacks), key_id),
+    ).fetchone()
+    if row is not None:
+        connection.execute("INSERT INTO change (kind, ref) VALUES ('key', %s)", (bytes(row[0]).hex(),))
+    return row is not None
+
+
+def set_content_log(connection: Connection, key_id: UUID, *, on: bool) -> bool:
+    """Turn the log of a key's content on or off, and notify the hosts. Returns False if there is no such live key."""
+    row = connection.execute(
+        "UPDATE api_key SET content_log = %s WHERE key_id = %s AND revoked_at IS NULL RETURNING key_mac",
+        (on, key_id),
     ).fetchone()
     if row is not None:
         connection.execute("INSERT INTO change (kind, ref) VALUES ('key', %s)", (bytes(row[0]).hex(),))

@@ -1,0 +1,44 @@
+"""Entries of the log of content, for the workers: stored in the recorder, if the key's holder still wants them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+from psycopg import Connection
+
+from tokenworks.app.bootstrap import AppServices
+from tokenworks.charging import ContentToLog, DatabaseThread
+from tokenworks.kernel import Unavailable
+
+# Entries that wait for the thread; further ones are refused.
+WAITING_MAX: Final = 200
+
+
+class ContentQuestions:
+    """Runs in the recorder's loop. `thread`: the database thread of stored answers, so that key lookups wait for no entry."""
+
+    def __init__(self, thread: DatabaseThread, make_services: Callable[[Connection], AppServices]) -> None:
+        self._thread = thread
+        self._make_services = make_services
+        self._waiting = 0
+
+    async def keep(self, logged: ContentToLog) -> bool:
+        """Returns whether the entry is stored. Raises `Unavailable`."""
+        if self._waiting >= WAITING_MAX:
+            raise Unavailable("too many entries wait to be stored")
+        self._waiting += 1
+        try:
+            return await self._thread.run(partial(self._keep, logged=logged))
+        finally:
+            self._waiting -= 1
+
+    # In the thread.
+
+    def _keep(self, connection: Connection, logged: ContentToLog) -> bool:
+        services = self._make_services(connection)
+        # A worker may know the key as it was before its holder turned the log off.
+        if not services.keys.logs_content(UUID(logged.key_id)):
+            return False
+        subscriber = services.subscriptions.of_account(UUID(logged.account_id))
+        return services.content_log.keep(logged, subscriber.subscriber_id)
