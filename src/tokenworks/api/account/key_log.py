@@ -1,7 +1,7 @@
 """The log of requests and answers of an API key: off unless the key's member or the account's owner turns it on."""
 
 import base64
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 
@@ -12,6 +12,8 @@ from tokenworks.web.content import instant, json_response
 from tokenworks.web.principals import CurrentPrincipal, allow, as_uuid, audit, own_subscriber
 from tokenworks.web.services import RequestServices
 
+# A UUID, with or without its hyphens.
+REQUEST_ID_CHARS_MAX: Final = 36
 router = APIRouter(prefix="/api", tags=["account"])
 
 
@@ -41,7 +43,7 @@ def log_entries(
     services: RequestServices,
     principal: CurrentPrincipal,
     id: str,
-    before: str | None = None,
+    before: Annotated[str | None, Query(max_length=REQUEST_ID_CHARS_MAX)] = None,
     limit: Annotated[int, Query(ge=1, le=CONTENT_LOG_SHOWN_MAX)] = CONTENT_LOG_SHOWN_MAX,
 ) -> Response:
     found, key_id = own_subscriber(services, principal), as_uuid(id, "key")
