@@ -146,8 +146,7 @@ class ArrivedRequest:
         self.written_s = shared.wheel.now_s  # when something was last written
         self.paused = 0  # why the upstream is paused: bits of `attempt`
         self.kept_bytes = 0  # of the worker's memory budget
-        # For the log and the sums (`watching`). Times of the measurement of what this gateway adds: arrival (0.0: not measured),
-        # first attempt, end of the upstream's response.
+        # For the log and the sums. What this gateway adds: from arrival (0.0: not measured) to the first attempt, and after the answer.
         self.arrived_s = 0.0 if self.started_ms % MEASURED_EVERY_MS else perf_counter()
         self.sent_s: float
         self.over_s = 0.0
