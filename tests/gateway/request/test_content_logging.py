@@ -1,9 +1,11 @@
 """The log of content in the worker: only of a key that has it on, bounded, and its memory given back."""
 
+import json
+
 import pytest
 
 from tests.gateway.protocol.streams import chat_stream, sse
-from tests.gateway.request.support import Worker
+from tests.gateway.request.support import WHOLE, Worker
 from tests.gateway.request.test_traced import begin, ends
 from tokenworks.charging import CONTENT_LOG
 from tokenworks.gateway.request.running import RunningRequests
@@ -77,3 +79,29 @@ def test_without_memory_the_entry_is_left_out_and_the_answer_given():
     ends(worker)
     assert exchange.ended and len(worker.recorder.records) == 1
     assert entries(worker) == [] and worker.shared.stats.c["content_not_logged"] == 1
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_log_that_is_turned_on_or_off_meanwhile_concerns_later_requests_alone(on):
+    worker = make(on=on)
+    begin(worker, stream=True)
+    upstream = worker.upstream()
+    worker.user.logs_content = not on
+    upstream.answers(sse(*chat_stream()), kind=b"text/event-stream")
+    upstream.user.upstream_end(upstream)
+    worker.recorder.durable()
+    assert len(entries(worker)) == on, "the recorder asks whether the log is still on"
+    for _, answered in entries(worker):
+        answered(False)
+    assert worker.shared.memory.used == 0
+
+
+def test_an_answer_that_its_client_did_not_get_is_not_logged():
+    worker = make(response_bytes_max=60)
+    begin(worker)
+    upstream = worker.upstream()
+    upstream.answers(json.dumps(WHOLE | {"model": "the-vendors-own-name"}).encode()[:50])
+    upstream.user.upstream_data(upstream, b"x" * 50)
+    worker.recorder.durable()
+    ((entry, _),) = entries(worker)
+    assert (entry.outcome, entry.answer, entry.answer_bytes) == ("interrupted", b"", 0)

@@ -49,17 +49,17 @@ def log_content(parts: Parts, request: HeldRequest, attempt: AnsweredAttempt | N
 
 
 def _answer(parts: Parts, request: HeldRequest, attempt: AnsweredAttempt | None) -> tuple[bytes, int]:
-    """(what is known of the answer, its size). Of an answer that was given again there is none: the entry of its original has it."""
-    copy = request.copy
+    """(what is known of the answer, its size). Of an answer that was given again there is none: the entry of its original has it. Nor is
+    there of one that is not streamed and not complete, since its client got nothing of it.
+    """
+    copy, record = request.copy, request.record
     if copy is not None and (attempt is None or attempt.meter is not None):
         return (b"", copy.size) if copy.lost else (copy.content(), copy.size)
-    if attempt is None or not attempt.chunks:
+    if attempt is None or not attempt.chunks or record is None or record.state != "complete":
         return b"", 0
     answer = attempt.chunks[0]
     if attempt.whole is not None:
-        answer = parts.answers.translated_body(
-            attempt, attempt.whole, None if request.record is None else request.record.c
-        )
+        answer = parts.answers.translated_body(attempt, attempt.whole, record.c)
     return answer, len(answer)
 
 

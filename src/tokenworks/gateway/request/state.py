@@ -214,6 +214,7 @@ class KnownRequest(ArrivedRequest):
         "falls_back",
         "flex",
         "last_refusal",
+        "logs_content",
         "native",
         "object_deployment",
         "parsed",
@@ -248,12 +249,14 @@ class KnownRequest(ArrivedRequest):
     cuttable: bool  # a visible stream, which extends its hold and ends when nothing is left
     queue_until_s: float  # when it stops waiting for capacity; 0.0: it has not waited yet
     last_refusal: Refusal | None  # of the attempts so far
+    logs_content: bool  # its key had its log on when the request came: a change concerns later requests
     tags: dict[str, str] | None  # of its usage record
     wants_cost: bool  # the client requests the cost in the answer
 
     def set_user(self, user: KeyEntry) -> None:
         self.user = user
         self.is_known = True
+        self.logs_content = user.logs_content
         user.in_flight += 1
 
     def set_parsed(self, parsed: Parsed) -> None:
