@@ -146,6 +146,7 @@ class AppServices:
                 settings.content_log_days,
                 settings.content_log_entry_bytes_max,
                 settings.content_log_account_bytes_max,
+                settings.content_log_account_entries_max,
             ),
         )
 
