@@ -71,6 +71,18 @@ def test_it_is_read_entry_by_entry_and_deleted(client, services, family, who):
     assert trail(services, key_id) == ["key.log.read", "key.log.delete", "key.log.delete"]
 
 
+def test_what_is_stored_is_read_and_deleted_after_the_key_was_stopped_too(client, services, family):
+    payer, key_id, ids, heads = family
+    services.access.revoke_key(payer, key_id)
+    path, head = f"/api/keys/{key_id}/log", heads["mei"]
+    assert [one["request_id"] for one in client.get(path, headers=head).json()] == ids
+    assert client.get(f"{path}/{ids[0]}", headers=head).status_code == 200
+    assert client.get(path, headers=heads["ben"]).status_code == 404
+    assert client.put(path, json={"on": True}, headers=head).status_code == 404
+    assert client.delete(path, headers=head).status_code == 204
+    assert services.content_log.entries(payer.account_id, key_id) == []
+
+
 @pytest.mark.parametrize(("who", "status"), [("ann", 403), ("ben", 404), ("other", 404)])
 def test_nobody_else_has_a_door_to_it(client, services, family, who, status):
     payer, key_id, ids, heads = family

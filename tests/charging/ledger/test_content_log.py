@@ -1,6 +1,7 @@
 """The log of content on real PostgreSQL: encrypted, bounded by account and by time, gone with its person."""
 
 import contextlib
+import json
 import threading
 from dataclasses import replace
 from datetime import timedelta
@@ -158,3 +159,17 @@ def test_no_entry_comes_after_its_deletion(services, content, clock, li, databas
         storing.join(5)
     assert counts == [True] and rows(services)[0] == 0
     assert not content.keep(logged(li), li.subscriber_id, lambda: False) and rows(services)[0] == 0
+
+
+def test_it_is_exported_even_where_it_was_cut_within_a_character(services, li):
+    log, said = services.content_log, "\u4f60\u597d".encode()
+    child = services.members.invite(li, "+8613911112222", "Child")
+    for number in range(12):
+        entry = logged(li, said[:-1], b"\xff%d" % number, member=child.member_id)
+        assert log.keep(entry, li.subscriber_id, on)
+    assert log.keep(logged(li), li.subscriber_id, on)
+    wanted = [("\u4f60\ufffd", f"\ufffd{number}") for number in range(12)]
+    found = json.loads(b"".join(services.privacy.export(li)))["tables"]["content_log"]
+    assert sorted((row["request"], row["answer"]) for row in found) == sorted([*wanted, ("open sesame", "hello")])  # fmt: skip
+    found = json.loads(b"".join(services.privacy.members.export(child)))["content_log"]
+    assert [(row["request"], row["answer"]) for row in found] == wanted and found[0]["outcome"] == "complete"

@@ -4,7 +4,7 @@ Nothing is charged by it and no record depends on it: an entry that is not store
 readable only with the key of the account's subscriber, so an erasure ends it at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -24,6 +24,8 @@ SHARDS: Final = 16
 # Rows that one run deletes in each shard at a time, and entries that a new one displaces at most.
 DELETED_BATCH: Final = 1000
 CONTENT_LOG_SHOWN_MAX: Final = 100
+# Entries with their content that are in memory at once.
+_READ_AT_ONCE: Final = 10
 _REQUEST: Final = "content_log.request"
 _ANSWER: Final = "content_log.answer"
 
@@ -125,6 +127,21 @@ class ContentLog:
             key.open_bytes(_REQUEST, request_id, request),
             key.open_bytes(_ANSWER, request_id, answer),
         )
+
+    def of_member(self, account_id: UUID, member_id: UUID) -> Iterator[LoggedContent]:
+        """All entries of a member's keys, oldest first."""
+        last = UUID(int=0)
+        while found := store.of_member(
+            self._connection, account_id, member_id, last, self._clock.now(), _READ_AT_ONCE
+        ):
+            keys = self._vault.keys({person_id for _, person_id, _, _ in found})
+            for entry, person_id, request, answer in found:
+                last = entry.request_id
+                if person_id in keys:
+                    key = keys[person_id]
+                    yield LoggedContent(
+                        entry, key.open_bytes(_REQUEST, last, request), key.open_bytes(_ANSWER, last, answer)
+                    )
 
     def delete(self, account_id: UUID, key_id: UUID, request_id: UUID | None = None) -> int:
         """Delete the entry of a request, or (None) all entries of the key. Returns how many."""

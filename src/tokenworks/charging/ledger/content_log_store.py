@@ -1,7 +1,7 @@
 """The SQL of the log of content. Each statement names one account, or one shard of accounts."""
 
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from psycopg import Connection
@@ -23,6 +23,10 @@ class ContentLogEntry(NamedTuple):
     answer_bytes: int
     made_at: datetime
     expires_at: datetime
+
+
+Found = tuple[ContentLogEntry, UUID, bytes, bytes]
+"""(entry, person, encrypted request, encrypted answer)"""
 
 
 def lock_account(connection: Connection, account_id: UUID) -> None:
@@ -89,15 +93,29 @@ def entries(
 
 def find(
     connection: Connection, account_id: UUID, key_id: UUID, request_id: UUID, now: datetime
-) -> tuple[ContentLogEntry, UUID, bytes, bytes] | None:
-    """(entry, person, encrypted request, encrypted answer)."""
+) -> Found | None:
     row = connection.execute(
         f"""SELECT person_id, request_sealed, answer_sealed, {_ENTRY} FROM content_log
             WHERE account_id = %s AND key_id = %s AND content_log_id = %s AND expires_at > %s""".encode(),
         (account_id, key_id, request_id, now),
     ).fetchone()
-    if row is None:
-        return None
+    return None if row is None else _found(row)
+
+
+def of_member(
+    connection: Connection, account_id: UUID, member_id: UUID, after: UUID, now: datetime, limit: int
+) -> list[Found]:
+    """Entries of a member's keys after the request `after`, oldest first."""
+    rows = connection.execute(
+        f"""SELECT person_id, request_sealed, answer_sealed, {_ENTRY} FROM content_log
+            WHERE account_id = %s AND member_id = %s AND content_log_id > %s AND expires_at > %s
+            ORDER BY content_log_id LIMIT %s""".encode(),
+        (account_id, member_id, after, now, limit),
+    )
+    return [_found(row) for row in rows]
+
+
+def _found(row: tuple[Any, ...]) -> Found:
     person_id, request, answer, *entry = row
     return ContentLogEntry._make(entry), person_id, bytes(request), bytes(answer)
 
