@@ -1,13 +1,16 @@
 """The log of content in the worker: only of a key that has it on, bounded, and its memory given back."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from tests.gateway.protocol.streams import chat_stream, sse
 from tests.gateway.request.support import WHOLE, Worker
+from tests.gateway.request.test_storing import begins, found, questions, storing
 from tests.gateway.request.test_traced import begin, ends
-from tokenworks.charging import CONTENT_LOG
+from tokenworks.charging import CONTENT_LOG, REPLAY_LOOKUP
+from tokenworks.gateway.request.content_logging import log_content
 from tokenworks.gateway.request.running import RunningRequests
 from tokenworks.gateway.request_log import RequestLog
 from tokenworks.gateway.series import Series
@@ -105,3 +108,20 @@ def test_an_answer_that_its_client_did_not_get_is_not_logged():
     worker.recorder.durable()
     ((entry, _),) = entries(worker)
     assert (entry.outcome, entry.answer, entry.answer_bytes) == ("interrupted", b"", 0)
+
+
+def test_the_entry_of_a_continued_response_has_what_its_client_sent():
+    """Not the conversation before it, which would leave no room for the new words."""
+    worker = storing()
+    worker.user.logs_content = True
+    exchange = begins(worker, previous_response_id="resp_1")
+    own = exchange.body
+    ((_, answered),) = questions(worker, REPLAY_LOOKUP)
+    answered(found())
+    assert exchange.body != own
+    exchange.record = SimpleNamespace(
+        account_id="acc", key_id="key", member_id="member", model="m", state="complete"
+    )
+    log_content(worker.parts, exchange, None)
+    ((entry, _),) = questions(worker, CONTENT_LOG)
+    assert (entry.request, entry.request_bytes) == (own, len(own))

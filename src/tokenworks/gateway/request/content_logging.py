@@ -21,7 +21,8 @@ def log_content(parts: Parts, request: HeldRequest, attempt: AnsweredAttempt | N
     settings = shared.settings
     bytes_max = settings.content_log_entry_bytes_max
     if record is not None and settings.content_log_days:
-        body = request.body[: bytes_max // REQUEST_SHARE]
+        said = request.body if request.own_body is None else request.own_body
+        body = said[: bytes_max // REQUEST_SHARE]
         answer, size = _answer(parts, request, attempt)
         answer = answer[: bytes_max - len(body)]
         entry = ContentToLog(
@@ -32,7 +33,7 @@ def log_content(parts: Parts, request: HeldRequest, attempt: AnsweredAttempt | N
             request.protocol,
             record.model,
             record.state,
-            len(request.body),
+            len(said),
             size,
             body,
             answer,

@@ -217,6 +217,7 @@ class KnownRequest(ArrivedRequest):
         "logs_content",
         "native",
         "object_deployment",
+        "own_body",
         "parsed",
         "placement_request",
         "queue_until_s",
@@ -241,6 +242,7 @@ class KnownRequest(ArrivedRequest):
         str, ...
     ]  # names of the models to fall back to after those, by the client, the key or the plan
     falls_back: bool  # it had such models
+    own_body: bytes | None  # as its client sent it, if it is logged and has been given another one
     shown_model: str  # the name of its model in the answer: as the client, the key or the plan wrote it
     restricted: bool  # it got the plan's cheaper model, since nothing was left for the model that it named
     object_deployment: str  # the deployment that made the upstream objects that the request names
@@ -257,6 +259,7 @@ class KnownRequest(ArrivedRequest):
         self.user = user
         self.is_known = True
         self.logs_content = user.logs_content
+        self.own_body = None
         user.in_flight += 1
 
     def set_parsed(self, parsed: Parsed) -> None:
