@@ -1,7 +1,7 @@
 """The SQL of the log of content. Each statement names one account, or one shard of accounts."""
 
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from psycopg import Connection
@@ -99,7 +99,7 @@ def find(
             WHERE account_id = %s AND key_id = %s AND content_log_id = %s AND expires_at > %s""".encode(),
         (account_id, key_id, request_id, now),
     ).fetchone()
-    return None if row is None else _found(row)
+    return None if row is None else _found(*row)
 
 
 def of_member(
@@ -112,11 +112,10 @@ def of_member(
             ORDER BY content_log_id LIMIT %s""".encode(),
         (account_id, member_id, after, now, limit),
     )
-    return [_found(row) for row in rows]
+    return [_found(*row) for row in rows]
 
 
-def _found(row: tuple[Any, ...]) -> Found:
-    person_id, request, answer, *entry = row
+def _found(person_id: UUID, request: bytes, answer: bytes, *entry: object) -> Found:
     return ContentLogEntry._make(entry), person_id, bytes(request), bytes(answer)
 
 
