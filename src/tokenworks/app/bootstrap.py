@@ -146,6 +146,7 @@ class AppServices:
                 settings.content_log_days,
                 settings.content_log_entry_bytes_max,
                 settings.content_log_account_bytes_max,
+                settings.content_log_account_entries_max,
             ),
         )
 
@@ -255,7 +256,8 @@ class AppServices:
             self.connection, self.vault, self.subscriptions, self.charges, self.keys, self.identity, self.clock, self._rules,
             settings.backup_days, lambda: real_name_check(settings),
             shop.MemberRights(
-                self.vault, self.ledger, transfers, self.keys, self.identity, self.clock, self._forget_member_content
+                self.vault, self.ledger, transfers, self.keys, self.identity, self.clock, self._forget_member_content,
+                self.content_log.of_member,
             ),
             [self.charge_files.forget, self.bills.forget, self.payments.forget, self.refunds.forget, self.disputes.forget, self.hub.forget,
              lambda erased: adjustments.forget(erased.account_id), lambda erased: transfers.forget(erased.account_id),

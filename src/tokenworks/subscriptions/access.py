@@ -136,3 +136,11 @@ class Access:
         """Raises `NotFound` unless the key is of the account (with `member_id`: one of this member's that is not revoked)."""
         if key_id not in {key.key_id for key in self.keys(subscriber, member_id)}:
             raise NotFound("there is no such key")
+
+    def check_past_key(self, subscriber: Subscriber, key_id: UUID, member_id: UUID | None = None) -> None:
+        """The same for a key that may be revoked."""
+        known = self._keys.of_account(subscriber.account_id, {})
+        if not any(key.key_id == key_id for key in known) or (
+            member_id is not None and key_id not in self._keys.all_of_member(member_id)
+        ):
+            raise NotFound("there is no such key")

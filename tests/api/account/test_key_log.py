@@ -28,7 +28,7 @@ def family(services, signed_in):
         entry = ContentToLog(
             payer.account_id.hex, uuid7().hex, key_id.hex, mei.member_id.hex, "chat", "m", "complete", 27, 5, SAID, ANSWERED
         )  # fmt: skip
-        assert services.content_log.keep(entry, payer.subscriber_id)
+        assert services.content_log.keep(entry, payer.subscriber_id, lambda: True)
         ids.insert(0, entry.request_id)
     heads["other"] = signed_in(services.subscriptions.register("+8613800000009", "Wu"))
     return payer, key_id, ids, heads
@@ -69,6 +69,18 @@ def test_it_is_read_entry_by_entry_and_deleted(client, services, family, who):
     assert client.delete(path, headers=head).status_code == 204
     assert client.get(path, headers=head).json() == []
     assert trail(services, key_id) == ["key.log.read", "key.log.delete", "key.log.delete"]
+
+
+def test_what_is_stored_is_read_and_deleted_after_the_key_was_stopped_too(client, services, family):
+    payer, key_id, ids, heads = family
+    services.access.revoke_key(payer, key_id)
+    path, head = f"/api/keys/{key_id}/log", heads["mei"]
+    assert [one["request_id"] for one in client.get(path, headers=head).json()] == ids
+    assert client.get(f"{path}/{ids[0]}", headers=head).status_code == 200
+    assert client.get(path, headers=heads["ben"]).status_code == 404
+    assert client.put(path, json={"on": True}, headers=head).status_code == 404
+    assert client.delete(path, headers=head).status_code == 204
+    assert services.content_log.entries(payer.account_id, key_id) == []
 
 
 @pytest.mark.parametrize(("who", "status"), [("ann", 403), ("ben", 404), ("other", 404)])

@@ -1,13 +1,16 @@
 """Entries of the log of content are stored if the holder still wants them, and few wait at a time."""
 
 import asyncio
+import threading
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 
 from tokenworks.app.process import content_questions
 from tokenworks.app.process.content_questions import ContentQuestions
-from tokenworks.charging import ContentToLog
+from tokenworks.charging import ContentToLog, DatabaseThread
+from tokenworks.charging.host import port
 from tokenworks.kernel import Unavailable, uuid7
 
 ENTRY = ContentToLog(
@@ -19,18 +22,23 @@ class Host:
     """A thread that calls at once, once it may, and services that note what they are asked."""
 
     def __init__(self, *, on):
-        self.on, self.kept, self.free = on, [], asyncio.Event()
+        self.on, self.kept, self.free, self.waiting = on, [], asyncio.Event(), 0
 
     async def run(self, call):
+        self.waiting += 1
         await self.free.wait()
+        self.waiting -= 1
         return call(None)
 
     def services(self, _):
         return SimpleNamespace(
             keys=SimpleNamespace(logs_content=lambda key_id: self.on and key_id.hex == ENTRY.key_id),
             subscriptions=SimpleNamespace(of_account=lambda _: SimpleNamespace(subscriber_id="person")),
-            content_log=SimpleNamespace(keep=lambda entry, person: not self.kept.append((entry, person))),
+            content_log=SimpleNamespace(keep=self.keep),
         )
+
+    def keep(self, entry, person, is_on):
+        return is_on() and not self.kept.append((entry, person))
 
 
 def test_a_worker_that_does_not_know_yet_that_the_log_is_off_stores_nothing():
@@ -44,8 +52,9 @@ def test_a_worker_that_does_not_know_yet_that_the_log_is_off_stores_nothing():
     asyncio.run(case())
 
 
-def test_more_than_may_wait_are_refused(monkeypatch):
-    monkeypatch.setattr(content_questions, "WAITING_MAX", 2)
+@pytest.mark.parametrize("limit", ["WAITING_MAX", "WAITING_OF_ACCOUNT_MAX"])
+def test_more_than_may_wait_are_refused(monkeypatch, limit):
+    monkeypatch.setattr(content_questions, limit, 2)
 
     async def case():
         host = Host(on=True)
@@ -56,5 +65,45 @@ def test_more_than_may_wait_are_refused(monkeypatch):
             await questions.keep(ENTRY)
         host.free.set()
         assert await asyncio.gather(*waiting) == [True, True] and await questions.keep(ENTRY)
+
+    asyncio.run(case())
+
+
+def test_an_account_that_logs_much_leaves_room_for_others():
+    async def case():
+        host = Host(on=True)
+        questions = ContentQuestions(host, host.services)
+        waiting = [asyncio.create_task(questions.keep(ENTRY)) for _ in range(100)]
+        await asyncio.sleep(0)
+        assert host.waiting == content_questions.WAITING_OF_ACCOUNT_MAX
+        waiting.append(asyncio.create_task(questions.keep(replace(ENTRY, account_id=uuid7().hex))))
+        await asyncio.sleep(0)
+        host.free.set()
+        assert (await asyncio.gather(*waiting, return_exceptions=True))[-1] is True
+        assert questions._waiting_of == {}
+
+    asyncio.run(case())
+
+
+def test_an_entry_does_not_wait_behind_calls_that_nobody_waits_for_any_more(monkeypatch):
+    """The database hangs: what was given up is still in the thread's queue, with its content."""
+    monkeypatch.setattr(port, "ANSWER_S", 0.01)
+    ends = threading.Event()
+
+    async def case():
+        thread = DatabaseThread(lambda: SimpleNamespace(closed=False, close=lambda: None), "test")
+        questions = ContentQuestions(thread, lambda _: ends.wait(5))
+        kept = await asyncio.gather(
+            *[questions.keep(replace(ENTRY, account_id=uuid7().hex)) for _ in range(60)],
+            return_exceptions=True,
+        )
+        assert {type(one) for one in kept} == {Unavailable}
+        with pytest.raises(Unavailable, match="wait"):
+            await questions.keep(ENTRY)
+        assert thread.waiting == content_questions.WAITING_MAX
+        ends.set()
+        thread.close()
+        await asyncio.sleep(0.01)
+        assert thread.waiting == 0
 
     asyncio.run(case())

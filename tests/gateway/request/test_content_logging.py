@@ -1,11 +1,16 @@
 """The log of content in the worker: only of a key that has it on, bounded, and its memory given back."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
 from tests.gateway.protocol.streams import chat_stream, sse
-from tests.gateway.request.support import Worker
+from tests.gateway.request.support import WHOLE, Worker
+from tests.gateway.request.test_storing import begins, found, questions, storing
 from tests.gateway.request.test_traced import begin, ends
-from tokenworks.charging import CONTENT_LOG
+from tokenworks.charging import CONTENT_LOG, REPLAY_LOOKUP
+from tokenworks.gateway.request.content_logging import log_content
 from tokenworks.gateway.request.running import RunningRequests
 from tokenworks.gateway.request_log import RequestLog
 from tokenworks.gateway.series import Series
@@ -77,3 +82,46 @@ def test_without_memory_the_entry_is_left_out_and_the_answer_given():
     ends(worker)
     assert exchange.ended and len(worker.recorder.records) == 1
     assert entries(worker) == [] and worker.shared.stats.c["content_not_logged"] == 1
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_log_that_is_turned_on_or_off_meanwhile_concerns_later_requests_alone(on):
+    worker = make(on=on)
+    begin(worker, stream=True)
+    upstream = worker.upstream()
+    worker.user.logs_content = not on
+    upstream.answers(sse(*chat_stream()), kind=b"text/event-stream")
+    upstream.user.upstream_end(upstream)
+    worker.recorder.durable()
+    assert len(entries(worker)) == on, "the recorder asks whether the log is still on"
+    for _, answered in entries(worker):
+        answered(False)
+    assert worker.shared.memory.used == 0
+
+
+def test_an_answer_that_its_client_did_not_get_is_not_logged():
+    worker = make(response_bytes_max=60)
+    begin(worker)
+    upstream = worker.upstream()
+    upstream.answers(json.dumps(WHOLE | {"model": "the-vendors-own-name"}).encode()[:50])
+    upstream.user.upstream_data(upstream, b"x" * 50)
+    worker.recorder.durable()
+    ((entry, _),) = entries(worker)
+    assert (entry.outcome, entry.answer, entry.answer_bytes) == ("interrupted", b"", 0)
+
+
+def test_the_entry_of_a_continued_response_has_what_its_client_sent():
+    """Not the conversation before it, which would leave no room for the new words."""
+    worker = storing()
+    worker.user.logs_content = True
+    exchange = begins(worker, previous_response_id="resp_1")
+    own = exchange.body
+    ((_, answered),) = questions(worker, REPLAY_LOOKUP)
+    answered(found())
+    assert exchange.body != own
+    exchange.record = SimpleNamespace(
+        account_id="acc", key_id="key", member_id="member", model="m", state="complete"
+    )
+    log_content(worker.parts, exchange, None)
+    ((entry, _),) = questions(worker, CONTENT_LOG)
+    assert (entry.request, entry.request_bytes) == (own, len(own))

@@ -1,4 +1,6 @@
-"""The log of requests and answers of an API key: off unless the key's member or the account's owner turns it on."""
+"""The log of requests and answers of an API key: off unless the key's member or the account's owner turns it on. What is stored is read
+and deleted also after the key was revoked.
+"""
 
 import base64
 from typing import Annotated, Final
@@ -47,7 +49,7 @@ def log_entries(
     limit: Annotated[int, Query(ge=1, le=CONTENT_LOG_SHOWN_MAX)] = CONTENT_LOG_SHOWN_MAX,
 ) -> Response:
     found, key_id = own_subscriber(services, principal), as_uuid(id, "key")
-    services.access.check_key(found, key_id, key_owner(principal))
+    services.access.check_past_key(found, key_id, key_owner(principal))
     last = None if before is None else as_uuid(before, "request")
     entries = services.content_log.entries(found.account_id, key_id, last, limit)
     return json_response([_shown(entry) for entry in entries])
@@ -61,7 +63,7 @@ def log_entries(
 def log_entry(services: RequestServices, principal: CurrentPrincipal, id: str, request_id: str) -> Response:
     found, key_id = own_subscriber(services, principal), as_uuid(id, "key")
     wanted = as_uuid(request_id, "request")
-    services.access.check_key(found, key_id, key_owner(principal))
+    services.access.check_past_key(found, key_id, key_owner(principal))
     with services.transaction():
         read = services.content_log.read(found.account_id, key_id, wanted)
         audit(services, principal, "key.log.read", key_id, None, {"request_id": str(wanted)})
@@ -82,7 +84,7 @@ def log_entry(services: RequestServices, principal: CurrentPrincipal, id: str, r
 )
 def delete_log(services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
     found, key_id = own_subscriber(services, principal), as_uuid(id, "key")
-    services.access.check_key(found, key_id, key_owner(principal))
+    services.access.check_past_key(found, key_id, key_owner(principal))
     with services.transaction():
         count = services.content_log.delete(found.account_id, key_id)
         audit(services, principal, "key.log.delete", key_id, None, {"entries": count})
@@ -100,7 +102,7 @@ def delete_entry(
 ) -> Response:
     found, key_id = own_subscriber(services, principal), as_uuid(id, "key")
     wanted = as_uuid(request_id, "request")
-    services.access.check_key(found, key_id, key_owner(principal))
+    services.access.check_past_key(found, key_id, key_owner(principal))
     with services.transaction():
         count = services.content_log.delete(found.account_id, key_id, wanted)
         audit(services, principal, "key.log.delete", key_id, None, {"entries": count})

@@ -11,8 +11,10 @@ from tokenworks.app.bootstrap import AppServices
 from tokenworks.charging import ContentToLog, DatabaseThread
 from tokenworks.kernel import Unavailable
 
-# Entries that wait for the thread; further ones are refused.
-WAITING_MAX: Final = 200
+# Calls that wait for the thread, in all, and entries of one account: beyond these an entry is refused, since clients wait for the other
+# questions in that thread.
+WAITING_MAX: Final = 40
+WAITING_OF_ACCOUNT_MAX: Final = 10
 
 
 class ContentQuestions:
@@ -21,24 +23,27 @@ class ContentQuestions:
     def __init__(self, thread: DatabaseThread, make_services: Callable[[Connection], AppServices]) -> None:
         self._thread = thread
         self._make_services = make_services
-        self._waiting = 0
+        self._waiting_of: dict[str, int] = {}
 
     async def keep(self, logged: ContentToLog) -> bool:
         """Returns whether the entry is stored. Raises `Unavailable`."""
-        if self._waiting >= WAITING_MAX:
+        account, of_account = logged.account_id, self._waiting_of.get(logged.account_id, 0)
+        if self._thread.waiting >= WAITING_MAX or of_account >= WAITING_OF_ACCOUNT_MAX:
             raise Unavailable("too many entries wait to be stored")
-        self._waiting += 1
+        self._waiting_of[account] = of_account + 1
         try:
             return await self._thread.run(partial(self._keep, logged=logged))
         finally:
-            self._waiting -= 1
+            self._waiting_of[account] -= 1
+            if not self._waiting_of[account]:
+                del self._waiting_of[account]
 
     # In the thread.
 
     def _keep(self, connection: Connection, logged: ContentToLog) -> bool:
-        services = self._make_services(connection)
-        # A worker may know the key as it was before its holder turned the log off.
-        if not services.keys.logs_content(UUID(logged.key_id)):
-            return False
+        services, key_id = self._make_services(connection), UUID(logged.key_id)
         subscriber = services.subscriptions.of_account(UUID(logged.account_id))
-        return services.content_log.keep(logged, subscriber.subscriber_id)
+        # A worker may know the key as it was before its holder turned the log off.
+        return services.content_log.keep(
+            logged, subscriber.subscriber_id, lambda: services.keys.logs_content(key_id)
+        )

@@ -182,6 +182,12 @@ class ContentLog(Topic):
         le=2**40,
         description="bytes of one account's logged requests; the oldest make room",
     )
+    content_log_account_entries_max: int = Field(
+        default=10_000,
+        ge=10,
+        le=1_000_000,
+        description="logged requests of one account; the oldest make room. Each new one reads the sizes of all",
+    )
 
 
 class Replays(Topic):

@@ -46,10 +46,14 @@ class DatabaseThread:
         self._connection: Connection | None = None
         self.answered = False
         self.hangs = False
+        self.waiting = 0
+        """Calls that wait or are made, those that nobody waits for any more included."""
 
     async def run(self, call: Callable[[Connection], Result]) -> Result:
         """Run a call in the thread. Raises `Unavailable` if the database does not answer in time; the call may still be made then."""
         future = asyncio.get_running_loop().run_in_executor(self._executor, self._call, call)
+        self.waiting += 1
+        future.add_done_callback(self._ended)
         done, _ = await asyncio.wait([future], timeout=ANSWER_S)
         self.hangs = not done
         if not done:
@@ -57,6 +61,9 @@ class DatabaseThread:
             future.add_done_callback(lambda late: late.cancelled() or late.exception())
             raise Unavailable(f"the database does not answer within {ANSWER_S:g} s")
         return future.result()
+
+    def _ended(self, _: object) -> None:
+        self.waiting -= 1
 
     def _call(self, call: Callable[[Connection], Result]) -> Result:
         try:

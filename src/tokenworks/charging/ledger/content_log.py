@@ -4,7 +4,7 @@ Nothing is charged by it and no record depends on it: an entry that is not store
 readable only with the key of the account's subscriber, so an erasure ends it at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -24,6 +24,8 @@ SHARDS: Final = 16
 # Rows that one run deletes in each shard at a time, and entries that a new one displaces at most.
 DELETED_BATCH: Final = 1000
 CONTENT_LOG_SHOWN_MAX: Final = 100
+# Entries with their content that are in memory at once.
+_READ_AT_ONCE: Final = 10
 _REQUEST: Final = "content_log.request"
 _ANSWER: Final = "content_log.answer"
 
@@ -31,12 +33,13 @@ _ANSWER: Final = "content_log.answer"
 @dataclass(frozen=True, slots=True)
 class ContentLogLimits:
     """`days`: how long an entry is kept; 0: none is stored. `entry_bytes_max`: of a request and its answer; `account_bytes_max`: of an
-    account's entries, as they are stored.
+    account's entries, as they are stored; `account_entries_max`: of an account, which bounds the time of the sums over it.
     """
 
     days: int
     entry_bytes_max: int
     account_bytes_max: int
+    account_entries_max: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,12 @@ class ContentLog:
         self._vault = vault
         self._limits = limits
 
-    def keep(self, logged: ContentToLog, person_id: UUID) -> bool:
+    def keep(self, logged: ContentToLog, person_id: UUID, is_on: Callable[[], bool]) -> bool:
         """Store an entry, encrypted under the key of `person_id`, the account's subscriber. The oldest entries of the account make room.
-        Returns False if it is not stored: it is too large, the person is erased, or the log is off for all.
+        Returns False if it is not stored: it is too large, the person is erased, or the log is off for all or (`is_on()`) for the key.
+
+        `is_on` is asked under the account's lock, which whoever deletes entries takes after the log was turned off or the key revoked: so
+        no entry comes after its deletion.
         """
         limits, key = self._limits, self._vault.key(person_id)
         size = len(logged.request) + len(logged.answer)
@@ -87,12 +93,21 @@ class ContentLog:
         )
         with self._connection.transaction():
             store.lock_account(self._connection, account_id)
-            more = store.stored_bytes(self._connection, account_id) + stored - limits.account_bytes_max
-            if more > 0 and store.evict(self._connection, account_id, more, DELETED_BATCH) < more:
+            if not is_on() or not self._make_room(account_id, stored):
                 return False
             return store.add(
                 self._connection, account_id, UUID(logged.member_id), person_id, entry, request, answer
             )
+
+    def _make_room(self, account_id: UUID, size: int) -> bool:
+        """Make room for an entry of `size` bytes, if there is none."""
+        entries, stored = store.sums(self._connection, account_id)
+        rows = entries + 1 - self._limits.account_entries_max
+        more = stored + size - self._limits.account_bytes_max
+        if rows <= 0 and more <= 0:
+            return True
+        gone, freed = store.evict(self._connection, account_id, rows, more, DELETED_BATCH)
+        return gone >= rows and freed >= more
 
     def entries(
         self, account_id: UUID, key_id: UUID, before: UUID | None = None, limit: int = CONTENT_LOG_SHOWN_MAX
@@ -113,16 +128,37 @@ class ContentLog:
             key.open_bytes(_ANSWER, request_id, answer),
         )
 
+    def of_member(self, account_id: UUID, member_id: UUID) -> Iterator[LoggedContent]:
+        """All entries of a member's keys, oldest first."""
+        last = UUID(int=0)
+        while found := store.of_member(
+            self._connection, account_id, member_id, last, self._clock.now(), _READ_AT_ONCE
+        ):
+            keys = self._vault.keys({person_id for _, person_id, _, _ in found})
+            for entry, person_id, request, answer in found:
+                last = entry.request_id
+                if person_id in keys:
+                    key = keys[person_id]
+                    yield LoggedContent(
+                        entry, key.open_bytes(_REQUEST, last, request), key.open_bytes(_ANSWER, last, answer)
+                    )
+
     def delete(self, account_id: UUID, key_id: UUID, request_id: UUID | None = None) -> int:
         """Delete the entry of a request, or (None) all entries of the key. Returns how many."""
-        return store.delete(self._connection, account_id, key_id, request_id)
+        with self._connection.transaction():
+            store.lock_account(self._connection, account_id)
+            return store.delete(self._connection, account_id, key_id, request_id)
 
     def forget_account(self, account_id: UUID) -> None:
-        store.forget_account(self._connection, account_id)
+        with self._connection.transaction():
+            store.lock_account(self._connection, account_id)
+            store.forget_account(self._connection, account_id)
 
     def forget_member(self, account_id: UUID, member_id: UUID) -> None:
         """Delete the entries of this member's keys."""
-        store.forget_member(self._connection, account_id, member_id)
+        with self._connection.transaction():
+            store.lock_account(self._connection, account_id)
+            store.forget_member(self._connection, account_id, member_id)
 
     def delete_over(self) -> int:
         """Delete entries whose time is over, a batch of each shard of accounts. Returns how many."""

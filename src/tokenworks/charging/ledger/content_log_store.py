@@ -25,17 +25,23 @@ class ContentLogEntry(NamedTuple):
     expires_at: datetime
 
 
+Found = tuple[ContentLogEntry, UUID, bytes, bytes]
+"""(entry, person, encrypted request, encrypted answer)"""
+
+
 def lock_account(connection: Connection, account_id: UUID) -> None:
-    """Wait for other transactions that add entries to this account, so that its sum holds."""
+    """Wait for other transactions that add entries to this account or delete them, so that its sums hold."""
     connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"content {account_id}",))
 
 
-def stored_bytes(connection: Connection, account_id: UUID) -> int:
+def sums(connection: Connection, account_id: UUID) -> tuple[int, int]:
+    """(entries, bytes) of an account."""
     row = connection.execute(
-        "SELECT coalesce(sum(stored_bytes), 0)::bigint FROM content_log WHERE account_id = %s", (account_id,)
+        "SELECT count(*), coalesce(sum(stored_bytes), 0)::bigint FROM content_log WHERE account_id = %s",
+        (account_id,),
     ).fetchone()
     assert row is not None
-    return int(row[0])
+    return int(row[0]), int(row[1])
 
 
 def add(
@@ -56,21 +62,21 @@ def add(
     return row is not None
 
 
-def evict(connection: Connection, account_id: UUID, size: int, limit: int) -> int:
-    """Delete the account's oldest entries, at most `limit`, until so many bytes are free. Returns how many bytes were."""
+def evict(connection: Connection, account_id: UUID, rows: int, size: int, limit: int) -> tuple[int, int]:
+    """Delete the account's oldest entries, at most `limit`, until so many rows and bytes are free. Returns (rows, bytes) that were."""
     row = connection.execute(
         """WITH oldest AS (
-               SELECT content_log_id, coalesce(sum(stored_bytes) OVER (by_age ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
+               SELECT content_log_id, row_number() OVER by_age - 1 AS rows, coalesce(sum(stored_bytes) OVER (by_age ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
                FROM content_log WHERE account_id = %(account)s WINDOW by_age AS (ORDER BY content_log_id)
                ORDER BY content_log_id LIMIT %(most)s),
            gone AS (
                DELETE FROM content_log c USING oldest o WHERE c.account_id = %(account)s AND c.content_log_id = o.content_log_id
-                   AND o.before < %(size)s RETURNING c.stored_bytes)
-           SELECT coalesce(sum(stored_bytes), 0)::bigint FROM gone""",
-        {"account": account_id, "size": size, "most": limit},
+                   AND (o.rows < %(rows)s OR o.before < %(size)s) RETURNING c.stored_bytes)
+           SELECT count(*), coalesce(sum(stored_bytes), 0)::bigint FROM gone""",
+        {"account": account_id, "rows": rows, "size": size, "most": limit},
     ).fetchone()
     assert row is not None
-    return int(row[0])
+    return int(row[0]), int(row[1])
 
 
 def entries(
@@ -87,16 +93,29 @@ def entries(
 
 def find(
     connection: Connection, account_id: UUID, key_id: UUID, request_id: UUID, now: datetime
-) -> tuple[ContentLogEntry, UUID, bytes, bytes] | None:
-    """(entry, person, encrypted request, encrypted answer)."""
+) -> Found | None:
     row = connection.execute(
         f"""SELECT person_id, request_sealed, answer_sealed, {_ENTRY} FROM content_log
             WHERE account_id = %s AND key_id = %s AND content_log_id = %s AND expires_at > %s""".encode(),
         (account_id, key_id, request_id, now),
     ).fetchone()
-    if row is None:
-        return None
-    person_id, request, answer, *entry = row
+    return None if row is None else _found(*row)
+
+
+def of_member(
+    connection: Connection, account_id: UUID, member_id: UUID, after: UUID, now: datetime, limit: int
+) -> list[Found]:
+    """Entries of a member's keys after the request `after`, oldest first."""
+    rows = connection.execute(
+        f"""SELECT person_id, request_sealed, answer_sealed, {_ENTRY} FROM content_log
+            WHERE account_id = %s AND member_id = %s AND content_log_id > %s AND expires_at > %s
+            ORDER BY content_log_id LIMIT %s""".encode(),
+        (account_id, member_id, after, now, limit),
+    )
+    return [_found(*row) for row in rows]
+
+
+def _found(person_id: UUID, request: bytes, answer: bytes, *entry: object) -> Found:
     return ContentLogEntry._make(entry), person_id, bytes(request), bytes(answer)
 
 

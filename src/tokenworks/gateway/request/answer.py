@@ -90,7 +90,7 @@ class Answers:
         request = attempt.request
         parsed, maximum = request.parsed, request.maximum
         attempt.undecided = False
-        if request.user.logs_content and request.copy is None and self._shared.settings.content_log_days:
+        if request.logs_content and request.copy is None and self._shared.settings.content_log_days:
             bytes_max = self._shared.settings.content_log_entry_bytes_max
             request.copy = AnswerCopy(self._shared.memory, request.address, bytes_max, cut=True)
         options = UsageOptions(

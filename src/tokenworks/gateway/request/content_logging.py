@@ -21,7 +21,8 @@ def log_content(parts: Parts, request: HeldRequest, attempt: AnsweredAttempt | N
     settings = shared.settings
     bytes_max = settings.content_log_entry_bytes_max
     if record is not None and settings.content_log_days:
-        body = request.body[: bytes_max // REQUEST_SHARE]
+        said = request.body if request.own_body is None else request.own_body
+        body = said[: bytes_max // REQUEST_SHARE]
         answer, size = _answer(parts, request, attempt)
         answer = answer[: bytes_max - len(body)]
         entry = ContentToLog(
@@ -32,7 +33,7 @@ def log_content(parts: Parts, request: HeldRequest, attempt: AnsweredAttempt | N
             request.protocol,
             record.model,
             record.state,
-            len(request.body),
+            len(said),
             size,
             body,
             answer,
@@ -49,17 +50,17 @@ def log_content(parts: Parts, request: HeldRequest, attempt: AnsweredAttempt | N
 
 
 def _answer(parts: Parts, request: HeldRequest, attempt: AnsweredAttempt | None) -> tuple[bytes, int]:
-    """(what is known of the answer, its size). Of an answer that was given again there is none: the entry of its original has it."""
-    copy = request.copy
+    """(what is known of the answer, its size). Of an answer that was given again there is none: the entry of its original has it. Nor is
+    there of one that is not streamed and not complete, since its client got nothing of it.
+    """
+    copy, record = request.copy, request.record
     if copy is not None and (attempt is None or attempt.meter is not None):
         return (b"", copy.size) if copy.lost else (copy.content(), copy.size)
-    if attempt is None or not attempt.chunks:
+    if attempt is None or not attempt.chunks or record is None or record.state != "complete":
         return b"", 0
     answer = attempt.chunks[0]
     if attempt.whole is not None:
-        answer = parts.answers.translated_body(
-            attempt, attempt.whole, None if request.record is None else request.record.c
-        )
+        answer = parts.answers.translated_body(attempt, attempt.whole, record.c)
     return answer, len(answer)
 
 

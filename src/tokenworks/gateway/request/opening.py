@@ -45,6 +45,8 @@ def read_body(request: KnownRequest, body: bytes) -> Refusal | None:
         parsed = parse_body(body, request.protocol)
     except BodyError as error:
         return error.refusal
+    if request.logs_content and body is not request.body:
+        request.own_body = request.body
     request.body = body
     request.set_parsed(parsed)
     return None

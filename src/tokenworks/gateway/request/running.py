@@ -49,7 +49,7 @@ class RunningRequests:
             keep_spans(self._shared, exchange.trace, exchange)
         if exchange.is_known:
             exchange.user.in_flight -= 1
-            if exchange.user.logs_content:
+            if exchange.logs_content:
                 log_content(self._parts, exchange, exchange.attempt)
 
     def tick(self, now_s: float) -> None:

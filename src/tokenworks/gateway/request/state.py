@@ -214,8 +214,10 @@ class KnownRequest(ArrivedRequest):
         "falls_back",
         "flex",
         "last_refusal",
+        "logs_content",
         "native",
         "object_deployment",
+        "own_body",
         "parsed",
         "placement_request",
         "queue_until_s",
@@ -240,6 +242,7 @@ class KnownRequest(ArrivedRequest):
         str, ...
     ]  # names of the models to fall back to after those, by the client, the key or the plan
     falls_back: bool  # it had such models
+    own_body: bytes | None  # as its client sent it, if it is logged and has been given another one
     shown_model: str  # the name of its model in the answer: as the client, the key or the plan wrote it
     restricted: bool  # it got the plan's cheaper model, since nothing was left for the model that it named
     object_deployment: str  # the deployment that made the upstream objects that the request names
@@ -248,12 +251,15 @@ class KnownRequest(ArrivedRequest):
     cuttable: bool  # a visible stream, which extends its hold and ends when nothing is left
     queue_until_s: float  # when it stops waiting for capacity; 0.0: it has not waited yet
     last_refusal: Refusal | None  # of the attempts so far
+    logs_content: bool  # its key had its log on when the request came: a change concerns later requests
     tags: dict[str, str] | None  # of its usage record
     wants_cost: bool  # the client requests the cost in the answer
 
     def set_user(self, user: KeyEntry) -> None:
         self.user = user
         self.is_known = True
+        self.logs_content = user.logs_content
+        self.own_body = None
         user.in_flight += 1
 
     def set_parsed(self, parsed: Parsed) -> None:

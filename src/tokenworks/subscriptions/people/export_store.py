@@ -19,6 +19,9 @@ from tokenworks.trust import PersonKey, PersonVault
 
 FORMAT: Final = "tokenworks-export-1"
 ROWS_AT_ONCE: Final = 500
+# Of tables whose rows have requests and answers of up to megabytes.
+_LARGE_ROWS_AT_ONCE: Final = 10
+_LARGE_ROWS: Final = frozenset({"content_log", "replay_answer"})
 CHUNK_BYTES: Final = 65_536
 # (column, condition for the person's rows); the first column that a table has counts.
 _PERSON_COLUMNS: Final = (
@@ -159,7 +162,7 @@ def _rows(
         sql.SQL(", ").join(map(sql.Identifier, table.columns)), sql.Identifier(table.name), sql.SQL(table.where)
     )  # fmt: skip
     with connection.cursor(name=f"export_{table.name}") as cursor:
-        cursor.itersize = ROWS_AT_ONCE
+        cursor.itersize = _LARGE_ROWS_AT_ONCE if table.name in _LARGE_ROWS else ROWS_AT_ONCE
         cursor.execute(statement, person)
         for row in cursor:
             yield dict(zip(table.columns, row, strict=True))
@@ -190,7 +193,8 @@ def _decrypted(
             shown[name] = None
         else:
             assert isinstance(row_id, UUID) and isinstance(value, bytes | memoryview)
-            text = key.open(place, row_id, bytes(value))
+            # Content may be cut within a character, or be no text.
+            text = key.open_bytes(place, row_id, bytes(value)).decode(errors="replace")
             shown[name] = json.loads(text) if column == _DETAILS else text
     return shown
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from tokenworks.charging import Ledger, Transfers
+from tokenworks.charging import Ledger, LoggedContent, Transfers
 from tokenworks.kernel import Clock, Invalid
 from tokenworks.subscriptions.errors import MemberNotFound
 from tokenworks.subscriptions.model import Member
@@ -32,10 +32,14 @@ class MemberRights:
         identity: Identity,
         clock: Clock,
         forget_answers: Callable[[UUID, UUID], None],
+        logged_content: Callable[[UUID, UUID], Iterator[LoggedContent]],
     ) -> None:
-        """`forget_answers(account, member)`: deletes the stored answers to requests with keys of a member."""
+        """`forget_answers(account, member)`: deletes the stored answers to requests with keys of a member; `logged_content(account, member)`:
+        the logged ones.
+        """
         self._vault = vault
         self._forget_answers = forget_answers
+        self._logged_content = logged_content
         self._ledger = ledger
         self._transfers = transfers
         self._keys = keys
@@ -43,7 +47,9 @@ class MemberRights:
         self._clock = clock
 
     def export(self, member: Member) -> Iterator[bytes]:
-        """All that is stored of a member, as one JSON document in pieces: name, number, keys, sessions, transfers, usage."""
+        """All that is stored of a member, as one JSON document in pieces: name, number, keys, sessions, transfers, usage, and
+        the requests and answers that its keys have logged.
+        """
         own = {
             "format": FORMAT,
             "made_at": self._clock.now(),
@@ -74,6 +80,9 @@ class MemberRights:
             last_id = records[-1]["usage_id"]
             assert isinstance(last_id, UUID)
             before = last_id
+        yield b'\n],\n"content_log": ['
+        for number, logged in enumerate(self._logged_content(member.account_id, member.member_id)):
+            yield f"{',' if number else ''}\n{_json(_content(logged))}".encode()
         yield b"\n]}\n"
 
     def _key(self, key_id: UUID) -> dict[str, object]:
@@ -116,6 +125,14 @@ class MemberRights:
             self.forget_answers(found)
             privacy_store.forget_member(self._vault.connection, found.member_id)
             self._vault.destroy([found.member_id])
+
+
+def _content(logged: LoggedContent) -> dict[str, object]:
+    """A logged request. Content may be cut within a character, or be no text."""
+    return logged.entry._asdict() | {
+        "request": logged.request.decode(errors="replace"),
+        "answer": logged.answer.decode(errors="replace"),
+    }
 
 
 def _json(value: object) -> str:

@@ -128,9 +128,9 @@ class Keys:
                 raise KeyNotFound(f"there is no live key {key_id}: `tokenworks key list` shows them")
 
     def logs_content(self, key_id: UUID) -> bool:
-        """True if the key's requests and answers are logged."""
+        """True if the key is not revoked and its requests and answers are logged."""
         info = store.key_info(self._connection, key_id)
-        return info is not None and info.content_log
+        return info is not None and info.content_log and info.revoked_at is None
 
     def find(self, macs: Sequence[bytes]) -> dict[bytes, ApiKey]:
         """The live keys among these MACs."""
