@@ -193,3 +193,23 @@ def test_a_client_that_leaves_while_its_response_is_stored_pays_once():
     assert len(worker.recorder.records) == 1
     worker.recorder.durable()
     assert is_over(worker)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_response_that_is_too_large_to_be_stored_does_not_burden_the_recorder(streams):
+    """The recorder serves the whole host, and ends the connection of a worker whose message is too large."""
+    worker = storing(replay_answer_bytes_max=3_000)
+    begins(worker, store=True, stream=streams)
+    answer = ANSWER | {"output": [ITEM | {"content": [{"type": "output_text", "text": "x" * 3_000}]}]}
+    if streams:
+        stream(worker, CREATED, ADDED, DELTA, {"type": "response.completed", "response": answer})
+    else:
+        worker.upstream().answers(json.dumps(answer).encode())
+    worker.upstream().ends()
+    assert not questions(worker, REPLAY_KEEP)
+    ((record, _),) = worker.recorder.records
+    assert (record.state, sum(record.c)) == ("complete", 12)
+    worker.recorder.durable()
+    head, _, body = worker.client.written.partition(b"\r\n\r\n")
+    assert b"x" * 3_000 in body and (b"x-tokenworks-stored: false" in head) == (not streams)
+    assert is_over(worker)

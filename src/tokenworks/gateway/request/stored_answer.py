@@ -66,9 +66,11 @@ class StoredAnswer(Replay):
         request, shared, stored = self._request, self._parts.shared, self._stored
         response = self._response(charge)
         name = None if response is None else response_id(response)
-        if response is None or name is None:
+        text = b"" if response is None else encode_stored(response, stored.items, stored.previous_id)
+        if name is None or len(text) > shared.settings.replay_answer_bytes_max:
+            # It is not stored. A large one does not go to the recorder, which would read it for nothing while the whole host waits.
+            self._say(is_kept=False)
             return self._keep_repeat(charge)
-        text = encode_stored(response, stored.items, stored.previous_id)
         self._charge, self._size = charge, len(text)
         request.counting = True
         kept = ReplayToKeep(
@@ -106,10 +108,15 @@ class StoredAnswer(Replay):
         if is_kept:
             counters["answers_stored"] += 1
             counters["answers_stored_bytes"] += self._size
-        if not request.headed and request.response_head:
-            request.response_head += b"x-tokenworks-stored: %b\r\n" % (b"true" if is_kept else b"false")
+        self._say(is_kept=is_kept is True)
         if not request.ended and not self._keep_repeat(charge):
             self._kept(charge)
+
+    def _say(self, *, is_kept: bool) -> None:
+        """Add to a head that has not left whether the response is stored."""
+        request = self._request
+        if not request.headed and request.response_head:
+            request.response_head += b"x-tokenworks-stored: %b\r\n" % (b"true" if is_kept else b"false")
 
     def ended(self) -> None:
         super().ended()
