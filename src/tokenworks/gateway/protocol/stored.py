@@ -17,6 +17,7 @@ PREVIOUS: Final = "previous_response_id"
 RESPONSE_ID_CHARS_MAX: Final = 200
 ITEMS_LIMIT: Final = 20
 ITEMS_LIMIT_MAX: Final = 100
+PLACE_DIGITS_MAX: Final = 9
 _encode: Final = msgspec.json.encode
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _TRUE: Final = msgspec.Raw(b"true")
@@ -32,6 +33,15 @@ class StoredResponse(NamedTuple):
 
     fields: RawObject
     items: list[msgspec.Raw]
+
+
+class _NamedItem(msgspec.Struct, gc=False):
+    """An item of an input, of which only the id is read."""
+
+    id: object = None
+
+
+_named_items: Final = msgspec.json.Decoder(list[_NamedItem])
 
 
 class ItemsPage(NamedTuple):
@@ -172,31 +182,51 @@ def read_items_page(query: bytes) -> ItemsPage | Refusal:
 
 
 def items_body(stored: StoredResponse, page: ItemsPage) -> bytes | None:
-    """A part of the input items of a stored response; None if it has no item `page.after`. An item without an id has one of its place."""
-    listed: list[RawObject] = []
-    head = response_id(stored.fields) or ""
-    for number, item in enumerate(stored.items):
-        fields = whole_response(bytes(item))
-        if fields is not None:
-            listed.append(_listed(fields, f"item_{number}_{head}"))
-    if not page.ascending:
-        listed.reverse()
-    names = [_text(fields, "id") for fields in listed]
+    """A part of the input items of a stored response; None if it has no item `page.after`. An item without an id has one of its place.
+
+    Only the items of this part are read: a conversation may have very many.
+    """
+    items, head = stored.items, response_id(stored.fields) or ""
+    places = [place for place, item in enumerate(items) if bytes(memoryview(item)[:1]) == b"{"]
     first = 0
     if page.after:
-        if page.after not in names:
+        first = _number_of(page.after, [items[place] for place in places], places, head)
+        if not first:
             return None
-        first = names.index(page.after) + 1
-    part = names[first : first + page.limit]
+    if not page.ascending:
+        first = len(places) - first + 1 if first else 0
+        places.reverse()
+    listed: list[RawObject] = []
+    for place in places[first : first + page.limit]:
+        fields = whole_response(bytes(items[place])) or {}
+        listed.append(_listed(fields, f"item_{place}_{head}"))
+    names = [_text(fields, "id") for fields in listed]
     return _encode(
         {
             "object": "list",
-            "data": listed[first : first + page.limit],
-            "first_id": part[0] if part else None,
-            "last_id": part[-1] if part else None,
-            "has_more": first + page.limit < len(names),
+            "data": listed,
+            "first_id": names[0] if names else None,
+            "last_id": names[-1] if names else None,
+            "has_more": first + page.limit < len(places),
         }
     )
+
+
+def _number_of(name: str, items: list[msgspec.Raw], places: list[int], head: str) -> int:
+    """The number of the item with this id, from 1, by one typed decode of all items; 0 if no item has it."""
+    try:
+        found = _named_items.decode(_encode(items))
+    except (*UNREADABLE, msgspec.ValidationError):
+        return 0
+    number = name.removeprefix("item_").removesuffix(f"_{head}")
+    place = int(number) if number.isascii() and number.isdigit() and len(number) <= PLACE_DIGITS_MAX else -1
+    if name != f"item_{place}_{head}":
+        place = -1
+    for at, item in enumerate(found):
+        own = item.id if isinstance(item.id, str) else ""
+        if own == name or (places[at] == place and not own):
+            return at + 1
+    return 0
 
 
 def _listed(fields: RawObject, own_id: str) -> RawObject:
