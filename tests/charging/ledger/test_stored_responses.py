@@ -1,7 +1,9 @@
 """Stored responses on real PostgreSQL: whose they are, when they count, when they are gone."""
 
 from datetime import timedelta
+from uuid import UUID
 
+import psycopg
 import pytest
 
 from tests.charging.ledger.test_accounts import IDS, first_attempt, settle
@@ -119,3 +121,24 @@ def test_what_is_stored_can_not_be_read_without_the_persons_key(services, subscr
     keep(replays, subscriber, answer=b'{"input":["a secret word"]}')
     (sealed,) = services.connection.execute("SELECT answer_sealed FROM replay_answer").fetchone()
     assert b"secret" not in bytes(sealed)
+
+
+def test_a_request_that_was_in_flight_when_its_member_was_erased_leaves_nothing(services, subscriber, replays):
+    child = services.members.invite(subscriber, "+8613911112222", "Ottoline Quimby")
+    assert keep(replays, subscriber, "before", member=child.member_id.hex)[1]
+    services.privacy.members.erase(child)
+    assert not keep(replays, subscriber, "after", member=child.member_id.hex)[1]
+    assert keep(replays, subscriber, "other")[1], "of another member"
+    rows = services.connection.execute("SELECT member_id FROM replay_answer").fetchall()
+    assert rows == [(UUID(MEMBER),)]
+
+
+def test_no_response_is_stored_while_its_member_is_being_erased(services, clock, subscriber, replays):
+    with psycopg.connect(services.connection.info.dsn, autocommit=True) as other:
+        other.execute("SET lock_timeout = '50ms'")
+        elsewhere = Replays(other, clock, services.vault, ROOM)
+        with services.connection.transaction():
+            replays.forget_member(subscriber.account_id, UUID(MEMBER))
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                keep(elsewhere, subscriber)
+        assert keep(elsewhere, subscriber)[1]

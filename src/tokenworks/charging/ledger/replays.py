@@ -87,6 +87,9 @@ class Replays:
             sealed = key.seal_bytes(_PLACE, answer_id, answer)
         with self._connection.transaction():
             store.lock_account(self._connection, name.account_id)
+            if self._vault.is_erased(UUID(kept.member_id)):
+                # Its answers were deleted under this lock, and a request that was in flight then leaves nothing either.
+                sealed = None
             if sealed is not None and not self._make_room(
                 name.account_id, len(sealed), now, rows=not is_claim
             ):
@@ -122,7 +125,10 @@ class Replays:
         store.forget_account(self._connection, account_id)
 
     def forget_member(self, account_id: UUID, member_id: UUID) -> None:
-        """Delete the answers to requests with keys of this member."""
+        """Delete the answers to requests with keys of this member, in the transaction that destroys the member's key: an answer of a
+        request in flight waits for its end, and is not stored then.
+        """
+        store.lock_account(self._connection, account_id)
         store.forget_member(self._connection, account_id, member_id)
 
     def delete_over(self) -> int:
