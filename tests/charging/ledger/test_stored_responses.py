@@ -14,7 +14,7 @@ from tokenworks.charging.messages import Loss, UsageRecord
 from tokenworks.kernel import uuid7
 
 ANSWER = b'{"response":{},"input":[]}'
-ROOM = ReplayLimits(answer_bytes_max=2_000, account_bytes_max=2_000, account_rows_max=3, claim_s=60)
+ROOM = ReplayLimits(answer_bytes_max=2_000, account_bytes_max=4_000, account_rows_max=6, claim_s=60)
 
 
 @pytest.fixture
@@ -110,11 +110,32 @@ def test_it_is_gone_when_its_days_are_over_it_is_deleted_or_its_member_or_person
 def test_it_displaces_answers_of_the_cache_and_no_other_stored_response(services, clock, subscriber, replays):
     cached = ReplayName(subscriber.account_id.hex, "response_cache", b"c", uuid7().hex)
     assert replays.keep(ReplayToKeep(cached, b"", MEMBER, uuid7().hex, uuid7().hex, "x", b"y", 3600), subscriber.subscriber_id)  # fmt: skip
+    for key in "xy":
+        assert claimed(replays, Host(services), subscriber, key) == "none"
     kept = [keep(replays, subscriber, id_)[1] for id_ in "abcd"]
     assert kept == [True, True, True, False]
-    assert not keep(replays, subscriber, "e", answer=b"x" * 2_001)[1]
-    rows = services.connection.execute("SELECT kind, count(*) FROM replay_answer GROUP BY kind").fetchall()
-    assert rows == [("stored_response", 3)]
+    rows = "SELECT kind, count(*) FROM replay_answer GROUP BY kind ORDER BY kind"
+    assert services.connection.execute(rows).fetchall() == [("idempotency_key", 2), ("response_cache", 1), ("stored_response", 3)]  # fmt: skip
+    assert claimed(replays, Host(services), subscriber, "z") == "none"
+    assert services.connection.execute(rows).fetchall() == [("idempotency_key", 3), ("stored_response", 3)]
+    assert not keep(replays, subscriber, "e")[1]
+
+
+def claimed(replays, host, subscriber, key):
+    name = ReplayName(subscriber.account_id.hex, "idempotency_key", key.encode(), uuid7().hex)
+    return replays.find(ReplayLookup(name, b"", MEMBER, uuid7().hex, 3600), host.records(subscriber.account_id)).verdict  # fmt: skip
+
+
+def test_stored_responses_leave_half_of_an_accounts_room_to_idempotency_keys(services, clock, subscriber, replays):  # fmt: skip
+    """They stay for weeks: without that, a client that stores all its responses would soon have no room for a key, nor for its answer."""
+    host = Host(services)
+    assert [keep(replays, subscriber, id_, answer=b"x" * 1_500)[1] for id_ in "ab"] == [True, False]
+    assert not keep(replays, subscriber, "c", answer=b"x" * 2_001)[1]
+    for number, id_ in enumerate("defg"):
+        keep(replays, subscriber, id_, expires_in_s=60)
+        assert claimed(replays, host, subscriber, str(number)) == ("none" if number < 3 else "full")
+    clock.move(timedelta(seconds=60))
+    assert keep(replays, subscriber, "h")[1], "those that are over take no room"
 
 
 def test_what_is_stored_can_not_be_read_without_the_persons_key(services, subscriber, replays):
@@ -123,7 +144,9 @@ def test_what_is_stored_can_not_be_read_without_the_persons_key(services, subscr
     assert b"secret" not in bytes(sealed)
 
 
-def test_a_request_that_was_in_flight_when_its_member_was_erased_leaves_nothing(services, subscriber, replays):
+def test_a_request_that_was_in_flight_when_its_member_was_erased_leaves_nothing(
+    services, subscriber, replays
+):
     child = services.members.invite(subscriber, "+8613911112222", "Ottoline Quimby")
     assert keep(replays, subscriber, "before", member=child.member_id.hex)[1]
     services.privacy.members.erase(child)

@@ -90,9 +90,7 @@ class Replays:
             if self._vault.is_erased(UUID(kept.member_id)):
                 # Its answers were deleted under this lock, and a request that was in flight then leaves nothing either.
                 sealed = None
-            if sealed is not None and not self._make_room(
-                name.account_id, len(sealed), now, rows=not is_claim
-            ):
+            if sealed is not None and not self._has_room(name, len(sealed), now):
                 sealed = None
             if sealed is None and not is_claim:
                 return False
@@ -263,6 +261,17 @@ class Replays:
             row.media_type or "",
             key.open_bytes(_PLACE, row.answer_id, row.sealed),
         )
+
+    def _has_room(self, name: Name, size: int, now: datetime) -> bool:
+        """True if an answer of this size has room. Stored responses have at most half of an account's rows and bytes: they stay for
+        weeks, and idempotency keys must go on to work beside them.
+        """
+        limits = self._limits
+        if name.kind == STORED_RESPONSE:
+            count, used = store.sums_of_kind(self._connection, name.account_id, name.kind, now)
+            if 2 * (count + 1) > limits.account_rows_max or 2 * (used + size) > limits.account_bytes_max:
+                return False
+        return self._make_room(name.account_id, size, now, rows=name.kind != IDEMPOTENCY_KEY)
 
     def _make_room(self, account_id: UUID, size: int, now: datetime, *, rows: bool) -> bool:
         """Make room for an answer (`rows`: which adds a row) by deleting what is over and old answers of the cache. False if there is none."""
