@@ -7,10 +7,11 @@ import pytest
 from tests.gateway.protocol.test_stored import MESSAGE, sse
 from tests.gateway.request.support import whole
 from tests.gateway.request.test_storing import begins, found, questions, storing
-from tokenworks.catalog import Service
+from tokenworks.catalog import ChargingPolicy, Service
 from tokenworks.charging import REPLAY_KEEP, REPLAY_LOOKUP, ReplayFound
 from tokenworks.gateway.protocol.stored import decode_stored, response_body
 from tokenworks.gateway.request.replay import stored_name
+from tokenworks.gateway.request.ticking import tick
 
 USED = {"input_tokens": 9, "output_tokens": 3, "total_tokens": 12, "input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}  # fmt: skip
 ITEM = MESSAGE | {"content": [{"type": "output_text", "text": "six", "annotations": []}]}
@@ -212,4 +213,27 @@ def test_a_response_that_is_too_large_to_be_stored_does_not_burden_the_recorder(
     worker.recorder.durable()
     head, _, body = worker.client.written.partition(b"\r\n\r\n")
     assert b"x" * 3_000 in body and (b"x-tokenworks-stored: false" in head) == (not streams)
+    assert is_over(worker)
+
+
+@pytest.mark.parametrize("waived", [False, True])
+def test_what_came_after_its_client_had_left_is_not_stored_where_the_plan_waives_it(waived):
+    """Else a client could leave each stream at its first word and read the rest of it for nothing."""
+    worker = storing()
+    if waived:
+        worker.user.policy = ChargingPolicy(client_gone_in_content="nothing")
+    exchange = begins(worker, store=True, stream=True)
+    stream(worker, CREATED, ADDED, DELTA)
+    exchange.client_gone()
+    assert exchange.attempt.drain_until_s, "so few tokens are left that the stream is read on"
+    upstream = worker.upstream()
+    upstream.user.upstream_data(upstream, sse(DELTA))
+    tick(exchange, int(exchange.attempt.drain_until_s))
+    assert len(questions(worker, REPLAY_KEEP)) == (not waived)
+    if not waived:
+        assert "sisi" in json.dumps(read(kept(worker)[0])[0])
+        kept(worker)[1](True)
+    ((record, _),) = worker.recorder.records
+    assert (record.reason, bool(record.loss)) == ("client_gone", waived)
+    worker.recorder.durable()
     assert is_over(worker)

@@ -87,6 +87,9 @@ class StoredAnswer(Replay):
         if charge.state != "complete":
             if meter is None or copy is None or copy.lost or charge.reason == "shutdown":
                 return None
+            if self._request.conn is None and charge.losses:
+                # The client has left, and the plan waives what it got: what came after that, it would read without a charge.
+                return None
             return cut_response(copy.content(), at_maximum=charge.reason in _LIMITED)
         if meter is not None:
             if translator is None:
