@@ -9,10 +9,11 @@ import pytest
 from tests.charging.ledger.test_accounts import IDS, first_attempt, settle
 from tests.charging.ledger.test_replays import MEMBER, Host
 from tokenworks.catalog import Counts
-from tokenworks.charging import ReplayLimits, ReplayLookup, ReplayName, Replays, ReplayToKeep
+from tokenworks.charging import STORED_CUT, ReplayLimits, ReplayLookup, ReplayName, Replays, ReplayToKeep
 from tokenworks.charging.messages import Loss, UsageRecord
 from tokenworks.kernel import uuid7
 
+WHOLE = "application/json"
 ANSWER = b'{"response":{},"input":[]}'
 ROOM = ReplayLimits(answer_bytes_max=2_000, account_bytes_max=4_000, account_rows_max=6, claim_s=60)
 
@@ -31,10 +32,12 @@ def name_of(account, id_="a"):
     return ReplayName(account.hex, "stored_response", id_.encode(), uuid7().hex)
 
 
-def keep(replays, subscriber, id_="a", answer=ANSWER, usage_id=None, expires_in_s=3600, member=MEMBER):
+def keep(
+    replays, subscriber, id_="a", answer=ANSWER, usage_id=None, expires_in_s=3600, member=MEMBER, kind=WHOLE
+):
     name = name_of(subscriber.account_id, id_)
     usage_id = usage_id or uuid7().hex
-    kept = ReplayToKeep(name, b"", member, uuid7().hex, usage_id, "application/json", answer, expires_in_s)
+    kept = ReplayToKeep(name, b"", member, uuid7().hex, usage_id, kind, answer, expires_in_s)
     return usage_id, replays.keep(kept, subscriber.subscriber_id)
 
 
@@ -50,11 +53,11 @@ def find(replays, host, account, id_="a"):
     return replays.find(look, host.records(account))
 
 
-@pytest.mark.parametrize("state", ["complete", "interrupted"])
-def test_it_counts_beside_its_record_alone(services, clock, subscriber, replays, state):
+@pytest.mark.parametrize(("state", "kind"), [("complete", WHOLE), ("interrupted", STORED_CUT)])
+def test_it_counts_beside_its_record_alone(services, clock, subscriber, replays, state, kind):
     """The worker or its host was killed between the two, or another host has the record and has not settled it."""
     host, other = Host(services), Host(services)
-    usage_id, is_kept = keep(replays, subscriber)
+    usage_id, is_kept = keep(replays, subscriber, kind=kind)
     assert is_kept and find(replays, host, subscriber.account_id).verdict == "in_flight"
     host.unsettled[usage_id] = record(subscriber, usage_id, state)
     found = find(replays, host, subscriber.account_id)
@@ -63,6 +66,15 @@ def test_it_counts_beside_its_record_alone(services, clock, subscriber, replays,
     clock.move(timedelta(seconds=ROOM.claim_s))
     assert find(replays, other, subscriber.account_id).verdict == "none"
     assert find(replays, host, subscriber.account_id).verdict == "found"
+
+
+@pytest.mark.parametrize(("state", "kind"), [("interrupted", WHOLE), ("replayed", WHOLE), ("complete", STORED_CUT)])  # fmt: skip
+def test_it_does_not_count_beside_a_record_of_another_end(services, subscriber, replays, state, kind):
+    """A worker that is killed between the two leaves a record of what it had reported of the stream, which may be next to nothing."""
+    host = Host(services)
+    usage_id, _ = keep(replays, subscriber, kind=kind)
+    host.unsettled[usage_id] = record(subscriber, usage_id, state)
+    assert find(replays, host, subscriber.account_id).verdict == "none"
 
 
 def test_a_settled_record_is_seen_by_every_host(services, subscriber, replays):

@@ -8,7 +8,7 @@ from tests.gateway.protocol.test_stored import MESSAGE, sse
 from tests.gateway.request.support import whole
 from tests.gateway.request.test_storing import begins, found, questions, storing
 from tokenworks.catalog import ChargingPolicy, Service
-from tokenworks.charging import REPLAY_KEEP, REPLAY_LOOKUP, ReplayFound
+from tokenworks.charging import REPLAY_KEEP, REPLAY_LOOKUP, STORED_CUT, ReplayFound
 from tokenworks.gateway.protocol.stored import decode_stored, response_body
 from tokenworks.gateway.request.replay import stored_name
 from tokenworks.gateway.request.ticking import tick
@@ -45,6 +45,7 @@ def test_a_whole_answer_is_stored_before_its_record_and_charged_whether_or_not_i
     assert not worker.recorder.records, "the response is stored first"
     argument, answered = kept(worker)
     assert argument.name == stored_name("acc", "member", "resp_9", exchange.request_id)
+    assert argument.media_type == "application/json"
     assert (argument.usage_id, argument.member_id, argument.expires_in_s) == (exchange.usage_id, "member", 30 * 86_400)  # fmt: skip
     response, items = read(argument)
     assert response == ANSWER | {"store": True, "previous_response_id": None}
@@ -152,6 +153,7 @@ def test_a_stream_that_was_cut_is_stored_as_incomplete_if_its_copy_has_room(room
     if asked:
         response, _ = read(asked[0][0])
         assert (response["status"], response["output"][0]["content"][0]["text"]) == ("incomplete", "si")
+        assert asked[0][0].media_type == STORED_CUT
         asked[0][1](True)
     ((record, _),) = worker.recorder.records
     assert record.state == "interrupted"

@@ -17,7 +17,7 @@ from psycopg import Connection
 from tokenworks.charging.ledger import replay_store as store
 from tokenworks.charging.ledger.replay_store import Claim, Name, Original, Row
 from tokenworks.charging.messages import UsageRecord
-from tokenworks.charging.replay import IDEMPOTENCY_KEY, STORED_RESPONSE, charged_counts
+from tokenworks.charging.replay import IDEMPOTENCY_KEY, STORED_CUT, STORED_RESPONSE, charged_counts
 from tokenworks.charging.wiring_messages import ReplayFound, ReplayLookup, ReplayName, ReplayToKeep
 from tokenworks.kernel import Clock
 from tokenworks.trust import PersonVault
@@ -173,8 +173,9 @@ class Replays:
         return self._opened(row, row.usage_id, original, now) or _NONE
 
     def _stored(self, name: Name, host: HostRecords) -> ReplayFound:
-        """The stored response of this name. A stream that was cut has an interrupted record. A record that another host has not settled
-        is waited for as long as its request may take.
+        """The stored response of this name. A stream that was cut has an interrupted record. A whole response has a complete one: where
+        its worker was killed before that, the recorder charges at most what the worker had reported of it. A record that another host
+        has not settled is waited for as long as its request may take.
         """
         row, now = store.find(self._connection, name, lock=False), self._clock.now()
         if row is None or row.usage_id is None or row.expires_at <= now:
@@ -182,7 +183,7 @@ class Replays:
         original = self._original(name.account_id, row.usage_id, host)
         if original is None:
             return _IN_FLIGHT if now < row.claimed_until else _NONE
-        if original.state == "replayed":
+        if original.state != ("interrupted" if row.media_type == STORED_CUT else "complete"):
             return _NONE
         return self._opened(row, row.usage_id, original, now) or _NONE
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tokenworks.charging import REPLAY_KEEP, STORED_RESPONSE, ReplayToKeep
+from tokenworks.charging import REPLAY_KEEP, STORED_CUT, STORED_RESPONSE, ReplayToKeep
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields.layout import RawObject
 from tokenworks.gateway.protocol.stored import (
@@ -73,9 +73,10 @@ class StoredAnswer(Replay):
             return self._keep_repeat(charge)
         self._charge, self._size = charge, len(text)
         request.counting = True
+        media_type = _MEDIA_TYPE if charge.state == "complete" else STORED_CUT
         kept = ReplayToKeep(
             stored_name(request.user.account_id, request.user.member_id, name, request.request_id), b"",
-            request.user.member_id, shared.client.worker_id, request.usage_id, _MEDIA_TYPE, text, self._age_max_s,
+            request.user.member_id, shared.client.worker_id, request.usage_id, media_type, text, self._age_max_s,
         )  # fmt: skip
         shared.client.request(REPLAY_KEEP, kept, self._answer_kept)
         return True
