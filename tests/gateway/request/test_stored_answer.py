@@ -142,6 +142,20 @@ def test_a_stream_is_stored_by_its_last_event():
     assert b"response.completed" in worker.client.written and is_over(worker)
 
 
+@pytest.mark.parametrize("output", [None, []])
+def test_a_stream_whose_last_event_leaves_its_output_out_is_stored_with_what_it_showed(output):
+    worker = storing()
+    begins(worker, store=True, stream=True)
+    ended = {name: value for name, value in ANSWER.items() if name != "output"} | (
+        {} if output is None else {"output": output}
+    )
+    done = {"type": "response.output_item.done", "output_index": 0, "item": ITEM}
+    stream(worker, CREATED, ADDED, DELTA, done, {"type": "response.completed", "response": ended})
+    worker.upstream().ends()
+    response, _ = read(kept(worker)[0])
+    assert (response["status"], response["output"]) == ("completed", [ITEM])
+
+
 @pytest.mark.parametrize("room", [10_000, 40])
 def test_a_stream_that_was_cut_is_stored_as_incomplete_if_its_copy_has_room(room):
     worker = storing(replay_answer_bytes_max=room)

@@ -23,6 +23,7 @@ _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response
 _TRUE: Final = msgspec.Raw(b"true")
 _FALSE: Final = msgspec.Raw(b"false")
 _NULL: Final = msgspec.Raw(b"null")
+_NOTHING: Final = msgspec.Raw(b"[]")
 _REASONING: Final = msgspec.Raw(b'"reasoning"')
 _INCOMPLETE: Final = msgspec.Raw(b'"incomplete"')
 _AT_MAXIMUM: Final = msgspec.Raw(b'{"reason":"max_output_tokens"}')
@@ -125,6 +126,20 @@ def ended_response(events: bytes) -> RawObject | None:
         if _text(event, "type") in _ENDS and "response" in event:
             found = whole_response(bytes(event["response"]))
     return found
+
+
+def lacks_output(ended: RawObject) -> bool:
+    """True if the last event of a stream has no output, though other events may have had some. Some engines end a stream this way; a
+    conversation would go on without the answer.
+    """
+    output = ended.get("output", _NULL)
+    return output in (_NULL, _NOTHING)
+
+
+def with_shown_output(ended: RawObject, events: bytes) -> RawObject:
+    """A response whose last event has no output, with the output of the other events of its stream."""
+    shown = cut_response(events, at_maximum=False)
+    return ended if shown is None else ended | {"output": shown["output"]}
 
 
 def cut_response(events: bytes, *, at_maximum: bool) -> RawObject | None:

@@ -9,8 +9,10 @@ from tokenworks.gateway.protocol.stored import (
     cut_response,
     encode_stored,
     ended_response,
+    lacks_output,
     response_id,
     whole_response,
+    with_shown_output,
 )
 from tokenworks.gateway.request.answer_copy import AnswerCopy
 from tokenworks.gateway.request.parts import Parts
@@ -94,7 +96,10 @@ class StoredAnswer(Replay):
             return cut_response(copy.content(), at_maximum=charge.reason in _LIMITED)
         if meter is not None:
             if translator is None:
-                return ended_response(meter.withheld)
+                ended = ended_response(meter.withheld)
+                if ended is None or copy is None or copy.lost or not lacks_output(ended):
+                    return ended
+                return with_shown_output(ended, copy.content())
             last = answers.translated_end(attempt, translator, meter, charge.counts)
             return None if attempt.end_failed else ended_response(last)
         if attempt.whole is not None:
