@@ -70,9 +70,10 @@ def test_a_stored_response_says_that_it_is_stored_and_what_it_continued():
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"id": 5, "output": []}, {"id": "", "output": []}, {"id": "a"}, {"id": "a", "output": {}}, {"id": "x" * 201, "output": []}],
+    [{}, {"id": 5, "output": []}, {"id": "", "output": []}, {"id": "a"}, {"id": "a", "output": {}}, {"id": "x" * 201, "output": []},
+     {"id": "a/b=", "output": []}, {"id": "a\r\nb", "output": []}],
 )  # fmt: skip
-def test_what_has_no_id_or_output_is_no_response(fields):
+def test_what_has_no_output_or_no_id_that_a_route_takes_is_not_stored(fields):
     assert response_id(raw(**fields)) is None
     assert response_id(raw(id="x" * 200, output=[])) == "x" * 200
 

@@ -2,6 +2,7 @@
 that a client reads. Values are passed on as they came; only what is changed is decoded.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
@@ -14,7 +15,8 @@ from tokenworks.gateway.protocol.fields.layout import RawObject, carries
 from tokenworks.gateway.protocol.fields.scan import any_decoder, items_decoder, object_decoder
 
 PREVIOUS: Final = "previous_response_id"
-RESPONSE_ID_CHARS_MAX: Final = 200
+# What the routes of stored responses take: what has another id could not be read or deleted.
+_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 ITEMS_LIMIT: Final = 20
 ITEMS_LIMIT_MAX: Final = 100
 PLACE_DIGITS_MAX: Final = 9
@@ -107,8 +109,7 @@ def response_id(fields: RawObject) -> str | None:
         items_decoder.decode(fields.get("output", b"null"))
     except (*UNREADABLE, msgspec.ValidationError):
         return None
-    valid = isinstance(found, str) and 0 < len(found) <= RESPONSE_ID_CHARS_MAX
-    return found if valid else None
+    return found if isinstance(found, str) and _ID.fullmatch(found) is not None else None
 
 
 def whole_response(body: bytes) -> RawObject | None:
