@@ -13,6 +13,7 @@ from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields.errors import UNREADABLE
 from tokenworks.gateway.protocol.fields.layout import RawObject, carries
 from tokenworks.gateway.protocol.fields.scan import any_decoder, items_decoder, object_decoder
+from tokenworks.gateway.protocol.item_ids import ids_of
 
 PREVIOUS: Final = "previous_response_id"
 # What the routes of stored responses take: what has another id could not be read or deleted.
@@ -36,15 +37,6 @@ class StoredResponse(NamedTuple):
 
     fields: RawObject
     items: list[msgspec.Raw]
-
-
-class _NamedItem(msgspec.Struct, gc=False):
-    """An item of an input, of which only the id is read."""
-
-    id: object = None
-
-
-_named_items: Final = msgspec.json.Decoder(list[_NamedItem])
 
 
 class ItemsPage(NamedTuple):
@@ -229,17 +221,12 @@ def items_body(stored: StoredResponse, page: ItemsPage) -> bytes | None:
 
 
 def _number_of(name: str, items: list[msgspec.Raw], places: list[int], head: str) -> int:
-    """The number of the item with this id, from 1, by one typed decode of all items; 0 if no item has it."""
-    try:
-        found = _named_items.decode(_encode(items))
-    except (*UNREADABLE, msgspec.ValidationError):
-        return 0
+    """The number of the item with this id, from 1; 0 if no item has it."""
     number = name.removeprefix("item_").removesuffix(f"_{head}")
     place = int(number) if number.isascii() and number.isdigit() and len(number) <= PLACE_DIGITS_MAX else -1
     if name != f"item_{place}_{head}":
         place = -1
-    for at, item in enumerate(found):
-        own = item.id if isinstance(item.id, str) else ""
+    for at, own in enumerate(ids_of(items)):
         if own == name or (places[at] == place and not own):
             return at + 1
     return 0
