@@ -159,8 +159,7 @@ class ArrivedRequest:
         self.refusal: Refusal | None = None
         # (deployment, cause) of each attempt that gave nothing.
         self.failures: list[tuple[str, str]] | None = None
-        # Of the answer, for the response cache, or of a stream to be stored.
-        self.copy: AnswerCopy | None = None
+        self.copy: AnswerCopy | None = None  # for the response cache, the log, or of a stream to be stored
         self.stored: ResponseToStore | None = None  # what is stored with its response
         self.stored_bytes = 0  # of the worker's memory budget, for the response that it continues
         self.trace: RequestTrace | None = None  # None: the request has no spans
