@@ -113,7 +113,14 @@ from tokenworks.charging.questions import (
     REPLAY_LOOKUP,
     SNAPSHOT,
 )
-from tokenworks.charging.replay import IDEMPOTENCY_KEY, RESPONSE_CACHE, STORED_RESPONSE, need_of, share_of
+from tokenworks.charging.replay import (
+    IDEMPOTENCY_KEY,
+    RESPONSE_CACHE,
+    STORED_CUT,
+    STORED_RESPONSE,
+    need_of,
+    share_of,
+)
 from tokenworks.charging.wiring_messages import (
     BlockedKeys,
     ClockOffset,
@@ -175,6 +182,7 @@ __all__ = [
     "SETTLE_US",
     "SHED",
     "SNAPSHOT",
+    "STORED_CUT",
     "STORED_RESPONSE",
     "TIMED_OUT",
     "AccountNotFound",

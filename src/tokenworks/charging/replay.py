@@ -20,6 +20,8 @@ RESPONSE_CACHE: Final = "response_cache"
 STORED_RESPONSE: Final = "stored_response"
 """The kind of a response that a member keeps under its id, to read or to continue it. It is read without a charge: a request that continues
 it sends its items again, and is metered as any other."""
+STORED_CUT: Final = "application/json; status=incomplete"
+"""The media type of a stored response whose stream was cut: it counts beside an interrupted record, and any other beside a complete one."""
 PERCENT_WHOLE: Final = 100
 
 

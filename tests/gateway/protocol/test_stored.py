@@ -8,6 +8,7 @@ from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields.scan import object_decoder
 from tokenworks.gateway.protocol.stored import (
     ITEMS_LIMIT_MAX,
+    ItemsPage,
     conversation,
     cut_response,
     decode_stored,
@@ -69,9 +70,10 @@ def test_a_stored_response_says_that_it_is_stored_and_what_it_continued():
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"id": 5, "output": []}, {"id": "", "output": []}, {"id": "a"}, {"id": "a", "output": {}}, {"id": "x" * 201, "output": []}],
+    [{}, {"id": 5, "output": []}, {"id": "", "output": []}, {"id": "a"}, {"id": "a", "output": {}}, {"id": "x" * 201, "output": []},
+     {"id": "a/b=", "output": []}, {"id": "a\r\nb", "output": []}],
 )  # fmt: skip
-def test_what_has_no_id_or_output_is_no_response(fields):
+def test_what_has_no_output_or_no_id_that_a_route_takes_is_not_stored(fields):
     assert response_id(raw(**fields)) is None
     assert response_id(raw(id="x" * 200, output=[])) == "x" * 200
 
@@ -163,3 +165,34 @@ def test_a_page_that_is_none_is_refused(query):
         assert found.limit <= ITEMS_LIMIT_MAX
     else:
         assert isinstance(found, Refusal) and found.status == 400
+
+
+@pytest.mark.parametrize("ascending", [False, True])
+def test_a_page_of_a_long_conversation_reads_its_own_items_alone(monkeypatch, ascending):
+    """A list costs nothing, and the loop of the worker would stand still while it reads all items."""
+    items = [{"role": "user", "content": "a"}] * 50 + [{"id": "msg_50", "role": "user", "content": "a"}]
+    kept = stored([], input_items(raw(input=items)["input"]))
+    times = 0
+
+    def counted(body):
+        nonlocal times
+        times += 1
+        return whole_response(body)
+
+    monkeypatch.setattr("tokenworks.gateway.protocol.stored.whole_response", counted)
+    for after, of in (
+        ("msg_50", 50),
+        ("item_7_resp_1", 7),
+        ("item_50_resp_1", None),
+        ("item_07_resp_1", None),
+    ):
+        found = items_body(kept, ItemsPage(3, after, ascending))
+        if of is None:
+            assert found is None
+            continue
+        places = range(of + 1, 51) if ascending else range(of - 1, -1, -1)
+        names = [f"item_{place}_resp_1" if place < 50 else "msg_50" for place in places]
+        body = json.loads(found)
+        assert [item["id"] for item in body["data"]] == names[:3]
+        assert body["has_more"] == (len(names) > 3)
+    assert times <= 6

@@ -7,10 +7,11 @@ import pytest
 from tests.gateway.protocol.test_stored import MESSAGE, sse
 from tests.gateway.request.support import whole
 from tests.gateway.request.test_storing import begins, found, questions, storing
-from tokenworks.catalog import Service
-from tokenworks.charging import REPLAY_KEEP, REPLAY_LOOKUP, ReplayFound
+from tokenworks.catalog import ChargingPolicy, Service
+from tokenworks.charging import REPLAY_KEEP, REPLAY_LOOKUP, STORED_CUT, ReplayFound
 from tokenworks.gateway.protocol.stored import decode_stored, response_body
 from tokenworks.gateway.request.replay import stored_name
+from tokenworks.gateway.request.ticking import tick
 
 USED = {"input_tokens": 9, "output_tokens": 3, "total_tokens": 12, "input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}  # fmt: skip
 ITEM = MESSAGE | {"content": [{"type": "output_text", "text": "six", "annotations": []}]}
@@ -44,6 +45,7 @@ def test_a_whole_answer_is_stored_before_its_record_and_charged_whether_or_not_i
     assert not worker.recorder.records, "the response is stored first"
     argument, answered = kept(worker)
     assert argument.name == stored_name("acc", "member", "resp_9", exchange.request_id)
+    assert argument.media_type == "application/json"
     assert (argument.usage_id, argument.member_id, argument.expires_in_s) == (exchange.usage_id, "member", 30 * 86_400)  # fmt: skip
     response, items = read(argument)
     assert response == ANSWER | {"store": True, "previous_response_id": None}
@@ -140,6 +142,20 @@ def test_a_stream_is_stored_by_its_last_event():
     assert b"response.completed" in worker.client.written and is_over(worker)
 
 
+@pytest.mark.parametrize("output", [None, []])
+def test_a_stream_whose_last_event_leaves_its_output_out_is_stored_with_what_it_showed(output):
+    worker = storing()
+    begins(worker, store=True, stream=True)
+    ended = {name: value for name, value in ANSWER.items() if name != "output"} | (
+        {} if output is None else {"output": output}
+    )
+    done = {"type": "response.output_item.done", "output_index": 0, "item": ITEM}
+    stream(worker, CREATED, ADDED, DELTA, done, {"type": "response.completed", "response": ended})
+    worker.upstream().ends()
+    response, _ = read(kept(worker)[0])
+    assert (response["status"], response["output"]) == ("completed", [ITEM])
+
+
 @pytest.mark.parametrize("room", [10_000, 40])
 def test_a_stream_that_was_cut_is_stored_as_incomplete_if_its_copy_has_room(room):
     worker = storing(replay_answer_bytes_max=room)
@@ -151,6 +167,7 @@ def test_a_stream_that_was_cut_is_stored_as_incomplete_if_its_copy_has_room(room
     if asked:
         response, _ = read(asked[0][0])
         assert (response["status"], response["output"][0]["content"][0]["text"]) == ("incomplete", "si")
+        assert asked[0][0].media_type == STORED_CUT
         asked[0][1](True)
     ((record, _),) = worker.recorder.records
     assert record.state == "interrupted"
@@ -191,5 +208,48 @@ def test_a_client_that_leaves_while_its_response_is_stored_pays_once():
     exchange.client_gone()
     kept(worker)[1](True)
     assert len(worker.recorder.records) == 1
+    worker.recorder.durable()
+    assert is_over(worker)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_response_that_is_too_large_to_be_stored_does_not_burden_the_recorder(streams):
+    """The recorder serves the whole host, and ends the connection of a worker whose message is too large."""
+    worker = storing(replay_answer_bytes_max=3_000)
+    begins(worker, store=True, stream=streams)
+    answer = ANSWER | {"output": [ITEM | {"content": [{"type": "output_text", "text": "x" * 3_000}]}]}
+    if streams:
+        stream(worker, CREATED, ADDED, DELTA, {"type": "response.completed", "response": answer})
+    else:
+        worker.upstream().answers(json.dumps(answer).encode())
+    worker.upstream().ends()
+    assert not questions(worker, REPLAY_KEEP)
+    ((record, _),) = worker.recorder.records
+    assert (record.state, sum(record.c)) == ("complete", 12)
+    worker.recorder.durable()
+    head, _, body = worker.client.written.partition(b"\r\n\r\n")
+    assert b"x" * 3_000 in body and (b"x-tokenworks-stored: false" in head) == (not streams)
+    assert is_over(worker)
+
+
+@pytest.mark.parametrize("waived", [False, True])
+def test_what_came_after_its_client_had_left_is_not_stored_where_the_plan_waives_it(waived):
+    """Else a client could leave each stream at its first word and read the rest of it for nothing."""
+    worker = storing()
+    if waived:
+        worker.user.policy = ChargingPolicy(client_gone_in_content="nothing")
+    exchange = begins(worker, store=True, stream=True)
+    stream(worker, CREATED, ADDED, DELTA)
+    exchange.client_gone()
+    assert exchange.attempt.drain_until_s, "so few tokens are left that the stream is read on"
+    upstream = worker.upstream()
+    upstream.user.upstream_data(upstream, sse(DELTA))
+    tick(exchange, int(exchange.attempt.drain_until_s))
+    assert len(questions(worker, REPLAY_KEEP)) == (not waived)
+    if not waived:
+        assert "sisi" in json.dumps(read(kept(worker)[0])[0])
+        kept(worker)[1](True)
+    ((record, _),) = worker.recorder.records
+    assert (record.reason, bool(record.loss)) == ("client_gone", waived)
     worker.recorder.durable()
     assert is_over(worker)

@@ -123,6 +123,18 @@ def test_what_is_too_large_is_refused_before_it_costs_anything():
     assert worker.client.refused.status in {429, 503} and worker.shared.memory.used == 0
 
 
+def test_the_body_that_takes_the_place_of_the_clients_is_counted_in_the_memory_budget():
+    """The items of the client's own body are kept beside it, for the store."""
+    worker = storing(body_bytes_max=100_000)
+    begins(worker, store=True, instructions="x" * 50_000)
+    assert worker.shared.memory.used > 50_000
+    worker.upstream().user.request.client_gone()
+    worker = storing(body_bytes_max=100_000, memory_bytes_max=40_000)
+    begins(worker, store=True, instructions="x" * 50_000)
+    assert worker.client.refused.status in {429, 503} and worker.shared.memory.used == 0
+    assert not worker.held and not worker.pools
+
+
 def test_a_stored_item_passes_the_allow_list_like_any_other():
     worker = storing()
     begins(worker, previous_response_id="resp_1")
@@ -165,6 +177,7 @@ def test_no_days_store_nothing_and_continue_what_is_left():
     begins(worker, previous_response_id="resp_1")
     questions(worker, REPLAY_LOOKUP)[0][1](found())
     assert len(sent(worker)["input"]) == 3
+    assert sent(worker)["store"] is False, "nor is the conversation stored at a vendor, whose default that is"
 
 
 def test_names_differ_by_account_member_and_id():

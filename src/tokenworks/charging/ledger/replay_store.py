@@ -145,6 +145,17 @@ def sums(connection: Connection, account_id: UUID) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
+def sums_of_kind(connection: Connection, account_id: UUID, kind: str, now: datetime) -> tuple[int, int]:
+    """(rows, bytes) of an account's answers of this kind that are not over."""
+    row = connection.execute(
+        """SELECT count(*), coalesce(sum(answer_bytes), 0)::bigint FROM replay_answer
+           WHERE account_id = %s AND kind = %s AND expires_at > %s""",
+        (account_id, kind, now),
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
 def evict(connection: Connection, account_id: UUID, rows: int, size: int, now: datetime) -> tuple[int, int]:
     """Delete an account's rows that are over, then answers of the cache, the oldest first, until so many rows and bytes are free.
     Returns (rows, bytes) that were deleted, which may be less.

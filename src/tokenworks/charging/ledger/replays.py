@@ -17,7 +17,7 @@ from psycopg import Connection
 from tokenworks.charging.ledger import replay_store as store
 from tokenworks.charging.ledger.replay_store import Claim, Name, Original, Row
 from tokenworks.charging.messages import UsageRecord
-from tokenworks.charging.replay import IDEMPOTENCY_KEY, STORED_RESPONSE, charged_counts
+from tokenworks.charging.replay import IDEMPOTENCY_KEY, STORED_CUT, STORED_RESPONSE, charged_counts
 from tokenworks.charging.wiring_messages import ReplayFound, ReplayLookup, ReplayName, ReplayToKeep
 from tokenworks.kernel import Clock
 from tokenworks.trust import PersonVault
@@ -87,9 +87,10 @@ class Replays:
             sealed = key.seal_bytes(_PLACE, answer_id, answer)
         with self._connection.transaction():
             store.lock_account(self._connection, name.account_id)
-            if sealed is not None and not self._make_room(
-                name.account_id, len(sealed), now, rows=not is_claim
-            ):
+            if self._vault.is_erased(UUID(kept.member_id)):
+                # Its answers were deleted under this lock, and a request that was in flight then leaves nothing either.
+                sealed = None
+            if sealed is not None and not self._has_room(name, len(sealed), now):
                 sealed = None
             if sealed is None and not is_claim:
                 return False
@@ -122,7 +123,10 @@ class Replays:
         store.forget_account(self._connection, account_id)
 
     def forget_member(self, account_id: UUID, member_id: UUID) -> None:
-        """Delete the answers to requests with keys of this member."""
+        """Delete the answers to requests with keys of this member, in the transaction that destroys the member's key: an answer of a
+        request in flight waits for its end, and is not stored then.
+        """
+        store.lock_account(self._connection, account_id)
         store.forget_member(self._connection, account_id, member_id)
 
     def delete_over(self) -> int:
@@ -169,8 +173,9 @@ class Replays:
         return self._opened(row, row.usage_id, original, now) or _NONE
 
     def _stored(self, name: Name, host: HostRecords) -> ReplayFound:
-        """The stored response of this name. A stream that was cut has an interrupted record. A record that another host has not settled
-        is waited for as long as its request may take.
+        """The stored response of this name. A stream that was cut has an interrupted record. A whole response has a complete one: where
+        its worker was killed before that, the recorder charges at most what the worker had reported of it. A record that another host
+        has not settled is waited for as long as its request may take.
         """
         row, now = store.find(self._connection, name, lock=False), self._clock.now()
         if row is None or row.usage_id is None or row.expires_at <= now:
@@ -178,7 +183,7 @@ class Replays:
         original = self._original(name.account_id, row.usage_id, host)
         if original is None:
             return _IN_FLIGHT if now < row.claimed_until else _NONE
-        if original.state == "replayed":
+        if original.state != ("interrupted" if row.media_type == STORED_CUT else "complete"):
             return _NONE
         return self._opened(row, row.usage_id, original, now) or _NONE
 
@@ -257,6 +262,17 @@ class Replays:
             row.media_type or "",
             key.open_bytes(_PLACE, row.answer_id, row.sealed),
         )
+
+    def _has_room(self, name: Name, size: int, now: datetime) -> bool:
+        """True if an answer of this size has room. Stored responses have at most half of an account's rows and bytes: they stay for
+        weeks, and idempotency keys must go on to work beside them.
+        """
+        limits = self._limits
+        if name.kind == STORED_RESPONSE:
+            count, used = store.sums_of_kind(self._connection, name.account_id, name.kind, now)
+            if 2 * (count + 1) > limits.account_rows_max or 2 * (used + size) > limits.account_bytes_max:
+                return False
+        return self._make_room(name.account_id, size, now, rows=name.kind != IDEMPOTENCY_KEY)
 
     def _make_room(self, account_id: UUID, size: int, now: datetime, *, rows: bool) -> bool:
         """Make room for an answer (`rows`: which adds a row) by deleting what is over and old answers of the cache. False if there is none."""

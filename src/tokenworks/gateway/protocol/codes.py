@@ -38,7 +38,7 @@ CODES: Final[dict[str, Code]] = {
     "too_many_idempotency_keys": Code("429", "the account has replay_account_answers_max stored answers", "wait until older keys are over, or send no key"),
     "response_not_found": Code("404", "no stored response has this id: none was stored, it is of another member, it was deleted, or its days are over", "send the items themselves in `input`"),
     "response_in_flight": Code("409", "the stored response has no usage record yet, or that is on another host", _AGAIN),
-    "response_too_large": Code("413", "the request, with the items of the response that it continues, is larger than body_bytes_max; or it is to be stored and its input is larger than replay_answer_bytes_max", "send less, or leave `store` out"),
+    "response_too_large": Code("413", "the request, with the items of the response that it continues, is larger than body_bytes_max; or it is to be stored and its input is larger than replay_answer_bytes_max", "send less, or `store: false`"),
     "unsupported_operation": Code("400", "an operation on responses that is not offered here: to compact a conversation, or to stream a stored response again", "use what the message names"),
     "not_found": Code("404", "no such route", "use the route that the message names"),
     "model_not_found": Code("404", "no deployment serves this model in this protocol", "GET /v1/models lists the models"),

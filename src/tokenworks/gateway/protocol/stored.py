@@ -2,6 +2,7 @@
 that a client reads. Values are passed on as they came; only what is changed is decoded.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
@@ -12,16 +13,20 @@ from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields.errors import UNREADABLE
 from tokenworks.gateway.protocol.fields.layout import RawObject, carries
 from tokenworks.gateway.protocol.fields.scan import any_decoder, items_decoder, object_decoder
+from tokenworks.gateway.protocol.item_ids import ids_of
 
 PREVIOUS: Final = "previous_response_id"
-RESPONSE_ID_CHARS_MAX: Final = 200
+# What the routes of stored responses take: what has another id could not be read or deleted.
+_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 ITEMS_LIMIT: Final = 20
 ITEMS_LIMIT_MAX: Final = 100
+PLACE_DIGITS_MAX: Final = 9
 _encode: Final = msgspec.json.encode
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _TRUE: Final = msgspec.Raw(b"true")
 _FALSE: Final = msgspec.Raw(b"false")
 _NULL: Final = msgspec.Raw(b"null")
+_NOTHING: Final = msgspec.Raw(b"[]")
 _REASONING: Final = msgspec.Raw(b'"reasoning"')
 _INCOMPLETE: Final = msgspec.Raw(b'"incomplete"')
 _AT_MAXIMUM: Final = msgspec.Raw(b'{"reason":"max_output_tokens"}')
@@ -96,8 +101,7 @@ def response_id(fields: RawObject) -> str | None:
         items_decoder.decode(fields.get("output", b"null"))
     except (*UNREADABLE, msgspec.ValidationError):
         return None
-    valid = isinstance(found, str) and 0 < len(found) <= RESPONSE_ID_CHARS_MAX
-    return found if valid else None
+    return found if isinstance(found, str) and _ID.fullmatch(found) is not None else None
 
 
 def whole_response(body: bytes) -> RawObject | None:
@@ -115,6 +119,20 @@ def ended_response(events: bytes) -> RawObject | None:
         if _text(event, "type") in _ENDS and "response" in event:
             found = whole_response(bytes(event["response"]))
     return found
+
+
+def lacks_output(ended: RawObject) -> bool:
+    """True if the last event of a stream has no output, though other events may have had some. Some engines end a stream this way; a
+    conversation would go on without the answer.
+    """
+    output = ended.get("output", _NULL)
+    return output in (_NULL, _NOTHING)
+
+
+def with_shown_output(ended: RawObject, events: bytes) -> RawObject:
+    """A response whose last event has no output, with the output of the other events of its stream."""
+    shown = cut_response(events, at_maximum=False)
+    return ended if shown is None else ended | {"output": shown["output"]}
 
 
 def cut_response(events: bytes, *, at_maximum: bool) -> RawObject | None:
@@ -172,31 +190,46 @@ def read_items_page(query: bytes) -> ItemsPage | Refusal:
 
 
 def items_body(stored: StoredResponse, page: ItemsPage) -> bytes | None:
-    """A part of the input items of a stored response; None if it has no item `page.after`. An item without an id has one of its place."""
-    listed: list[RawObject] = []
-    head = response_id(stored.fields) or ""
-    for number, item in enumerate(stored.items):
-        fields = whole_response(bytes(item))
-        if fields is not None:
-            listed.append(_listed(fields, f"item_{number}_{head}"))
-    if not page.ascending:
-        listed.reverse()
-    names = [_text(fields, "id") for fields in listed]
+    """A part of the input items of a stored response; None if it has no item `page.after`. An item without an id has one of its place.
+
+    Only the items of this part are read: a conversation may have very many.
+    """
+    items, head = stored.items, response_id(stored.fields) or ""
+    places = [place for place, item in enumerate(items) if bytes(memoryview(item)[:1]) == b"{"]
     first = 0
     if page.after:
-        if page.after not in names:
+        first = _number_of(page.after, [items[place] for place in places], places, head)
+        if not first:
             return None
-        first = names.index(page.after) + 1
-    part = names[first : first + page.limit]
+    if not page.ascending:
+        first = len(places) - first + 1 if first else 0
+        places.reverse()
+    listed: list[RawObject] = []
+    for place in places[first : first + page.limit]:
+        fields = whole_response(bytes(items[place])) or {}
+        listed.append(_listed(fields, f"item_{place}_{head}"))
+    names = [_text(fields, "id") for fields in listed]
     return _encode(
         {
             "object": "list",
-            "data": listed[first : first + page.limit],
-            "first_id": part[0] if part else None,
-            "last_id": part[-1] if part else None,
-            "has_more": first + page.limit < len(names),
+            "data": listed,
+            "first_id": names[0] if names else None,
+            "last_id": names[-1] if names else None,
+            "has_more": first + page.limit < len(places),
         }
     )
+
+
+def _number_of(name: str, items: list[msgspec.Raw], places: list[int], head: str) -> int:
+    """The number of the item with this id, from 1; 0 if no item has it."""
+    number = name.removeprefix("item_").removesuffix(f"_{head}")
+    place = int(number) if number.isascii() and number.isdigit() and len(number) <= PLACE_DIGITS_MAX else -1
+    if name != f"item_{place}_{head}":
+        place = -1
+    for at, own in enumerate(ids_of(items)):
+        if own == name or (places[at] == place and not own):
+            return at + 1
+    return 0
 
 
 def _listed(fields: RawObject, own_id: str) -> RawObject:

@@ -156,10 +156,9 @@ class ArrivedRequest:
         self.record: UsageRecord | None = None
         self.answered = ""  # why a complete answer has no record
         self.refusal: Refusal | None = None
-        self.failures: list[tuple[str, str]] | None = (
-            None  # (deployment, cause) of attempts that gave nothing
-        )
-        self.copy: AnswerCopy | None = None  # of the answer, to be cached, stored or logged
+        # (deployment, cause) of each attempt that gave nothing.
+        self.failures: list[tuple[str, str]] | None = None
+        self.copy: AnswerCopy | None = None  # for the response cache, the log, or of a stream to be stored
         self.stored: ResponseToStore | None = None  # what is stored with its response
         self.stored_bytes = 0  # of the worker's memory budget, for the response that it continues
         self.trace: RequestTrace | None = None  # None: the request has no spans

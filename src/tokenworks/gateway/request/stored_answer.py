@@ -2,15 +2,17 @@
 
 from typing import Final
 
-from tokenworks.charging import REPLAY_KEEP, STORED_RESPONSE, ReplayToKeep
+from tokenworks.charging import REPLAY_KEEP, STORED_CUT, STORED_RESPONSE, ReplayToKeep
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields.layout import RawObject
 from tokenworks.gateway.protocol.stored import (
     cut_response,
     encode_stored,
     ended_response,
+    lacks_output,
     response_id,
     whole_response,
+    with_shown_output,
 )
 from tokenworks.gateway.request.answer_copy import AnswerCopy
 from tokenworks.gateway.request.parts import Parts
@@ -66,14 +68,17 @@ class StoredAnswer(Replay):
         request, shared, stored = self._request, self._parts.shared, self._stored
         response = self._response(charge)
         name = None if response is None else response_id(response)
-        if response is None or name is None:
+        text = b"" if response is None else encode_stored(response, stored.items, stored.previous_id)
+        if name is None or len(text) > shared.settings.replay_answer_bytes_max:
+            # It is not stored. A large one does not go to the recorder, which would read it for nothing while the whole host waits.
+            self._say(is_kept=False)
             return self._keep_repeat(charge)
-        text = encode_stored(response, stored.items, stored.previous_id)
         self._charge, self._size = charge, len(text)
         request.counting = True
+        media_type = _MEDIA_TYPE if charge.state == "complete" else STORED_CUT
         kept = ReplayToKeep(
             stored_name(request.user.account_id, request.user.member_id, name, request.request_id), b"",
-            request.user.member_id, shared.client.worker_id, request.usage_id, _MEDIA_TYPE, text, self._age_max_s,
+            request.user.member_id, shared.client.worker_id, request.usage_id, media_type, text, self._age_max_s,
         )  # fmt: skip
         shared.client.request(REPLAY_KEEP, kept, self._answer_kept)
         return True
@@ -85,10 +90,16 @@ class StoredAnswer(Replay):
         if charge.state != "complete":
             if meter is None or copy is None or copy.lost or charge.reason == "shutdown":
                 return None
+            if self._request.conn is None and charge.losses:
+                # The client has left, and the plan waives what it got: what came after that, it would read without a charge.
+                return None
             return cut_response(copy.content(), at_maximum=charge.reason in _LIMITED)
         if meter is not None:
             if translator is None:
-                return ended_response(meter.withheld)
+                ended = ended_response(meter.withheld)
+                if ended is None or copy is None or copy.lost or not lacks_output(ended):
+                    return ended
+                return with_shown_output(ended, copy.content())
             last = answers.translated_end(attempt, translator, meter, charge.counts)
             return None if attempt.end_failed else ended_response(last)
         if attempt.whole is not None:
@@ -106,10 +117,15 @@ class StoredAnswer(Replay):
         if is_kept:
             counters["answers_stored"] += 1
             counters["answers_stored_bytes"] += self._size
-        if not request.headed and request.response_head:
-            request.response_head += b"x-tokenworks-stored: %b\r\n" % (b"true" if is_kept else b"false")
+        self._say(is_kept=is_kept is True)
         if not request.ended and not self._keep_repeat(charge):
             self._kept(charge)
+
+    def _say(self, *, is_kept: bool) -> None:
+        """Add to a head that has not left whether the response is stored."""
+        request = self._request
+        if not request.headed and request.response_head:
+            request.response_head += b"x-tokenworks-stored: %b\r\n" % (b"true" if is_kept else b"false")
 
     def ended(self) -> None:
         super().ended()

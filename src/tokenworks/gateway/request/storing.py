@@ -10,6 +10,7 @@ from typing import Final
 from msgspec import Raw
 
 from tokenworks.charging import REPLAY_LOOKUP, ReplayFound, ReplayLookup
+from tokenworks.gateway.memory import UNCOUNTED_BYTES
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import UNREADABLE, Parsed
 from tokenworks.gateway.protocol.stored import (
@@ -117,9 +118,16 @@ class Storing:
             return Refusal(400, "invalid_body", "input has to be a text or a list of items", param="input")
         if stores and sum(map(len, items)) > settings.replay_answer_bytes_max:
             return _too_large("to be stored", settings.replay_answer_bytes_max)
-        body = stored_body(fields, items, store=stores or "store" in fields)
+        # What continues a stored response is not stored at a vendor, whose default that may be, also where nothing is stored here.
+        store = stores or "store" in fields or (previous_id is not None and not request.free)
+        body = stored_body(fields, items, store=store)
         if len(body) > settings.body_bytes_max:
             return _too_large("with the response that it continues", settings.body_bytes_max)
+        if len(body) > UNCOUNTED_BYTES:
+            # It is beside the client's body, whose items are kept.
+            if not self._shared.memory.take(request.address, len(body)):
+                return self._shared.memory.refusal(request.address, len(body))
+            request.stored_bytes += len(body)
         refusal = read_body(request, body)
         if refusal is None and stores:
             request.stored = ResponseToStore(items, previous_id)

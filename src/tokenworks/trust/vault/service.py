@@ -139,6 +139,10 @@ class PersonVault:
         """Erase persons: destroy their keys, so that nothing encrypted under them can be read. Returns how many keys existed."""
         return store.destroy(self.connection, list(person_ids))
 
+    def is_erased(self, person_id: UUID) -> bool:
+        """True if the person's key was destroyed. A member without a key of its own, such as the owner, is erased with the account."""
+        return store.states(self.connection, [person_id]).get(person_id) is False
+
     # The secrets.
 
     def check_secrets(self) -> None:
