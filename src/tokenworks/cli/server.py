@@ -49,10 +49,9 @@ def serve(
 
     def ready(public: str, admin: str, staff: str | None) -> None:
         scheme = "https" if settings.tls_key else "http"
-        ops = "" if staff is None else f"; staff {scheme}://{staff}/ops"
-        say(
-            f"Serving {scheme}://{public}/v1 with {settings.workers} worker(s); admin http://{admin}/metrics{ops}"
-        )
+        say(f"Serving {scheme}://{public}/v1 with {settings.workers} worker(s); admin http://{admin}/metrics")
+        if staff is not None:
+            say(f"Serving staff {scheme}://{staff}/ops")
         sys.stdout.flush()
 
     sys.exit(Supervisor(settings).run(ready))

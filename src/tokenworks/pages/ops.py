@@ -40,7 +40,7 @@ staff_port_router.add_api_route("/language", language, methods=["POST"])
 
 TEXT_CHARS_MAX: Final = 2048
 Secret = Annotated[str, Form(max_length=100), AfterValidator(checked_line)]
-Link = Annotated[str, Query(max_length=100)]
+Link = Annotated[str, Query(max_length=100), AfterValidator(checked_line)]
 AnswerText = Annotated[str | None, Query(max_length=TEXT_CHARS_MAX)]
 Done = Annotated[Literal["ended", "ended_others"] | None, Query()]
 
@@ -246,7 +246,7 @@ def _enrol(
 
 @router.get("/ops/enrol")
 def enrol_form(request: Request, services: RequestServices, door: CurrentDoor, link: Link = "") -> Response:
-    return _enrol(request, services, checked_line(link))
+    return _enrol(request, services, link)
 
 
 @router.post("/ops/enrol")
