@@ -49,6 +49,8 @@ WITH_CONNECTION = {
 # Errors of a room that other modules raise, with the reason.
 RAISES = {
     ("web/client.py", "NotAllowed"): "a page of another site: a rule of HTTP",
+    ("web/staff_door.py", "NotAllowed"): "a route declares the roles that may have it",
+    ("web/staff_door.py", "NotSignedIn"): "the credential is read from headers and cookies",
     ("web/principals.py", "NotAllowed"): "a route declares the roles that may call it: x-roles",
     ("web/principals.py", "NotSignedIn"): "the principal is read from headers and cookies",
     ("pages/page.py", "NotAllowed"): "a page declares the roles that may see it",

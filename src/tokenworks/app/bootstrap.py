@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, get_type_hints
+from typing import TYPE_CHECKING, cast, get_type_hints
 from uuid import UUID
 
 from psycopg import Connection
@@ -348,6 +348,27 @@ class AppServices:
     def identity(self) -> trust.Identity:
         days = timedelta(days=self._settings.staff_token_days)
         return trust.Identity(self.connection, self._peppers, self.clock, self.vault, days)
+
+    @cached_property
+    def staff_sessions(self) -> trust.StaffSessions:
+        limits = trust.StaffSessionLimits(
+            timedelta(minutes=self._settings.staff_session_idle_min),
+            timedelta(hours=self._settings.staff_session_hours),
+        )
+        return trust.StaffSessions(self.connection, self._peppers, self.clock, limits)
+
+    @cached_property
+    def staff_sign_in(self) -> trust.StaffSignIn:
+        roles = cast("dict[str, trust.StaffRole]", self._settings.staff_roles_of_groups)
+        return trust.StaffSignIn(
+            self.connection,
+            self._peppers,
+            self.clock,
+            self.identity,
+            self.staff_sessions,
+            trust.SecondFactor(self.connection, self._peppers, self.clock, self.vault, self.operator),
+            trust.OidcRules(roles, self._settings.staff_oidc_creates),
+        )
 
     @cached_property
     def peppers(self) -> trust.PepperVersions:

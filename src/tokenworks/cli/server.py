@@ -13,6 +13,7 @@ from tokenworks.cli.base import SINGLE_ROLE, Context, json_option, pass_context
 @click.command()
 @click.option("--listen", help="The public port, HOST:PORT.")
 @click.option("--admin-listen", help="The admin port, HOST:PORT.")
+@click.option("--staff-listen", help="The staff port, HOST:PORT, for /ops.")
 @click.option("--workers", type=int, help="Data-plane processes.")
 @click.option("--single-role", is_flag=True, default=None, help=SINGLE_ROLE)
 @click.option(
@@ -25,6 +26,7 @@ def serve(
     context: Context,
     listen: str | None,
     admin_listen: str | None,
+    staff_listen: str | None,
     workers: int | None,
     single_role: bool | None,
     check: bool,
@@ -36,16 +38,20 @@ def serve(
     from tokenworks.app.process.trial import try_start  # noqa: PLC0415
 
     options = {} if single_role is None else {"single_role": single_role}
-    settings = context.settings(listen=listen, admin_listen=admin_listen, workers=workers, **options)
+    settings = context.settings(
+        listen=listen, admin_listen=admin_listen, staff_listen=staff_listen, workers=workers, **options
+    )
     configure_logs(settings.log_level, settings.log_format, "supervisor")
     if check:
         say(msgspec.json.encode(try_start(settings)).decode())
         return
     configure_archive(settings)
 
-    def ready(public: str, admin: str) -> None:
+    def ready(public: str, admin: str, staff: str | None) -> None:
         scheme = "https" if settings.tls_key else "http"
         say(f"Serving {scheme}://{public}/v1 with {settings.workers} worker(s); admin http://{admin}/metrics")
+        if staff is not None:
+            say(f"Serving staff {scheme}://{staff}/ops")
         sys.stdout.flush()
 
     sys.exit(Supervisor(settings).run(ready))

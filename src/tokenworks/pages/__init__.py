@@ -1,4 +1,4 @@
-"""The pages that a subscriber uses in a browser, in Chinese and English."""
+"""The pages that subscribers and staff use in a browser, in Chinese and English."""
 
 from typing import Final
 
@@ -6,6 +6,7 @@ from tokenworks.pages import (
     bill,
     family,
     keys,
+    ops,
     pause,
     privacy,
     product_actions,
@@ -32,7 +33,10 @@ ROUTERS: Final = tuple(
         pause,
         sessions,
         privacy,
+        ops,
     )
 )
+# The staff port: /ops, and what its pages load.
+STAFF_ROUTERS: Final = (ops.router, ops.staff_port_router)
 
-__all__ = ["ROUTERS", "show_error_pages"]
+__all__ = ["ROUTERS", "STAFF_ROUTERS", "show_error_pages"]

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from pydantic import AfterValidator
 
 from tokenworks.kernel import TokenworksError, flaw, shown
-from tokenworks.pages.words import WORDS, refusal
+from tokenworks.pages.words import STAFF_WORDS, WORDS, refusal
 from tokenworks.subscriptions import Subscriber
 from tokenworks.texts import Language
 from tokenworks.trust import NotAllowed, NotSignedIn, Principal, Role
@@ -29,7 +29,7 @@ NAV: Final[dict[Role, tuple[str, ...]]] = {
 }
 # Pages to which a form may return: only our own, never another site.
 _OWN_PAGE = re.compile(
-    r"/(?:(?:order|products|usage|keys|family|bill|privacy|sessions|terms|sign-in)(?:\?[A-Za-z0-9=&_-]{0,200})?"
+    r"/(?:(?:order|products|usage|keys|family|bill|privacy|sessions|terms|sign-in|ops)(?:\?[A-Za-z0-9=&_-]{0,200})?"
     r"|products/[0-9a-f-]{36}/(?:change|cancel|pause|resume)(?:\?offering=[a-z0-9-]{1,63})?"
     r"|account/(?:suspend|resume)"
     r"|bill/dispute\?[A-Za-z0-9=&_-]{1,200})"
@@ -63,14 +63,14 @@ _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _templates.filters["days"] = _whole_days
 
 
-def _checked_line(text: str) -> str:
+def checked_line(text: str) -> str:
     found = flaw(text)
     if found is not None:
         raise ValueError(f"it has {found}: leave it out")
     return text
 
 
-FormText = Annotated[str, Form(max_length=200), AfterValidator(_checked_line)]
+FormText = Annotated[str, Form(max_length=200), AfterValidator(checked_line)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +156,26 @@ def _rendered(
     html = _templates.get_template(template).render(
         language=language, t=words, page=page, title=words[title], operator=operator, current_page=own_page_or_shop(current_page),
         nav=("order",) if visitor is None else NAV[visitor.principal.role], signed_in=visitor is not None, **more,
+    )  # fmt: skip
+    return HTMLResponse(html, status, headers=HEADERS)
+
+
+def render_staff(
+    request: Request,
+    template: str,
+    title: str,
+    operator: str,
+    *,
+    error: str | None = None,
+    status: int = 200,
+    **more: object,
+) -> HTMLResponse:
+    """Render a page of staff. `title`: a name in `STAFF_WORDS`; `more`: variables of the template."""
+    language = language_of(request)
+    words = STAFF_WORDS[language]
+    html = _templates.get_template(template).render(
+        language=language, t={**WORDS[language], "ops": words["ops"]}, s=words, page="ops", title=words[title], operator=operator,
+        current_page="/ops", nav=("ops",), signed_in=False, error=error, **more,
     )  # fmt: skip
     return HTMLResponse(html, status, headers=HEADERS)
 

@@ -15,6 +15,17 @@ PRIVACY_WORDS: Final[dict[Language, Mapping[str, str]]] = {
 SESSION_WORDS: Final[dict[Language, Mapping[str, str]]] = {
     language: CATALOGUES[language].sessions for language in LANGUAGES
 }
+STAFF_WORDS: Final[dict[Language, Mapping[str, str]]] = {
+    language: CATALOGUES[language].staff for language in LANGUAGES
+}
+
+
+def staff_refusal(error: TokenworksError | None, language: Language) -> str | None:
+    """The text of a refusal for staff; None without one."""
+    if error is None:
+        return None
+    texts = CATALOGUES[language].staff_refusals
+    return next((texts[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in texts), str(error))
 
 
 def refusal(error: TokenworksError, language: Language) -> str:

@@ -14,3 +14,5 @@ class Catalogue(NamedTuple):
     notices: Mapping[str, str]
     consents: Mapping[str, str]
     invoice: Mapping[str, str]
+    staff: Mapping[str, str]
+    staff_refusals: Mapping[str, str]

@@ -3,6 +3,7 @@
 from typing import Final
 
 from tokenworks.texts.catalogue import Catalogue
+from tokenworks.texts.zh_staff import STAFF, STAFF_REFUSALS
 
 # Pages.
 _PAGES: Final = {
@@ -242,4 +243,6 @@ CATALOGUE: Final = Catalogue(
     notices=_NOTICES,
     consents=_CONSENTS,
     invoice=_INVOICE,
+    staff=STAFF,
+    staff_refusals=STAFF_REFUSALS,
 )

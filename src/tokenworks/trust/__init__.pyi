@@ -1,17 +1,24 @@
 from tokenworks.trust.errors import (
     CodeWrong,
+    EnrolmentLinkWrong,
     KeyNotFound,
     NotAllowed,
     NotSignedIn,
+    OidcRefused,
+    SecondFactorMissing,
+    SignInRefused,
     StaffExists,
     StaffNotFound,
+    TooManyAttempts,
     TooManyCodes,
 )
 from tokenworks.trust.hosts import HostSecrets, host_secrets, report_secrets
 from tokenworks.trust.identity.answers import Answers, KeyReused, StoredAnswer
 from tokenworks.trust.identity.approvals import Approval, ApprovalNeeded, ApprovalNotFound, Approvals
 from tokenworks.trust.identity.money_moves import MONEY_MOVES, ONE_PERSON_OPERATIONS, MoneyMove
+from tokenworks.trust.identity.oidc import OidcClient, OidcClientConfig, OidcFlow, OidcPerson
 from tokenworks.trust.identity.roles import STAFF_ROLES, Role, StaffRole
+from tokenworks.trust.identity.second_factor import Enrolment, SecondFactor
 from tokenworks.trust.identity.service import (
     CODE_LIFE,
     Challenge,
@@ -20,6 +27,21 @@ from tokenworks.trust.identity.service import (
     Session,
     asker_of,
     audit_details,
+)
+from tokenworks.trust.identity.staff_sessions import (
+    Listener,
+    SignInMethod,
+    StaffSession,
+    StaffSessionLimits,
+    StaffSessions,
+)
+from tokenworks.trust.identity.staff_sign_in import (
+    OidcRules,
+    OpenedStaffSession,
+    Origin,
+    StaffAccount,
+    StaffSignIn,
+    checked_email,
 )
 from tokenworks.trust.keys.pepper import (
     PEPPER_BYTES,
@@ -98,25 +120,46 @@ __all__ = [
     "Challenge",
     "CodeWrong",
     "Document",
+    "Enrolment",
+    "EnrolmentLinkWrong",
     "HostSecrets",
     "Identity",
     "KeyNotFound",
     "KeyReused",
     "Keys",
+    "Listener",
     "MoneyMove",
     "NotAllowed",
     "NotSignedIn",
+    "OidcClient",
+    "OidcClientConfig",
+    "OidcFlow",
+    "OidcPerson",
+    "OidcRefused",
+    "OidcRules",
+    "OpenedStaffSession",
+    "Origin",
     "PepperVersions",
     "Peppers",
     "PersonKey",
     "PersonVault",
     "Principal",
     "Role",
+    "SecondFactor",
+    "SecondFactorMissing",
     "Session",
+    "SignInMethod",
+    "SignInRefused",
+    "StaffAccount",
     "StaffExists",
     "StaffNotFound",
     "StaffRole",
+    "StaffSession",
+    "StaffSessionLimits",
+    "StaffSessions",
+    "StaffSignIn",
     "StoredAnswer",
+    "TooManyAttempts",
     "TooManyCodes",
     "VaultSecrets",
     "WebhookSecret",
@@ -127,6 +170,7 @@ __all__ = [
     "audit_details",
     "check_first_pepper",
     "check_peppers",
+    "checked_email",
     "checked_id_number",
     "choose_issuing",
     "ensure_pepper",

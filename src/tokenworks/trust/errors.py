@@ -19,6 +19,26 @@ class CodeWrong(Refused):
     """The one-time code is wrong, used or expired."""
 
 
+class TooManyAttempts(TooManyCodes):
+    """Too many sign-ins of a staff account, or from an address, were refused. `wait_s`: when the next one is allowed."""
+
+
+class SignInRefused(Refused):
+    """The staff token or the code is wrong, or the code was used before."""
+
+
+class SecondFactorMissing(Refused):
+    """Sign-in needs an authenticator, and the staff member has none."""
+
+
+class EnrolmentLinkWrong(Refused):
+    """The link for setting up an authenticator is unknown, used or expired."""
+
+
+class OidcRefused(Refused):
+    """The OpenID provider's answer is not accepted, or no staff account belongs to it."""
+
+
 class NotSignedIn(Refused):
     """The request has no credentials, or unknown ones."""
 

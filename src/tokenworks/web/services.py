@@ -25,7 +25,7 @@ from tokenworks.subscriptions import (
     SignIns,
     Subscriptions,
 )
-from tokenworks.trust import Answers, Approvals, Identity, Keys
+from tokenworks.trust import Answers, Approvals, Identity, Keys, StaffSessions, StaffSignIn
 
 
 class Services(Protocol):
@@ -96,6 +96,10 @@ class Services(Protocol):
     def keys(self) -> Keys: ...
     @property
     def identity(self) -> Identity: ...
+    @property
+    def staff_sessions(self) -> StaffSessions: ...
+    @property
+    def staff_sign_in(self) -> StaffSignIn: ...
     @property
     def answers(self) -> Answers: ...
     @property

@@ -39,7 +39,7 @@ HISTORY: Final[dict[str, tuple[str, ...]]] = {
 DELETED_FROM: Final = (
     "account_loss", "change", "content_log", "failed_job", "hub_delivery", "hub_event", "kept_answer", "limit_lease", "model_alias", "model_card",
     "model_facts", "model_intent", "offering_current", "offering_draft", "person_key", "rate_limit", "recall", "replay_answer", "session",
-    "sign_in_code",
+    "sign_in_code", "staff_attempt", "staff_oidc_state", "staff_session",
     "window_use",
 )  # fmt: skip
 # Tables that only `init` writes.

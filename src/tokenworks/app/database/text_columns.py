@@ -119,7 +119,17 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
     "session": {"hash": "token_mac", "erased": "address client seen_address"},
     "sign_in_code": {"hash": "identifier_mac code_mac challenge_mac", "brief": "address"},
     "staff": {"staff": "name role skeleton", "hash": "token_mac"},
+    "staff_attempt": {"brief": "asker"},
+    "staff_identity": {"staff": "email oidc_issuer oidc_subject"},
+    "staff_oidc_state": {"hash": "state_mac"},
+    "staff_recovery_code": {"hash": "code_mac"},
+    "staff_session": {
+        "hash": "token_mac",
+        "no_person": "listener method",
+        "staff": "address client seen_address",
+    },
     "staff_token": {"hash": "token_mac", "staff": "used_address"},
+    "staff_totp": {"encrypted": "secret_sealed", "hash": "link_mac"},
     "subscriber": {
         "no_person": "state language real_name regions suspended_by",
         "encrypted": "phone_sealed name_sealed broadband_sealed",

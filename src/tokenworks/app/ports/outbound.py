@@ -73,11 +73,26 @@ class _DeadlineSocket:
 def post(
     url: str, body: bytes, headers: Mapping[str, str], *, allow_private: bool, timeout_s: float = SEND_S
 ) -> tuple[int, bytes]:
-    """(status, body) of a 2xx answer. Raises `NotDelivered`."""
+    """(status, body) of a 2xx answer; of a body, the first `ANSWER_BYTES_MAX`. Raises `NotDelivered`."""
+    sent = {"Content-Type": "application/json", **headers}
+    return exchange("POST", url, body, sent, allow_private=allow_private, timeout_s=timeout_s)
+
+
+def exchange(
+    method: str,
+    url: str,
+    body: bytes | None,
+    headers: Mapping[str, str],
+    *,
+    allow_private: bool,
+    timeout_s: float = SEND_S,
+    bytes_max: int = ANSWER_BYTES_MAX,
+) -> tuple[int, bytes]:
+    """(status, body) of a 2xx answer; of a body, the first `bytes_max`. Raises `NotDelivered`."""
     parts = urlsplit(url)
     host, tls = parts.hostname or "", parts.scheme == "https"
     deadline_s = time.monotonic() + timeout_s
-    sent = {"Content-Type": "application/json", "User-Agent": "tokenworks", **headers}
+    sent = {"User-Agent": "tokenworks", **headers}
     if parts.username is not None:
         userinfo = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
         sent["Authorization"] = f"Basic {base64.b64encode(userinfo).decode()}"
@@ -93,9 +108,9 @@ def post(
         connection = http.client.HTTPConnection(host, port)
         connection.sock = _DeadlineSocket(sock, deadline_s)
         path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
-        connection.request("POST", path, body, sent)
+        connection.request(method, path, body, sent)
         answer = connection.getresponse()
-        content = answer.read(ANSWER_BYTES_MAX)
+        content = answer.read(bytes_max)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NotDelivered(f"{host} did not answer: {_why(error)}") from None
     finally:

@@ -17,13 +17,15 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import anchor_clock, database
 from tokenworks.app.database.waiting import ANSWER_S, KEEPALIVES, BoundedConnection, check_pooled
-from tokenworks.app.http_app import make_api
+from tokenworks.app.http_app import make_api, make_staff_app
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.ports.messages import code_sender
 from tokenworks.app.process.host_metrics import HostMetrics, make_admin_app
 from tokenworks.app.process.host_secrets import ProcessSecrets
 from tokenworks.app.process.jobs import run_jobs
+from tokenworks.app.process.renewing import Certificates
 from tokenworks.app.process.span_exporter import SpanExporter
+from tokenworks.app.process.staff_listener import certificates_of, public_door, server_config, staff_door
 from tokenworks.app.settings import Settings
 from tokenworks.gateway import Heartbeat
 from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
@@ -76,7 +78,7 @@ def make_control_app(url: Callable[[], str], settings: Settings, secrets: Proces
             upkeep.cancel()
             await asyncio.to_thread(pool.close)
 
-    app = make_api(open_services, code_sender(settings), settings.public_url)
+    app = make_api(open_services, code_sender(settings), settings.public_url, public_door(settings))
     app.router.lifespan_context = lifespan
 
     return app
@@ -131,6 +133,7 @@ async def serve(
     url: str,
     control: socket.socket,
     admin: socket.socket,
+    staff: socket.socket | None,
     supervisor: int,
     proved: tuple[Peppers, VaultSecrets],
     *,
@@ -142,12 +145,17 @@ async def serve(
     secrets = ProcessSecrets(settings.secrets, settings.run_dir, "control", *proved)
     exporter = SpanExporter(settings) if settings.otlp_endpoint and settings.otlp_sample_ppm else None
     metrics = HostMetrics(settings, exporter, may_change_history=may_change_history)
-    for app in (make_control_app(lambda: url, settings, secrets), make_admin_app(metrics)):
+    public = make_control_app(lambda: url, settings, secrets)
+    for app in (public, make_admin_app(metrics)):
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, date_header=False, limit_concurrency=1000,
             timeout_graceful_shutdown=3, proxy_headers=False,
         )  # fmt: skip
         servers.append(_Server(config))
+    certificates = certificates_of(settings) if staff is not None else None
+    if staff is not None:
+        served = make_staff_app(public.state.open_services, staff_door(settings), settings.staff_url)
+        servers.append(_Server(server_config(served, settings, certificates)))
 
     def stop() -> None:
         for server in servers:
@@ -164,15 +172,26 @@ async def serve(
         exporter.start()
     jobs = loop.create_task(run_jobs(settings, url, secrets))
     beating = loop.create_task(_beat(settings, servers))
-    await asyncio.gather(servers[0].serve(sockets=[control]), servers[1].serve(sockets=[admin]))
-    jobs.cancel()
-    beating.cancel()
+    renewing = loop.create_task(_renew(certificates))
+    sockets = [sock for sock in (control, admin, staff) if sock is not None]
+    await asyncio.gather(
+        *(server.serve(sockets=[sock]) for server, sock in zip(servers, sockets, strict=True))
+    )
+    for task in (jobs, beating, renewing):
+        task.cancel()
     if exporter is not None:
         await asyncio.to_thread(exporter.stop)
 
 
+async def _renew(certificates: Certificates | None) -> None:
+    """Load a new certificate of the staff port within a second."""
+    while certificates is not None:
+        await asyncio.sleep(SECRETS_S)
+        await asyncio.to_thread(certificates.load_changed)
+
+
 async def _beat(settings: Settings, servers: list[_Server]) -> None:
-    """Beat from the moment on at which both ports are served."""
+    """Beat from the moment on at which all ports are served."""
     while not all(server.started for server in servers):
         await asyncio.sleep(BEAT_S)
     beat = Heartbeat(settings.run_dir / "control.stats", os.getpid())
@@ -185,14 +204,24 @@ def run(
     settings: Settings,
     control: socket.socket,
     admin: socket.socket,
+    staff: socket.socket | None,
     supervisor: int,
     proved: tuple[Peppers, VaultSecrets],
     *,
     may_change_history: bool,
 ) -> None:
-    """Serve both ports until told to end, or until the supervisor's end of the pipe is closed."""
+    """Serve all ports until told to end, or until the supervisor's end of the pipe is closed."""
     configure_logs(settings.log_level, settings.log_format, "control")
     with database(settings) as url:
         asyncio.run(
-            serve(settings, url, control, admin, supervisor, proved, may_change_history=may_change_history)
+            serve(
+                settings,
+                url,
+                control,
+                admin,
+                staff,
+                supervisor,
+                proved,
+                may_change_history=may_change_history,
+            )
         )

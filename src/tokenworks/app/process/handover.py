@@ -25,7 +25,7 @@ VARIABLE: Final = "_TOKENWORKS_HANDOVER"
 class Handover(msgspec.Struct):
     """What the next program takes over. Descriptors are numbers. `users`: the hold on the embedded database, -1 without one. `moved`:
     sockets of addresses that changed, closed once the old processes have ended. `number`: of the reload. `again`: another reload was
-    requested meanwhile.
+    requested meanwhile. `staff`: the staff port, -1 without one; an earlier program does not name it.
     """
 
     number: int
@@ -44,10 +44,15 @@ class Handover(msgspec.Struct):
     terminal: bool
     again: bool
     children: list[ChildRecord]
+    staff: int = -1
 
     def descriptors(self) -> list[int]:
         named = [self.lock, self.pipe_read, self.pipe_write, self.users, self.public, self.admin]
-        return [fd for fd in [*named, self.recorder, self.control, self.tokenizer, *self.moved] if fd >= 0]
+        return [
+            fd
+            for fd in [*named, self.recorder, self.control, self.tokenizer, self.staff, *self.moved]
+            if fd >= 0
+        ]
 
 
 class Promise(msgspec.Struct):
@@ -61,6 +66,7 @@ class Promise(msgspec.Struct):
     admin_listen: str
     may_change_history: bool
     cluster: str
+    staff_listen: str = ""
 
 
 def fixed(settings: Settings) -> dict[str, str]:

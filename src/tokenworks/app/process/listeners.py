@@ -24,7 +24,7 @@ def bind(address: str) -> socket.socket:
     except OSError as error:
         sock.close()
         raise Unavailable(
-            f"can't listen on {address}: {error.strerror}; choose another with --listen or --admin-listen"
+            f"can't listen on {address}: {error.strerror}; choose another with --listen, --admin-listen or --staff-listen"
         ) from None
     sock.listen(BACKLOG)
     sock.setblocking(False)

@@ -57,8 +57,12 @@ def check_start(settings: Settings, url: str) -> StartFacts:
 
 
 def check_edge(settings: Settings) -> None:
-    """Check the public port: plain HTTP is not open by mistake, and the certificate can be loaded."""
+    """Check the public port and the staff port: neither is open by mistake, and the certificate can be loaded."""
     check_exposure(settings)
+    # The staff port needs FastAPI, which is large.
+    from tokenworks.app.process.staff_listener import check_staff  # noqa: PLC0415
+
+    check_staff(settings)
     if settings.tls_certificate is not None and settings.tls_key is not None:
         # Without this check each worker would fail with it, again and again.
         Certificates(settings.tls_certificate, settings.tls_key)

@@ -65,6 +65,7 @@ class Sockets(NamedTuple):
     recorder: socket.socket
     control: socket.socket
     tokenizer: socket.socket
+    staff: socket.socket | None = None
 
 
 class Supervisor:
@@ -90,8 +91,8 @@ class Supervisor:
             self._settings, self._old, self._retired, self._moved, lambda: self._stopping, self._run_anew
         )
 
-    def run(self, on_ready: Callable[[str, str], None] | None = None) -> int:
-        """Serve until SIGTERM or SIGINT. `on_ready(public, admin)` gets the addresses. Returns an exit code."""
+    def run(self, on_ready: Callable[[str, str, str | None], None] | None = None) -> int:
+        """Serve until SIGTERM or SIGINT. `on_ready(public, admin, staff)` gets the addresses. Returns an exit code."""
         handed = taken_over()
         if handed is None:
             check_edge(self._settings)
@@ -115,7 +116,8 @@ class Supervisor:
             for child in self._children:
                 child.start()
             if on_ready is not None:
-                on_ready(shown_address(sockets.public), shown_address(sockets.admin))
+                staff = None if sockets.staff is None else shown_address(sockets.staff)
+                on_ready(shown_address(sockets.public), shown_address(sockets.admin), staff)
         else:
             self._reloading.renew(self._children, new)
         self._watch(lambda: self._stopping)
@@ -194,7 +196,10 @@ class Supervisor:
         return Sockets(
             bind(settings.listen),
             bind(settings.admin_listen),
-            *(bind_unix(settings.run_dir / f"{name}.sock") for name in ("recorder", "control", "tokenizer")),
+            bind_unix(settings.run_dir / "recorder.sock"),
+            bind_unix(settings.run_dir / "control.sock"),
+            bind_unix(settings.run_dir / "tokenizer.sock"),
+            bind(settings.staff_listen) if settings.staff_listen else None,
         )
 
     def _go_on(self, handed: Handover) -> Sockets:
@@ -212,8 +217,14 @@ class Supervisor:
         # No heartbeat was read while this program started.
         self._looked_s = self._awake_s = time.monotonic()
         self._reloading.starts(handed.number, again=handed.again)
-        fds = (handed.public, handed.admin, handed.recorder, handed.control, handed.tokenizer)
-        return Sockets(*(adopt(fd) for fd in fds))
+        return Sockets(
+            adopt(handed.public),
+            adopt(handed.admin),
+            adopt(handed.recorder),
+            adopt(handed.control),
+            adopt(handed.tokenizer),
+            adopt(handed.staff) if handed.staff >= 0 else None,
+        )
 
     def _make_children(self, sockets: Sockets) -> list[Child]:
         self._sockets = sockets
@@ -232,16 +243,17 @@ class Supervisor:
                 settings,
                 sockets.control,
                 sockets.admin,
+                sockets.staff,
                 gone,
                 proved,
                 may_change_history=self._may_change_history,
             )
 
-        def keep(*kept: socket.socket) -> list[int]:
-            return [*(sock.fileno() for sock in kept), gone, self._lock]
+        def keep(*kept: socket.socket | None) -> list[int]:
+            return [*(sock.fileno() for sock in kept if sock is not None), gone, self._lock]
 
         return [
-            Child("control", settings, control, keep(sockets.control, sockets.admin)),
+            Child("control", settings, control, keep(sockets.control, sockets.admin, sockets.staff)),
             Child(
                 "recorder",
                 settings,
@@ -374,8 +386,8 @@ class Supervisor:
         """Bind new addresses and replace the program. Returns only by an error; then nothing has changed."""
         bound: list[socket.socket] = []
 
-        def listener_on(sock: socket.socket, before: str, wanted: str) -> socket.socket:
-            if before == wanted:
+        def listener_on(sock: socket.socket | None, before: str, wanted: str) -> socket.socket:
+            if before == wanted and sock is not None:
                 return sock
             bound.append(bind(wanted))
             return bound[-1]
@@ -384,17 +396,25 @@ class Supervisor:
         public = listener_on(sockets.public, settings.listen, promise.listen)
         try:
             admin = listener_on(sockets.admin, settings.admin_listen, promise.admin_listen)
-            become(lambda: self._handover(promise, public, admin))
+            staff = (
+                listener_on(sockets.staff, settings.staff_listen, promise.staff_listen)
+                if promise.staff_listen
+                else None
+            )
+            become(lambda: self._handover(promise, public, admin, staff))
         finally:
             for sock in bound:
                 sock.close()
 
-    def _handover(self, promise: Promise, public: socket.socket, admin: socket.socket) -> Handover:
+    def _handover(
+        self, promise: Promise, public: socket.socket, admin: socket.socket, staff: socket.socket | None
+    ) -> Handover:
         """Called with signals blocked. Raises `Unavailable` where a signal has just ended this server."""
         if self._stopping:
             raise Unavailable("this server is being stopped")
         sockets = self._sockets
-        left = [sock for sock, new in ((sockets.public, public), (sockets.admin, admin)) if sock is not new]
+        pairs = ((sockets.public, public), (sockets.admin, admin), (sockets.staff, staff))
+        left = [sock for sock, new in pairs if sock is not None and sock is not new]
         records = [child.record() for child in (*self._children, *self._retired) if child.alive()]
         return Handover(
             number=self._reloading.number,
@@ -407,6 +427,7 @@ class Supervisor:
             recorder=sockets.recorder.fileno(),
             control=sockets.control.fileno(),
             tokenizer=sockets.tokenizer.fileno(),
+            staff=-1 if staff is None else staff.fileno(),
             moved=[sock.fileno() for sock in (*self._moved, *left)],
             may_change_history=promise.may_change_history,
             cluster=promise.cluster or self._cluster,

@@ -59,6 +59,7 @@ def try_start(settings: Settings) -> Promise:
         admin_listen=settings.admin_listen,
         may_change_history=facts.may_change_history,
         cluster=facts.cluster,
+        staff_listen=settings.staff_listen,
     )
 
 

@@ -48,6 +48,11 @@ class Installation(Topic):
     )
     listen: str = Field(default="127.0.0.1:8080", description="the public port")
     admin_listen: str = Field(default="127.0.0.1:8081", description="/metrics, /healthz, /readyz")
+    staff_listen: str = Field(
+        default="",
+        description="the staff port, HOST:PORT, for /ops: elsewhere than on loopback with a second factor and TLS alone; empty: /ops is on the "
+        "public port, if that is on loopback",
+    )
     workers: int = Field(default=1, ge=1, le=256, description="data-plane processes")
     allow_plain_http: bool = Field(
         default=False, description="serve plain HTTP on another address than loopback"
@@ -83,6 +88,13 @@ class Installation(Topic):
     @classmethod
     def _address(cls, value: str) -> str:
         parse_address(value)
+        return value
+
+    @field_validator("staff_listen")
+    @classmethod
+    def _staff_address(cls, value: str) -> str:
+        if value:
+            parse_address(value)
         return value
 
     @field_validator("trusted_proxies")

@@ -6,6 +6,7 @@ from tokenworks.app.settings.business import Archive, Billing, Operator, Privacy
 from tokenworks.app.settings.edge import EdgeLimits
 from tokenworks.app.settings.installation import Hosts, Installation, Timeouts
 from tokenworks.app.settings.serving import ContentLog, Placement, Recording, Replays, Spending, Tracing
+from tokenworks.app.settings.staff import Staff
 
 
 # In the reverse order of the reference: pydantic reads the fields of the last base first.
@@ -15,6 +16,7 @@ class Settings(
     Billing,
     Archive,
     Privacy,
+    Staff,
     Operator,
     Tracing,
     ContentLog,

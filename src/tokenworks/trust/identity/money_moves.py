@@ -103,7 +103,7 @@ ONE_PERSON_OPERATIONS: Final[dict[str, str]] = {
             "deployment remove", "deployment resume", "deployment set", "import litellm", "import new-api", "import one-api", "intent remove",
             "intent set", "key create", "key fallback", "key revoke",
             "limit remove", "limit set", "member add", "member cap", "model import", "model remove", "model set", "pepper new", "pepper retire",
-            "pepper use", "session end", "staff add", "staff revoke", "staff rotate", "subscriber consent", "subscriber create",
+            "pepper use", "session end", "staff add", "staff email", "staff enrol", "staff revoke", "staff role", "staff rotate", "staff sign-out", "subscriber consent", "subscriber create",
             "subscriber export", "subscriber identify", "subscriber owner", "subscriber phone", "subscriber real-name",
             "subscriber resume", "subscriber suspend", "vault rewrap", "webhook add", "webhook remove", "webhook replay",
             "webhook rotate",

@@ -328,6 +328,11 @@ class Identity:
         A name that looks like that of another staff member is refused, even if that one is revoked, since the audit trail names both.
         Raises `StaffExists`, `Invalid`.
         """
+        with self._connection.transaction():
+            return self._new_token(self.add_staff_without_token(name, role))
+
+    def add_staff_without_token(self, name: str, role: StaffRole) -> UUID:
+        """Add a staff member that has no token until one is made by `rotate_staff`. Raises as `add_staff`."""
         name = check_line(name, "a name")
         if role not in STAFF_ROLES:
             raise Invalid(f"a role is one of {', '.join(sorted(STAFF_ROLES))}")
@@ -342,7 +347,7 @@ class Identity:
                 other = store.staff_of_skeleton(self._connection, looks)
                 like = "" if other in {None, name} else f", which looks like {name}"
                 raise StaffExists(f"there is a {other or name} already{like}")
-            return self._new_token(staff_id)
+        return staff_id
 
     def _new_token(self, staff_id: UUID) -> str:
         text, now = f"twf_{secrets.token_urlsafe(32)}", self._clock.now()

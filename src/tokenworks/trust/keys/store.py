@@ -259,6 +259,7 @@ def made_under(connection: Connection, version: int, now: datetime) -> dict[str,
     for what, query in (
         ("key(s)", "FROM api_key WHERE pepper_version = %(v)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > %(now)s)"),
         ("session(s)", "FROM session WHERE coalesce(pepper_version, 1) = %(v)s AND ended_at IS NULL AND expires_at > %(now)s"),
+        ("staff session(s)", "FROM staff_session WHERE pepper_version = %(v)s AND ended_at IS NULL AND expires_at > %(now)s"),
         ("staff token(s)", "FROM staff_token WHERE coalesce(pepper_version, 1) = %(v)s AND expires_at > %(now)s"),
         ("webhook(s)", "FROM hub_listener WHERE removed_at IS NULL AND (pepper_version = %(v)s OR overlap_version = %(v)s AND overlap_until > %(now)s)"),
     ):  # fmt: skip
