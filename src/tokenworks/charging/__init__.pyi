@@ -99,6 +99,7 @@ from tokenworks.charging.prices import first_that_pays
 from tokenworks.charging.questions import (
     BLOCKED_KEYS,
     CLOCK_OFFSET,
+    CONTENT_KEYS,
     CONTENT_LOG,
     DATABASE_ALIVE,
     DEPLOYMENT_PAUSE,
@@ -117,6 +118,8 @@ from tokenworks.charging.replay import IDEMPOTENCY_KEY, RESPONSE_CACHE, STORED_R
 from tokenworks.charging.wiring_messages import (
     BlockedKeys,
     ClockOffset,
+    ContentKeys,
+    ContentKeysAsked,
     ContentToLog,
     DatabaseAlive,
     DeploymentPause,
@@ -147,6 +150,7 @@ __all__ = [
     "BLOCKED_KEYS",
     "CLOCK_OFFSET",
     "COMMIT_US",
+    "CONTENT_KEYS",
     "CONTENT_LOG",
     "CONTENT_LOG_SHOWN_MAX",
     "COUNT_NEED",
@@ -193,6 +197,8 @@ __all__ = [
     "ChargeNotFound",
     "Charges",
     "ClockOffset",
+    "ContentKeys",
+    "ContentKeysAsked",
     "ContentLog",
     "ContentLogEntry",
     "ContentLogLimits",

@@ -93,7 +93,6 @@ def test_operations_count_as_requests_of_the_key_while_they_wait():
 @pytest.mark.parametrize(
     ("method", "path", "code"),
     [
-        ("POST", "/v1/responses/compact", "unsupported_operation"),
         ("GET", "/v1/responses/resp_1?stream=true", "unsupported_operation"),
         ("POST", "/v1/responses/resp_1", "method_not_allowed"),
         ("DELETE", "/v1/responses/resp_1/cancel", "method_not_allowed"),

@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 ENDPOINTS: Final = (
     "/messages/count_tokens",
     "/responses/input_tokens",
+    "/responses/compact",
     "/chat/completions",
     "/completions",
     "/embeddings",

@@ -10,9 +10,9 @@ from tokenworks.gateway.protocol.stored import (
     encode_stored,
     ended_response,
     response_id,
-    whole_response,
 )
 from tokenworks.gateway.request.answer_copy import AnswerCopy
+from tokenworks.gateway.request.compacted import compacted_response
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.record import AttemptCharge, ChargeCallback
 from tokenworks.gateway.request.replay import (
@@ -92,8 +92,9 @@ class StoredAnswer(Replay):
             last = answers.translated_end(attempt, translator, meter, charge.counts)
             return None if attempt.end_failed else ended_response(last)
         if attempt.whole is not None:
-            return whole_response(answers.translated_body(attempt, attempt.whole, charge.counts))
-        return whole_response(attempt.chunks[0] if attempt.chunks else b"")
+            body = answers.translated_body(attempt, attempt.whole, charge.counts)
+            return compacted_response(self._request, body)
+        return compacted_response(self._request, attempt.chunks[0] if attempt.chunks else b"")
 
     def _keep_repeat(self, charge: AttemptCharge) -> bool:
         return self._repeat is not None and self._repeat.keep(charge)

@@ -27,7 +27,6 @@ from tokenworks.gateway.request.storing import IN_FLIGHT, NOT_KNOWN
 from tokenworks.gateway.shared import Shared
 
 _METHODS: Final = {"": (b"GET", b"HEAD", b"DELETE"), "input_items": (b"GET", b"HEAD"), "cancel": (b"POST",)}
-_COMPACT: Final = "compact"
 
 JsonWriter = Callable[[ClientConnection, int, bytes, Head], None]
 
@@ -41,12 +40,6 @@ def _parts(path: str) -> tuple[str, str]:
 def refusal_of(head: Head) -> Refusal | None:
     """The refusal of a head that names no operation on a stored response."""
     name, action = _parts(head.path)
-    if name == _COMPACT and not action:
-        return Refusal(
-            400,
-            "unsupported_operation",
-            "no conversation is compacted here: send the items that are to be kept",
-        )
     methods = _METHODS.get(action)
     if methods is None or not name:
         return Refusal(404, "not_found", f"there is no {head.path} here")

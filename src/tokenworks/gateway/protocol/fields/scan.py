@@ -29,6 +29,7 @@ from tokenworks.gateway.protocol.fields.lists import (
     OWN,
     REFERENCE,
     REFUSE,
+    SUMMARY,
     TAGS,
     THOUGHT,
     VALUES,
@@ -69,7 +70,7 @@ class BodyScan:
     """The findings in one body. Paths to remove: `cuts` for each deployment, `unknown` unless the deployment passes unknown names,
     `extras` unless the deployment's profile is one of those named beside the path, `hosted` (with the tool's type) as the plan says,
     `own` always and unnamed: they are for the gateway. `tagged`: a field becomes a tag of the usage record. `translated` (reasoning of
-    translated answers) for each deployment that is sent the client's own body.
+    translated answers) for each deployment that is sent the client's own body. `summaries`: an item is a compaction, or asks for one.
     """
 
     __slots__ = (
@@ -84,6 +85,7 @@ class BodyScan:
         "media_bytes",
         "objects",
         "own",
+        "summaries",
         "tagged",
         "translated",
         "unknown",
@@ -94,6 +96,7 @@ class BodyScan:
         self.cuts: list[FieldPath] = []
         self.unknown: list[FieldPath] = []
         self.own: list[FieldPath] = []
+        self.summaries = False
         self.tagged = False
         self.extras: list[tuple[FieldPath, frozenset[str]]] = []
         self.hosted: list[tuple[FieldPath, str]] = []
@@ -169,6 +172,8 @@ class BodyScan:
             return kind
         elif rule.action == DROP:
             self.cuts.append(path)
+        elif rule.action == SUMMARY:
+            self.summaries = True
         elif rule.action == CARRIED and not carries(fields):
             self.cuts.append(path)
             self.id_only_items.add(path)
