@@ -94,6 +94,9 @@ def test_operations_count_as_requests_of_the_key_while_they_wait():
     ("method", "path", "code"),
     [
         ("GET", "/v1/responses/resp_1?stream=true", "unsupported_operation"),
+        ("GET", "/v1/responses/resp_1?include=x&stream=True", "unsupported_operation"),
+        ("GET", "/v1/responses/resp_1?stream=1&starting_after=4", "unsupported_operation"),
+        ("GET", "/v1/responses/resp_1?starting_after=4", "unsupported_operation"),
         ("POST", "/v1/responses/resp_1", "method_not_allowed"),
         ("DELETE", "/v1/responses/resp_1/cancel", "method_not_allowed"),
         ("POST", "/v1/responses/resp_1/input_items", "method_not_allowed"),

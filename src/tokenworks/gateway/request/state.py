@@ -158,8 +158,9 @@ class ArrivedRequest:
         self.record: UsageRecord | None = None
         self.answered = ""  # why a complete answer has no record
         self.refusal: Refusal | None = None
-        # (deployment, cause) of each attempt that gave nothing.
-        self.failures: list[tuple[str, str]] | None = None
+        self.failures: list[tuple[str, str]] | None = (
+            None  # (deployment, cause) of attempts that gave nothing
+        )
         # Of the answer, for the response cache, or of a stream to be stored.
         self.copy: AnswerCopy | None = None
         self.stored: ResponseToStore | None = None  # what is stored with its response

@@ -4,6 +4,7 @@ A response is read by keys of the member whose key stored it; for any other it i
 read, so a cancelled response is the response as it is.
 """
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -28,6 +29,9 @@ from tokenworks.gateway.shared import Shared
 
 _METHODS: Final = {"": (b"GET", b"HEAD", b"DELETE"), "input_items": (b"GET", b"HEAD"), "cancel": (b"POST",)}
 
+# A wish for events; OpenAI has them for responses in the background alone, which are not offered here.
+_STREAMED: Final = re.compile(rb"(?:^|&)(?:stream=(?!false(?:&|$))|starting_after=)", re.IGNORECASE)
+
 JsonWriter = Callable[[ClientConnection, int, bytes, Head], None]
 
 
@@ -46,9 +50,11 @@ def refusal_of(head: Head) -> Refusal | None:
     if head.method not in methods:
         taken = b", ".join(methods).decode()
         return Refusal(405, "method_not_allowed", f"{head.path} takes {taken}")
-    if b"stream=true" in head.query.split(b"&"):
+    if _STREAMED.search(head.query) is not None:
         return Refusal(
-            400, "unsupported_operation", "a stored response is not streamed again: leave stream out"
+            400,
+            "unsupported_operation",
+            "a stored response is read as a whole and not streamed again: leave stream and starting_after out",
         )
     return None
 
