@@ -161,8 +161,7 @@ class ArrivedRequest:
         self.failures: list[tuple[str, str]] | None = (
             None  # (deployment, cause) of attempts that gave nothing
         )
-        # Of the answer, for the response cache, or of a stream to be stored.
-        self.copy: AnswerCopy | None = None
+        self.copy: AnswerCopy | None = None  # of the answer, for the cache or the log, or of a stream to be stored
         self.stored: ResponseToStore | None = None  # what is stored with its response
         self.stored_bytes = 0  # of the worker's memory budget, for the response that it continues
         self.compaction: Compaction | None = None  # None: the request asks for none
