@@ -158,10 +158,8 @@ class ArrivedRequest:
         self.record: UsageRecord | None = None
         self.answered = ""  # why a complete answer has no record
         self.refusal: Refusal | None = None
-        self.failures: list[tuple[str, str]] | None = (
-            None  # (deployment, cause) of attempts that gave nothing
-        )
-        self.copy: AnswerCopy | None = None  # of the answer, for the cache or the log, or of a stream to be stored
+        self.failures: list[tuple[str, str]] | None = None  # (deployment, cause) of each that failed
+        self.copy: AnswerCopy | None = None  # of the answer, or of a stream to be stored
         self.stored: ResponseToStore | None = None  # what is stored with its response
         self.stored_bytes = 0  # of the worker's memory budget, for the response that it continues
         self.compaction: Compaction | None = None  # None: the request asks for none
