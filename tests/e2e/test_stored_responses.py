@@ -240,3 +240,25 @@ def test_conversations_and_responses_in_the_background_are_refused(works, plan, 
             status, content, _ = works.request("POST", "/v1/responses", key, asked)
             error = json.loads(content)["error"]
             assert (status, error["code"], error["param"]) == (400, code, next(iter(more)))
+
+
+@pytest.mark.parametrize("upstream", KINDS)
+def test_a_chat_completion_is_stored_read_and_deleted_by_its_member(works, stub, plan, upstream):
+    subscriber, key = works.subscriber(plan)
+    chat = client(works, key).chat.completions
+    asked = {"model": f"only-{upstream}", "messages": [{"role": "user", "content": "mine"}], "store": True}
+    first = chat.create(**asked, metadata={"kind": "test"})
+    chunks = list(chat.create(**asked, stream=True))
+    for id_, text in ((first.id, first.choices[0].message.content), (chunks[0].id, None)):
+        found = chat.retrieve(id_)
+        said = "".join(part.choices[0].delta.content or "" for part in chunks if part.choices)
+        assert found.choices[0].message.content == (text or said) != ""
+        assert [message.content for message in chat.messages.list(id_)] == ["mine"]
+    assert chat.retrieve(first.id).metadata == {"kind": "test"}
+    _, stranger = works.subscriber(plan)
+    assert works.get(f"/v1/chat/completions/{first.id}", stranger)[0] == 404
+    assert works.get(f"/v1/responses/{first.id}", key)[0] == 404
+    assert chat.delete(first.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        chat.retrieve(first.id)
+    assert len(works.usage(subscriber, 2)) == 2

@@ -9,7 +9,7 @@ from tokenworks.gateway.http.cors import Origins, is_preflight, preflight_respon
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.inflate import UNKNOWN_CODING, RequestDecoding
 from tokenworks.gateway.http.passthrough import ControlExchange
-from tokenworks.gateway.http.paths import KEY_PATHS, STORED_HEAD
+from tokenworks.gateway.http.paths import KEY_PATHS, STORED_CHAT_HEAD, STORED_HEAD
 from tokenworks.gateway.http.pools import Pools
 from tokenworks.gateway.http.proxies import Proxies
 from tokenworks.gateway.http.server import ClientConnection
@@ -119,7 +119,7 @@ class Dispatch:
             self._metered_after_a_look(conn, head, body, protocol)
         elif path in KEY_PATHS:
             self._of_key(conn, head)
-        elif path.startswith(STORED_HEAD):
+        elif path.startswith((STORED_HEAD, STORED_CHAT_HEAD)):
             self._of_response(conn, head)
         elif path.startswith("/v1/") or path == "/v1" or head.similar_route is not None:
             self._models(conn, head)

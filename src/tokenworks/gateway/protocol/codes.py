@@ -36,7 +36,7 @@ CODES: Final[dict[str, Code]] = {
     "idempotency_key_reused": Code("422", "the Idempotency-Key was used with another route, query or body", "repeat that request exactly, or use a new key"),
     "idempotency_key_spent": Code("409", "the first request with this Idempotency-Key was, or may have been, answered and charged, and its answer can't be given again: it was too large, or the database or a host was away", "use a new key, if the request is to be served and charged again"),
     "too_many_idempotency_keys": Code("429", "the account has replay_account_answers_max stored answers", "wait until older keys are over, or send no key"),
-    "response_not_found": Code("404", "no stored response has this id: none was stored, it is of another member, it was deleted, or its days are over", "send the items themselves in `input`"),
+    "response_not_found": Code("404", "no stored response or chat completion has this id: none was stored, it is of another member, it was deleted, or its days are over", "send the items themselves in `input`"),
     "response_in_flight": Code("409", "the stored response has no usage record yet, or that is on another host", _AGAIN),
     "response_too_large": Code("413", "the request, with the items of the response that it continues, is larger than body_bytes_max; or it is to be stored and its input is larger than replay_answer_bytes_max", "send less, or leave `store` out"),
     "unsupported_operation": Code("400", "an operation on responses that is not offered here: to stream a stored response again, or to compact a conversation with a model to fall back to that does not", "use what the message names"),

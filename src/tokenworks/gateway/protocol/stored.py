@@ -111,8 +111,8 @@ def whole_response(body: bytes) -> RawObject | None:
 def ended_response(events: bytes) -> RawObject | None:
     """The response in the last events of a whole stream; None if they have none."""
     found = None
-    for event in _events(events):
-        if _text(event, "type") in _ENDS and "response" in event:
+    for event in events_in(events):
+        if text_in(event, "type") in _ENDS and "response" in event:
             found = whole_response(bytes(event["response"]))
     return found
 
@@ -126,8 +126,8 @@ def cut_response(events: bytes, *, at_maximum: bool) -> RawObject | None:
     whole: dict[str, msgspec.Raw] = {}
     begun: dict[str, RawObject] = {}
     texts: dict[str, list[str]] = {}
-    for event in _events(events):
-        kind, place = _text(event, "type"), bytes(event.get("output_index", b"")).decode("ascii", "replace")
+    for event in events_in(events):
+        kind, place = text_in(event, "type"), bytes(event.get("output_index", b"")).decode("ascii", "replace")
         if "response" in event and base is None:
             base = whole_response(bytes(event["response"]))
         elif kind == "response.output_item.done" and "item" in event:
@@ -135,7 +135,7 @@ def cut_response(events: bytes, *, at_maximum: bool) -> RawObject | None:
         elif kind == "response.output_item.added" and "item" in event:
             begun[place] = whole_response(bytes(event["item"])) or {}
         elif kind == "response.output_text.delta":
-            texts.setdefault(place, []).append(_text(event, "delta"))
+            texts.setdefault(place, []).append(text_in(event, "delta"))
     if base is None:
         return None
     for place, pieces in texts.items():
@@ -160,10 +160,10 @@ def deleted_body(name: str) -> bytes:
     return _encode({"id": name, "object": "response", "deleted": True})
 
 
-def read_items_page(query: bytes) -> ItemsPage | Refusal:
-    """The part of a list that a query string names."""
+def read_items_page(query: bytes, order: str = "desc") -> ItemsPage | Refusal:
+    """The part of a list that a query string names. `order`: if it names none."""
     given = dict(parse_qsl(query.decode("ascii", "replace")))
-    limit, order = given.get("limit", str(ITEMS_LIMIT)), given.get("order", "desc")
+    limit, order = given.get("limit", str(ITEMS_LIMIT)), given.get("order", order)
     if not (limit.isascii() and limit.isdigit() and len(limit) <= 3 and 1 <= int(limit) <= ITEMS_LIMIT_MAX):
         return Refusal(400, "invalid_body", f"limit is a number from 1 to {ITEMS_LIMIT_MAX}", param="limit")
     if order not in {"asc", "desc"}:
@@ -179,9 +179,14 @@ def items_body(stored: StoredResponse, page: ItemsPage) -> bytes | None:
         fields = whole_response(bytes(item))
         if fields is not None:
             listed.append(_listed(fields, f"item_{number}_{head}"))
+    return list_body(listed, page)
+
+
+def list_body(listed: list[RawObject], page: ItemsPage) -> bytes | None:
+    """A part of a list of objects with ids, which is given in ascending order and may be turned round; None if none has the id `page.after`."""
     if not page.ascending:
         listed.reverse()
-    names = [_text(fields, "id") for fields in listed]
+    names = [text_in(fields, "id") for fields in listed]
     first = 0
     if page.after:
         if page.after not in names:
@@ -202,18 +207,18 @@ def items_body(stored: StoredResponse, page: ItemsPage) -> bytes | None:
 def _listed(fields: RawObject, own_id: str) -> RawObject:
     """An item as the list has it: with an id and a type, and the content of a message as parts."""
     listed = dict(fields)
-    if not _text(fields, "id"):
+    if not text_in(fields, "id"):
         listed["id"] = msgspec.Raw(_encode(own_id))
     if "type" not in fields and "role" in fields:
         listed["type"] = msgspec.Raw(b'"message"')
     content = fields.get("content")
     if content is not None and "role" in fields and bytes(memoryview(content)[:1]) == b'"':
-        kind = b"output_text" if _text(fields, "role") == "assistant" else b"input_text"
+        kind = b"output_text" if text_in(fields, "role") == "assistant" else b"input_text"
         listed["content"] = msgspec.Raw(b'[{"type":"%b","text":%b}]' % (kind, bytes(content)))
     return listed
 
 
-def _events(data: bytes) -> Iterable[RawObject]:
+def events_in(data: bytes) -> Iterable[RawObject]:
     """The objects in the data lines of a stream. Lines that are none are skipped."""
     for line in data.splitlines():
         if line.startswith(b"data:"):
@@ -222,7 +227,7 @@ def _events(data: bytes) -> Iterable[RawObject]:
                 yield fields
 
 
-def _text(fields: RawObject, name: str) -> str:
+def text_in(fields: RawObject, name: str) -> str:
     """A field's text; "" if it has none."""
     try:
         value = any_decoder.decode(fields.get(name, b"null"))

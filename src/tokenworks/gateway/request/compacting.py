@@ -25,7 +25,7 @@ from tokenworks.gateway.protocol.fields import UNREADABLE
 from tokenworks.gateway.request.choose import compacts
 from tokenworks.gateway.request.opening import read_body
 from tokenworks.gateway.request.state import Compaction, KnownRequest
-from tokenworks.gateway.request.storing import GoOn, Storing, may_store
+from tokenworks.gateway.request.storing import GoOn, Storing, may_store, store_completion
 from tokenworks.gateway.shared import Shared
 from tokenworks.trust import SEALED_KEY_BYTES, open_content
 
@@ -39,6 +39,9 @@ def needs_preparing(request: KnownRequest) -> bool:
 
 def prepare(shared: Shared, request: KnownRequest, go_on: GoOn, step: Callable[[], None]) -> None:
     """Write it anew; `go_on(refusal, step)` is called once."""
+    if request.parsed.stores:
+        go_on(store_completion(shared, request), step)
+        return
     compacting = Compacting(shared, request, go_on, step)
     if may_store(request):
         Storing(shared, request, go_on, compacting.run).run()

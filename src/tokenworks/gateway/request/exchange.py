@@ -71,7 +71,7 @@ class Exchange(HeldRequest):
             refusal = opening.read_body(self, self.body)
         if refusal is not None:
             self.refuse(refusal)
-        elif self.protocol == "responses" and needs_preparing(self):
+        elif self.parsed.stores or (self.protocol == "responses" and needs_preparing(self)):
             prepare(self.shared, self, self._go_on, self._check)
         else:
             self._check()

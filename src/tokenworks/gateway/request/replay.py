@@ -409,9 +409,11 @@ def begin_replay(
     )
 
 
-def stored_name(account_id: str, member_id: str, response_id: str, request_id: str) -> ReplayName:
+def stored_name(
+    account_id: str, member_id: str, response_id: str, request_id: str, *, of_chat: bool = False
+) -> ReplayName:
     """The name of a stored response: an id names it only for the member whose key stored it. `request_id`: the request that asks."""
-    digest = _digest(b"response", member_id.encode(), response_id.encode())
+    digest = _digest(b"completion" if of_chat else b"response", member_id.encode(), response_id.encode())
     return ReplayName(account_id, STORED_RESPONSE, digest, request_id)
 
 

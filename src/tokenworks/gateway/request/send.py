@@ -30,12 +30,15 @@ class RequestRenderer:
         """The body for the attempt's deployment. Sets `dropped` to the fields that were removed."""
         request, view = attempt.request, attempt.view
         parsed, translated = attempt.parsed, attempt.translated
+        maximum = None if request.free else request.maximum
+        if request.compaction is not None and by_own_route(request):
+            maximum = None
         body, dropped = render(
             parsed,
             request.body if translated is None else parsed.body,
             view.deployment,
             view.profile,
-            maximum=None if request.free or by_own_route(request) else request.maximum,
+            maximum=maximum,
             usage=not request.free,
         )
         attempt.dropped = (*parsed.dropped, *dropped) if dropped else parsed.dropped
@@ -53,7 +56,7 @@ class RequestRenderer:
         request, view, slot = attempt.request, attempt.view, attempt.slot
         number, forward = self._shared.heads_number, request.head.forward
         name = view.name if slot is None else slot.name
-        compacts = by_own_route(request)
+        compacts = request.compaction is not None and by_own_route(request)
         if compacts:
             name += " " + COMPACT  # a request for a summary has the same head, and another path
         memo = forward.get(name)

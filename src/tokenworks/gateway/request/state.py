@@ -190,14 +190,15 @@ class Compaction:
 
 class ResponseToStore:
     """The part of a stored response that its request has. `items`: its whole input, with what it continues; `previous_id`: of the
-    response that it continues, or None.
+    response that it continues, or None. `metadata`: of a chat completion, whose messages are its items.
     """
 
-    __slots__ = ("items", "previous_id")
+    __slots__ = ("items", "metadata", "previous_id")
 
-    def __init__(self, items: list[Raw], previous_id: str | None) -> None:
+    def __init__(self, items: list[Raw], previous_id: str | None, metadata: Raw | None = None) -> None:
         self.items = items
         self.previous_id = previous_id
+        self.metadata = metadata
 
 
 class TranslatedRequest:

@@ -10,6 +10,12 @@ from tokenworks.gateway.protocol.stored import (
     encode_stored,
     ended_response,
     response_id,
+    whole_response,
+)
+from tokenworks.gateway.protocol.stored_completions import (
+    completion_id,
+    encode_completion,
+    streamed_completion,
 )
 from tokenworks.gateway.request.answer_copy import AnswerCopy
 from tokenworks.gateway.request.compacted import compacted_response
@@ -64,15 +70,23 @@ class StoredAnswer(Replay):
     def keep(self, charge: AttemptCharge) -> bool:
         """Have the response stored before its record is written; `kept(charge)` follows."""
         request, shared, stored = self._request, self._parts.shared, self._stored
-        response = self._response(charge)
-        name = None if response is None else response_id(response)
+        metadata = stored.metadata
+        response = self._response(charge) if metadata is None else self._completion(charge)
+        name = None
+        if response is not None:
+            name = response_id(response) if metadata is None else completion_id(response)
         if response is None or name is None:
             return self._keep_repeat(charge)
-        text = encode_stored(response, stored.items, stored.previous_id)
+        if metadata is None:
+            text = encode_stored(response, stored.items, stored.previous_id)
+        else:
+            text = encode_completion(response, stored.items, metadata)
         self._charge, self._size = charge, len(text)
         request.counting = True
         kept = ReplayToKeep(
-            stored_name(request.user.account_id, request.user.member_id, name, request.request_id), b"",
+            stored_name(
+                request.user.account_id, request.user.member_id, name, request.request_id, of_chat=metadata is not None
+            ), b"",
             request.user.member_id, shared.client.worker_id, request.usage_id, _MEDIA_TYPE, text, self._age_max_s,
         )  # fmt: skip
         shared.client.request(REPLAY_KEEP, kept, self._answer_kept)
@@ -95,6 +109,24 @@ class StoredAnswer(Replay):
             body = answers.translated_body(attempt, attempt.whole, charge.counts)
             return compacted_response(self._request, body)
         return compacted_response(self._request, attempt.chunks[0] if attempt.chunks else b"")
+
+    def _completion(self, charge: AttemptCharge) -> RawObject | None:
+        """The chat completion as its client gets it; None if it is not whole."""
+        attempt, answers, copy = charge.attempt, self._parts.answers, self._request.copy
+        meter, translator = attempt.meter, attempt.translator
+        if charge.state != "complete":
+            return None
+        if meter is None:
+            body = attempt.chunks[0] if attempt.chunks else b""
+            if attempt.whole is not None:
+                body = answers.translated_body(attempt, attempt.whole, charge.counts)
+            return whole_response(body)
+        last = meter.withheld
+        if translator is not None:
+            last = answers.translated_end(attempt, translator, meter, charge.counts)
+        if copy is None or copy.lost or attempt.end_failed:
+            return None
+        return streamed_completion(copy.content() + last)
 
     def _keep_repeat(self, charge: AttemptCharge) -> bool:
         return self._repeat is not None and self._repeat.keep(charge)

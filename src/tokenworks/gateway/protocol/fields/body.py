@@ -90,6 +90,8 @@ class Parsed(msgspec.Struct):
     wants_cost: bool = False
     tagged: bool = False
     summaries: bool = False
+    # The field `store` of a chat is true: its completion is to be stored here.
+    stores: bool = False
     # Paths that are removed for each deployment: `cuts` are named in `dropped`, `unnamed_cuts` are fields for the gateway.
     cuts: tuple[FieldPath, ...] = ()
     unnamed_cuts: tuple[FieldPath, ...] = ()
@@ -242,7 +244,7 @@ def _scanned(body: bytes, fields: RawObject, lists: Lists) -> Parsed:
     parsed.scan, parsed.all_fields = scan, fields
     if scan.own:
         _read_own(parsed, fields, scan, fallbacks)
-    parsed.tagged, parsed.summaries = scan.tagged, scan.summaries
+    parsed.tagged, parsed.summaries, parsed.stores = scan.tagged, scan.summaries, scan.stores
     parsed.changed = parsed.changed or changed or not canonical
     parsed.cuts += tuple(scan.cuts) + tuple(path for path, _ in scan.hosted)
     parsed.hosted = tuple(path_text((*path, kind)) for path, kind in scan.hosted)
