@@ -196,6 +196,14 @@ def test_a_stored_conversation_is_compacted_too_and_stays_as_it_was_sent():
     assert exchange.stored is None, "the client has the compaction"
 
 
+def test_a_stored_request_for_a_vendors_compaction_does_not_ask_for_it_again_when_it_is_continued():
+    worker = worker_of(OPENAI)
+    worker.user.service = Service(stores_responses=True)
+    exchange = begins(worker, store=True)
+    assert sent(worker)["input"][-1] == TRIGGER
+    assert [json.loads(bytes(each)) for each in exchange.stored.items] == [USER, SAID]
+
+
 def test_a_request_without_one_is_as_it_was():
     worker = worker_of()
     worker.user.service = Service()

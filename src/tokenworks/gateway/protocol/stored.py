@@ -23,6 +23,7 @@ _TRUE: Final = msgspec.Raw(b"true")
 _FALSE: Final = msgspec.Raw(b"false")
 _NULL: Final = msgspec.Raw(b"null")
 _REASONING: Final = msgspec.Raw(b'"reasoning"')
+_COMPACTION: Final = msgspec.Raw(b'"compaction"')
 _INCOMPLETE: Final = msgspec.Raw(b'"incomplete"')
 _AT_MAXIMUM: Final = msgspec.Raw(b'{"reason":"max_output_tokens"}')
 
@@ -75,7 +76,7 @@ def conversation(stored: StoredResponse) -> list[msgspec.Raw]:
     """The items that a request continues: the input and the output of the stored response.
 
     Items of the output lose their ids, which name nothing at a provider that did not store them, and reasoning that has an id alone is
-    left out: such a provider refuses both.
+    left out: such a provider refuses both. A compaction stands for all items before it.
     """
     items = list(stored.items)
     for item in items_decoder.decode(stored.fields["output"]):
@@ -84,6 +85,8 @@ def conversation(stored: StoredResponse) -> list[msgspec.Raw]:
             continue
         if fields.get("type") == _REASONING and not carries(fields):
             continue
+        if fields.get("type") == _COMPACTION:
+            items.clear()
         fields.pop("id", None)
         items.append(msgspec.Raw(_encode(fields)))
     return items

@@ -115,6 +115,9 @@ class Compacting:
         body, unlisted = self._body(keys)
         if body is None:
             return NOT_KNOWN
+        if request.stored is not None:
+            # What is stored is what the client sent: the compaction stays sealed, and the request for one is no part of a conversation.
+            request.stored.items = [item for item in request.stored.items if not is_trigger(item)]
         if body is request.body:
             return None
         bytes_max = self._shared.settings.body_bytes_max
@@ -124,9 +127,6 @@ class Compacting:
         if not self._shared.memory.take(request.address, len(body)):
             return self._shared.memory.refusal(request.address, len(body))
         request.stored_bytes += len(body)
-        if request.stored is not None:
-            # What is stored is what the client sent: the compaction stays sealed, and the request for one is no part of a conversation.
-            request.stored.items = [item for item in request.stored.items if not is_trigger(item)]
         refusal = read_body(request, body)
         if refusal is None and unlisted:
             request.parsed.dropped += unlisted
