@@ -190,7 +190,8 @@ def _decrypted(
             shown[name] = None
         else:
             assert isinstance(row_id, UUID) and isinstance(value, bytes | memoryview)
-            text = key.open(place, row_id, bytes(value))
+            # The log of content cuts requests and answers at a byte, which may be inside a character.
+            text = key.open_bytes(place, row_id, bytes(value)).decode("utf-8", "replace")
             shown[name] = json.loads(text) if column == _DETAILS else text
     return shown
 
