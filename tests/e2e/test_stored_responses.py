@@ -179,7 +179,86 @@ def _status(server, path, key):
         return 0
 
 
-def test_compact_is_refused(works, plan):
+def opened(works, stub, key, model, item):
+    """What the deployment reads of a compaction."""
+    status, content, _ = works.request("POST", "/v1/responses", key, {"model": model, "input": [item, {"role": "user", "content": "on"}]})  # fmt: skip
+    assert status == 200, content
+    return json.dumps(stub.get("/last")["bodies"][-1])
+
+
+@pytest.mark.parametrize("upstream", KINDS)
+def test_a_conversation_is_compacted_at_any_deployment_and_goes_on_at_any_other(works, stub, plan, upstream):
+    subscriber, key = works.subscriber(plan)
+    stub.behave(tokens=3, prompt=21)
+    said = [{"role": "user", "content": "remember 7"}, {"role": "assistant", "content": "yes"}]
+    made = client(works, key).responses.compact(model=f"only-{upstream}", input=said)
+    assert (made.object, made.usage.input_tokens, made.usage.output_tokens) == ("response.compaction", 21, 3)
+    kept, item = made.output
+    assert (kept.role, item.type) == ("user", "compaction") and "tok" not in item.encrypted_content
+    assert drawn(works.usage(subscriber, 1)[0]) > 0
+    for model in KINDS:
+        assert "tok tok tok" in opened(works, stub, key, f"only-{model}", item.to_dict())
+    records = works.usage(subscriber, 4)
+    assert [sum(record[name] for name in TOKEN_CLASSES) for record in records] == [24] * 4
+    # In the shape of Codex: a trigger in a stream, and the sealed item goes through a second compaction.
+    again = list(
+        client(works, key).responses.create(
+            model=f"only-{upstream}", input=[item.to_dict(), {"type": "compaction_trigger"}], stream=True
+        )
+    )
+    (second,) = again[-1].response.output
+    assert (again[-1].type, second.type) == ("response.completed", "compaction")
+    assert sum(event.type == "response.output_item.done" for event in again) == 1
+    assert "remember 7" not in json.dumps(stub.get("/last")["bodies"][-1]), "the summary stands for it"
+    assert len(works.usage(subscriber, 5)) == 5
+
+
+def test_a_compaction_is_of_its_member_alone_and_refused_before_it_costs_anything(works, stub, plan):
+    subscriber, key = works.subscriber(plan)
+    item = client(works, key).responses.compact(model="only-chat", input="mine").output[-1].to_dict()
+    _, stranger = works.subscriber(plan)
+    status, content, _ = works.request(
+        "POST", "/v1/responses", stranger, {"model": "only-chat", "input": [item]}
+    )
+    assert (status, json.loads(content)["error"]["code"]) == (400, "foreign_object")
+    stub.behave(tokens=0)
+    asked = {"model": "only-chat", "input": "x"}
+    status, content, _ = works.request("POST", "/v1/responses/compact", key, asked)
+    assert (status, json.loads(content)["error"]["code"]) == (422, "not_compacted")
+    assert len(works.usage(subscriber, 2)) == 2, "what the model read is charged"
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [({"conversation": "conv_1"}, "unpriced_field"), ({"conversation": {"id": "conv_1"}}, "unpriced_field"), ({"background": True}, "unpriced_field")],
+)  # fmt: skip
+def test_conversations_and_responses_in_the_background_are_refused(works, plan, more, code):
     _, key = works.subscriber(plan)
-    status, content, _ = works.request("POST", "/v1/responses/compact", key, {"model": "only-chat"})
-    assert (status, json.loads(content)["error"]["code"]) == (400, "unsupported_operation")
+    for upstream in KINDS:
+        for store in ({}, {"store": True}):
+            asked = {"model": f"only-{upstream}", "input": "x"} | store | more
+            status, content, _ = works.request("POST", "/v1/responses", key, asked)
+            error = json.loads(content)["error"]
+            assert (status, error["code"], error["param"]) == (400, code, next(iter(more)))
+
+
+@pytest.mark.parametrize("upstream", KINDS)
+def test_a_chat_completion_is_stored_read_and_deleted_by_its_member(works, stub, plan, upstream):
+    subscriber, key = works.subscriber(plan)
+    chat = client(works, key).chat.completions
+    asked = {"model": f"only-{upstream}", "messages": [{"role": "user", "content": "mine"}], "store": True}
+    first = chat.create(**asked, metadata={"kind": "test"})
+    chunks = list(chat.create(**asked, stream=True))
+    for id_, text in ((first.id, first.choices[0].message.content), (chunks[0].id, None)):
+        found = chat.retrieve(id_)
+        said = "".join(part.choices[0].delta.content or "" for part in chunks if part.choices)
+        assert found.choices[0].message.content == (text or said) != ""
+        assert [message.content for message in chat.messages.list(id_)] == ["mine"]
+    assert chat.retrieve(first.id).metadata == {"kind": "test"}
+    _, stranger = works.subscriber(plan)
+    assert works.get(f"/v1/chat/completions/{first.id}", stranger)[0] == 404
+    assert works.get(f"/v1/responses/{first.id}", key)[0] == 404
+    assert chat.delete(first.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        chat.retrieve(first.id)
+    assert len(works.usage(subscriber, 2)) == 2

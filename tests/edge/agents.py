@@ -94,6 +94,20 @@ class Agent:
             WORKS_KEY=self.key,
         )
 
+    def codex_compacting(self):
+        """Two turns, with a compaction between them. With a provider of this name Codex has the server compact; else it asks for a
+        summary by itself.
+        """
+        folder = self.home / ".codex"
+        folder.mkdir()
+        (folder / "config.toml").write_text(
+            f'model = "{self.model}"\nmodel_provider = "works"\nmodel_context_window = 100000\nmodel_auto_compact_token_limit = 20\n'
+            f'[model_providers.works]\nname = "OpenAI"\nbase_url = "{self.url}/v1"\nenv_key = "WORKS_KEY"\n'
+        )
+        told = [self.modules / ".bin/codex", "exec", "--skip-git-repo-check", "--json"]
+        said = self.run([*told, "say it"], WORKS_KEY=self.key)
+        return said + self.run([*told, "resume", "--last", "say more"], WORKS_KEY=self.key)
+
     def claude(self):
         """Base URL and key alone: it asks for its own newest model."""
         program = self.native(

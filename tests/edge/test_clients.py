@@ -17,6 +17,7 @@ from tests.edge.agents import Agent
 from tests.edge.check import Books
 from tests.edge.vendor import OUTPUT, PROMPT, TEXT, Vendor
 from tests.support.server import until
+from tokenworks.gateway.protocol.compaction import INSTRUCTION, PREFACE
 
 pytestmark = pytest.mark.xdist_group("edge-clients")
 HERE = Path(__file__).parent / "clients"
@@ -231,6 +232,20 @@ def agent_works(paid, tmp_path, name, *, install):
     agent = Agent(tmp_path / "home", paid.url, paid.key, MODEL, install=install)
     said = getattr(agent, name)()
     assert TEXT in said, said[-3000:]
+    paid.charged()
+
+
+def test_codex_goes_on_after_a_compaction_by_a_deployment_that_speaks_chat_alone(bench, vendor, tmp_path):
+    bench.server.add_deployment(
+        "chatty", "chatty", f"http://127.0.0.1:{vendor.port}/v1", "--protocol", "chat"
+    )
+    paid = Paid(bench, vendor)
+    agent = Agent(tmp_path / "home", paid.url, paid.key, "chatty")
+    said = agent.codex_compacting()
+    assert said.count(TEXT) == 2 and "turn.failed" not in said, said[-3000:]
+    first, summary, last = [json.dumps(hit[3]["messages"]) for hit in paid.vendor.seen[paid.before :]]
+    assert INSTRUCTION in summary and INSTRUCTION not in first + last
+    assert f"{PREFACE}{TEXT}" in last.replace("\\n", "\n"), "the next turn has the summary"
     paid.charged()
 
 

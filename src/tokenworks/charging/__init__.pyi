@@ -99,6 +99,7 @@ from tokenworks.charging.prices import first_that_pays
 from tokenworks.charging.questions import (
     BLOCKED_KEYS,
     CLOCK_OFFSET,
+    CONTENT_KEYS,
     CONTENT_LOG,
     DATABASE_ALIVE,
     DEPLOYMENT_PAUSE,
@@ -124,6 +125,8 @@ from tokenworks.charging.replay import (
 from tokenworks.charging.wiring_messages import (
     BlockedKeys,
     ClockOffset,
+    ContentKeys,
+    ContentKeysAsked,
     ContentToLog,
     DatabaseAlive,
     DeploymentPause,
@@ -154,6 +157,7 @@ __all__ = [
     "BLOCKED_KEYS",
     "CLOCK_OFFSET",
     "COMMIT_US",
+    "CONTENT_KEYS",
     "CONTENT_LOG",
     "CONTENT_LOG_SHOWN_MAX",
     "COUNT_NEED",
@@ -201,6 +205,8 @@ __all__ = [
     "ChargeNotFound",
     "Charges",
     "ClockOffset",
+    "ContentKeys",
+    "ContentKeysAsked",
     "ContentLog",
     "ContentLogEntry",
     "ContentLogLimits",

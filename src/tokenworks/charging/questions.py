@@ -13,6 +13,8 @@ from tokenworks.charging import wire
 from tokenworks.charging.wiring_messages import (
     BlockedKeys,
     ClockOffset,
+    ContentKeys,
+    ContentKeysAsked,
     ContentToLog,
     DatabaseAlive,
     DeploymentPause,
@@ -83,6 +85,12 @@ DEPLOYMENT_PAUSE: Final = Question(
 REPLAY_LOOKUP: Final = Question("replay", ReplayLookup, wire.BodyDecoder("the answer of replay", ReplayFound))
 REPLAY_KEEP: Final = Question("keep", ReplayToKeep, wire.BodyDecoder("the answer of keep", bool))
 REPLAY_DROP: Final = Question("unclaim", ReplayName, wire.BodyDecoder("the answer of unclaim", type(None)))
+
+
+# Keys of contents that lie with a client.
+CONTENT_KEYS: Final = Question(
+    "content_keys", ContentKeysAsked, wire.BodyDecoder("the answer of content_keys", ContentKeys)
+)
 
 
 # An entry of the log of content; the answer is whether it was stored.

@@ -158,6 +158,27 @@ class ReplayToKeep(Struct, frozen=True, array_like=True, gc=False):
     expires_in_s: int
 
 
+class ContentKeysAsked(Struct, frozen=True, array_like=True, gc=False):
+    """The question for keys of contents that lie with a client (`trust.new_content_key`), for this member. `sealed`: keys to be opened;
+    `makes`: a new one is wanted.
+    """
+
+    account_id: str
+    member_id: str
+    sealed: list[bytes]
+    makes: bool
+
+
+class ContentKeys(Struct, frozen=True, array_like=True, gc=False):
+    """The answer to `ContentKeysAsked`. `opened`: a key for each sealed one, empty for one that is not this member's. `key`, `sealed`: a
+    new key, and the same sealed; both empty if none is wanted, or the account's subscriber is erased.
+    """
+
+    opened: list[bytes]
+    key: bytes
+    sealed: bytes
+
+
 class ContentToLog(Struct, frozen=True, array_like=True, gc=False):
     """A request and its answer for the log of its key. `request_bytes` and `answer_bytes` are their sizes; what is here of them may be cut.
     `outcome`: the state of the usage record.

@@ -16,7 +16,7 @@ from tokenworks.app.settings import PREFIX, Settings
 from tokenworks.charging import LOSS_CAUSES
 from tokenworks.cli.main import cli
 from tokenworks.factory import COUNT_PATHS, PROTOCOL_PATHS
-from tokenworks.gateway import CODES, COUNTERS, GAUGES, OUTCOMES, SERIES_MAX
+from tokenworks.gateway import CODES, COMPACT_PATH, COUNTERS, GAUGES, OUTCOMES, SERIES_MAX
 from tokenworks.kernel import Conflict, NotFound, TokenworksError
 from tokenworks.web import status_of
 
@@ -155,6 +155,10 @@ def _routes() -> list[str]:
         lines.append(f"| public | `POST {path}` | {protocol}, streamed and not, metered |")
     for path in COUNT_PATHS.values():
         lines.append(f"| public | `POST {path}` | counts a request's tokens, costs nothing |")
+    lines.append(f"| public | `POST {COMPACT_PATH}` | compacts a conversation, metered |")
+    lines.append(
+        "| public | `/v1/responses/{id}`, `/v1/chat/completions/{id}` and below | reads, lists and deletes stored answers ([RESPONSES](RESPONSES.md)) |"
+    )
     lines.append("| public | `GET /v1/key`, `GET /v1/usage` | what is left to a key, and its usage in sums |")
     lines.append("| public | `GET /v1/models`, `GET /v1/models/{id}` | the models that this key may use |")
     lines.append("| public | `GET /healthz`, `GET /readyz` | of the worker that answers |")

@@ -17,7 +17,7 @@ from tokenworks.factory.errors import (
     ProtocolsUnknown,
     TraceFaulty,
 )
-from tokenworks.factory.facts.endpoints import auth_headers, auth_of, paths_of
+from tokenworks.factory.facts.endpoints import COMPACT, auth_headers, auth_of, paths_of
 from tokenworks.factory.facts.image_size import image_size
 from tokenworks.factory.facts.list_prices import ListPrice, paid_price, price_of, price_text, source_date
 from tokenworks.factory.facts.media import MediaRules, media_rules
@@ -104,6 +104,7 @@ from tokenworks.factory.simulation.traces import SYNTHETIC, read_trace
 __all__ = [
     "BLOCK_BYTES",
     "BUILT_IN",
+    "COMPACT",
     "COOL_DOWN_S",
     "COUNT_PATHS",
     "FAILURES_TO_OPEN",

@@ -3,6 +3,7 @@ from tokenworks.gateway.explained import explain_route
 from tokenworks.gateway.keys import KeyCache
 from tokenworks.gateway.plane import Plane
 from tokenworks.gateway.protocol.codes import CODES
+from tokenworks.gateway.protocol.compaction import COMPACT_PATH
 from tokenworks.gateway.protocol.fields import warm
 from tokenworks.gateway.request_log import file_of, find_lines
 from tokenworks.gateway.seen import read_seen
@@ -26,6 +27,7 @@ __all__ = [
     "ADDED_US",
     "BUCKETS_MS",
     "CODES",
+    "COMPACT_PATH",
     "COUNTERS",
     "GAUGES",
     "HISTOGRAMS",

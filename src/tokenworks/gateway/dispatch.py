@@ -9,24 +9,26 @@ from tokenworks.gateway.http.cors import Origins, is_preflight, preflight_respon
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.inflate import UNKNOWN_CODING, RequestDecoding
 from tokenworks.gateway.http.passthrough import ControlExchange
-from tokenworks.gateway.http.paths import KEY_PATHS, STORED_HEAD
+from tokenworks.gateway.http.paths import KEY_PATHS, STORED_CHAT_HEAD, STORED_HEAD
 from tokenworks.gateway.http.pools import Pools
 from tokenworks.gateway.http.proxies import Proxies
 from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.identify import BAD_KEY, KEYS_AWAY, NO_KEY, Identification
 from tokenworks.gateway.keys import KeyEntry
+from tokenworks.gateway.protocol.compaction import COMPACT_PATH, triggered
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.usage import BOM
 from tokenworks.gateway.request import stored_routes
 from tokenworks.gateway.request.models import ModelList, read_page, with_model
 from tokenworks.gateway.request.refusals import not_found
 from tokenworks.gateway.request.running import RunningRequests
+from tokenworks.gateway.request.storing import RESPONSES
 from tokenworks.gateway.shared import Shared
 
-_PROTOCOL_OF: Final = {path: protocol for protocol, path in PROTOCOL_PATHS.items()}
+_PROTOCOL_OF: Final[dict[str, str]] = {path: protocol for protocol, path in PROTOCOL_PATHS.items()}
 # Routes that count a request's tokens, which costs nothing.
 _COUNTED_OF: Final = {path: protocol for protocol, path in COUNT_PATHS.items()}
-_METERED_PATHS: Final = frozenset({*_PROTOCOL_OF, *_COUNTED_OF})
+_METERED_PATHS: Final = frozenset({*_PROTOCOL_OF, *_COUNTED_OF, COMPACT_PATH})
 _KNOWN_PATHS: Final = frozenset({*_METERED_PATHS, *KEY_PATHS, "/v1/models"})
 NO_WEBSOCKET: Final = Refusal(
     426, "upgrade_required", "WebSocket is not spoken here: send the same request over HTTP"
@@ -85,6 +87,7 @@ class Dispatch:
             and not head.upgrade
             and head.coding == b""
             and head.model is None
+            and path != COMPACT_PATH
         )
         if self.proxies.networks:
             conn.set_address(self.proxies.client_address(conn.peer, head))
@@ -116,7 +119,7 @@ class Dispatch:
             self._metered_after_a_look(conn, head, body, protocol)
         elif path in KEY_PATHS:
             self._of_key(conn, head)
-        elif path.startswith(STORED_HEAD):
+        elif path.startswith((STORED_HEAD, STORED_CHAT_HEAD)):
             self._of_response(conn, head)
         elif path.startswith("/v1/") or path == "/v1" or head.similar_route is not None:
             self._models(conn, head)
@@ -145,6 +148,12 @@ class Dispatch:
     def _metered_of_path(self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None) -> None:
         if head.model is not None:
             body = with_model(body, head.model)
+        if head.path == COMPACT_PATH:
+            compacting = triggered(body)
+            if isinstance(compacting, Refusal):
+                conn.refuse(compacting)
+                return
+            protocol, body = RESPONSES, compacting
         self._metered(conn, head, body, protocol or _COUNTED_OF[head.path], free=protocol is None)
 
     def _inflate(self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None) -> None:

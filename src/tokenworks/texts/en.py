@@ -47,7 +47,7 @@ _PAGES: Final = {
     "capped_at": "Up to {quantity}", "only_models": "Only {models}", "no_limits": "No limit, all models", "stop_key": "Stop",
     "stop_key_sure": "The key stops working at once. You can't undo this.", "stop_key_now": "Stop this key", "key_live": "active", "key_stopped": "stopped", "key_expired": "expired",
     "stopped_keys": "Keys that no longer work", "more_keys": "{count} more keys are not shown.",
-    "keys_stored": "We don't store your prompts or the answers, unless a request asks for it or a key's log is turned on.", "key_logged": "Log is on: its requests and answers are stored encrypted for a limited time", "from_order_page": "From the shop",
+    "keys_stored": "We don't store your prompts or the answers, unless a key's log is turned on or an app that uses your key asks us to keep them.", "key_logged": "Log is on: its requests and answers are stored encrypted for a limited time", "from_order_page": "From the shop",
     "my_products": "My plans", "no_products": "You have no plans yet. Once you have ordered one, you can change, pause or cancel it here.", "order_now": "Go to the shop", "active": "active",
     "suspended": "paused", "pendingActive": "being set up", "cancelled": "cancelled", "aborted": "not set up", "expired": "ended",
     "period": "{begin} to {end}", "this_period": "This period", "ends_on": "Ends after {day}; nothing more is charged", "changes_on": "Changes to {name} on {day}, {price}",

@@ -53,7 +53,7 @@ _PAGES: Final = {
     "capped_at": "最多 {quantity}", "only_models": "仅限 {models}", "no_limits": "不限量，不限模型", "stop_key": "停用",
     "stop_key_sure": "停用后立即失效，且无法恢复。", "stop_key_now": "确认停用", "key_live": "使用中", "key_stopped": "已停用", "key_expired": "已过期",
     "stopped_keys": "已失效的密钥", "more_keys": "另有 {count} 个密钥未显示。",
-    "keys_stored": "我们不保存您的提问和回答，除非请求中要求保存，或某个密钥开启了日志。", "key_logged": "日志已开启：该密钥的请求和回答会加密保存一段时间", "from_order_page": "订购页创建",
+    "keys_stored": "我们不保存您的提问和回答，除非您为某个密钥开启了日志，或使用密钥的应用要求保存。", "key_logged": "日志已开启：该密钥的请求和回答会加密保存一段时间", "from_order_page": "订购页创建",
     # Products.
     "my_products": "我的套餐", "no_products": "您还没有套餐。订购后，可以在这里变更、暂停或取消。", "order_now": "去订购", "active": "使用中",
     "suspended": "已暂停", "pendingActive": "开通中", "cancelled": "已取消", "aborted": "未能开通", "expired": "已到期",

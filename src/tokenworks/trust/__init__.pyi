@@ -82,6 +82,13 @@ from tokenworks.trust.secret_files import (
     strays,
     versions_of,
 )
+from tokenworks.trust.vault.content_key import (
+    SEALED_KEY_BYTES,
+    new_content_key,
+    open_content,
+    open_content_key,
+    seal_content,
+)
 from tokenworks.trust.vault.lookup import TAIL_DIGITS, has_part, normal_id_number
 from tokenworks.trust.vault.persons import Document, checked_id_number
 from tokenworks.trust.vault.secrets import (
@@ -104,6 +111,7 @@ __all__ = [
     "ONE_PERSON_OPERATIONS",
     "PEPPER",
     "PEPPER_BYTES",
+    "SEALED_KEY_BYTES",
     "STAFF_ROLES",
     "TAIL_DIGITS",
     "VAULT_KEY_BYTES",
@@ -186,12 +194,16 @@ __all__ = [
     "load_peppers",
     "load_vault_secrets",
     "make_secret",
+    "new_content_key",
     "new_pepper",
     "normal_id_number",
+    "open_content",
+    "open_content_key",
     "read_private",
     "read_secret",
     "report_secrets",
     "retire_pepper",
+    "seal_content",
     "skeleton",
     "strays",
     "use_pepper",

@@ -51,6 +51,13 @@ def test_a_conversation_is_the_input_and_the_output_in_order_without_ids_of_the_
     assert found == [{"role": "user", "content": "hi", "id": "mine"}, *without]
 
 
+def test_a_compaction_in_the_output_stands_for_all_items_before_it():
+    items = input_items(raw(input=[{"role": "user", "content": "hi"}])["input"])
+    compaction = {"type": "compaction", "id": "cmp_1", "encrypted_content": "x"}
+    found = plain(conversation(stored([MESSAGE, compaction, CALL], items)))
+    assert [item["type"] for item in found] == ["compaction", "function_call"]
+
+
 def test_a_text_is_the_message_of_a_user():
     assert plain(input_items(raw(input='say "hi"\n')["input"])) == [{"role": "user", "content": 'say "hi"\n'}]
 

@@ -253,3 +253,52 @@ def test_what_came_after_its_client_had_left_is_not_stored_where_the_plan_waives
     assert (record.reason, bool(record.loss)) == ("client_gone", waived)
     worker.recorder.durable()
     assert is_over(worker)
+
+
+CHATTED = {"id": "c-9", "object": "chat.completion", "created": 5, "model": "m",
+           "choices": [{"index": 0, "message": {"role": "assistant", "content": "six"}, "finish_reason": "stop"}],
+           "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}}  # fmt: skip
+CHUNKS = [
+    {"id": "c-9", "object": "chat.completion.chunk", "created": 5, "model": "m", "choices": [{"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": finish}]}
+    for text, finish in (("s", None), ("ix", None), ("", "stop"))
+] + [{"id": "c-9", "object": "chat.completion.chunk", "created": 5, "model": "m", "choices": [], "usage": CHATTED["usage"]}]  # fmt: skip
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_chat_completion_is_stored_as_its_client_got_it_and_no_deployment_stores_it(streamed):
+    worker = storing(protocols=("chat",))
+    asked = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
+    exchange = worker.begins(store=True, metadata={"k": "v"}, **asked)
+    assert "store" not in worker.upstream().body
+    if streamed:
+        data = b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in CHUNKS) + b"data: [DONE]\n\n"
+        worker.upstream().answers(data, kind=b"text/event-stream")
+    else:
+        worker.upstream().answers(json.dumps(CHATTED).encode())
+    worker.upstream().ends()
+    assert not worker.recorder.records, "the completion is stored first"
+    argument, answered = kept(worker)
+    assert argument.name == stored_name("acc", "member", "c-9", exchange.request_id, of_chat=True)
+    completion, items = read(argument)
+    assert completion["metadata"] == {"k": "v"} and completion["object"] == "chat.completion"
+    assert completion["choices"][0]["message"] == {"role": "assistant", "content": "six"}
+    assert completion["usage"] == CHATTED["usage"] and [item["role"] for item in items] == ["user"]
+    answered(True)
+    ((record, _),) = worker.recorder.records
+    assert (record.state, sum(record.c)) == ("complete", 12)
+    worker.recorder.durable()
+    assert is_over(worker)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"permitted": False}, {"stored_response_days": 0}, {"replay_answer_bytes_max": 10}]
+)
+def test_a_chat_completion_that_can_not_be_stored_is_refused_before_it_costs_anything(settings):
+    worker = storing(protocols=("chat",), **settings)
+    worker.begins(store=True)
+    refusal = worker.client.refused
+    assert (refusal.status, refusal.code) in {(400, "unpriced_field"), (413, "response_too_large")}
+    assert not worker.pools and not worker.held
+    plain = storing(protocols=("chat",), **settings)
+    exchange = plain.begins(store=False)
+    assert exchange.stored is None and plain.upstream().body["store"] is False

@@ -4,11 +4,14 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from msgspec import Raw
 
 from tests.gateway.request.support import Worker
 from tests.gateway.request.test_storing import document, found, questions
 from tokenworks.charging import REPLAY_DROP, REPLAY_LOOKUP, ReplayFound
 from tokenworks.gateway.http.head import parse_head
+from tokenworks.gateway.protocol.fields.scan import object_decoder
+from tokenworks.gateway.protocol.stored_completions import encode_completion, messages_of
 from tokenworks.gateway.request.replay import stored_name
 from tokenworks.gateway.request.stored_routes import StoredRoute, refusal_of
 
@@ -93,13 +96,34 @@ def test_operations_count_as_requests_of_the_key_while_they_wait():
 @pytest.mark.parametrize(
     ("method", "path", "code"),
     [
-        ("POST", "/v1/responses/compact", "unsupported_operation"),
         ("GET", "/v1/responses/resp_1?stream=true", "unsupported_operation"),
+        ("GET", "/v1/responses/resp_1?include=x&stream=True", "unsupported_operation"),
+        ("GET", "/v1/responses/resp_1?stream=1&starting_after=4", "unsupported_operation"),
+        ("GET", "/v1/responses/resp_1?starting_after=4", "unsupported_operation"),
         ("POST", "/v1/responses/resp_1", "method_not_allowed"),
         ("DELETE", "/v1/responses/resp_1/cancel", "method_not_allowed"),
         ("POST", "/v1/responses/resp_1/input_items", "method_not_allowed"),
         ("GET", "/v1/responses/resp_1/other", "not_found"),
+        ("POST", "/v1/chat/completions/c-1", "method_not_allowed"),
+        ("GET", "/v1/chat/completions/c-1?stream=true", "unsupported_operation"),
     ],
 )
 def test_other_operations_are_refused(method, path, code):
     assert refusal_of(head_of(method, path)).code == code
+
+
+def test_a_chat_completion_is_read_with_its_messages_and_deleted_and_is_no_response():
+    fields = object_decoder.decode(json.dumps({"id": "c-1", "object": "chat.completion", "choices": []}))
+    kept = encode_completion(fields, messages_of(Raw(b'[{"role":"user","content":"2+2"}]')), Raw(b"{}"))
+    asked = Asked("GET", "/openai/v1/chat/completions/c-1").answer(found(kept))
+    assert asked.written == [(200, {"id": "c-1", "object": "chat.completion", "choices": [], "metadata": {}})]
+    name = questions(asked.worker, REPLAY_LOOKUP)[0][0].name
+    assert name.digest == stored_name("acc", "member", "c-1", "", of_chat=True).digest
+    assert name.digest != stored_name("acc", "member", "c-1", "").digest
+    asked = Asked("GET", "/v1/chat/completions/c-1/messages?limit=5").answer(found(kept))
+    ((_, body),) = asked.written
+    assert [(each["id"], each["content"]) for each in body["data"]] == [("c-1-0", "2+2")]
+    asked = Asked("DELETE", "/v1/chat/completions/c-1").answer(found(kept)).answer(None, REPLAY_DROP)
+    asked.answer(ReplayFound("none"))
+    assert asked.written == [(200, {"object": "chat.completion.deleted", "id": "c-1", "deleted": True})]
+    assert not head_of("GET", "/v1/chat/completions/c-1/messages").messages, "its refusals are OpenAI's"

@@ -3,6 +3,8 @@
 import json
 
 from tests.support.people import NAME, PHONE, exported, rich
+from tokenworks.charging import STORED_RESPONSE, ContentToLog, ReplayName, ReplayToKeep
+from tokenworks.kernel import uuid7
 
 
 def test_an_export_has_all_that_is_stored_of_a_person(services, spender, subscriber, clock):
@@ -54,3 +56,20 @@ def test_an_export_is_streamed(services, subscriber):
     found, pieces = exported(services, subscriber)
     assert len(found["tables"]["notification"]) == 3000
     assert len(pieces) > 5 and max(map(len, pieces)) < 100_000
+
+
+def test_what_is_stored_of_prompts_is_exported_also_where_it_was_cut_inside_a_character(services, subscriber):
+    request, account = uuid7().hex, subscriber.account_id.hex
+    cut = "问题".encode()[:-1]
+    services.content_log.keep(
+        ContentToLog(account, request, uuid7().hex, uuid7().hex, "chat", "m", "complete", 6, 6, cut, cut),
+        subscriber.subscriber_id,
+    )
+    name = ReplayName(account, STORED_RESPONSE, b"d" * 32, request)
+    kept = ReplayToKeep(
+        name, b"", uuid7().hex, uuid7().hex, uuid7().hex, "application/json", "答案".encode(), 60
+    )
+    assert services.replays.keep(kept, subscriber.subscriber_id)
+    tables = exported(services, subscriber)[0]["tables"]
+    assert [(row["request"], row["answer"]) for row in tables["content_log"]] == [("问\ufffd", "问\ufffd")]
+    assert [row["answer"] for row in tables["replay_answer"]] == ["答案"]

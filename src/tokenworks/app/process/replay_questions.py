@@ -1,4 +1,6 @@
-"""Answers to give again, for the workers: looked up and stored in the recorder, whose records say which answers count."""
+"""Answers to give again, for the workers: looked up and stored in the recorder, whose records say which answers count. Keys of contents
+that lie with a client are made and opened here, too.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +11,8 @@ from psycopg import Connection
 
 from tokenworks.app.bootstrap import AppServices
 from tokenworks.charging import (
+    ContentKeys,
+    ContentKeysAsked,
     DatabaseThread,
     HostRecords,
     Recorder,
@@ -19,6 +23,7 @@ from tokenworks.charging import (
     decode_record,
 )
 from tokenworks.kernel import Unavailable
+from tokenworks.trust import SEALED_KEY_BYTES, new_content_key, open_content_key
 
 Result = TypeVar("Result")
 
@@ -56,6 +61,10 @@ class ReplayQuestions:
         """Raises `Unavailable`."""
         await self._run(partial(self._drop, name=name))
 
+    async def keys(self, asked: ContentKeysAsked) -> ContentKeys:
+        """Raises `Unavailable`."""
+        return await self._run(partial(self._keys, asked=asked))
+
     async def _run(self, call: Callable[[Connection], Result]) -> Result:
         if self._waiting >= WAITING_MAX:
             raise Unavailable("too many answers are asked for: come again")
@@ -88,3 +97,16 @@ class ReplayQuestions:
 
     def _drop(self, connection: Connection, name: ReplayName) -> None:
         self._make_services(connection).replays.drop(name)
+
+    def _keys(self, connection: Connection, asked: ContentKeysAsked) -> ContentKeys:
+        services, member_id = self._make_services(connection), UUID(asked.member_id)
+        subscriber = services.subscriptions.of_account(UUID(asked.account_id))
+        person = services.vault.key(subscriber.subscriber_id)
+        if person is None:
+            return ContentKeys([b""] * len(asked.sealed), b"", b"")
+        opened = [
+            (open_content_key(person, member_id, sealed) if len(sealed) == SEALED_KEY_BYTES else None) or b""
+            for sealed in asked.sealed
+        ]
+        key, sealed = new_content_key(person, member_id) if asked.makes else (b"", b"")
+        return ContentKeys(opened, key, sealed)

@@ -1,5 +1,5 @@
 """What workers ask the recorder that only the database or the whole host knows: keys, owners of stored responses, rests of deployments,
-answers to give again; and entries of the log of content, which only the database keeps.
+answers to give again, keys of contents; and entries of the log of content, which only the database keeps.
 """
 
 from msgspec import Raw
@@ -9,6 +9,7 @@ from tokenworks.app.process.host_conditions import HostConditions
 from tokenworks.app.process.key_lookups import KeyLookups
 from tokenworks.app.process.replay_questions import ReplayQuestions
 from tokenworks.charging import (
+    CONTENT_KEYS,
     CONTENT_LOG,
     DEPLOYMENT_PAUSE,
     KEYS,
@@ -60,6 +61,8 @@ class WorkerQuestions:
         if name == REPLAY_DROP.name:
             await self._replays.drop(REPLAY_DROP.decode_argument(argument))
             return REPLAY_DROP.answer(None)
+        if name == CONTENT_KEYS.name:
+            return CONTENT_KEYS.answer(await self._replays.keys(CONTENT_KEYS.decode_argument(argument)))
         if name == CONTENT_LOG.name:
             return CONTENT_LOG.answer(await self._content.keep(CONTENT_LOG.decode_argument(argument)))
         if name == DEPLOYMENT_PAUSE.name:

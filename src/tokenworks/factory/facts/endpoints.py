@@ -18,7 +18,13 @@ _BESIDE: Final[dict[str, str]] = {
     "input_tokens": COUNT_PATHS["responses"],
     "models": "/v1/models",
 }
-_PROTOCOL_OF: Final[dict[str, str]] = {"count_tokens": "messages", "input_tokens": "responses"}
+# An endpoint that only those base URLs have that name its path.
+COMPACT: Final[Endpoint] = "compact"
+_PROTOCOL_OF: Final[dict[str, str]] = {
+    "count_tokens": "messages",
+    "input_tokens": "responses",
+    COMPACT: "responses",
+}
 _PATHS: Final[dict[str, str]] = {str(name): path for name, path in PROTOCOL_PATHS.items()} | _BESIDE
 # How a credential is sent if the profile does not say it. For messages, vendors read one or the other.
 _BEARER: Final[dict[str, str]] = {"authorization": "Bearer {key}"}
@@ -75,7 +81,7 @@ def serving_base(deployment: Deployment, profile: Profile, endpoint: Endpoint) -
 
 
 def paths_of(deployment: Deployment, profile: Profile) -> dict[str, str]:
-    """The upstream path of each endpoint: a protocol, `count_tokens`, `input_tokens`, `models`."""
+    """The upstream path of each endpoint: a protocol, `count_tokens`, `input_tokens`, `models`, and `compact` where the profile has it."""
     paths: dict[str, str] = {}
     own_path = urlsplit(deployment.base_url).path
     own = base_url_of(deployment, profile)
@@ -84,7 +90,10 @@ def paths_of(deployment: Deployment, profile: Profile) -> dict[str, str]:
         # The path of a template is the deployment's own.
         base_path = own_path if base is None or base is own else urlsplit(base.url).path.rstrip("/")
         named = None if base is None else base.paths.get(endpoint)
-        paths[endpoint] = endpoint_path(base_path, _PATHS[endpoint]) if named is None else base_path + named
+        if named is not None:
+            paths[endpoint] = base_path + named
+        elif endpoint != COMPACT:
+            paths[endpoint] = endpoint_path(base_path, _PATHS[endpoint])
     return paths
 
 

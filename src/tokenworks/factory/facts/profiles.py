@@ -20,9 +20,17 @@ _SUFFIX: Final = ".yaml"
 # libyaml's loader is ten times as fast; both give the same result.
 LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-# What a path belongs to: a protocol, the count of a prompt's tokens (messages), the list of models.
+# What a path belongs to: a protocol, the count of a prompt's tokens, the list of models, the compaction of a conversation.
 Endpoint = Literal[
-    "chat", "completions", "embeddings", "responses", "messages", "count_tokens", "input_tokens", "models"
+    "chat",
+    "completions",
+    "embeddings",
+    "responses",
+    "messages",
+    "count_tokens",
+    "input_tokens",
+    "models",
+    "compact",
 ]
 ProfileKind = Literal["vendor", "aggregator", "engine"]
 # The kind of an error by its code: the kinds of a fault, `context` (the request is longer than the context), and `credential`.
@@ -46,8 +54,9 @@ class Source(_Frozen):
 class BaseUrl(_Frozen):
     """A base URL as the vendor prints it, with the protocols that it speaks. `{word}` in it stands for what only the operator knows.
 
-    `paths`: of endpoints whose path is not `Deployment.path`'s, below the base URL. `auth`: of this base URL, where it is not the
-    profile's. `plan`: a tariff with a base URL of its own (a coding plan); it is never taken unasked.
+    `paths`: of endpoints whose path is not `Deployment.path`'s, below the base URL. `compact`: the
+    vendor compacts conversations, by this path and by an item `compaction_trigger`; without it, it does not. `auth`: of this base URL,
+    where it is not the profile's. `plan`: a tariff with a base URL of its own (a coding plan); it is never taken unasked.
     """
 
     url: str

@@ -57,7 +57,7 @@ class DeploymentView(Health):
         """Take over what is declared of the deployment; what was observed stays."""
         self.deployment = deployment
         self.profile = profile_of(deployment.profile)
-        # The path of each protocol, of `count_tokens` and of `models`.
+        # The path of each protocol, of `count_tokens` and of `models`; of `compact` where the vendor has it.
         self.paths: dict[str, str] = paths_of(deployment, self.profile)
         self.draining = deployment.draining
         # An edge box is preferred for subscribers near its region, if it declares one.

@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 ENDPOINTS: Final = (
     "/messages/count_tokens",
     "/responses/input_tokens",
+    "/responses/compact",
     "/chat/completions",
     "/completions",
     "/embeddings",
@@ -40,7 +41,9 @@ KEY_PATHS: Final = frozenset(_OF_KEYS.values())
 _SLASHES: Final = re.compile("/{2,}")
 _MODEL: Final = re.compile(r"(.*?)/models/(.+)", re.DOTALL)
 _RESPONSE: Final = re.compile(r"(.*?)(/responses/[A-Za-z0-9_.:-]{1,200}(?:/input_items|/cancel)?)")
+_COMPLETION: Final = re.compile(r"(.*?)(/chat/completions/[A-Za-z0-9_.:-]{1,200}(?:/messages)?)")
 STORED_HEAD: Final = "/v1/responses/"
+STORED_CHAT_HEAD: Final = "/v1/chat/completions/"
 _AZURE: Final = re.compile(
     r"(?:/v1)*(?:/openai)?(?:/v1)?/deployments/([^/]+)(/chat/completions|/completions|/embeddings|/responses|/messages)"
 )
@@ -71,6 +74,10 @@ def target_of(path: str) -> RequestTarget | None:
         base = path[: -len(found)]
         if _is_base(base):
             return RequestTarget("/v1" + found)
+    completion = _COMPLETION.fullmatch(path)
+    if completion is not None and _is_base(completion[1]):
+        return RequestTarget("/v1" + completion[2])
+    if found is not None:
         if not base.startswith(("/api/", "/tmf-api/")):
             return RequestTarget(path, None, "/v1" + found)
         return None
@@ -125,4 +132,6 @@ def _is_base(base: str) -> bool:
 
 def speaks_messages(path: str) -> bool:
     """True if a path is of Anthropic's protocol, in which its refusals are written then."""
+    if "/chat/completions/" in path:
+        return False  # the messages of a stored chat completion
     return path.endswith(("/messages", "/messages/count_tokens")) or path.startswith("/anthropic")

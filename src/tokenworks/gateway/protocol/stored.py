@@ -28,6 +28,7 @@ _FALSE: Final = msgspec.Raw(b"false")
 _NULL: Final = msgspec.Raw(b"null")
 _NOTHING: Final = msgspec.Raw(b"[]")
 _REASONING: Final = msgspec.Raw(b'"reasoning"')
+_COMPACTION: Final = msgspec.Raw(b'"compaction"')
 _INCOMPLETE: Final = msgspec.Raw(b'"incomplete"')
 _AT_MAXIMUM: Final = msgspec.Raw(b'{"reason":"max_output_tokens"}')
 
@@ -80,7 +81,7 @@ def conversation(stored: StoredResponse) -> list[msgspec.Raw]:
     """The items that a request continues: the input and the output of the stored response.
 
     Items of the output lose their ids, which name nothing at a provider that did not store them, and reasoning that has an id alone is
-    left out: such a provider refuses both.
+    left out: such a provider refuses both. A compaction stands for all items before it.
     """
     items = list(stored.items)
     for item in items_decoder.decode(stored.fields["output"]):
@@ -89,6 +90,8 @@ def conversation(stored: StoredResponse) -> list[msgspec.Raw]:
             continue
         if fields.get("type") == _REASONING and not carries(fields):
             continue
+        if fields.get("type") == _COMPACTION:
+            items.clear()
         fields.pop("id", None)
         items.append(msgspec.Raw(_encode(fields)))
     return items
@@ -115,8 +118,8 @@ def whole_response(body: bytes) -> RawObject | None:
 def ended_response(events: bytes) -> RawObject | None:
     """The response in the last events of a whole stream; None if they have none."""
     found = None
-    for event in _events(events):
-        if _text(event, "type") in _ENDS and "response" in event:
+    for event in events_in(events):
+        if text_in(event, "type") in _ENDS and "response" in event:
             found = whole_response(bytes(event["response"]))
     return found
 
@@ -144,8 +147,8 @@ def cut_response(events: bytes, *, at_maximum: bool) -> RawObject | None:
     whole: dict[str, msgspec.Raw] = {}
     begun: dict[str, RawObject] = {}
     texts: dict[str, list[str]] = {}
-    for event in _events(events):
-        kind, place = _text(event, "type"), bytes(event.get("output_index", b"")).decode("ascii", "replace")
+    for event in events_in(events):
+        kind, place = text_in(event, "type"), bytes(event.get("output_index", b"")).decode("ascii", "replace")
         if "response" in event and base is None:
             base = whole_response(bytes(event["response"]))
         elif kind == "response.output_item.done" and "item" in event:
@@ -153,7 +156,7 @@ def cut_response(events: bytes, *, at_maximum: bool) -> RawObject | None:
         elif kind == "response.output_item.added" and "item" in event:
             begun[place] = whole_response(bytes(event["item"])) or {}
         elif kind == "response.output_text.delta":
-            texts.setdefault(place, []).append(_text(event, "delta"))
+            texts.setdefault(place, []).append(text_in(event, "delta"))
     if base is None:
         return None
     for place, pieces in texts.items():
@@ -178,10 +181,10 @@ def deleted_body(name: str) -> bytes:
     return _encode({"id": name, "object": "response", "deleted": True})
 
 
-def read_items_page(query: bytes) -> ItemsPage | Refusal:
-    """The part of a list that a query string names."""
+def read_items_page(query: bytes, order: str = "desc") -> ItemsPage | Refusal:
+    """The part of a list that a query string names. `order`: if it names none."""
     given = dict(parse_qsl(query.decode("ascii", "replace")))
-    limit, order = given.get("limit", str(ITEMS_LIMIT)), given.get("order", "desc")
+    limit, order = given.get("limit", str(ITEMS_LIMIT)), given.get("order", order)
     if not (limit.isascii() and limit.isdigit() and len(limit) <= 3 and 1 <= int(limit) <= ITEMS_LIMIT_MAX):
         return Refusal(400, "invalid_body", f"limit is a number from 1 to {ITEMS_LIMIT_MAX}", param="limit")
     if order not in {"asc", "desc"}:
@@ -195,27 +198,42 @@ def items_body(stored: StoredResponse, page: ItemsPage) -> bytes | None:
     Only the items of this part are read: a conversation may have very many.
     """
     items, head = stored.items, response_id(stored.fields) or ""
-    places = [place for place, item in enumerate(items) if bytes(memoryview(item)[:1]) == b"{"]
+    places = object_places(items)
     first = 0
     if page.after:
         first = _number_of(page.after, [items[place] for place in places], places, head)
         if not first:
             return None
+    shown, has_more = shown_places(places, first, page)
+    listed = [_listed(whole_response(bytes(items[place])) or {}, f"item_{place}_{head}") for place in shown]
+    return list_body(listed, has_more=has_more)
+
+
+def object_places(items: list[msgspec.Raw]) -> list[int]:
+    """The places of the objects in a list; other values are not shown."""
+    return [place for place, item in enumerate(items) if bytes(memoryview(item)[:1]) == b"{"]
+
+
+def shown_places(places: list[int], first: int, page: ItemsPage) -> tuple[list[int], bool]:
+    """The part of a list that is shown, and whether more follows; `places` is turned round for a descending order. `first`: the number, from 1, of the item after which the part begins;
+    0: the part begins the list.
+    """
     if not page.ascending:
         first = len(places) - first + 1 if first else 0
         places.reverse()
-    listed: list[RawObject] = []
-    for place in places[first : first + page.limit]:
-        fields = whole_response(bytes(items[place])) or {}
-        listed.append(_listed(fields, f"item_{place}_{head}"))
-    names = [_text(fields, "id") for fields in listed]
+    return places[first : first + page.limit], first + page.limit < len(places)
+
+
+def list_body(listed: list[RawObject], *, has_more: bool) -> bytes:
+    """A part of a list of objects with ids."""
+    names = [text_in(fields, "id") for fields in listed]
     return _encode(
         {
             "object": "list",
             "data": listed,
             "first_id": names[0] if names else None,
             "last_id": names[-1] if names else None,
-            "has_more": first + page.limit < len(places),
+            "has_more": has_more,
         }
     )
 
@@ -235,18 +253,18 @@ def _number_of(name: str, items: list[msgspec.Raw], places: list[int], head: str
 def _listed(fields: RawObject, own_id: str) -> RawObject:
     """An item as the list has it: with an id and a type, and the content of a message as parts."""
     listed = dict(fields)
-    if not _text(fields, "id"):
+    if not text_in(fields, "id"):
         listed["id"] = msgspec.Raw(_encode(own_id))
     if "type" not in fields and "role" in fields:
         listed["type"] = msgspec.Raw(b'"message"')
     content = fields.get("content")
     if content is not None and "role" in fields and bytes(memoryview(content)[:1]) == b'"':
-        kind = b"output_text" if _text(fields, "role") == "assistant" else b"input_text"
+        kind = b"output_text" if text_in(fields, "role") == "assistant" else b"input_text"
         listed["content"] = msgspec.Raw(b'[{"type":"%b","text":%b}]' % (kind, bytes(content)))
     return listed
 
 
-def _events(data: bytes) -> Iterable[RawObject]:
+def events_in(data: bytes) -> Iterable[RawObject]:
     """The objects in the data lines of a stream. Lines that are none are skipped."""
     for line in data.splitlines():
         if line.startswith(b"data:"):
@@ -255,7 +273,7 @@ def _events(data: bytes) -> Iterable[RawObject]:
                 yield fields
 
 
-def _text(fields: RawObject, name: str) -> str:
+def text_in(fields: RawObject, name: str) -> str:
     """A field's text; "" if it has none."""
     try:
         value = any_decoder.decode(fields.get(name, b"null"))

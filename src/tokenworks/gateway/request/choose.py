@@ -9,7 +9,9 @@ from typing import Final
 from tokenworks.catalog import Counts, amount
 from tokenworks.charging import hold_rate
 from tokenworks.factory import (
+    COMPACT,
     MODALITIES,
+    DeploymentView,
     Intent,
     Option,
     PlacementRequest,
@@ -240,7 +242,13 @@ def _take_route(request: KnownRequest, route: Route) -> Refusal | None:
     Returns the refusal of a request that names upstream objects, if no deployment speaks its protocol.
     """
     request.route, request.native, views = route, route.native, route.views
-    if route.translates:
+    if request.compaction is not None and request.compaction.relayed:
+        views = compacts(route)
+        request.native = len(views)
+        if not views:
+            message = f"no deployment of {request.model} compacts conversations"
+            return Refusal(400, "unsupported_operation", message)
+    elif route.translates:
         if request.parsed.objects:
             if not route.native:
                 return object_refusal(request, request.parsed.objects[0][0])
@@ -254,6 +262,11 @@ def _take_route(request: KnownRequest, route: Route) -> Refusal | None:
         request.native = len(views)
     request.views = views
     return None
+
+
+def compacts(route: Route) -> list[DeploymentView]:
+    """The deployments of a route whose vendor compacts conversations."""
+    return [view for view in route.views[: route.native] if COMPACT in view.paths]
 
 
 def modalities_of(parsed: Parsed) -> frozenset[str]:

@@ -7,6 +7,7 @@ where that has no room, or the recorder is away, the entry is left out and count
 from typing import Final
 
 from tokenworks.charging import CONTENT_LOG, ContentToLog
+from tokenworks.gateway.request.compacted import compacted_body
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.state import AnsweredAttempt, HeldRequest
 from tokenworks.gateway.shared import Shared
@@ -61,6 +62,8 @@ def _answer(parts: Parts, request: HeldRequest, attempt: AnsweredAttempt | None)
     answer = attempt.chunks[0]
     if attempt.whole is not None:
         answer = parts.answers.translated_body(attempt, attempt.whole, record.c)
+    if request.compaction is not None:
+        answer = compacted_body(request, answer) or b""
     return answer, len(answer)
 
 

@@ -5,6 +5,7 @@ from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.protocol.errors import Refusal, cut_events, error_event
 from tokenworks.gateway.protocol.meter import EventTooLarge, StreamMeter
 from tokenworks.gateway.request.answer import Answers, untranslated_end
+from tokenworks.gateway.request.compacted import compacted_end
 from tokenworks.gateway.request.cost import stream_end, whole_answer
 from tokenworks.gateway.request.refusals import no_hold
 from tokenworks.gateway.request.reply import broke_off, end_stream, write_whole
@@ -34,7 +35,9 @@ def write_end(conn: ClientConnection, attempt: AnsweredAttempt, answers: Answers
         body = answers.translated_body(attempt, attempt.whole, counted)
     else:
         body = attempt.chunks[0] if attempt.chunks else b""
-    write_whole(request, conn, whole_answer(request, body) if request.wants_cost else body)
+    if request.wants_cost:
+        body = whole_answer(request, body)
+    write_whole(request, conn, body if request.compaction is None else compacted_end(request, body))
 
 
 def interrupted_end(attempt: AnsweredAttempt, meter: StreamMeter, reason: str) -> bytes:

@@ -19,6 +19,7 @@ from tokenworks.gateway.protocol.usage import Usage
 from tokenworks.gateway.protocol.vendor_errors import Fault
 from tokenworks.gateway.request import count_tokens, credentials, opening
 from tokenworks.gateway.request.attempt import FOR_CLIENT, Attempt
+from tokenworks.gateway.request.compacting import needs_preparing, prepare
 from tokenworks.gateway.request.ending import write_end
 from tokenworks.gateway.request.fallback import NOTHING_LEFT, cause_of_fault
 from tokenworks.gateway.request.faults import client_refusal, refusal_for, vendor_fault
@@ -32,7 +33,6 @@ from tokenworks.gateway.request.replay import Replay
 from tokenworks.gateway.request.reply import broke_off, end_stream, write_whole
 from tokenworks.gateway.request.state import HeldRequest, TranslatedRequest
 from tokenworks.gateway.request.stored_answer import begin_replays
-from tokenworks.gateway.request.storing import RESPONSES, Storing, may_store
 from tokenworks.gateway.request.translating import speaks
 
 
@@ -71,8 +71,8 @@ class Exchange(HeldRequest):
             refusal = opening.read_body(self, self.body)
         if refusal is not None:
             self.refuse(refusal)
-        elif self.protocol == RESPONSES and may_store(self):
-            Storing(self.shared, self, self._go_on, self._check).run()
+        elif self.parsed.stores or (self.protocol == "responses" and needs_preparing(self)):
+            prepare(self.shared, self, self._go_on, self._check)
         else:
             self._check()
 

@@ -140,7 +140,8 @@ class Holds:
         )
         if hold is None:
             return False
-        if output < least or not parsed.output_field:
+        compaction = request.compaction
+        if output < least or not parsed.output_field or (compaction is not None and compaction.relayed):
             self.give(hold)
             return False
         request.hold, request.held_output = hold, output

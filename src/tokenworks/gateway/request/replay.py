@@ -37,6 +37,7 @@ from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields.errors import UNREADABLE
 from tokenworks.gateway.protocol.fields.scan import any_decoder
 from tokenworks.gateway.request.answer_copy import AnswerCopy
+from tokenworks.gateway.request.compacted import compacted_body
 from tokenworks.gateway.request.losses import is_filtered
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.record import AttemptCharge, ChargeCallback
@@ -164,6 +165,10 @@ class Replay:
         request = self._request
         if self._kind != IDEMPOTENCY_KEY:
             return b""
+        compaction = request.compaction
+        if compaction is not None:
+            # The body of a summary does not say in which shape it is wanted.
+            return _digest(request.head.path.encode(), request.head.query, request.body)
         return _digest(request.protocol.encode(), request.head.query, request.body)
 
     def _answered(self, found: ReplayFound | None) -> None:
@@ -313,7 +318,9 @@ class Replay:
             answer = attempt.chunks[0] if attempt.chunks else b""
             if attempt.whole is not None:
                 answer = self._parts.answers.translated_body(attempt, attempt.whole, charge.counts)
-            return answer if len(answer) <= size_max else None
+            if request.compaction is not None:
+                answer = compacted_body(request, answer) or b""
+            return answer if 0 < len(answer) <= size_max else None
         assert copy is not None, "a stream is stored for the cache alone"
         last, translator = attempt.meter.withheld, attempt.translator
         if translator is not None:
@@ -379,6 +386,7 @@ def begin_replay(
         key is not None
         and settings.idempotency_hours
         and not request.parsed.stream
+        and (request.compaction is None or not request.compaction.streams)
         and not key.startswith(SDK_KEYS)
     ):
         if _KEY.fullmatch(key) is None:
@@ -389,7 +397,7 @@ def begin_replay(
         return Replay(parts, request, missed, kept, given, refuse, IDEMPOTENCY_KEY, 0, age_s, refresh=False)
     percent, age_max_s = request.user.service.cache_percent, settings.cache_age_max_s
     wish = _WISH.fullmatch(headers.get(b"x-tokenworks-cache", b""))
-    if percent is None or not age_max_s or wish is None or request.stored is not None:
+    if percent is None or not age_max_s or wish is None or request.stored or request.compaction:
         return None
     if wish[2] is not None:
         age_max_s = min(age_max_s, int(wish[2]))
@@ -401,9 +409,11 @@ def begin_replay(
     )
 
 
-def stored_name(account_id: str, member_id: str, response_id: str, request_id: str) -> ReplayName:
+def stored_name(
+    account_id: str, member_id: str, response_id: str, request_id: str, *, of_chat: bool = False
+) -> ReplayName:
     """The name of a stored response: an id names it only for the member whose key stored it. `request_id`: the request that asks."""
-    digest = _digest(b"response", member_id.encode(), response_id.encode())
+    digest = _digest(b"completion" if of_chat else b"response", member_id.encode(), response_id.encode())
     return ReplayName(account_id, STORED_RESPONSE, digest, request_id)
 
 

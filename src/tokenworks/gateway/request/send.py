@@ -3,12 +3,12 @@
 import math
 from typing import Final
 
-from tokenworks.factory import DeploymentView
+from tokenworks.factory import COMPACT, DeploymentView
 from tokenworks.factory.facts.profiles import Endpoint
 from tokenworks.gateway.http.headers import forwarded, translated_lines
 from tokenworks.gateway.protocol.fields import allowed_query, render
 from tokenworks.gateway.request.place import Placements
-from tokenworks.gateway.request.state import AnsweredAttempt
+from tokenworks.gateway.request.state import AnsweredAttempt, ArrivedRequest
 from tokenworks.gateway.shared import Shared
 
 # The assumed speed of an answer that is not streamed, if another deployment could be tried.
@@ -30,12 +30,15 @@ class RequestRenderer:
         """The body for the attempt's deployment. Sets `dropped` to the fields that were removed."""
         request, view = attempt.request, attempt.view
         parsed, translated = attempt.parsed, attempt.translated
+        maximum = None if request.free else request.maximum
+        if request.compaction is not None and by_own_route(request):
+            maximum = None
         body, dropped = render(
             parsed,
             request.body if translated is None else parsed.body,
             view.deployment,
             view.profile,
-            maximum=None if request.free else request.maximum,
+            maximum=maximum,
             usage=not request.free,
         )
         attempt.dropped = (*parsed.dropped, *dropped) if dropped else parsed.dropped
@@ -53,6 +56,9 @@ class RequestRenderer:
         request, view, slot = attempt.request, attempt.view, attempt.slot
         number, forward = self._shared.heads_number, request.head.forward
         name = view.name if slot is None else slot.name
+        compacts = request.compaction is not None and by_own_route(request)
+        if compacts:
+            name += " " + COMPACT  # a request for a summary has the same head, and another path
         memo = forward.get(name)
         if memo is not None and memo[0] == number:
             known: bytes = memo[1]
@@ -61,6 +67,8 @@ class RequestRenderer:
         passing = allowed_query(protocol, request.head.query).decode()
         query = f"?{passing}" if passing else ""
         endpoint: Endpoint = _COUNTED[protocol] if request.free else protocol  # type: ignore[assignment]
+        if compacts:
+            endpoint = COMPACT
         host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
         reference = deployment.credential if slot is None else slot.reference
@@ -100,3 +108,9 @@ class RequestRenderer:
     def idle_timeout_s(self, view: DeploymentView) -> int:
         """The time limit between two bytes."""
         return view.deployment.idle_timeout_s or self._shared.settings.upstream_idle_timeout_s
+
+
+def by_own_route(request: ArrivedRequest) -> bool:
+    """True if the request goes to the vendor's own route for compactions, which knows no maximum of tokens."""
+    compaction = request.compaction
+    return compaction is not None and compaction.relayed and compaction.by_route

@@ -54,6 +54,7 @@ class ArrivedRequest:
         "began_s",
         "body",
         "choice",
+        "compaction",
         "conn",
         "copy",
         "counted_here",
@@ -156,26 +157,47 @@ class ArrivedRequest:
         self.record: UsageRecord | None = None
         self.answered = ""  # why a complete answer has no record
         self.refusal: Refusal | None = None
-        # (deployment, cause) of each attempt that gave nothing.
-        self.failures: list[tuple[str, str]] | None = None
+        self.failures: list[tuple[str, str]] | None = None  # (deployment, cause) of each that failed
         self.copy: AnswerCopy | None = None  # for the response cache, the log, or of a stream to be stored
         self.stored: ResponseToStore | None = None  # what is stored with its response
         self.stored_bytes = 0  # of the worker's memory budget, for the response that it continues
+        self.compaction: Compaction | None = None  # None: the request asks for none
         self.trace: RequestTrace | None = None  # None: the request has no spans
         if shared.tracer is not None:
             self.trace = shared.tracer.begin(head.headers.get(b"traceparent"), self.started_ms)
 
 
-class ResponseToStore:
-    """The part of a stored response that its request has. `items`: its whole input, with what it continues; `previous_id`: of the
-    response that it continues, or None.
+class Compaction:
+    """What a request has that asks for a compaction. `relayed`: its deployment compacts, and its answer is passed on; else the answer is
+    a summary. `by_route`: asked by the route for it, and not by an item of the input. `streams`: the client asked for a stream. `users`:
+    the user's messages, which stay. `key`, `sealed_key`: of the summary. `content`: the sealed summary, once there is one.
     """
 
-    __slots__ = ("items", "previous_id")
+    __slots__ = ("by_route", "content", "key", "relayed", "sealed_key", "streams", "users")
 
-    def __init__(self, items: list[Raw], previous_id: str | None) -> None:
+    def __init__(
+        self, relayed: bool, by_route: bool, streams: bool, users: list[Raw], key: bytes, sealed_key: bytes
+    ) -> None:
+        self.relayed = relayed
+        self.by_route = by_route
+        self.streams = streams
+        self.users = users
+        self.key = key
+        self.sealed_key = sealed_key
+        self.content = ""
+
+
+class ResponseToStore:
+    """The part of a stored response that its request has. `items`: its whole input, with what it continues; `previous_id`: of the
+    response that it continues, or None. `metadata`: of a chat completion, whose messages are its items.
+    """
+
+    __slots__ = ("items", "metadata", "previous_id")
+
+    def __init__(self, items: list[Raw], previous_id: str | None, metadata: Raw | None = None) -> None:
         self.items = items
         self.previous_id = previous_id
+        self.metadata = metadata
 
 
 class TranslatedRequest:

@@ -14,7 +14,13 @@ from tokenworks.gateway.protocol.stored import (
     whole_response,
     with_shown_output,
 )
+from tokenworks.gateway.protocol.stored_completions import (
+    completion_id,
+    encode_completion,
+    streamed_completion,
+)
 from tokenworks.gateway.request.answer_copy import AnswerCopy
+from tokenworks.gateway.request.compacted import compacted_response
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.record import AttemptCharge, ChargeCallback
 from tokenworks.gateway.request.replay import (
@@ -66,9 +72,13 @@ class StoredAnswer(Replay):
     def keep(self, charge: AttemptCharge) -> bool:
         """Have the response stored before its record is written; `kept(charge)` follows."""
         request, shared, stored = self._request, self._parts.shared, self._stored
-        response = self._response(charge)
-        name = None if response is None else response_id(response)
-        text = b"" if response is None else encode_stored(response, stored.items, stored.previous_id)
+        metadata = stored.metadata
+        response = self._response(charge) if metadata is None else self._completion(charge)
+        name, text = None, b""
+        if response is not None and metadata is None:
+            name, text = response_id(response), encode_stored(response, stored.items, stored.previous_id)
+        elif response is not None and metadata is not None:
+            name, text = completion_id(response), encode_completion(response, stored.items, metadata)
         if name is None or len(text) > shared.settings.replay_answer_bytes_max:
             # It is not stored. A large one does not go to the recorder, which would read it for nothing while the whole host waits.
             self._say(is_kept=False)
@@ -77,7 +87,9 @@ class StoredAnswer(Replay):
         request.counting = True
         media_type = _MEDIA_TYPE if charge.state == "complete" else STORED_CUT
         kept = ReplayToKeep(
-            stored_name(request.user.account_id, request.user.member_id, name, request.request_id), b"",
+            stored_name(
+                request.user.account_id, request.user.member_id, name, request.request_id, of_chat=metadata is not None
+            ), b"",
             request.user.member_id, shared.client.worker_id, request.usage_id, media_type, text, self._age_max_s,
         )  # fmt: skip
         shared.client.request(REPLAY_KEEP, kept, self._answer_kept)
@@ -103,8 +115,27 @@ class StoredAnswer(Replay):
             last = answers.translated_end(attempt, translator, meter, charge.counts)
             return None if attempt.end_failed else ended_response(last)
         if attempt.whole is not None:
-            return whole_response(answers.translated_body(attempt, attempt.whole, charge.counts))
-        return whole_response(attempt.chunks[0] if attempt.chunks else b"")
+            body = answers.translated_body(attempt, attempt.whole, charge.counts)
+            return compacted_response(self._request, body)
+        return compacted_response(self._request, attempt.chunks[0] if attempt.chunks else b"")
+
+    def _completion(self, charge: AttemptCharge) -> RawObject | None:
+        """The chat completion as its client gets it; None if it is not whole."""
+        attempt, answers, copy = charge.attempt, self._parts.answers, self._request.copy
+        meter, translator = attempt.meter, attempt.translator
+        if charge.state != "complete":
+            return None
+        if meter is None:
+            body = attempt.chunks[0] if attempt.chunks else b""
+            if attempt.whole is not None:
+                body = answers.translated_body(attempt, attempt.whole, charge.counts)
+            return whole_response(body)
+        last = meter.withheld
+        if translator is not None:
+            last = answers.translated_end(attempt, translator, meter, charge.counts)
+        if copy is None or copy.lost or attempt.end_failed:
+            return None
+        return streamed_completion(copy.content() + last)
 
     def _keep_repeat(self, charge: AttemptCharge) -> bool:
         return self._repeat is not None and self._repeat.keep(charge)

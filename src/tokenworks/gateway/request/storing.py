@@ -20,6 +20,7 @@ from tokenworks.gateway.protocol.stored import (
     input_items,
     stored_body,
 )
+from tokenworks.gateway.protocol.stored_completions import messages_of
 from tokenworks.gateway.request.opening import read_body
 from tokenworks.gateway.request.replay import stored_name
 from tokenworks.gateway.request.state import KnownRequest, ResponseToStore
@@ -32,6 +33,7 @@ IN_FLIGHT: Final = Refusal(
 )
 _TRUE: Final = Raw(b"true")
 _NULL: Final = Raw(b"null")
+_NO_METADATA: Final = Raw(b"{}")
 
 GoOn = Callable[[Refusal | None, Callable[[], None]], None]
 
@@ -47,6 +49,27 @@ def may_store(request: KnownRequest) -> bool:
 def _wish(parsed: Parsed) -> Raw:
     """The field `store`."""
     return (parsed.outer_fields if parsed.scan is None else parsed.fields).get("store", _NULL)
+
+
+def store_completion(shared: Shared, request: KnownRequest) -> Refusal | None:
+    """Have the completion of a chat stored. Returns the refusal if the plan has no store, or its messages are too large for it."""
+    settings = shared.settings
+    if not request.user.service.stores_responses or not settings.stored_response_days:
+        return Refusal(
+            400, "unpriced_field", "store can't be true: this plan stores no answers", param="store"
+        )
+    fields = request.parsed.fields
+    try:
+        messages = messages_of(fields["messages"])
+    except UNREADABLE:
+        return Refusal(400, "invalid_body", "messages has to be a list", param="messages")
+    if sum(map(len, messages)) > settings.replay_answer_bytes_max:
+        return _too_large("to be stored", settings.replay_answer_bytes_max)
+    # No deployment is asked to store it, too.
+    request.parsed.unnamed_cuts += (("store",),)
+    request.parsed.changed = True
+    request.stored = ResponseToStore(messages, None, fields.get("metadata", _NO_METADATA))
+    return None
 
 
 class Storing:

@@ -16,7 +16,7 @@ def refused(body, protocol="chat"):
 
 
 @pytest.mark.parametrize(("protocol", "more"), [
-    ("chat", {"web_search_options": {}}), ("chat", {"audio": {"voice": "x"}}), ("chat", {"store": True}), ("messages", {"service_tier": "flex"}), ("chat", {"service_tier": "priority"}),
+    ("chat", {"web_search_options": {}}), ("chat", {"audio": {"voice": "x"}}), ("messages", {"service_tier": "flex"}), ("chat", {"service_tier": "priority"}),
     ("messages", {"mcp_servers": [{"url": "x"}]}), ("messages", {"speed": "fast"}), ("messages", {"container": "c"}), ("messages", {"inference_geo": "us"}),
     ("responses", {"background": True}), ("responses", {"conversation": "c"}), ("responses", {"prompt": {"id": "p"}}), ("chat", {"modalities": ["text", "audio"]}),
     ("chat", {"prediction": {"type": "content", "content": "x"}}), ("messages", {"thread": {"type": "continue", "previous_message_id": "m"}}),

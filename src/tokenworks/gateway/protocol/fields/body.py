@@ -57,7 +57,8 @@ class Parsed(msgspec.Struct):
     `objects`: (field, id) of objects at the upstream. `links`: URLs that an upstream would fetch. `hosted`: declared tools that the vendor
     would run (also in `dropped`). `text_bytes`: an upper bound of the bytes of input text, without inline media. `inputs`: the number of
     texts in a batch. `hidden_reasoning`: the body requests reasoning, which a vendor may not show. `fallbacks`: models to fall back to;
-    None if the body does not say. `wants_cost`: the client requests the cost in the usage. `tagged`: a field becomes a tag.
+    None if the body does not say. `wants_cost`: the client requests the cost in the usage. `tagged`: a field becomes a tag. `summaries`: an item of
+    the input is a compaction, or asks for one.
     """
 
     protocol: str
@@ -88,6 +89,9 @@ class Parsed(msgspec.Struct):
     fallbacks: tuple[str, ...] | None = None
     wants_cost: bool = False
     tagged: bool = False
+    summaries: bool = False
+    # The field `store` of a chat is true: its completion is to be stored here.
+    stores: bool = False
     # Paths that are removed for each deployment: `cuts` are named in `dropped`, `unnamed_cuts` are fields for the gateway.
     cuts: tuple[FieldPath, ...] = ()
     unnamed_cuts: tuple[FieldPath, ...] = ()
@@ -240,7 +244,7 @@ def _scanned(body: bytes, fields: RawObject, lists: Lists) -> Parsed:
     parsed.scan, parsed.all_fields = scan, fields
     if scan.own:
         _read_own(parsed, fields, scan, fallbacks)
-    parsed.tagged = scan.tagged
+    parsed.tagged, parsed.summaries, parsed.stores = scan.tagged, scan.summaries, scan.stores
     parsed.changed = parsed.changed or changed or not canonical
     parsed.cuts += tuple(scan.cuts) + tuple(path for path, _ in scan.hosted)
     parsed.hosted = tuple(path_text((*path, kind)) for path, kind in scan.hosted)

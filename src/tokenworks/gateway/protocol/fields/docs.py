@@ -120,6 +120,7 @@ _TYPES: Final = {
     "drop": "dropped and named",
     "thought": "passes, unless a translated answer had it, which this provider could not read",
     "carried": "passes with content; with an id only it is dropped, and the ids of other items are dropped, too",
+    "summary": "passes to a deployment that compacts; else the gateway answers or reads it ([RESPONSES](RESPONSES.md))",
     "reference": "its `id` is checked: it works only for the account that received it",
 }
 

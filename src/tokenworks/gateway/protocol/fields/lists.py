@@ -29,7 +29,14 @@ PLAIN, OPAQUE, NESTED, VALUES, OBJECT_ID, LINK, DATA, TAGS = (
     "data",
     "tags",
 )
-CLIENT, HOSTED, REFERENCE, CARRIED, THOUGHT = "client", "hosted", "reference", "carried", "thought"
+CLIENT, HOSTED, REFERENCE, CARRIED, THOUGHT, SUMMARY = (
+    "client",
+    "hosted",
+    "reference",
+    "carried",
+    "thought",
+    "summary",
+)
 
 
 # Names, or names with the reason of their rule.
@@ -100,7 +107,8 @@ class Rule(msgspec.Struct, gc=False):
 
 class TypeRule(msgspec.Struct, gc=False):
     """The rule of objects with one `type`: pass, drop, `client` (a tool that the client runs), `hosted` (a tool that the vendor runs),
-    `reference` (its id refers to another object), `carried` (it passes with content; with an id only it is dropped), `thought` (it passes, unless a translated answer had it).
+    `reference` (its id refers to another object), `carried` (it passes with content; with an id only it is dropped), `thought` (it passes, unless a translated answer had it), `summary` (it stands for a
+    conversation, or asks for that).
     """
 
     action: str

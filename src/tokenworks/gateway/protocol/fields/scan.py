@@ -29,6 +29,7 @@ from tokenworks.gateway.protocol.fields.lists import (
     OWN,
     REFERENCE,
     REFUSE,
+    SUMMARY,
     TAGS,
     THOUGHT,
     VALUES,
@@ -44,6 +45,7 @@ DEPTH_MAX: Final = 16
 # Fields and objects that are removed from one body at most.
 CUTS_MAX: Final = 1_000
 LINKS_MAX: Final = 1_000
+STORE: Final = ("store",)
 ID_CHARS_MAX: Final = 200
 object_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 objects_decoder: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
@@ -69,7 +71,8 @@ class BodyScan:
     """The findings in one body. Paths to remove: `cuts` for each deployment, `unknown` unless the deployment passes unknown names,
     `extras` unless the deployment's profile is one of those named beside the path, `hosted` (with the tool's type) as the plan says,
     `own` always and unnamed: they are for the gateway. `tagged`: a field becomes a tag of the usage record. `translated` (reasoning of
-    translated answers) for each deployment that is sent the client's own body.
+    translated answers) for each deployment that is sent the client's own body. `summaries`: an item is a compaction, or asks
+    for one. `stores`: a chat completion is to be stored here.
     """
 
     __slots__ = (
@@ -84,6 +87,8 @@ class BodyScan:
         "media_bytes",
         "objects",
         "own",
+        "stores",
+        "summaries",
         "tagged",
         "translated",
         "unknown",
@@ -94,6 +99,8 @@ class BodyScan:
         self.cuts: list[FieldPath] = []
         self.unknown: list[FieldPath] = []
         self.own: list[FieldPath] = []
+        self.stores = False
+        self.summaries = False
         self.tagged = False
         self.extras: list[tuple[FieldPath, frozenset[str]]] = []
         self.hosted: list[tuple[FieldPath, str]] = []
@@ -169,6 +176,8 @@ class BodyScan:
             return kind
         elif rule.action == DROP:
             self.cuts.append(path)
+        elif rule.action == SUMMARY:
+            self.summaries = True
         elif rule.action == CARRIED and not carries(fields):
             self.cuts.append(path)
             self.id_only_items.add(path)
@@ -257,6 +266,8 @@ class BodyScan:
 
     def _allowed_value(self, rule: Rule, raw: msgspec.Raw, path: FieldPath) -> None:
         value = _decode(raw, path)
+        if value is True and path == STORE:
+            self.stores = True
         if value is None or _is_allowed(value, rule.allowed):
             return
         if isinstance(value, list) and value and all(_is_allowed(element, rule.allowed) for element in value):
