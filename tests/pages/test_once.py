@@ -118,6 +118,7 @@ FORMS = {
     "/sign-in/code": {"code": (lambda h: {"identifier": PHONE}, [])},
     "/sign-in": {"sign-in": (House.code, ["sign_in"])},
     "/sign-out": {"sign-out": (lambda h: {}, ["sign_out"])},
+    "/theme": {"theme": (lambda h: {"to": "dark"}, [])},
     "/language": {"language": (lambda h: {"to": "en"}, [])},
 }  # fmt: skip
 CASES = [(route, name, *case) for route, cases in FORMS.items() for name, case in cases.items()]

@@ -14,8 +14,12 @@ from tokenworks.web.urls import BaseUrl, CleanUrl
 ROUTERS: Final = (*api.ROUTERS, *pages.ROUTERS)
 
 
-def make_api(open_services: OpenServices, send_code: CodeSender, public_url: str = "") -> FastAPI:
-    """`open_services` opens every room's services for one request, on a connection of the request's own."""
+def make_api(
+    open_services: OpenServices, send_code: CodeSender, public_url: str = "", *, is_dev: bool = False
+) -> FastAPI:
+    """`open_services` opens every room's services for one request, on a connection of the request's own. `is_dev`: the page /style is
+    there.
+    """
     app = FastAPI(
         title="Tokenworks",
         version=__version__,
@@ -31,6 +35,8 @@ def make_api(open_services: OpenServices, send_code: CodeSender, public_url: str
     )
     app.state.open_services = open_services
     app.state.send_code = send_code
+    app.state.is_dev = is_dev
+    app.state.event_streams = pages.EventStreams()
     app.state.exports = threading.BoundedSemaphore(api.EXPORTS_AT_ONCE)
     app.add_middleware(BaseUrl, public_url=public_url)
     app.add_middleware(CleanUrl, refuse=lambda found: problem(400, "Invalid", found))

@@ -76,7 +76,9 @@ def make_control_app(url: Callable[[], str], settings: Settings, secrets: Proces
             upkeep.cancel()
             await asyncio.to_thread(pool.close)
 
-    app = make_api(open_services, code_sender(settings), settings.public_url)
+    app = make_api(
+        open_services, code_sender(settings), settings.public_url, is_dev=settings.environment == "dev"
+    )
     app.router.lifespan_context = lifespan
 
     return app
