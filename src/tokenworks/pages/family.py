@@ -11,7 +11,7 @@ from tokenworks.kernel import TokenworksError, format_tokens
 from tokenworks.pages.page import FormText, Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.phrases import read_tokens
 from tokenworks.pages.words import WORDS
-from tokenworks.subscriptions import BILLING_ZONE, Member, check_rank, may_manage, normal_number
+from tokenworks.subscriptions import BILLING_ZONE, Member, check_rank, may_manage, normal_number, parse_phone
 from tokenworks.texts import Language
 from tokenworks.web.actions import audited_member
 from tokenworks.web.client import client_address, is_secure
@@ -149,7 +149,7 @@ def invite(
     form = _Form(phone, name, cap, period)
     error_at: str | None = "phone"
     try:
-        number = normal_number(phone)
+        number = parse_phone(normal_number(phone))
         error_at = "cap"
         cap_tokens = read_tokens(cap)
         error_at = None
