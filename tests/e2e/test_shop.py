@@ -1,11 +1,13 @@
 """From the shop to a request: ordered on the page of a running server, used at its gateway, seen on the usage page."""
 
+import http.client
 import re
 
 import pytest
 
 from tests.pages.person import CHROMIUM, Person, needs_browser
 from tests.support.server import until
+from tokenworks.pages.events import STREAMS_OF_ONE_MAX
 
 
 @needs_browser
@@ -47,3 +49,33 @@ def test_a_key_from_the_order_page_works_and_its_use_is_on_the_usage_page(server
         assert [c for c in person.complaints if "404" not in c] == []
         person.context.close()
         browser.close()
+
+
+def test_events_of_a_page_come_through_the_gateway_as_they_happen(server):
+    """`/style/events` of a dev environment sends the time once a second; an answer that were relayed whole would come after minutes."""
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+    connection.request("GET", "/style/events", headers={"accept": "text/html, text/event-stream"})
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    assert answer.headers["transfer-encoding"] == "chunked" and answer.headers["x-request-id"]
+    assert answer.readline() == b"retry: 3000\n"
+    times = []
+    while len(times) < 2:
+        line = answer.readline()
+        assert line, "the stream ended"
+        if line.startswith(b"data: "):
+            times.append(line)
+    assert times[0] < times[1] or times[1] < b"data: 00:01"
+    connection.close()
+    # The place among the streams is given back: one after the other, more can be opened than at once.
+    for _ in range(STREAMS_OF_ONE_MAX + 1):
+        until(lambda: opened(server) == 200, what="a place for a stream")
+
+
+def opened(server):
+    """The status of a stream that is opened and closed."""
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+    connection.request("GET", "/style/events", headers={"accept": "text/event-stream"})
+    status = connection.getresponse().status
+    connection.close()
+    return status

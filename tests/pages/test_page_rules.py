@@ -165,20 +165,20 @@ def test_a_stranger_sees_prices_and_windows_in_natural_words(client):
     assert not re.search(r"[\u4e00-\u9fff]", page.replace("中文", ""))
 
 
-def test_the_root_leads_people_to_the_shop_and_tells_programs_what_this_is(client):
+def test_the_root_is_the_shop_for_a_stranger_and_tells_programs_what_this_is(client, li, enter):
     for headers in (BROWSER, {}):
         answer = client.get("/", headers=headers, follow_redirects=False)
-        assert (answer.status_code, answer.headers["location"]) == (303, "/order")
+        assert answer.status_code == 200 and "选择套餐" in answer.text and "¥9.90" in answer.text
     assert client.get("/", headers={"accept": "application/json"}).json()["service"] == "tokenworks"
+    enter(li)
+    assert "剩余词元" in client.get("/", headers=BROWSER).text
 
 
 def test_people_get_error_pages_and_programs_problem_details(client, li, enter):
     for path in ("/nothing", "/api/nothing", "/products/x/cancel", "/static/nothing", "/sign-out"):
         answer = client.get(path, headers=BROWSER)
         assert answer.headers["content-type"].startswith("text/html"), path
-        assert answer.status_code in {404, 405} or (
-            path.startswith("/products") and answer.status_code == 200
-        )
+        assert answer.status_code == 401 if path.startswith("/products") else answer.status_code in {404, 405}
         assert answer.headers["content-security-policy"].startswith("default-src 'none'")
     assert "没有这个页面" in client.get("/nothing", headers=BROWSER).text
     assert "There is no such page" in client.get("/nothing", headers=ENGLISH).text
@@ -187,7 +187,7 @@ def test_people_get_error_pages_and_programs_problem_details(client, li, enter):
         assert answer.status_code == 404 and answer.json()["title"] == "NotFound"
     enter(li)
     page = client.get("/nothing", headers=BROWSER).text
-    assert "退出登录" in page and "/products" in page
+    assert "退出登录" in page and "/plans" in page
 
 
 def test_an_error_page_is_there_while_the_database_is_away(api, client):

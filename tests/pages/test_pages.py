@@ -194,27 +194,37 @@ def test_nothing_is_cut_on_the_narrowest_phone(browser, base, services, signed_i
         context.close()
 
 
-def test_every_page_has_a_strict_policy_and_no_script(client, services, signed_in):
+PAGES = (
+    "/", "/order", "/order?offering=ctc-light", "/products", "/plans", "/usage", "/keys", "/family", "/team", "/bill", "/bills",
+    "/privacy", "/terms", "/sessions", "/sign-in", "/account/suspend", "/style", "/nothing",
+)  # fmt: skip
+
+
+def test_every_page_has_a_strict_policy_and_nothing_inline(client, services, signed_in):
     subscriber = services.subscriptions.register("+8613800000001", "Li <script>alert(1)</script>")
     services.orders.place(subscriber, "ctc-light")
     client.cookies.set("tokenworks_session", signed_in(subscriber)["authorization"].split()[1])
-    for path in (
-        "/order",
-        "/order?offering=ctc-light",
-        "/products",
-        "/usage",
-        "/keys",
-        "/family",
-        "/bill",
-        "/nothing",
-    ):
+    for path in PAGES:
         answer = client.get(path, headers={"accept": "text/html"})
-        assert answer.status_code == (404 if path == "/nothing" else 200)
-        policy = answer.headers["content-security-policy"]
-        assert (
-            policy.startswith("default-src 'none'") and "unsafe" not in policy and "script-src" not in policy
+        assert answer.status_code == (404 if path == "/nothing" else 200), path
+        rules = dict(
+            rule.strip().split(" ", 1) for rule in answer.headers["content-security-policy"].split(";")
         )
-        assert "<script" not in answer.text and "style=" not in answer.text and " onclick" not in answer.text
+        assert rules.pop("default-src") == rules.pop("frame-ancestors") == rules.pop("base-uri") == "'none'"
+        assert set(rules.values()) == {"'self'"} and "script-src" in rules
+        scripts = re.findall(r"<script\b([^>]*)>", answer.text)
+        assert all(
+            re.fullmatch(r' src="/static/[a-z-]+\.[0-9a-f]{16}\.js" defer| type="application/json"', s)
+            for s in scripts
+        )
+        assert (
+            "style=" not in answer.text
+            and "<style" not in answer.text
+            and not re.search(r"\son[a-z]+=", answer.text)
+        )
+        assert not re.search(
+            r"hx-on|js:|javascript:|https?://(?!testserver)", answer.text.replace("http://www.w3.org", "")
+        )
         assert answer.headers["cache-control"] == "no-store"
     assert client.get("/static/tokenworks.css").headers["content-type"].startswith("text/css")
 
@@ -243,4 +253,5 @@ def test_pages_of_members_and_of_strangers(client, services, codes, signed_in, c
     )
     assert (entered.status_code, entered.headers["location"]) == (303, "/order")
     clock.move(timedelta(days=8))
-    assert "获取验证码" in client.get("/usage").text
+    answer = client.get("/usage")
+    assert answer.status_code == 401 and "获取验证码" in answer.text

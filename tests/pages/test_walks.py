@@ -117,7 +117,7 @@ def test_a_newcomer_orders_uses_shares_changes_questions_and_cancels(browser, ba
     child.looks_right(chinese)
     assert say["member"][0] in child.text()
     assert {link.inner_text() for link in child.page.get_by_role("navigation").get_by_role("link").all()} == (
-        {"用量", "密钥", "家庭"} if chinese else {"Usage", "Keys", "Family"}
+        {"首页", "用量", "密钥", "家庭"} if chinese else {"Home", "Usage", "Keys", "Family"}
     )
     child.go("/keys")
     child.page.get_by_label(say["key_name"]).fill("tablet")

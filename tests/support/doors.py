@@ -29,7 +29,7 @@ def codes():
 @functools.cache
 def _shared_app():
     """One application for all tests of a process: its routes are made ready by the first requests, which takes a tenth of a second."""
-    return make_api(None, None)
+    return make_api(None, None, is_dev=True)
 
 
 @pytest.fixture

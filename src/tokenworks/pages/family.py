@@ -1,7 +1,7 @@
 """The family page: members who share the plans, their caps and usage; invitations sent and received."""
 
 from datetime import timedelta
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 from uuid import UUID
 
 from fastapi import APIRouter, Form, Query, Request, Response
@@ -11,7 +11,7 @@ from tokenworks.kernel import TokenworksError, format_tokens
 from tokenworks.pages.page import FormText, Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.phrases import read_tokens
 from tokenworks.pages.words import WORDS
-from tokenworks.subscriptions import BILLING_ZONE, Member, check_rank, may_manage, normal_number
+from tokenworks.subscriptions import BILLING_ZONE, Member, check_rank, may_manage, normal_number, parse_phone
 from tokenworks.texts import Language
 from tokenworks.web.actions import audited_member
 from tokenworks.web.client import client_address, is_secure
@@ -27,6 +27,16 @@ Period = Annotated[Literal["day", "month", "total"], Form()]
 Done = Annotated[Literal["invited", "cap", "removed", "joined", "declined", "left"] | None, Query()]
 
 
+class _Form(NamedTuple):
+    """What was entered for an invitation, to be shown again beside a refusal."""
+
+    phone: str = ""
+    name: str = ""
+    cap: str = ""
+    period: str = "month"
+
+
+@router.get("/team")
 @router.get("/family")
 def family(request: Request, services: RequestServices, done: Done = None) -> Response:
     visitor = visitor_of(request, services, "owner", "admin", "member")
@@ -41,6 +51,8 @@ def _show(
     visitor: Visitor,
     done: str | None = None,
     error: TokenworksError | None = None,
+    error_at: str | None = None,
+    form: _Form = _Form(),  # noqa: B008 - immutable
 ) -> Response:
     language = language_of(request, visitor)
     words = WORDS[language]
@@ -55,7 +67,8 @@ def _show(
         else:
             joined.append({**row, "text": words["membership_of"].format(name=name)})
     return render(
-        request, services, "family.html", "family", "family_title", visitor=visitor, error=error,
+        request, services, "family.html", "family", "family_title", visitor=visitor, error=error, error_at=error_at, form=form,
+        periods=[(period, words[f"period_{period}"]) for period in ("day", "month", "total")],
         done=words[f"done_{done}"] if done else None, members=rows, invited=invited, joined=joined, is_member=visitor.is_member,
         lead=words["member_lead"].format(name=_account_name(visitor)) if visitor.is_member else words["family_lead"],
         more=words["more_members"].format(count=more) if more else "",
@@ -133,14 +146,20 @@ def invite(
     visitor = visitor_of(request, services)
     if visitor is None:
         return sign_in_page(request, services, "/family")
+    form = _Form(phone, name, cap, period)
+    error_at: str | None = "phone"
     try:
+        number = parse_phone(normal_number(phone))
+        error_at = "cap"
+        cap_tokens = read_tokens(cap)
+        error_at = None
         with services.transaction():
             made = services.members.invite(
-                visitor.subscriber, normal_number(phone), name, cap_tokens=read_tokens(cap), cap_period=period
+                visitor.subscriber, number, name, cap_tokens=cap_tokens, cap_period=period
             )
             audit(services, visitor.principal, "member.invite", made.member_id, None, audited_member(made))
     except TokenworksError as error:
-        return _show(request, services, visitor, error=error)
+        return _show(request, services, visitor, error=error, error_at=error_at, form=form)
     return RedirectResponse("/family?done=invited", 303)
 
 
@@ -162,7 +181,7 @@ def set_cap(
             if after != before:
                 audit(services, visitor.principal, "member.set", member.member_id, before, after)
     except TokenworksError as error:
-        return _show(request, services, visitor, error=error)
+        return _show(request, services, visitor, error=error, error_at=f"cap-{member.member_id}")
     return RedirectResponse("/family?done=cap", 303)
 
 

@@ -1,6 +1,6 @@
 """The page of keys: lists them with their limits, creates and revokes. A member sees only its own."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -23,6 +23,15 @@ KEYS_SHOWN: Final = 200
 Days = Annotated[Literal["", "30", "90", "365"], Form()]
 
 
+class _Form(NamedTuple):
+    """What was entered for a new key, to be shown again beside a refusal."""
+
+    name: str = ""
+    cap: str = ""
+    days: str = ""
+    models: str = ""
+
+
 @router.get("/keys")
 def keys(
     request: Request,
@@ -41,6 +50,8 @@ def _list(
     visitor: Visitor,
     done: str | None = None,
     error: TokenworksError | None = None,
+    error_at: str | None = None,
+    form: _Form = _Form(),  # noqa: B008 - immutable
 ) -> Response:
     language = language_of(request, visitor)
     words, now = WORDS[language], services.clock.now()
@@ -48,7 +59,7 @@ def _list(
     live = [k for k in found if k.revoked_at is None and (k.expires_at is None or k.expires_at > now)]
     ended = [k for k in found if k not in live]
     return render(
-        request, services, "keys.html", "keys", "keys_title", visitor=visitor, error=error,
+        request, services, "keys.html", "keys", "keys_title", visitor=visitor, error=error, error_at=error_at, form=form,
         done=words[f"done_{done}"] if done else None,
         live=[_row(k, language, words["key_live"]) for k in live[:KEYS_SHOWN]],
         ended=[
@@ -91,13 +102,17 @@ def make(
     names = [
         part for part in models.replace("，", ",").replace("、", ",").replace(" ", ",").split(",") if part
     ]
+    form = _Form(name, cap, days, models)
+    error_at: str | None = "cap"
     try:
+        cap_tokens = read_tokens(cap)
+        error_at = None
         _, text = issue_key(
             services, visitor.principal, visitor.subscriber, name, models=names or None, expires_in_days=int(days) if days else None,
-            cap_tokens=read_tokens(cap),
+            cap_tokens=cap_tokens,
         )  # fmt: skip
     except TokenworksError as error:
-        return _list(request, services, visitor, error=error)
+        return _list(request, services, visitor, error=error, error_at=error_at, form=form)
     return show_key(request, services, visitor, text, "key_made")
 
 

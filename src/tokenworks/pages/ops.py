@@ -8,9 +8,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import AfterValidator
 
 from tokenworks.kernel import NotFound, TokenworksError, Unavailable
+from tokenworks.pages.assets import static
 from tokenworks.pages.page import FormText, checked_line, language_of, render_staff
+from tokenworks.pages.preferences import language, theme
 from tokenworks.pages.sessions import device_of
-from tokenworks.pages.sign_in import language, static
 from tokenworks.pages.words import SESSION_WORDS, STAFF_WORDS, staff_refusal
 from tokenworks.subscriptions import minute_of
 from tokenworks.trust import OidcClient, OidcRefused, StaffSession
@@ -37,6 +38,7 @@ router = APIRouter(include_in_schema=False)
 staff_port_router = APIRouter(include_in_schema=False)
 staff_port_router.add_api_route("/static/{name}", static, methods=["GET"])
 staff_port_router.add_api_route("/language", language, methods=["POST"])
+staff_port_router.add_api_route("/theme", theme, methods=["POST"])
 
 TEXT_CHARS_MAX: Final = 2048
 Secret = Annotated[str, Form(max_length=100), AfterValidator(checked_line)]

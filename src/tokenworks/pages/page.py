@@ -1,11 +1,12 @@
-"""What all pages share: the visitor, the language, rendering, error pages."""
+"""What all pages share: the visitor, the language, rendering of pages and of parts of them, error pages."""
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Annotated, Final
+from urllib.parse import quote
 
 from fastapi import FastAPI, Form, Request, Response
 from fastapi.responses import HTMLResponse
@@ -14,6 +15,8 @@ from markupsafe import Markup, escape
 from pydantic import AfterValidator
 
 from tokenworks.kernel import TokenworksError, flaw, shown
+from tokenworks.pages.assets import address
+from tokenworks.pages.navigation import STAFF_ENTRIES, entries_of
 from tokenworks.pages.words import STAFF_WORDS, WORDS, refusal
 from tokenworks.subscriptions import Subscriber
 from tokenworks.texts import Language
@@ -22,24 +25,23 @@ from tokenworks.web.principals import own_subscriber, principal_of
 from tokenworks.web.services import Services
 
 LANGUAGE_COOKIE: Final = "tokenworks_language"
-NAV: Final[dict[Role, tuple[str, ...]]] = {
-    "owner": ("order", "products", "usage", "keys", "family", "bill"),
-    "admin": ("order", "products", "usage", "keys", "family", "bill"),
-    "member": ("usage", "keys", "family"),
-}
+THEME_COOKIE: Final = "tokenworks_theme"
 # Pages to which a form may return: only our own, never another site.
 _OWN_PAGE = re.compile(
-    r"/(?:(?:order|products|usage|keys|family|bill|privacy|sessions|terms|sign-in|ops)(?:\?[A-Za-z0-9=&_-]{0,200})?"
+    r"/(?:(?:(?:order|products|plans|usage|keys|family|team|bill|bills|privacy|sessions|terms|sign-in|style|ops)?)(?:\?[A-Za-z0-9=&_-]{0,200})?"
     r"|products/[0-9a-f-]{36}/(?:change|cancel|pause|resume)(?:\?offering=[a-z0-9-]{1,63})?"
     r"|account/(?:suspend|resume)"
     r"|bill/dispute\?[A-Za-z0-9=&_-]{1,200})"
 )
-# Only our own style sheet and pictures; no script, no frame, forms only to our own pages.
+# Only our own scripts, style sheets and pictures, and requests to ourselves; nothing inline, no eval, no frame, forms only to our own pages.
 HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
+    # A page and its part have one address: a browser's own store must not mix them up.
+    "Vary": "HX-Request-Type",
 }
 
 
@@ -61,6 +63,7 @@ def _whole_days(text: str) -> Markup:
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _templates.filters["days"] = _whole_days
+_templates.globals["asset"] = address
 
 
 def checked_line(text: str) -> str:
@@ -110,9 +113,21 @@ def language_of(request: Request, visitor: Visitor | None = None) -> Language:
     return "en" if chosen == "en" else "zh"
 
 
+def theme_of(request: Request) -> str | None:
+    """The appearance that the visitor chose: light or dark. None: as the device has it."""
+    chosen = request.cookies.get(THEME_COOKIE)
+    return chosen if chosen in {"light", "dark"} else None
+
+
 def own_page_or_shop(text: str) -> str:
     """The path, if it is one of our pages; else the shop."""
     return text if _OWN_PAGE.fullmatch(text) else "/order"
+
+
+def is_partial(request: Request) -> bool:
+    """True if a script of the page asks for a part of it. A browser that goes back asks for the whole page."""
+    headers = request.headers
+    return headers.get("hx-request-type") == "partial" and "hx-history-restore-request" not in headers
 
 
 def render(
@@ -124,16 +139,20 @@ def render(
     *,
     visitor: Visitor | None = None,
     error: TokenworksError | None = None,
+    error_at: str | None = None,
     status: int = 200,
+    headers: Mapping[str, str] | None = None,
     **more: object,
 ) -> HTMLResponse:
-    """Render a template. `page`: the entry that the navigation marks; `title`: a name in `WORDS`; `more`: variables of the template."""
+    """Render a template. `page`: the entry that the navigation marks; `title`: a name in `WORDS`; `error_at`: the id of the field beside
+    which the error is shown, too; `more`: variables of the template.
+    """
     language = language_of(request, visitor)
     if error is not None and status == 200:
         status = 422
     return _rendered(
-        request, language, services.operator, template, page, title, status=status, visitor=visitor,
-        error=None if error is None else refusal(error, language), **more,
+        request, language, services.operator, template, page, title, status=status, visitor=visitor, headers=headers,
+        error=None if error is None else refusal(error, language), error_at=error_at, **more,
     )  # fmt: skip
 
 
@@ -147,17 +166,24 @@ def _rendered(
     *,
     status: int,
     visitor: Visitor | None,
+    headers: Mapping[str, str] | None = None,
     **more: object,
 ) -> HTMLResponse:
     words = WORDS[language]
-    current_page = (
-        f"{request.url.path}?{request.url.query}".rstrip("?") if request.method == "GET" else f"/{page}"
-    )
+    entries = entries_of(None if visitor is None else visitor.principal.role)
     html = _templates.get_template(template).render(
-        language=language, t=words, page=page, title=words[title], operator=operator, current_page=own_page_or_shop(current_page),
-        nav=("order",) if visitor is None else NAV[visitor.principal.role], signed_in=visitor is not None, **more,
+        language=language, t=words, page=page, title=words[title], operator=operator, current_page=_current_page(request, page),
+        nav=entries, theme=theme_of(request), signed_in=visitor is not None, **more,
     )  # fmt: skip
-    return HTMLResponse(html, status, headers=HEADERS)
+    return HTMLResponse(html, status, headers={**HEADERS, **(headers or {})})
+
+
+def _current_page(request: Request, page: str) -> str:
+    """The page to which a choice of the language returns: the current one, without its query if a form may not carry that."""
+    if request.method != "GET":
+        return own_page_or_shop(f"/{page}")
+    whole = f"{request.url.path}?{request.url.query}".rstrip("?")
+    return whole if _OWN_PAGE.fullmatch(whole) else own_page_or_shop(request.url.path)
 
 
 def render_staff(
@@ -175,7 +201,7 @@ def render_staff(
     words = STAFF_WORDS[language]
     html = _templates.get_template(template).render(
         language=language, t={**WORDS[language], "ops": words["ops"]}, s=words, page="ops", title=words[title], operator=operator,
-        current_page="/ops", nav=("ops",), signed_in=False, error=error, **more,
+        current_page="/ops", nav=STAFF_ENTRIES, theme=theme_of(request), signed_in=False, is_staff=True, error=error, error_at=None, **more,
     )  # fmt: skip
     return HTMLResponse(html, status, headers=HEADERS)
 
@@ -186,13 +212,22 @@ def sign_in_page(
     back: str,
     identifier: str | None = None,
     error: TokenworksError | None = None,
+    *,
+    error_at: str | None = None,
+    status: int = 401,
 ) -> HTMLResponse:
-    """The sign-in form: for a phone number, or (with `identifier`) for the code that was sent. It returns to `back`."""
+    """The sign-in form: for a phone number, or (with `identifier`) for the code that was sent. It returns to `back`.
+
+    Where another page was asked for, the status is 401. The part of a page has no room for the form: the browser goes there.
+    """
     back = own_page_or_shop(back)
-    page = back.lstrip("/").split("?")[0].split("/")[0]
+    if is_partial(request):
+        return HTMLResponse("", 401, {**HEADERS, "HX-Redirect": f"/sign-in?back={quote(back)}"})
+    page = back.lstrip("/").split("?")[0].split("/")[0] or "home"
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
     return render(
-        request, services, "sign_in.html", page, "sign_in", error=error, identifier=identifier, back=back
-    )
+        request, services, "sign_in.html", page, "sign_in", error=error, error_at=error_at, status=status, identifier=identifier, back=back, headers=headers
+    )  # fmt: skip
 
 
 # Error pages.
@@ -236,9 +271,10 @@ def _error_page(request: Request, problem: Response) -> Response:
     language = language_of(request, visitor)
     detail = str(json.loads(bytes(problem.body)).get("detail", ""))
     kind = {404: "404", 403: "403", 405: "404", 503: "503"}.get(problem.status_code, "other")
+    template = "error_part.html" if is_partial(request) else "error.html"
     page = _rendered(
-        request, language, operator or "Tokenworks", "error.html", "", f"error_{kind}", status=problem.status_code, visitor=visitor,
-        error=None, explanation=WORDS[language][f"error_{kind}_more"],
+        request, language, operator or "Tokenworks", template, "", f"error_{kind}", status=problem.status_code, visitor=visitor,
+        error=None, error_at=None, explanation=WORDS[language][f"error_{kind}_more"],
         detail=detail if kind == "other" and language == "en" else "",
     )  # fmt: skip
     for name in ("retry-after", "allow"):

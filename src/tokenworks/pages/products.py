@@ -30,6 +30,7 @@ EARLIER_SHOWN: Final = 20
 ORDERS_LOOKED_AT: Final = 1000
 
 
+@router.get("/plans")
 @router.get("/products")
 def products(request: Request, services: RequestServices, done: Done = None) -> Response:
     visitor = visitor_of(request, services)
@@ -57,13 +58,13 @@ def _list(
             {"name": product_name(request, services, visitor, p), "state": words[p.state], "started": words["started"].format(day=day_of(p.started_at))}
             for p in reversed(found) if p.state not in LIVE_STATES and p.parent_id is None
         ][:EARLIER_SHOWN],
-        notices=_notices(visitor, words),
+        notices=notices(visitor, words),
         to_come=[_to_come(request, services, visitor, order) for order in services.orders.to_come(visitor.subscriber)],
         all_do=_account_action(visitor),
     )  # fmt: skip
 
 
-def _notices(visitor: Visitor, words: Mapping[str, str]) -> list[str]:
+def notices(visitor: Visitor, words: Mapping[str, str]) -> list[str]:
     """Reasons for which the account is suspended or can't order. Each text says what lifts it."""
     found = visitor.subscriber
     if not found.suspended_by and found.restricted:

@@ -32,14 +32,14 @@ router = APIRouter(include_in_schema=False)
 def order(
     request: Request, services: RequestServices, offering: Annotated[str | None, Query(max_length=64)] = None
 ) -> Response:
-    return _choose(request, services, visitor_of(request, services), offering)
+    return shop_page(request, services, visitor_of(request, services), offering)
 
 
-def _choose(
+def shop_page(
     request: Request,
     services: Services,
     visitor: Visitor | None,
-    offering: str | None,
+    offering: str | None = None,
     error: TokenworksError | None = None,
 ) -> Response:
     language = language_of(request, visitor)
@@ -104,7 +104,7 @@ def place(
                 )
                 text = _first_key(request, services, visitor)
     except TokenworksError as error:
-        return _choose(request, services, visitor, offering, error)
+        return shop_page(request, services, visitor, offering, error)
     begins = ""
     if made.starts_at is not None:
         words = WORDS[language_of(request, visitor)]
@@ -140,7 +140,7 @@ def set_broadband(
                     services, visitor.principal, "subscriber.set", found.subscriber_id, {"broadband": None}, {"broadband": number.strip()}
                 )  # fmt: skip
         except TokenworksError as error:
-            return _choose(request, services, visitor, offering, error)
+            return shop_page(request, services, visitor, offering, error)
     return RedirectResponse(to, 303)
 
 

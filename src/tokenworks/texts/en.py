@@ -103,6 +103,17 @@ _PAGES: Final = {
     "bill_no": "Bill {number}", "question_line": "Question this", "dispute_title": "Question your bill", "dispute_text": "Your question",
     "dispute_hint": "Say what is wrong, for example “I did not order this plan”. At most 1000 characters.", "dispute_do": "Send", "asked": "You asked on {day}:", "waiting": "We have received your question and will answer it here.",
     "answered": "Answered on {day}:",
+    # The frame and the parts of all pages.
+    "home": "Home", "theme": "Appearance", "theme_system": "As the device", "theme_light": "Light", "theme_dark": "Dark", "close": "Close", "details": "Details",
+    "part_failed": "This part could not be loaded. Please try again.", "as_table": "Show as a table", "all": "All", "filter": "Filter", "rows_of": "Rows {first} to {last} of {total}",
+    "rows_many": "Rows {first} to {last}", "previous": "Previous", "next": "Next", "csv": "Download CSV", "nothing_found": "Nothing matches these filters.",
+    # Home.
+    "home_left": "Tokens left", "home_pace": "A day, last 7 days", "home_unbilled": "Not billed yet", "home_owed": "Owed in all", "home_owed_note": "with what is not billed yet",
+    "home_alerts": "For you to do", "home_balances": "What is left of your plans", "no_alerts": "All is well. There is nothing to do.", "see_all": "See all",
+    "low_balance": "{name}: only {percent}% left.", "bill_unpaid": "Bill {number}: {amount} to pay by {day}.", "bill_overdue": "Bill {number} is overdue: {amount} to pay.",
+    "key_ends": "The key “{name}” stops working on {day}.", "no_key_alert": "You have no keys yet. Create one to start.", "invited_alert": "Families that invite you: {count}.", "see_usage": "See usage",
+    "see_bills": "See bills", "see_keys": "Manage keys", "see_products": "See plans", "see_family": "See invitations",
+    "chart_days": "Tokens on each of the last 30 days", "chart_day": "Day",
     "error_404": "There is no such page", "error_404_more": "The address may be wrong, or the page no longer exists.", "error_403": "Not allowed",
     "error_403_more": "This page is for the account's owner, or the request came from another site.", "error_503": "The service is unavailable", "error_503_more": "Please try again in a moment.",
     "error_other": "Something went wrong", "error_other_more": "Please go back, check what you entered, and try again.", "to_shop": "See the plans",

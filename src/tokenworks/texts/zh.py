@@ -113,6 +113,17 @@ _PAGES: Final = {
     "bill_no": "账单号 {number}", "question_line": "有疑问", "dispute_title": "对账单提出疑问", "dispute_text": "您的疑问",
     "dispute_hint": "请说明哪里不对，例如“我没有订购这个套餐”。最多 1000 字。", "dispute_do": "提交", "asked": "{day} 您问：", "waiting": "已收到，等待答复。",
     "answered": "{day} 答复：",
+    # The frame and the parts of all pages.
+    "home": "首页", "theme": "外观", "theme_system": "跟随系统", "theme_light": "浅色", "theme_dark": "深色", "close": "关闭", "details": "详情",
+    "part_failed": "这部分内容未能加载，请重试。", "as_table": "以表格查看", "all": "全部", "filter": "筛选", "rows_of": "第 {first}–{last} 条，共 {total} 条",
+    "rows_many": "第 {first}–{last} 条", "previous": "上一页", "next": "下一页", "csv": "下载 CSV", "nothing_found": "没有符合条件的内容。",
+    # Home.
+    "home_left": "剩余词元", "home_pace": "日均用量（近 7 天）", "home_unbilled": "本期未出账", "home_owed": "待缴总额", "home_owed_note": "含未出账费用",
+    "home_alerts": "需要您处理", "home_balances": "套餐余量", "no_alerts": "一切正常，没有需要处理的事项。", "see_all": "查看全部",
+    "low_balance": "{name}只剩 {percent}%。", "bill_unpaid": "账单 {number} 待缴 {amount}，{day} 前缴清。", "bill_overdue": "账单 {number} 已逾期，待缴 {amount}。",
+    "key_ends": "密钥“{name}”将于 {day} 失效。", "no_key_alert": "您还没有密钥，创建一个即可开始使用。", "invited_alert": "您收到 {count} 个家庭邀请。", "see_usage": "查看用量",
+    "see_bills": "查看账单", "see_keys": "管理密钥", "see_products": "查看套餐", "see_family": "查看邀请",
+    "chart_days": "近 30 天每日用量（词元）", "chart_day": "日期",
     # Errors.
     "error_404": "没有这个页面", "error_404_more": "地址可能有误，或者页面已不存在。", "error_403": "没有权限",
     "error_403_more": "这个页面只对户主开放，或者请求来自其他网站。", "error_503": "服务暂时不可用", "error_503_more": "请稍后再试。",

@@ -78,7 +78,13 @@ def make_control_app(url: Callable[[], str], settings: Settings, secrets: Proces
             upkeep.cancel()
             await asyncio.to_thread(pool.close)
 
-    app = make_api(open_services, code_sender(settings), settings.public_url, public_door(settings))
+    app = make_api(
+        open_services,
+        code_sender(settings),
+        settings.public_url,
+        public_door(settings),
+        is_dev=settings.environment == "dev",
+    )
     app.router.lifespan_context = lifespan
 
     return app

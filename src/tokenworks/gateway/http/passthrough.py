@@ -1,4 +1,7 @@
-"""The relay of requests that are not of the data plane to the control plane, over its Unix socket."""
+"""The relay of requests that are not of the data plane to the control plane, over its Unix socket.
+
+An answer is relayed when it is complete. A stream of events (`text/event-stream`) is relayed piece by piece, while the client reads.
+"""
 
 from collections.abc import Callable
 from typing import Final
@@ -14,7 +17,9 @@ from tokenworks.gateway.shared import Shared
 _DROPPED: Final = frozenset(
     b"connection keep-alive transfer-encoding content-length upgrade te trailer x-request-id request-id server".split()
 )
+# To the first byte of an answer, and between two bytes of it. The control plane sends a comment in a stream without events more often.
 CONTROL_TIMEOUT_S: Final = 60
+_EVENTS: Final = b"text/event-stream"
 
 
 class ControlExchange:
@@ -29,6 +34,7 @@ class ControlExchange:
         "_proxies",
         "_request_body",
         "_shared",
+        "_streams",
         "conn",
         "ended",
         "head_bytes",
@@ -65,6 +71,7 @@ class ControlExchange:
         self._body: list[bytes] = []
         self.size = 0
         self.ended = False
+        self._streams = False
 
     def run(self) -> None:
         connection = self._pool.take()
@@ -131,9 +138,39 @@ class ControlExchange:
             + b"\r\n"
             + self._head.lines
         )
+        kind = connection.headers.get(b"content-type") or connection.headers.get(b"Content-Type") or b""
+        if kind.startswith(_EVENTS) and self._head.method == b"GET" and self.conn is not None:
+            self._begin_stream(self.conn)
+
+    def _begin_stream(self, conn: ClientConnection) -> None:
+        self._streams = True
+        if self._head.http10:
+            self._head.keep_alive = False
+            conn.write(self.head_bytes + b"connection: close\r\n\r\n")
+        else:
+            close = b"" if conn.keep_alive else b"connection: close\r\n"
+            conn.write(self.head_bytes + close + b"transfer-encoding: chunked\r\n\r\n")
+
+    def _stream(self, connection: UpstreamConnection, conn: ClientConnection, data: bytes) -> None:
+        """Write a piece of a stream, and end the stream if the worker drains: the client opens another one, at the next worker."""
+        conn.write(data if self._head.http10 else b"%x\r\n%b\r\n" % (len(data), data))
+        if self._shared.draining or self._shared.retiring:
+            connection.abort()
+            self._end_stream(conn)
+
+    def _end_stream(self, conn: ClientConnection) -> None:
+        conn.streamed = True
+        if not self._head.http10:
+            conn.write(b"0\r\n\r\n")
+        self._end()
+        conn.done()
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
         conn = self.conn
+        if self._streams:
+            if conn is not None and data:
+                self._stream(connection, conn, data)
+            return
         if conn is not None and not conn.count(len(data)):
             connection.abort()
             self._refuse(self._shared.memory.refusal(conn.address, len(data)))
@@ -146,6 +183,10 @@ class ControlExchange:
 
     def upstream_end(self, connection: UpstreamConnection) -> None:
         conn = self.conn
+        if self._streams:
+            if conn is not None:
+                self._end_stream(conn)
+            return
         if conn is not None:
             body = b"".join(self._body)
             length = (
@@ -163,6 +204,12 @@ class ControlExchange:
             conn.done()
 
     def upstream_failed(self, connection: UpstreamConnection, reason: str) -> None:
+        if self._streams:
+            conn = self.conn
+            self._end()
+            if conn is not None:
+                conn.abort()
+            return
         if connection.reused and not self.head_bytes and reason != "timeout" and self.conn is not None:
             self._pool.connect(self._connected)
             return
@@ -190,7 +237,10 @@ class ControlExchange:
         self._end()
 
     def pause(self) -> None:
-        """Nothing to do: an answer is complete before it is written."""
+        """The client reads slowly: a stream is read no further. Another answer is complete before it is written."""
+        if self._streams and self.upstream is not None:
+            self.upstream.pause()
 
     def resume(self) -> None:
-        """Nothing to do."""
+        if self._streams and self.upstream is not None:
+            self.upstream.resume(CONTROL_TIMEOUT_S)
