@@ -12,6 +12,7 @@ from tokenworks.charging.errors import (
     LedgerWentBack,
     RecorderAway,
     RefundTooMuch,
+    TooManyRecords,
     TransferNotAllowed,
     TransferNotFound,
 )
@@ -261,6 +262,7 @@ __all__ = [
     "SoldRate",
     "Start",
     "State",
+    "TooManyRecords",
     "Transfer",
     "TransferNotAllowed",
     "TransferNotFound",
