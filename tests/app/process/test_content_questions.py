@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from tokenworks.app.process import content_questions
+from tokenworks.app.process.account_turns import AccountTurns
 from tokenworks.app.process.content_questions import ContentQuestions
 from tokenworks.charging import ContentToLog
 from tokenworks.kernel import Unavailable, uuid7
@@ -17,6 +18,8 @@ ENTRY = ContentToLog(
 
 class Host:
     """A thread that calls at once, once it may, and services that note what they are asked."""
+
+    hangs = False
 
     def __init__(self, *, on):
         self.on, self.kept, self.free = on, [], asyncio.Event()
@@ -38,7 +41,7 @@ def test_a_worker_that_does_not_know_yet_that_the_log_is_off_stores_nothing():
         for on, stored in ((True, [(ENTRY, "person")]), (False, [])):
             host = Host(on=on)
             host.free.set()
-            assert await ContentQuestions(host, host.services).keep(ENTRY) is on
+            assert await ContentQuestions(AccountTurns(host), host.services).keep(ENTRY) is on
             assert host.kept == stored
 
     asyncio.run(case())
@@ -49,7 +52,7 @@ def test_more_than_may_wait_are_refused(monkeypatch):
 
     async def case():
         host = Host(on=True)
-        questions = ContentQuestions(host, host.services)
+        questions = ContentQuestions(AccountTurns(host), host.services)
         waiting = [asyncio.create_task(questions.keep(ENTRY)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Unavailable):

@@ -8,18 +8,21 @@ from uuid import UUID
 from psycopg import Connection
 
 from tokenworks.app.bootstrap import AppServices
-from tokenworks.charging import ContentToLog, DatabaseThread
+from tokenworks.app.process.account_turns import AccountTurns
+from tokenworks.charging import ContentToLog
 from tokenworks.kernel import Unavailable
 
 # Entries that wait for the thread; further ones are refused.
 WAITING_MAX: Final = 200
+# Calls of an account that may wait before its entry: fewer than before an answer, which a client waits for.
+ACCOUNT_WAITING_MAX: Final = 50
 
 
 class ContentQuestions:
-    """Runs in the recorder's loop. `thread`: the database thread of stored answers, so that key lookups wait for no entry."""
+    """Runs in the recorder's loop. `turns`: of the database thread of stored answers, so that key lookups wait for no entry."""
 
-    def __init__(self, thread: DatabaseThread, make_services: Callable[[Connection], AppServices]) -> None:
-        self._thread = thread
+    def __init__(self, turns: AccountTurns, make_services: Callable[[Connection], AppServices]) -> None:
+        self._turns = turns
         self._make_services = make_services
         self._waiting = 0
 
@@ -29,7 +32,9 @@ class ContentQuestions:
             raise Unavailable("too many entries wait to be stored")
         self._waiting += 1
         try:
-            return await self._thread.run(partial(self._keep, logged=logged))
+            return await self._turns.run(
+                logged.account_id, lambda: partial(self._keep, logged=logged), ACCOUNT_WAITING_MAX
+            )
         finally:
             self._waiting -= 1
 

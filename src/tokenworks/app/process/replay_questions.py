@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 from uuid import UUID
 
 from psycopg import Connection
 
 from tokenworks.app.bootstrap import AppServices
+from tokenworks.app.process.account_turns import ACCOUNT_WAITING_MAX, AccountTurns
 from tokenworks.charging import (
-    DatabaseThread,
     HostRecords,
     Recorder,
     ReplayFound,
@@ -20,50 +20,41 @@ from tokenworks.charging import (
 )
 from tokenworks.kernel import Unavailable
 
-Result = TypeVar("Result")
-
-# Questions that wait for the thread; further ones are refused.
-WAITING_MAX: Final = 1000
 # With more records than this waiting for the database, they are not searched: the database hardly answers then.
 UNSETTLED_MAX: Final = 20_000
+# Calls of an account that may wait before a release of its keys: more than before a question, since a lost one keeps a key claimed.
+DROPS_WAITING_MAX: Final = 4 * ACCOUNT_WAITING_MAX
 
 
 class ReplayQuestions:
-    """Runs in the recorder's loop. `thread`: a database thread of its own, so that key lookups wait for no answer."""
+    """Runs in the recorder's loop. `turns`: of a database thread of its own, so that key lookups wait for no answer."""
 
     def __init__(
         self,
         recorder: Recorder,
-        thread: DatabaseThread,
+        turns: AccountTurns,
         make_services: Callable[[Connection], AppServices],
     ) -> None:
         self._recorder = recorder
-        self._thread = thread
+        self._turns = turns
         self._make_services = make_services
-        self._waiting = 0
 
     async def find(self, asked: ReplayLookup) -> ReplayFound:
         """Raises `Unavailable`."""
-        # The records that are not settled are read before the database, so that a record that settles meanwhile is seen there.
-        host = self._host(asked.name.account_id)
-        return await self._run(partial(self._find, asked=asked, host=host))
+
+        def make() -> Callable[[Connection], ReplayFound]:
+            # The records that are not settled are read before the database, so that a record that settles meanwhile is seen there.
+            return partial(self._find, asked=asked, host=self._host(asked.name.account_id))
+
+        return await self._turns.run(asked.name.account_id, make)
 
     async def keep(self, kept: ReplayToKeep) -> bool:
         """Raises `Unavailable`."""
-        return await self._run(partial(self._keep, kept=kept))
+        return await self._turns.run(kept.name.account_id, lambda: partial(self._keep, kept=kept))
 
     async def drop(self, name: ReplayName) -> None:
         """Raises `Unavailable`."""
-        await self._run(partial(self._drop, name=name))
-
-    async def _run(self, call: Callable[[Connection], Result]) -> Result:
-        if self._waiting >= WAITING_MAX:
-            raise Unavailable("too many answers are asked for: come again")
-        self._waiting += 1
-        try:
-            return await self._thread.run(call)
-        finally:
-            self._waiting -= 1
+        await self._turns.run(name.account_id, lambda: partial(self._drop, name=name), DROPS_WAITING_MAX)
 
     def _host(self, account_id: str) -> HostRecords:
         unsettled = self._recorder.unsettled()
