@@ -171,7 +171,7 @@ ARRAYS = [
     ),
     (
         ReplayFound("found", "u", "r", "provider", Counts(output=1), 5, "application/json", b"{}"),
-        ["found", "u", "r", "provider", [0, 0, 0, 0, 1, 0, 0, 0], 5, "application/json", b"{}"], FROZEN, None,
+        ["found", "u", "r", "provider", [0, 0, 0, 0, 1, 0, 0, 0], 5, "application/json", b"{}", "", None, None], FROZEN, None,
     ),
     (
         ReplayToKeep(ReplayName(A, "response_cache", b"n", "r"), b"", "m", "w", "u", "application/json", None, 60),

@@ -142,7 +142,8 @@ def test_tags_in_headers_beyond_the_limit_of_a_record_are_all_named(server):
     _, key = server.subscriber()
     tagged = {f"x-tokenworks-tag-t{n:02}": "x" for n in range(40)}
     status, _, head = server.chat(key, TOLD, headers=tagged)
-    assert (status, head["x-tokenworks-dropped"]) == (200, ",".join(f"tag:t{n}" for n in range(16, 40)))
+    named = set(head["x-tokenworks-dropped"].split(","))
+    assert status == 200 and named >= {f"tag:t{n}" for n in range(16, 40)} and "tag:t15" not in named
 
 
 def test_tags_are_summed_exactly_by_command_and_by_key(server):

@@ -130,7 +130,8 @@ class ReplayLookup(Struct, frozen=True, array_like=True, gc=False):
 
 class ReplayFound(Struct, frozen=True, array_like=True, gc=False):
     """The answer to `ReplayLookup`. All but the verdict is of an answer that was found: its record with the tokens that were charged,
-    its age, and its bytes as they were sent to the client.
+    its age, its bytes as they were sent to the client, and of its record the model, the intent or first model that was asked for, and why the
+    model was chosen.
     """
 
     verdict: ReplayVerdict
@@ -141,6 +142,9 @@ class ReplayFound(Struct, frozen=True, array_like=True, gc=False):
     age_s: int = 0
     media_type: str = ""
     answer: bytes = b""
+    model: str = ""
+    asked: str | None = None
+    choice: str | None = None
 
 
 class ReplayToKeep(Struct, frozen=True, array_like=True, gc=False):

@@ -256,6 +256,9 @@ class Replays:
             max(0, int((now - row.made_at).total_seconds())),
             row.media_type or "",
             key.open_bytes(_PLACE, row.answer_id, row.sealed),
+            original.model,
+            original.asked,
+            original.choice,
         )
 
     def _make_room(self, account_id: UUID, size: int, now: datetime, *, rows: bool) -> bool:
@@ -271,4 +274,13 @@ class Replays:
 
 
 def _of_record(record: UsageRecord) -> Original:
-    return Original(record.request_id, record.state, record.counted_by, record.c, record.loss)
+    return Original(
+        record.request_id,
+        record.state,
+        record.counted_by,
+        record.c,
+        record.loss,
+        record.model,
+        record.asked,
+        record.choice,
+    )

@@ -61,6 +61,9 @@ class StoredAnswer(Replay):
     def ask(self) -> bool:
         return self._repeat is not None and self._repeat.ask()
 
+    def ask_only(self, refusal: Refusal) -> bool:
+        return self._repeat is not None and self._repeat.ask_only(refusal)
+
     def keep(self, charge: AttemptCharge) -> bool:
         """Have the response stored before its record is written; `kept(charge)` follows."""
         request, shared, stored = self._request, self._parts.shared, self._stored
