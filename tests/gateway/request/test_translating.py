@@ -350,3 +350,20 @@ def test_the_cost_of_a_translated_stream_is_in_an_event_of_the_same_answer():
     chunks = [one for one in payloads(content(worker.client)[1]) if isinstance(one, dict)]
     assert [chunk["usage"]["cost"] for chunk in chunks if "cost" in (chunk.get("usage") or {})] == [8]
     assert len({chunk["id"] for chunk in chunks}) == 1 and b"msg_up" not in worker.client.written
+
+
+def test_a_deployment_to_which_nothing_is_sent_uses_none_of_the_attempts():
+    """Deployments of a protocol that can't express the request are passed over: those that can have it keep all `attempts_max`."""
+    messages = [deployment(f"m{n}", protocols=("messages",)) for n in range(3)]
+    others = [deployment(f"r{n}", protocols=("responses",)) for n in range(3)]
+    worker = Worker(*messages, *others, attempts_max=2)
+    sound = {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}}
+    exchange = worker.begins(content=[{"type": "text", "text": "hi"}, sound])
+    tried = []
+    while not exchange.ended:
+        (name,) = [name for name in worker.pools if name not in tried]
+        tried.append(name)
+        worker.upstream(name).answers(b"{}", status=500)
+        worker.upstream(name).ends()
+    assert len(tried) == 2 and set(tried) <= {one.name for one in others}
+    assert worker.client.refused.status == 502 and not worker.held and worker.shared.memory.used == 0

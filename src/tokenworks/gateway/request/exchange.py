@@ -25,6 +25,7 @@ from tokenworks.gateway.request.faults import client_refusal, refusal_for, vendo
 from tokenworks.gateway.request.hold import outgrows
 from tokenworks.gateway.request.leaving import leave
 from tokenworks.gateway.request.parts import Parts
+from tokenworks.gateway.request.place import pass_over
 from tokenworks.gateway.request.rate_headers import refused_lines
 from tokenworks.gateway.request.record import AttemptCharge
 from tokenworks.gateway.request.refusals import CUT, over_limit
@@ -280,7 +281,7 @@ class Exchange(HeldRequest):
             parts.holds.release(self)
             self._begin_hold()
             return None
-        self.tried += parts.translations.alike(self, chosen.view)
+        pass_over(self, parts.translations.alike(self, chosen.view))
         self.last_refusal = self.last_refusal or refusal
         self._try_deployment()
         return None
@@ -290,8 +291,7 @@ class Exchange(HeldRequest):
         tokenizer = count_tokens.tokenizer_of(self)
         if tokenizer is None:
             return False
-        self.counted_here = False
-        self.counting = True
+        self.counted_here, self.counting = False, True
         self.shared.counter.count(TokenizerJob(tokenizer, self.protocol, self.body), self._tokens_counted)
         return True
 

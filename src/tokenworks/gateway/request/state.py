@@ -72,6 +72,7 @@ class ArrivedRequest:
         "kept_bytes",
         "model",
         "over_s",
+        "passed_over",
         "paused",
         "pending_hold",
         "protocol",
@@ -125,6 +126,7 @@ class ArrivedRequest:
         self.choice: str | None = None  # why the intent chose this model
         self.views: Sequence[DeploymentView] = ()
         self.tried: list[str] = []
+        self.passed_over = 0  # of those tried: nothing was sent to them, as they can't have the request
         self.translated: TranslatedRequest | None = None  # for a deployment of another protocol
         self.attempt_no = 0
         self.usage_id = ""  # of the attempt in flight
