@@ -278,6 +278,36 @@ def test_the_memory_of_a_translation_is_counted_and_given_back():
     assert worker.shared.memory.used == 0
 
 
+def test_what_responses_repeat_of_a_request_is_counted_and_given_back():
+    tools = [
+        {"type": "function", "name": f"t{n}", "parameters": {"type": "object"}, "strict": False}
+        for n in range(2000)
+    ]
+    body = json.dumps(
+        {"model": "m", "input": "hi", "stream": True, "max_output_tokens": 9, "tools": tools}
+    ).encode()
+    for room in (True, False):
+        worker = Worker()
+        worker.begins(protocol="responses", body=body)
+        before = worker.shared.memory.used
+        if not room:
+            worker.shared.memory.take("192.0.2.1", worker.settings.memory_bytes_max - before - len(body))
+        worker.upstream().answers(events(piece("one ")), kind=EVENTS)
+        if room:
+            # The tools are in the two first events, and stay for the last one.
+            assert worker.client.written.count(b'"name":"t1999"') == 2
+            assert worker.shared.memory.used - before >= 2 * len(json.dumps(tools, separators=(",", ":")))
+            upstream = worker.upstream()
+            upstream.user.upstream_data(upstream, events(piece(None, "stop"), used(9, 1), "[DONE]"))
+            upstream.ends()
+        worker.recorder.durable()
+        ((record, _),) = worker.recorder.records
+        assert record.reason == ("completed" if room else "no_memory")
+        assert worker.shared.memory.used == (
+            0 if room else worker.settings.memory_bytes_max - before - len(body)
+        )
+
+
 def test_a_body_whose_translation_would_block_the_loop_is_refused():
     worker = Worker(memory_bytes_max=1 << 27)
     worker.begins(**MESSAGES, body=json.dumps({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}] * 60_000}).encode())  # fmt: skip
