@@ -88,3 +88,32 @@ def test_too_many_records_are_not_searched(monkeypatch):
             await questions.find(look())
 
     asyncio.run(case())
+
+
+def test_the_keys_of_a_dead_workers_requests_are_freed_account_by_account_until_the_database_is_away():
+    async def case():
+        host, freed = Host(), []
+        host.free.set()
+
+        def release(account_id, request_ids, seen):
+            if len(freed) == 2:
+                raise Unavailable("away")
+            freed.append((account_id.hex, [one.hex for one in request_ids], dict(seen.unsettled)))
+
+        host.services = lambda _: SimpleNamespace(replays=SimpleNamespace(release_lost=release))
+        ours = record(ACCOUNT)
+        host.records = [(1, ACCOUNT, [], encode_record(ours))]
+        questions = ReplayQuestions(host, AccountTurns(host), host.services)
+        requests = [uuid7().hex for _ in range(5)]
+        questions.lost(
+            {
+                ACCOUNT: requests[:2],
+                OTHER: requests[2:3],
+                uuid7().hex: requests[3:4],
+                uuid7().hex: requests[4:],
+            }
+        )
+        await asyncio.gather(*questions._releases)
+        assert freed == [(ACCOUNT, requests[:2], {ours.usage_id: ours}), (OTHER, requests[2:3], {})]
+
+    asyncio.run(case())

@@ -215,6 +215,7 @@ class RecorderProcess:
         key_lookups = KeyLookups(self._lookup_thread, self._make_services)
         turns = AccountTurns(self._replay_thread)
         replays = ReplayQuestions(recorder, turns, self._make_services)
+        recorder.on_lost = replays.lost
         content = ContentQuestions(turns, self._make_services)
         self._questions = WorkerQuestions(
             recorder, self._conditions, key_lookups, replays, content, turns, clock

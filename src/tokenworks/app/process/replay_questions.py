@@ -1,10 +1,12 @@
 """Answers to give again, for the workers: looked up and stored in the recorder, whose records say which answers count."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 from uuid import UUID
 
+import structlog
 from psycopg import Connection
 
 from tokenworks.app.bootstrap import AppServices
@@ -19,6 +21,8 @@ from tokenworks.charging import (
     decode_record,
 )
 from tokenworks.kernel import Unavailable
+
+log = structlog.get_logger()
 
 # With more records than this waiting for the database, they are not searched: the database hardly answers then.
 UNSETTLED_MAX: Final = 20_000
@@ -38,6 +42,7 @@ class ReplayQuestions:
         self._recorder = recorder
         self._turns = turns
         self._make_services = make_services
+        self._releases: set[asyncio.Task[None]] = set()
 
     async def find(self, asked: ReplayLookup) -> ReplayFound:
         """Raises `Unavailable`."""
@@ -55,6 +60,28 @@ class ReplayQuestions:
     async def drop(self, name: ReplayName) -> None:
         """Raises `Unavailable`."""
         await self._turns.run(name.account_id, lambda: partial(self._drop, name=name), DROPS_WAITING_MAX)
+
+    def lost(self, requests: Mapping[str, list[str]]) -> None:
+        """The worker of these requests (by account) is gone: free the idempotency keys that they claimed."""
+        task = asyncio.get_running_loop().create_task(self._release(requests))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    async def _release(self, requests: Mapping[str, list[str]]) -> None:
+        for account_id, request_ids in requests.items():
+
+            def make(
+                account_id: str = account_id, request_ids: list[str] = request_ids
+            ) -> Callable[[Connection], int]:
+                host = self._host(account_id)
+                return partial(self._release_lost, account_id=account_id, request_ids=request_ids, host=host)
+
+            try:
+                await self._turns.run(account_id, make, DROPS_WAITING_MAX)
+            except Unavailable as error:
+                # This host frees such a key when it is asked for; only another host waits for the end of the claim.
+                log.warning("recorder.claims_stay", accounts=len(requests), error=str(error))
+                return
 
     def _host(self, account_id: str) -> HostRecords:
         unsettled = self._recorder.unsettled()
@@ -79,3 +106,9 @@ class ReplayQuestions:
 
     def _drop(self, connection: Connection, name: ReplayName) -> None:
         self._make_services(connection).replays.drop(name)
+
+    def _release_lost(
+        self, connection: Connection, account_id: str, request_ids: list[str], host: HostRecords
+    ) -> int:
+        ids = [UUID(request_id) for request_id in request_ids]
+        return self._make_services(connection).replays.release_lost(UUID(account_id), ids, host)

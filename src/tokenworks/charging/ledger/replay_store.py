@@ -10,6 +10,7 @@ from psycopg import Connection
 from tokenworks.catalog import TOKEN_CLASSES, Counts
 from tokenworks.charging.messages import CountedBy, Loss
 from tokenworks.charging.model import losses_of
+from tokenworks.charging.replay import IDEMPOTENCY_KEY
 from tokenworks.charging.routing_note import read_note
 
 # The most answers of the cache that one stored answer displaces.
@@ -129,6 +130,18 @@ def drop(connection: Connection, name: Name, answer_id: UUID) -> None:
            AND usage_id IS NULL""",
         (*name, answer_id),
     )
+
+
+def claims_of(
+    connection: Connection, account_id: UUID, request_ids: Sequence[UUID]
+) -> list[tuple[Name, UUID]]:
+    """(the name, the request) of the idempotency keys that these requests claimed, locked."""
+    rows = connection.execute(
+        """SELECT kind, name_hash, answer_id FROM replay_answer
+           WHERE account_id = %s AND kind = %s AND answer_id = ANY(%s) FOR UPDATE""",
+        (account_id, IDEMPOTENCY_KEY, list(request_ids)),
+    ).fetchall()
+    return [(Name(account_id, str(kind), bytes(name)), answer_id) for kind, name, answer_id in rows]
 
 
 def forget(connection: Connection, name: Name) -> None:
