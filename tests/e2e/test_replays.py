@@ -329,6 +329,25 @@ def test_an_equal_request_is_answered_from_the_cache_for_the_plans_share(
     assert not replaying.findings()
 
 
+def test_a_key_wishes_the_cache_by_itself_until_it_does_not(replaying, upstream):
+    subscriber, key = replaying.subscriber(sell_with_cache(replaying, 50))
+    (row,) = json.loads(
+        replaying.cli("key", "list", "--subscriber", str(subscriber.subscriber_id), "--json").stdout
+    )
+    words = text("by itself")
+
+    def hits():
+        return replaying.chat(key, {"tokens": 2}, messages=words)[2].get("x-tokenworks-cache") == "hit"
+
+    assert not hits() and not row["response_cache"]
+    replaying.cli("key", "cache", row["key_id"], "on")
+    until(hits, what="the key's wish")
+    assert not replaying.chat(key, {"tokens": 2}, {"x-tokenworks-cache": "off"}, messages=words)[2].get("age")
+    replaying.cli("key", "cache", row["key_id"], "off")
+    until(lambda: not hits(), what="the end of the key's wish")
+    assert not replaying.findings()
+
+
 def told_by(protocol, server, key, words):
     """What the SDK of a protocol makes of a stream that may be answered from the cache."""
     if protocol == "messages":

@@ -62,6 +62,8 @@ class LiveKey(Struct, frozen=True, array_like=True, gc=False):
     """Models to which its requests fall back; None: those of the plan's service."""
     content_log: bool = False
     """Its requests and answers are logged."""
+    response_cache: bool = False
+    """Its requests wish the response cache, unless their header says otherwise."""
 
 
 KeyEnd = Literal["revoked", "expired", "closed"]

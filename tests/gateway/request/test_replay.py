@@ -552,3 +552,24 @@ def test_the_name_of_a_model_that_is_gone_is_text_in_the_record_of_a_repeat():
     answer_lookup(worker, FOUND)
     ((record, _),) = worker.recorder.records
     assert record.model == "go?ne"
+
+
+def test_a_key_that_wishes_the_cache_has_it_for_every_request_whose_header_says_nothing_else():
+    for headers, percent, looks in (
+        (b"", 50, True),
+        (b"x-tokenworks-cache: off\r\n", 50, False),
+        (b"", None, False),
+    ):
+        worker = cached(percent)
+        worker.user.caches = True
+        worker.begins(headers=headers)
+        assert bool(asked(worker, REPLAY_LOOKUP)) == looks
+        if looks:
+            answer_lookup(worker, FOUND)
+            worker.recorder.durable()
+            assert b"x-tokenworks-cache: hit" in worker.client.written and is_over(worker)
+    # An idempotency key comes first, as with the header.
+    worker = cached()
+    worker.user.caches = True
+    worker.begins(headers=KEY)
+    assert [question.name.kind for question, _ in asked(worker, REPLAY_LOOKUP)] == ["idempotency_key"]

@@ -21,8 +21,6 @@ WAITING_MAX: Final = 4_096
 # How long a call waits for its turn.
 WAIT_S: Final = 3.0
 
-Make = Callable[[], Callable[[Connection], Result]]
-
 
 class Thread(Protocol):
     """A database thread."""
@@ -52,7 +50,12 @@ class AccountTurns:
         self._count = 0
         self._busy = False
 
-    async def run(self, account_id: str, make: "Make[Result]", most: int = ACCOUNT_WAITING_MAX) -> Result:
+    async def run(
+        self,
+        account_id: str,
+        make: Callable[[], Callable[[Connection], Result]],
+        most: int = ACCOUNT_WAITING_MAX,
+    ) -> Result:
         """Run the call that `make()` gives; `make` is called in the loop, when it is the account's turn. `most`: so many calls of the account
         may wait before this one. Raises `Unavailable`.
         """

@@ -84,7 +84,7 @@ class Exchange(HeldRequest):
             if refusal is not None:
                 self.refuse(refusal)
                 return
-        if self.head.may_replay or self.stored is not None:
+        if self.head.may_replay or self.user.caches or self.stored is not None:
             found = begin_replays(
                 self.parts, self, self._reserve, self._write_record, self._finish, self.refuse
             )

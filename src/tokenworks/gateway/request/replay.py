@@ -406,7 +406,7 @@ def begin_replay(
         age_s = settings.idempotency_hours * _SECONDS_PER_HOUR
         return Replay(parts, request, missed, kept, given, refuse, IDEMPOTENCY_KEY, 0, age_s, refresh=False)
     percent, age_max_s = request.user.service.cache_percent, settings.cache_age_max_s
-    wish = _WISH.fullmatch(headers.get(b"x-tokenworks-cache", b""))
+    wish = _WISH.fullmatch(headers.get(b"x-tokenworks-cache", b"on" if request.user.caches else b""))
     if percent is None or not age_max_s or wish is None or request.stored is not None:
         return None
     if wish[2] is not None:

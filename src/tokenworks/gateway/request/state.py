@@ -111,8 +111,7 @@ class ArrivedRequest:
         """`began_s`: monotonic seconds. `free`: a `count_tokens` request, which produces no tokens and costs nothing."""
         self.conn: ClientConnection | None = conn  # None: the client has gone, or has its answer
         self.head = head
-        self.body = body
-        self.protocol = protocol
+        self.body, self.protocol = body, protocol
         self.free = free
         self.request_id = shared.ids.next()
         self.started_ms = shared.ids.ms  # of the latest attempt, once there is one
@@ -126,9 +125,9 @@ class ArrivedRequest:
         self.choice: str | None = None  # why the intent chose this model
         self.views: Sequence[DeploymentView] = ()
         self.tried: list[str] = []
-        self.passed_over = 0  # of those tried: nothing was sent to them, as they can't have the request
         self.translated: TranslatedRequest | None = None  # for a deployment of another protocol
-        self.attempt_no = 0
+        # `passed_over`: of those tried, nothing was sent to so many, as they can't have the request.
+        self.attempt_no = self.passed_over = 0
         self.usage_id = ""  # of the attempt in flight
         self.deployment = ""  # of the latest attempt
         self.hold: Hold | None = None

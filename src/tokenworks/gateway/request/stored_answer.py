@@ -130,7 +130,7 @@ def begin_replays(
 ) -> Replay | Refusal | None:
     """What is stored of a request's answer, or given in its place. Returns a refusal as `begin_replay` does."""
     repeat: Replay | Refusal | None = None
-    if request.head.may_replay:
+    if request.head.may_replay or request.user.caches:
         repeat = begin_replay(parts, request, missed, kept, given, refuse)
     if request.stored is None or isinstance(repeat, Refusal):
         return repeat
