@@ -117,8 +117,7 @@ class ArrivedRequest:
         self.started_ms = shared.ids.ms  # of the latest attempt, once there is one
         self.began_s = began_s
         self.address = conn.address
-        self.is_known = False  # the key is known, and `user` is set
-        self.ended = False
+        self.is_known = self.ended = False  # known: the key is, and `user` is set
         # What the request has got so far.
         self.model = ""
         self.intent: str | None = None  # named by the client in place of a model
@@ -126,8 +125,7 @@ class ArrivedRequest:
         self.views: Sequence[DeploymentView] = ()
         self.tried: list[str] = []
         self.translated: TranslatedRequest | None = None  # for a deployment of another protocol
-        # `passed_over`: of those tried, nothing was sent to so many, as they can't have the request.
-        self.attempt_no = self.passed_over = 0
+        self.attempt_no = self.passed_over = 0  # passed over: of those tried, nothing was sent to so many
         self.usage_id = ""  # of the attempt in flight
         self.deployment = ""  # of the latest attempt
         self.hold: Hold | None = None
