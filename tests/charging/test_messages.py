@@ -115,7 +115,7 @@ LIVE_KEY = LiveKey(
     ("open", 9), None, (SoldRate("r", "token", ("*",)),),
 )  # fmt: skip
 LIVE_KEY_ROW = [
-    b"mac", "key", A, "member", ["m"], [B], None, 5, "{}", True, [["key", LIMIT]], None, "home", "{}", None, ["cause"], ["open", 9], None, [["r", "token", ["*"]]], None, False,
+    b"mac", "key", A, "member", ["m"], [B], None, 5, "{}", True, [["key", LIMIT]], None, "home", "{}", None, ["cause"], ["open", 9], None, [["r", "token", ["*"]]], None, False, False,
 ]  # fmt: skip
 RAW = msgspec.Raw(wire.encode(["x", 1]))
 
@@ -171,7 +171,7 @@ ARRAYS = [
     ),
     (
         ReplayFound("found", "u", "r", "provider", Counts(output=1), 5, "application/json", b"{}"),
-        ["found", "u", "r", "provider", [0, 0, 0, 0, 1, 0, 0, 0], 5, "application/json", b"{}"], FROZEN, None,
+        ["found", "u", "r", "provider", [0, 0, 0, 0, 1, 0, 0, 0], 5, "application/json", b"{}", "", None, None], FROZEN, None,
     ),
     (
         ReplayToKeep(ReplayName(A, "response_cache", b"n", "r"), b"", "m", "w", "u", "application/json", None, 60),
@@ -416,7 +416,7 @@ def test_questions_are_answered_in_their_own_types():
     assert questions.KEYS.decode_answer(questions.KEYS.answer(rows)) == rows
     assert questions.KEYS.decode_answer(wire.encode([LIVE_KEY_ROW, [b"mac", "expired"]])) == rows
     assert questions.OBJECT_OWNER.decode_answer(wire.encode(["", 0])) == ObjectOwner("", 0)
-    for answer in ([[b"mac", "lost"]], [[b"mac"]], [LIVE_KEY_ROW[:-4]], [5], {}):
+    for answer in ([[b"mac", "lost"]], [[b"mac"]], [LIVE_KEY_ROW[:-5]], [5], {}):
         with pytest.raises(WireError):
             questions.KEYS.decode_answer(wire.encode(answer))
     with pytest.raises(WireError):

@@ -6,8 +6,13 @@ import pytest
 
 from tests.support.prompt import Prompt, blocks
 from tests.support.server import ROOT, Server
-from tokenworks.charging.ledger.usage import USAGE_SUM_DAYS_DEFAULT, USAGE_SUM_DAYS_MAX
+from tokenworks.charging.ledger.usage import (
+    USAGE_SUM_DAYS_DEFAULT,
+    USAGE_SUM_DAYS_MAX,
+    USAGE_SUM_RECORDS_MAX,
+)
 from tokenworks.gateway.protocol.fields import own
+from tokenworks.subscriptions.key_standing import KEY_RECORDS_MAX
 
 PAGE = ROOT / "docs/DEVELOPERS.md"
 
@@ -58,3 +63,5 @@ def test_the_limits_on_the_page_are_those_of_the_code():
         and f"at most {own.TAG_VALUE_CHARS_MAX} printable" in text
     )
     assert f"at most {USAGE_SUM_DAYS_MAX} days (the last {USAGE_SUM_DAYS_DEFAULT} by default" in text
+    assert f"at most {USAGE_SUM_RECORDS_MAX} records of the account" in text
+    assert f"more than {KEY_RECORDS_MAX} in a day or a month" in text

@@ -138,6 +138,14 @@ def test_the_sdks_read_cost_and_model_whole_and_streamed(server, upstreams):
     assert found[2]["tags"] == {"user": "u-7"}
 
 
+def test_tags_in_headers_beyond_the_limit_of_a_record_are_all_named(server):
+    _, key = server.subscriber()
+    tagged = {f"x-tokenworks-tag-t{n:02}": "x" for n in range(40)}
+    status, _, head = server.chat(key, TOLD, headers=tagged)
+    named = set(head["x-tokenworks-dropped"].split(","))
+    assert status == 200 and named >= {f"tag:t{n}" for n in range(16, 40)} and "tag:t15" not in named
+
+
 def test_tags_are_summed_exactly_by_command_and_by_key(server):
     subscriber, key = server.subscriber()
     for team, job, count in (("a", "x", 2), ("b", "x", 1), ("a", "y", 1)):

@@ -96,6 +96,33 @@ def test_a_repeat_gets_the_same_answer_and_is_charged_once(replaying, upstream):
     assert not replaying.findings()
 
 
+def test_a_repeat_is_answered_after_its_model_is_gone(replaying, upstream):
+    subscriber, key = replaying.subscriber()
+    _, other = replaying.subscriber()
+    replaying.add_deployment("leaving", "leaving", upstream.url)
+    status, first, head = replaying.chat(key, {"tokens": 4}, named("gone"), model="leaving")
+    fell = replaying.chat(key, {"tokens": 4}, named("fell"), model="never", models=["leaving"])
+    assert (status, fell[0], fell[2]["x-tokenworks-model"]) == (200, 200, "leaving")
+    replaying.cli("deployment", "remove", "leaving")
+    until(
+        lambda: {replaying.chat(other, {"tokens": 1}, model="leaving")[0] for _ in range(4)} == {404},
+        what="the model to be gone",
+    )
+    status, again, repeated = replaying.chat(key, {"tokens": 4}, named("gone"), model="leaving")
+    assert (status, again, repeated["x-tokenworks-replayed"]) == (200, first, head["x-request-id"])
+    refell = replaying.chat(key, {"tokens": 4}, named("fell"), model="never", models=["leaving"])
+    assert refell[:2] == fell[:2]
+    for name in ("x-tokenworks-model", "x-tokenworks-choice"):
+        assert refell[2][name] == fell[2][name]
+    # A key that is new is refused as without one, and is free after that.
+    for _ in range(2):
+        status, content, _ = replaying.chat(key, {"tokens": 4}, named("first"), model="leaving")
+        assert (status, json.loads(content)["error"]["code"]) == (404, "model_not_found")
+    records = replaying.usage(subscriber, 4)
+    assert sorted(drawn(record) > 0 for record in records) == [False, False, True, True]
+    assert not replaying.findings()
+
+
 def test_two_at_once_are_served_once(replaying, upstream):
     subscriber, key = replaying.subscriber()
     before = upstream.count()["requests"]
@@ -299,6 +326,25 @@ def test_an_equal_request_is_answered_from_the_cache_for_the_plans_share(
         ]
         != "hit"
     )
+    assert not replaying.findings()
+
+
+def test_a_key_wishes_the_cache_by_itself_until_it_does_not(replaying, upstream):
+    subscriber, key = replaying.subscriber(sell_with_cache(replaying, 50))
+    (row,) = json.loads(
+        replaying.cli("key", "list", "--subscriber", str(subscriber.subscriber_id), "--json").stdout
+    )
+    words = text("by itself")
+
+    def hits():
+        return replaying.chat(key, {"tokens": 2}, messages=words)[2].get("x-tokenworks-cache") == "hit"
+
+    assert not hits() and not row["response_cache"]
+    replaying.cli("key", "cache", row["key_id"], "on")
+    until(hits, what="the key's wish")
+    assert not replaying.chat(key, {"tokens": 2}, {"x-tokenworks-cache": "off"}, messages=words)[2].get("age")
+    replaying.cli("key", "cache", row["key_id"], "off")
+    until(lambda: not hits(), what="the end of the key's wish")
     assert not replaying.findings()
 
 

@@ -81,3 +81,19 @@ def test_the_models_to_fall_back_to_are_the_accounts_own_to_set(services, li):
     services.access.revoke_key(li, key_id)
     with pytest.raises(NotFound):
         services.access.set_fallbacks(li, key_id, ["a"])
+
+
+def test_the_wish_for_the_cache_is_the_accounts_own_to_set(services, li):
+    other = services.subscriptions.register("+8613800000002", "Wu")
+    key_id, text = services.access.issue_key(li, None, "laptop")
+    assert services.access.keys(li)[0].response_cache is False
+    with pytest.raises(NotFound):
+        services.access.set_response_cache(other, key_id, on=True)
+    services.access.set_response_cache(li, key_id, on=True)
+    assert services.access.keys(li)[0].response_cache
+    assert services.key_standings.find(text).key.response_cache
+    services.access.set_response_cache(li, key_id, on=False)
+    assert not services.access.keys(li)[0].response_cache
+    services.access.revoke_key(li, key_id)
+    with pytest.raises(NotFound):
+        services.access.set_response_cache(li, key_id, on=True)

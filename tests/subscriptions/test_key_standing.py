@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.charging.ledger.test_day_store import add
+from tokenworks.subscriptions import key_standing
 from tokenworks.trust import NotSignedIn
 
 
@@ -35,3 +37,18 @@ def test_what_is_no_live_key_opens_nothing(services, li):
     services.keys.revoke(key_id)
     with pytest.raises(NotSignedIn):
         services.key_standings.find(text)
+
+
+def test_of_more_records_than_are_summed_the_total_of_the_month_is_still_exact(services, li, monkeypatch):
+    key_id, text = services.access.issue_key(li, None, "mine")
+    served = services.key_standings.find(text)
+    now = services.clock.now()
+    for n in (3, 4):
+        add(services.connection, li.account_id, served.key.member_id, now, n)
+    add(services.connection, li.account_id, li.account_id, now, 50)  # another member's
+    summed = services.key_standings.read(served)
+    assert [found.records for found in summed.month] == [2] and summed.drawn_month == {"token": 7000}
+    monkeypatch.setattr(key_standing, "KEY_RECORDS_MAX", 2)
+    standing = services.key_standings.read(served)
+    assert standing.today is standing.month is standing.key_today is standing.key_month is None
+    assert standing.drawn_month == summed.drawn_month

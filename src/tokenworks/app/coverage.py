@@ -33,7 +33,7 @@ COVERED: Final[dict[str, dict[str, str]]] = {
     },
     "api_key": {
         ROW_GONE: EMPTY, ROW_TWICE: EMPTY, "key_id": EMPTY, "member_id": "moved to another member of its account before it was used",
-        "key_mac": SEALED, "pepper_version": SEALED, "hint": TEXT, "name": TEXT, "models": SAID, "origins": SAID, "fallbacks": SAID, "content_log": SAID, "expires_at": SAID,
+        "key_mac": SEALED, "pepper_version": SEALED, "hint": TEXT, "name": TEXT, "models": SAID, "origins": SAID, "fallbacks": SAID, "content_log": SAID, "response_cache": SAID, "expires_at": SAID,
         "revoked_at": "a stopped key that goes on again: the audit trail has its stop", "used_at": RUN,
     },
     "approval": {

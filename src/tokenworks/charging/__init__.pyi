@@ -12,6 +12,7 @@ from tokenworks.charging.errors import (
     LedgerWentBack,
     RecorderAway,
     RefundTooMuch,
+    TooManyRecords,
     TransferNotAllowed,
     TransferNotFound,
 )
@@ -275,6 +276,7 @@ __all__ = [
     "SoldRate",
     "Start",
     "State",
+    "TooManyRecords",
     "Transfer",
     "TransferNotAllowed",
     "TransferNotFound",

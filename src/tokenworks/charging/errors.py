@@ -1,6 +1,6 @@
 """The errors of charging, in order of precedence."""
 
-from tokenworks.kernel import Conflict, NotFound, TokenworksError, Unavailable
+from tokenworks.kernel import Conflict, Invalid, NotFound, TokenworksError, Unavailable
 
 
 class AccountNotFound(NotFound):
@@ -41,6 +41,10 @@ class ContentNotLogged(NotFound):
 
 class FailedJobNotFound(NotFound):
     """No such job has failed, or the job has been released or done since."""
+
+
+class TooManyRecords(Invalid):
+    """The account has more usage records in the time than a sum reads: ask for a shorter time."""
 
 
 class LimitNotFound(NotFound):

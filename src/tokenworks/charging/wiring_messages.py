@@ -62,6 +62,8 @@ class LiveKey(Struct, frozen=True, array_like=True, gc=False):
     """Models to which its requests fall back; None: those of the plan's service."""
     content_log: bool = False
     """Its requests and answers are logged."""
+    response_cache: bool = False
+    """Its requests wish the response cache, unless their header says otherwise."""
 
 
 KeyEnd = Literal["revoked", "expired", "closed"]
@@ -130,7 +132,8 @@ class ReplayLookup(Struct, frozen=True, array_like=True, gc=False):
 
 class ReplayFound(Struct, frozen=True, array_like=True, gc=False):
     """The answer to `ReplayLookup`. All but the verdict is of an answer that was found: its record with the tokens that were charged,
-    its age, and its bytes as they were sent to the client.
+    its age, its bytes as they were sent to the client, and of its record the model, the intent or first model that was asked for, and why the
+    model was chosen.
     """
 
     verdict: ReplayVerdict
@@ -141,6 +144,9 @@ class ReplayFound(Struct, frozen=True, array_like=True, gc=False):
     age_s: int = 0
     media_type: str = ""
     answer: bytes = b""
+    model: str = ""
+    asked: str | None = None
+    choice: str | None = None
 
 
 class ReplayToKeep(Struct, frozen=True, array_like=True, gc=False):

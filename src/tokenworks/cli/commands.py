@@ -109,6 +109,7 @@ COMMANDS: Final = {
     "journal list": ("journal", "The journals that the database knows: host, settled sequence, and the grants of the host."),
     "journal reset": ("journal", "Give up a journal that is lost, damaged or older than the database: its host starts an empty journal with a new id."),
     "key block": ("key", "Refuse a key on this host within a second, also while the database is away."),
+    "key cache": ("key", "Have a key's requests wish the response cache by themselves (on), or only by their header (off). The plan has to have a cache."),
     "key create": ("key", "Issue a key."),
     "key fallback": ("key", "Set the models to which a key's requests fall back."),
     "key list": ("key", "A subscriber's keys, oldest first, a page at a time."),

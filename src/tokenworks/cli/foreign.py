@@ -92,11 +92,10 @@ def import_new_api(
     reissue_to: Path | None, yes: bool, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Import what new-api had: its SQLite file, a postgresql:// URL, a JSON file of tables or a folder of CSV files. What would be made is shown first."""
-    tables = read_tables(source, one_api.TABLES)
     choices = Choices(subscriber, tokens_per_usd, without_budgets, allow_private, reissue_to is not None)
-    _import(
-        context, lambda: one_api.read_tables("new-api", tables), choices, reissue_to, yes=yes, dry_run=dry_run, as_json=as_json
-    )  # fmt: skip
+    _import_one_api(
+        context, "new-api", source, choices, reissue_to, yes=yes, dry_run=dry_run, as_json=as_json
+    )
 
 
 @click.command("one-api")
@@ -109,11 +108,22 @@ def import_one_api(
     reissue_to: Path | None, yes: bool, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Import what one-api had: its SQLite file, a postgresql:// URL, a JSON file of tables or a folder of CSV files. What would be made is shown first."""
-    tables = read_tables(source, one_api.TABLES)
     choices = Choices(subscriber, tokens_per_usd, without_budgets, allow_private, reissue_to is not None)
-    _import(
-        context, lambda: one_api.read_tables("one-api", tables), choices, reissue_to, yes=yes, dry_run=dry_run, as_json=as_json
-    )  # fmt: skip
+    _import_one_api(
+        context, "one-api", source, choices, reissue_to, yes=yes, dry_run=dry_run, as_json=as_json
+    )
+
+
+def _import_one_api(
+    context: Context, system: one_api.System, source: str, choices: Choices, reissue_to: Path | None, *, yes: bool, dry_run: bool, as_json: bool
+) -> None:  # fmt: skip
+    """Import what one of the two systems had, whose tables are alike. `system`: new-api or one-api."""
+    tables = read_tables(source, one_api.TABLES)
+
+    def read() -> Foreign:
+        return one_api.read_tables(system, tables)
+
+    _import(context, read, choices, reissue_to, yes=yes, dry_run=dry_run, as_json=as_json)
 
 
 def _import(

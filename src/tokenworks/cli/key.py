@@ -94,6 +94,23 @@ def key_fallback(context: Context, key_id: UUID, models: tuple[str, ...], none: 
     )
 
 
+@click.command("cache")
+@audited(_keys_now)
+@click.argument("key_id", type=click.UUID)
+@click.argument("state", type=click.Choice(["on", "off"]))
+@json_option
+@pass_context
+def key_cache(context: Context, key_id: UUID, state: str, as_json: bool) -> None:
+    """Have a key's requests wish the response cache by themselves (on), or only by their header (off). The plan has to have a cache."""
+    with context.services() as services:
+        services.keys.set_response_cache(key_id, on=state == "on")
+    print_result(
+        {"key_id": key_id, "response_cache": state == "on"},
+        f"The response cache of key {key_id} is {state}.",
+        as_json,
+    )
+
+
 @click.command("list")
 @subscriber_option
 @click.option("--limit", type=click.IntRange(1, 1000), default=KEYS_LIMIT_DEFAULT, show_default=True)

@@ -76,6 +76,7 @@ class KeyEntry:
         "_abandon_minute",
         "_abandoned",
         "account_id",
+        "caches",
         "cap_ids",
         "counts_prompts",
         "ended",
@@ -117,6 +118,8 @@ class KeyEntry:
         self.fallbacks: tuple[str, ...] = ()
         # Requests and answers are logged, since the holder wants it.
         self.logs_content = False
+        # Its requests wish the response cache, unless their header says otherwise.
+        self.caches = False
         # Origins of pages that may use the key; None: all that the setting allows.
         self.origins: frozenset[str] | None = None
         self.cap_ids: tuple[str, ...] = ()
@@ -298,6 +301,7 @@ class KeyCache:
         entry.service = DEFAULT_SERVICE if row.service == "{}" else Service.model_validate_json(row.service)
         entry.fallbacks = entry.service.fallback_models if row.fallbacks is None else row.fallbacks
         entry.logs_content = row.content_log
+        entry.caches = row.response_cache
         entry.origins = None if row.origins is None else frozenset(row.origins)
         entry.suspended_by = row.suspended_by
         entry.payg = row.payg

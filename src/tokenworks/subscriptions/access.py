@@ -118,6 +118,13 @@ class Access:
         self.check_key(subscriber, key_id, member_id)
         self._keys.set_fallbacks(key_id, fallbacks)
 
+    def set_response_cache(
+        self, subscriber: Subscriber, key_id: UUID, *, on: bool, member_id: UUID | None = None
+    ) -> None:
+        """Have the requests of a key of the account (with `member_id`: of this member) wish the response cache or not. Raises `NotFound`."""
+        self.check_key(subscriber, key_id, member_id)
+        self._keys.set_response_cache(key_id, on=on)
+
     def set_content_log(
         self, subscriber: Subscriber, key_id: UUID, *, on: bool, member_id: UUID | None = None
     ) -> None:

@@ -33,6 +33,8 @@ class ApiKey:
     fallbacks: tuple[str, ...] | None = None
     # Its requests and answers are logged, since its holder wants it.
     content_log: bool = False
+    # Its requests wish the response cache, unless they say otherwise.
+    response_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class ApiKeyInfo:
     used_at: datetime | None = None
     fallbacks: tuple[str, ...] | None = None
     content_log: bool = False
+    response_cache: bool = False
 
 
 def _base62(number: int, chars: int) -> str:

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 from msgspec.structs import replace
 
-from tokenworks.app.process import content_questions
+from tokenworks.app.process import account_turns, content_questions
+from tokenworks.app.process.account_turns import AccountTurns
 from tokenworks.app.process.content_questions import ContentQuestions
 from tokenworks.charging import ContentToLog, DatabaseThread
 from tokenworks.charging.host import port
@@ -20,6 +21,8 @@ ENTRY = ContentToLog(
 
 class Host:
     """A thread that calls at once, once it may, and services that note what they are asked."""
+
+    hangs = False
 
     def __init__(self, *, on):
         self.on, self.kept, self.free, self.waiting = on, [], asyncio.Event(), 0
@@ -46,7 +49,7 @@ def test_a_worker_that_does_not_know_yet_that_the_log_is_off_stores_nothing():
         for on, stored in ((True, [(ENTRY, "person")]), (False, [])):
             host = Host(on=on)
             host.free.set()
-            assert await ContentQuestions(host, host.services).keep(ENTRY) is on
+            assert await ContentQuestions(AccountTurns(host), host.services).keep(ENTRY) is on
             assert host.kept == stored
 
     asyncio.run(case())
@@ -58,7 +61,7 @@ def test_more_than_may_wait_are_refused(monkeypatch, limit):
 
     async def case():
         host = Host(on=True)
-        questions = ContentQuestions(host, host.services)
+        questions = ContentQuestions(AccountTurns(host), host.services)
         waiting = [asyncio.create_task(questions.keep(ENTRY)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Unavailable):
@@ -72,10 +75,10 @@ def test_more_than_may_wait_are_refused(monkeypatch, limit):
 def test_an_account_that_logs_much_leaves_room_for_others():
     async def case():
         host = Host(on=True)
-        questions = ContentQuestions(host, host.services)
+        questions = ContentQuestions(AccountTurns(host), host.services)
         waiting = [asyncio.create_task(questions.keep(ENTRY)) for _ in range(100)]
         await asyncio.sleep(0)
-        assert host.waiting == content_questions.WAITING_OF_ACCOUNT_MAX
+        assert questions._waiting_of == {ENTRY.account_id: content_questions.WAITING_OF_ACCOUNT_MAX}
         waiting.append(asyncio.create_task(questions.keep(replace(ENTRY, account_id=uuid7().hex))))
         await asyncio.sleep(0)
         host.free.set()
@@ -85,22 +88,18 @@ def test_an_account_that_logs_much_leaves_room_for_others():
     asyncio.run(case())
 
 
-def test_an_entry_does_not_wait_behind_calls_that_nobody_waits_for_any_more(monkeypatch):
+def test_calls_that_nobody_waits_for_any_more_do_not_pile_up(monkeypatch):
     """The database hangs: what was given up is still in the thread's queue, with its content."""
     monkeypatch.setattr(port, "ANSWER_S", 0.01)
     ends = threading.Event()
 
     async def case():
         thread = DatabaseThread(lambda: SimpleNamespace(closed=False, close=lambda: None), "test")
-        questions = ContentQuestions(thread, lambda _: ends.wait(5))
-        kept = await asyncio.gather(
-            *[questions.keep(replace(ENTRY, account_id=uuid7().hex)) for _ in range(60)],
-            return_exceptions=True,
-        )
-        assert {type(one) for one in kept} == {Unavailable}
-        with pytest.raises(Unavailable, match="wait"):
-            await questions.keep(ENTRY)
-        assert thread.waiting == content_questions.WAITING_MAX
+        questions = ContentQuestions(AccountTurns(thread), lambda _: ends.wait(5))
+        for _ in range(account_turns.GIVEN_UP_MAX + 2):
+            with pytest.raises(Unavailable):
+                await questions.keep(replace(ENTRY, account_id=uuid7().hex))
+        assert thread.waiting == account_turns.GIVEN_UP_MAX
         ends.set()
         thread.close()
         await asyncio.sleep(0.01)

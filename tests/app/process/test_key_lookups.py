@@ -43,7 +43,7 @@ def one_by_one(services, mac):
         None if key.origins is None else sorted(key.origins),
         [cause for cause in subscriber.suspended_by if SUSPENSIONS[cause].serving], services.payg.standing(subscriber),
         consents.refused_by(subscriber),
-        list(services.served.by_mac([mac], OfferingVersions())[mac].holder.rates), None if key.fallbacks is None else list(key.fallbacks), key.content_log,
+        list(services.served.by_mac([mac], OfferingVersions())[mac].holder.rates), None if key.fallbacks is None else list(key.fallbacks), key.content_log, key.response_cache,
     ]  # fmt: skip
 
 

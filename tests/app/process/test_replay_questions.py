@@ -7,6 +7,7 @@ import pytest
 
 from tests.charging.ledger.test_accounts import IDS, first_attempt
 from tokenworks.app.process import replay_questions
+from tokenworks.app.process.account_turns import AccountTurns
 from tokenworks.app.process.replay_questions import ReplayQuestions
 from tokenworks.catalog import Counts
 from tokenworks.charging import ReplayFound, ReplayLookup, ReplayName, UsageRecord
@@ -18,6 +19,9 @@ ACCOUNT, OTHER = uuid7().hex, uuid7().hex
 
 class Host:
     """A recorder's records, and a thread that calls at once, once it may."""
+
+    hangs = False
+    waiting = 0
 
     def __init__(self):
         self.journal = SimpleNamespace(journal_id=uuid7())
@@ -59,7 +63,7 @@ def test_the_records_that_are_not_settled_are_those_of_the_account_before_the_qu
         host = Host()
         ours = record(ACCOUNT)
         host.records = [(1, one.account_id, [], encode_record(one)) for one in (ours, record(OTHER))]
-        questions = ReplayQuestions(host, host, host.services)
+        questions = ReplayQuestions(host, AccountTurns(host), host.services)
         asking = asyncio.ensure_future(questions.find(look()))
         await asyncio.sleep(0)
         host.records = []  # it settles while the question waits for the database
@@ -72,22 +76,45 @@ def test_the_records_that_are_not_settled_are_those_of_the_account_before_the_qu
     asyncio.run(case())
 
 
-def test_too_many_questions_or_records_are_refused(monkeypatch):
-    monkeypatch.setattr(replay_questions, "WAITING_MAX", 2)
+def test_too_many_records_are_not_searched(monkeypatch):
     monkeypatch.setattr(replay_questions, "UNSETTLED_MAX", 1)
 
     async def case():
         host = Host()
-        questions = ReplayQuestions(host, host, host.services)
-        asking = [asyncio.ensure_future(questions.find(look())) for _ in range(2)]
-        await asyncio.sleep(0)
-        with pytest.raises(Unavailable):
-            await questions.find(look())
         host.free.set()
-        await asyncio.gather(*asking)
+        questions = ReplayQuestions(host, AccountTurns(host), host.services)
         await questions.find(look())
         host.records = [(1, OTHER, [], b"")] * 2
         with pytest.raises(Unavailable):
             await questions.find(look())
+
+    asyncio.run(case())
+
+
+def test_the_keys_of_a_dead_workers_requests_are_freed_account_by_account_until_the_database_is_away():
+    async def case():
+        host, freed = Host(), []
+        host.free.set()
+
+        def release(account_id, request_ids, seen):
+            if len(freed) == 2:
+                raise Unavailable("away")
+            freed.append((account_id.hex, [one.hex for one in request_ids], dict(seen.unsettled)))
+
+        host.services = lambda _: SimpleNamespace(replays=SimpleNamespace(release_lost=release))
+        ours = record(ACCOUNT)
+        host.records = [(1, ACCOUNT, [], encode_record(ours))]
+        questions = ReplayQuestions(host, AccountTurns(host), host.services)
+        requests = [uuid7().hex for _ in range(5)]
+        questions.lost(
+            {
+                ACCOUNT: requests[:2],
+                OTHER: requests[2:3],
+                uuid7().hex: requests[3:4],
+                uuid7().hex: requests[4:],
+            }
+        )
+        await asyncio.gather(*questions._releases)
+        assert freed == [(ACCOUNT, requests[:2], {ours.usage_id: ours}), (OTHER, requests[2:3], {})]
 
     asyncio.run(case())

@@ -157,18 +157,26 @@ class Repeats(RuleBasedStateMachine):
         if not lost and request.kind == "idempotency_key":
             self.replays.drop(request.replay_name())
 
-    @rule(host=st.integers(0, 1), pick=st.integers(0, 1))
-    def kill(self, host, pick):
+    @rule(host=st.integers(0, 1), pick=st.integers(0, 1), released=st.booleans())
+    def kill(self, host, pick, released):
         """A worker dies: what it has in flight comes to nothing, or to an interrupted record."""
         host = self.hosts[host]
         if not host.workers:
             return
         worker = sorted(host.workers)[pick % len(host.workers)]
         host.workers.remove(worker)
-        for request in [one for one in self.running if one.worker == worker]:
+        lost = [one for one in self.running if one.worker == worker]
+        for request in lost:
             self.running.remove(request)
             if pick:
                 self._write(request, "interrupted")
+        if released:
+            # With requests of the worker that are over: their keys stay as they are.
+            for request in [*lost, *self.complete.values()]:
+                if request.worker == worker:
+                    self.replays.release_lost(
+                        request.account, [UUID(request.id)], host.records(request.account)
+                    )
 
     def _write(self, request, state):
         host = request.host
@@ -192,11 +200,11 @@ class Repeats(RuleBasedStateMachine):
             )
         host.unsettled = {}
 
-    @rule()
-    def time_goes_on(self):
+    @rule(times=st.integers(1, 2))
+    def time_goes_on(self, times):
         """Requests that are in flight have ended by then."""
         if not self.running:
-            self.clock.move(timedelta(seconds=LIMITS.claim_s + 1))
+            self.clock.move(timedelta(seconds=times * LIMITS.claim_s + 1))
 
     @rule()
     def keys_are_over(self):
@@ -276,6 +284,46 @@ def test_a_record_that_is_on_another_host_is_waited_for_and_never_guessed(servic
     assert asked(replays, there, subscriber.account_id)[1].verdict == "spent"
     # The host of the dead worker knows that there is no record.
     here.workers = {uuid7().hex}
+    assert asked(replays, here, subscriber.account_id)[1].verdict == "none"
+
+
+def test_a_key_whose_worker_died_is_free_on_every_host_unless_its_answer_was_charged(
+    services, clock, subscriber
+):
+    replays = Replays(services.connection, clock, services.vault, LIMITS)
+    here, there = Host(services), Host(services)
+    account = subscriber.account_id
+    requests = [asked(replays, here, account, key)[0] for key in ("running", "kept", "charged")]
+    for request in requests[1:]:
+        assert kept(replays, request, subscriber.subscriber_id)
+    here.unsettled[requests[2].id] = UsageRecord(
+        account.hex, *first_attempt(requests[2].id), *IDS, "chat", "m", "d", "complete", "completed", "provider",
+        0, 0, None, 0, Counts(output=2), None, [], [], [], None,
+    )  # fmt: skip
+    here.workers = {uuid7().hex}
+    ids = [UUID(request.id) for request in requests]
+    assert (
+        replays.release_lost(
+            services.subscriptions.register("+8613800000009").account_id, ids, here.records(account)
+        )
+        == 0
+    )
+    assert asked(replays, there, account, "running")[1].verdict == "in_flight"
+    assert replays.release_lost(account, ids, here.records(account)) == 2
+    assert [asked(replays, there, account, key)[1].verdict for key in ("running", "kept", "charged")] == ["none", "none", "in_flight"]  # fmt: skip
+    assert asked(replays, here, account, "charged")[1].verdict == "found"
+
+
+def test_a_key_whose_release_was_lost_is_free_when_its_request_can_not_be_in_flight_any_more(
+    services, clock, subscriber
+):
+    replays = Replays(services.connection, clock, services.vault, LIMITS)
+    here, there = Host(services), Host(services)
+    asked(replays, here, subscriber.account_id)
+    clock.move(timedelta(seconds=LIMITS.claim_s + 1))
+    assert asked(replays, here, subscriber.account_id)[1].verdict == "spent"
+    clock.move(timedelta(seconds=LIMITS.claim_s))
+    assert asked(replays, there, subscriber.account_id)[1].verdict == "spent"
     assert asked(replays, here, subscriber.account_id)[1].verdict == "none"
 
 

@@ -8,10 +8,15 @@ from datetime import timedelta
 import pytest
 
 from tests.charging.ledger.test_day_store import add
-from tokenworks.charging import tags_of_texts
+from tests.charging.test_flat_reads import ME, clean, nodes, pages, plans, seed, span
+from tokenworks.charging import TooManyRecords, tags_of_texts
+from tokenworks.charging.ledger import usage_sums_store
 from tokenworks.charging.ledger.usage import USAGE_SUM_DAYS_MAX, USAGE_SUM_TAGS_MAX
+from tokenworks.charging.ledger.usage_store import UsageFilter
 from tokenworks.charging.routing_note import note_text
 from tokenworks.kernel import Invalid, uuid7
+
+__all__ = ["span"]
 
 MODELS = ("m-1", "m-2", "Ä")
 TEAMS = ("a", "b", None, 'c"}\\')
@@ -129,3 +134,44 @@ def test_what_is_too_much_or_of_no_kind_is_refused(services):
     assert tags_of_texts(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
     with pytest.raises(Invalid):
         tags_of_texts(["team"])
+
+
+def test_more_records_than_the_limit_are_refused_whosever_they_are(services, filled):
+    account, member, rows = filled
+    since = services.clock.now() - timedelta(days=4)
+    count = len(rows)
+    whole = services.ledger.usage_sums(account, ["model"], since, records_max=count)
+    assert sum(found.records for found in whole) == count
+    for member_id in (None, member, uuid7()):
+        with pytest.raises(TooManyRecords):
+            services.ledger.usage_sums(account, ["model"], since, member_id=member_id, records_max=count - 1)
+    # The ids of a shorter time are fewer; another account has none.
+    services.clock.move(timedelta(days=9))
+    assert services.ledger.usage_sums(account, ["model"], services.clock.now(), records_max=0) == []
+    assert services.ledger.usage_sums(uuid7(), ["model"], since, records_max=0) == []
+
+
+def test_the_count_before_a_sum_uses_the_key_and_reads_no_more_than_the_limit(services, owner, span):
+    services.connection.execute("SET random_page_cost = 1.1")
+    seed(services, span, 300, account=ME, salt="me")
+    seed(services, span, 6000, salt="others")
+    clean(owner)
+    (plan,) = plans(
+        services, lambda: usage_sums_store.records_at_most(services.connection, ME, UsageFilter(), 150)
+    )
+    # An empty month is read by no index.
+    scans = [node for node in nodes(plan) if "Relation Name" in node and node["Actual Loops"] and pages(node)]
+    assert scans and {node["Node Type"] for node in scans} <= {"Index Only Scan", "Bitmap Heap Scan"}
+    assert sum(node["Actual Rows"] * node["Actual Loops"] for node in scans) <= 300
+    assert pages(plan) < 100
+
+
+def test_many_groups_cost_as_much_as_their_records_not_their_product(services, owner, span):
+    """The records that were found are read twice for a page, for its sums and for its amounts, and not again for each group."""
+    seed(services, span, 2000, account=ME, salt="me")
+    clean(owner)
+    since = services.clock.now() - timedelta(days=92)
+    *_, plan = plans(services, lambda: services.ledger.usage_sums(ME, ["day", "model"], since))
+    read = [node["Actual Loops"] for node in nodes(plan) if node.get("CTE Name") == "found"]
+    (days,) = [node["Actual Rows"] for node in nodes(plan) if node["Node Type"] == "Limit"]
+    assert sum(read) == 2 and days > 50

@@ -16,6 +16,7 @@ from tokenworks.charging import (
     ReplayFound,
     Verdict,
 )
+from tokenworks.factory import ModelCard
 from tokenworks.gateway.request.replay import begin_replay
 from tokenworks.gateway.request.ticking import cut
 
@@ -496,3 +497,79 @@ def test_a_stream_with_a_cost_is_stored_without_it_and_for_those_alone_that_ask_
     answer_lookup(again, found)
     again.recorder.durable()
     assert b'"cost":14' in body_of_stream(again.client) and is_over(again)
+
+
+@pytest.mark.parametrize("cause", ["model", "protocol", "object", "modality"])
+def test_a_repeat_is_answered_although_nothing_serves_its_request_any_more(cause):
+    """The answer is stored: neither a model nor a deployment is needed, and nothing is charged."""
+    card = ModelCard(name="m", modalities=("text",))
+    worker = Worker(models=(card,) if cause == "modality" else ())
+    image = [
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}
+    ]
+    more = {
+        "model": {"model": "gone"},
+        "protocol": {"protocol": "embeddings", "body": b'{"model":"m","input":"hi"}'},
+        "object": {
+            "protocol": "responses",
+            "body": b'{"model":"m","input":"hi","previous_response_id":"resp_gone"}',
+        },
+        "modality": {"messages": image},
+    }[cause]
+    exchange = worker.begins(headers=KEY, **more)
+    assert not exchange.ended
+    answer_lookup(worker, FOUND)
+    worker.recorder.durable()
+    ((record, _),) = worker.recorder.records
+    assert (record.state, record.replay_percent, record.parts) == ("replayed", 0, [])
+    assert worker.client.written.endswith(ANSWER) and is_over(worker)
+
+
+def test_a_first_request_that_nothing_serves_is_refused_as_without_a_key_and_its_key_is_free():
+    worker = Worker()
+    worker.begins(headers=KEY, model="gone")
+    answer_lookup(worker, ReplayFound("none"))
+    assert worker.client.refused.status == 404
+    assert len(asked(worker, REPLAY_DROP)) == 1 and not worker.recorder.records and is_over(worker)
+    # A client that leaves meanwhile is charged nothing, and frees its key, too.
+    worker = Worker()
+    exchange = worker.begins(headers=KEY, model="gone")
+    exchange.client_gone()
+    answer_lookup(worker, ReplayFound("none"))
+    assert len(asked(worker, REPLAY_DROP)) == 1 and is_over(worker)
+
+
+def test_a_repeat_with_a_key_that_may_not_use_the_model_gets_no_answer_of_it():
+    worker = Worker()
+    worker.user.models = frozenset({"other"})
+    worker.begins(headers=KEY)
+    assert worker.client.refused.code == "model_not_allowed" and not asked(worker, REPLAY_LOOKUP)
+
+
+def test_the_name_of_a_model_that_is_gone_is_text_in_the_record_of_a_repeat():
+    worker = Worker()
+    worker.begins(headers=KEY, model="go\0ne")
+    answer_lookup(worker, FOUND)
+    ((record, _),) = worker.recorder.records
+    assert record.model == "go?ne"
+
+
+def test_a_key_that_wishes_the_cache_has_it_for_every_request_whose_header_says_nothing_else():
+    for headers, percent, looks in (
+        (b"", 50, True),
+        (b"x-tokenworks-cache: off\r\n", 50, False),
+        (b"", None, False),
+    ):
+        worker = cached(percent)
+        worker.user.caches = True
+        worker.begins(headers=headers)
+        assert bool(asked(worker, REPLAY_LOOKUP)) == looks
+        if looks:
+            answer_lookup(worker, FOUND)
+            worker.recorder.durable()
+            assert b"x-tokenworks-cache: hit" in worker.client.written and is_over(worker)
+    # An idempotency key comes first, as with the header.
+    worker = cached()
+    worker.user.caches = True
+    worker.begins(headers=KEY)
+    assert [question.name.kind for question, _ in asked(worker, REPLAY_LOOKUP)] == ["idempotency_key"]

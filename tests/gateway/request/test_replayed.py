@@ -2,6 +2,8 @@
 
 import json
 
+import msgspec
+
 from tests.gateway.request.support import Worker, deployment, events, piece, used
 from tests.gateway.request.test_replay import (
     ANSWER,
@@ -76,6 +78,22 @@ def test_a_hit_names_the_limits_and_the_model_that_any_answer_names():
     worker.recorder.durable()
     assert b"x-ratelimit-remaining-requests: 59\r\n" in worker.client.written
     assert b"x-tokenworks-model: m\r\n" in worker.client.written
+
+
+def test_a_repeat_and_a_hit_name_the_model_that_answered_first_and_why():
+    """After a fallback, also if this request would get another model, or names none to fall back to itself."""
+    why = "fallback after no_deployment"
+    first = msgspec.structs.replace(FOUND, model="other", asked="m", choice=why)
+    for worker, headers in ((cached(), CACHE), (Worker(), KEY)):
+        for more in ({}, {"models": ["other"]}):
+            head, _, _ = given(worker, first, headers=headers, **more)
+            assert f"x-tokenworks-model: other\r\nx-tokenworks-choice: {why}\r\n".encode() in head
+            worker = Worker() if headers is KEY else cached()
+    # The first model of a list answered itself: no cause. Of a request without a list, no answer names a model.
+    own = msgspec.structs.replace(FOUND, model="m")
+    head, _, _ = given(Worker(), own, headers=KEY, models=["other"])
+    assert b"x-tokenworks-model: m\r\n" in head and b"x-tokenworks-choice" not in head
+    assert b"x-tokenworks-model" not in given(Worker(), own, headers=KEY)[0]
 
 
 def test_the_name_that_an_answer_shows_is_part_of_its_own():

@@ -278,6 +278,36 @@ def test_the_memory_of_a_translation_is_counted_and_given_back():
     assert worker.shared.memory.used == 0
 
 
+def test_what_responses_repeat_of_a_request_is_counted_and_given_back():
+    tools = [
+        {"type": "function", "name": f"t{n}", "parameters": {"type": "object"}, "strict": False}
+        for n in range(2000)
+    ]
+    body = json.dumps(
+        {"model": "m", "input": "hi", "stream": True, "max_output_tokens": 9, "tools": tools}
+    ).encode()
+    for room in (True, False):
+        worker = Worker()
+        worker.begins(protocol="responses", body=body)
+        before = worker.shared.memory.used
+        if not room:
+            worker.shared.memory.take("192.0.2.1", worker.settings.memory_bytes_max - before - len(body))
+        worker.upstream().answers(events(piece("one ")), kind=EVENTS)
+        if room:
+            # The tools are in the two first events, and stay for the last one.
+            assert worker.client.written.count(b'"name":"t1999"') == 2
+            assert worker.shared.memory.used - before >= 2 * len(json.dumps(tools, separators=(",", ":")))
+            upstream = worker.upstream()
+            upstream.user.upstream_data(upstream, events(piece(None, "stop"), used(9, 1), "[DONE]"))
+            upstream.ends()
+        worker.recorder.durable()
+        ((record, _),) = worker.recorder.records
+        assert record.reason == ("completed" if room else "no_memory")
+        assert worker.shared.memory.used == (
+            0 if room else worker.settings.memory_bytes_max - before - len(body)
+        )
+
+
 def test_a_body_whose_translation_would_block_the_loop_is_refused():
     worker = Worker(memory_bytes_max=1 << 27)
     worker.begins(**MESSAGES, body=json.dumps({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}] * 60_000}).encode())  # fmt: skip
@@ -350,3 +380,20 @@ def test_the_cost_of_a_translated_stream_is_in_an_event_of_the_same_answer():
     chunks = [one for one in payloads(content(worker.client)[1]) if isinstance(one, dict)]
     assert [chunk["usage"]["cost"] for chunk in chunks if "cost" in (chunk.get("usage") or {})] == [8]
     assert len({chunk["id"] for chunk in chunks}) == 1 and b"msg_up" not in worker.client.written
+
+
+def test_a_deployment_to_which_nothing_is_sent_uses_none_of_the_attempts():
+    """Deployments of a protocol that can't express the request are passed over: those that can have it keep all `attempts_max`."""
+    messages = [deployment(f"m{n}", protocols=("messages",)) for n in range(3)]
+    others = [deployment(f"r{n}", protocols=("responses",)) for n in range(3)]
+    worker = Worker(*messages, *others, attempts_max=2)
+    sound = {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}}
+    exchange = worker.begins(content=[{"type": "text", "text": "hi"}, sound])
+    tried = []
+    while not exchange.ended:
+        (name,) = [name for name in worker.pools if name not in tried]
+        tried.append(name)
+        worker.upstream(name).answers(b"{}", status=500)
+        worker.upstream(name).ends()
+    assert len(tried) == 2 and set(tried) <= {one.name for one in others}
+    assert worker.client.refused.status == 502 and not worker.held and worker.shared.memory.used == 0

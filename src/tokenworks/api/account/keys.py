@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from tokenworks.kernel import MODEL_CHARS_MAX
+from tokenworks.kernel import MODEL_CHARS_MAX, Invalid
 from tokenworks.web.actions import issue_key, key_owner
 from tokenworks.web.bodies import StrictBody, SubscriberReference
 from tokenworks.web.content import instant, json_response
@@ -34,7 +34,11 @@ class KeyCreate(StrictBody):
 
 
 class KeyChange(StrictBody):
-    fallback_models: FallbackModels | None
+    """What is not named stays as it is."""
+
+    fallback_models: FallbackModels | None = None
+    # The key's requests wish the response cache, unless their header says otherwise.
+    response_cache: bool = False
 
 
 @router.get("/keys", summary="API keys, oldest first; a member sees only its own", **allow(*ALL_ROLES))
@@ -54,6 +58,7 @@ def keys(
             "models": key.models,
             "fallback_models": key.fallbacks,
             "content_log": key.content_log,
+            "response_cache": key.response_cache,
             "cap_tokens": key.cap_tokens,
             "created_at": instant(key.created_at),
             "expires_at": instant(key.expires_at),
@@ -81,15 +86,23 @@ def make_key(body: KeyCreate, services: RequestServices, principal: CurrentPrinc
 
 @router.patch(
     "/keys/{id}",
-    summary="Set the models to which a key's requests fall back",
+    summary="Set the models to which a key's requests fall back, and whether they wish the response cache",
     **allow("owner", "admin", "member"),
 )
 def change_key(body: KeyChange, services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
     found, key_id = own_subscriber(services, principal), as_uuid(id, "key")
+    changed = body.model_dump(include=body.model_fields_set)
+    if not changed:
+        raise Invalid("name what is to change: fallback_models or response_cache")
     with services.transaction():
-        services.access.set_fallbacks(found, key_id, body.fallback_models, key_owner(principal))
-        audit(services, principal, "key.change", key_id, None, {"fallback_models": body.fallback_models})
-    return json_response({"id": str(key_id), "fallback_models": body.fallback_models})
+        if "fallback_models" in changed:
+            services.access.set_fallbacks(found, key_id, body.fallback_models, key_owner(principal))
+        if "response_cache" in changed:
+            services.access.set_response_cache(
+                found, key_id, on=body.response_cache, member_id=key_owner(principal)
+            )
+        audit(services, principal, "key.change", key_id, None, changed)
+    return json_response({"id": str(key_id), **changed})
 
 
 @router.delete(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Response
 
-from tokenworks.api.developers.sums import amounts_shown, in_whole_units, sum_shown
+from tokenworks.api.developers.sums import drawn_shown, in_whole_units, sum_shown
 from tokenworks.charging import Bucket, UsageSum
 from tokenworks.subscriptions import KeyStanding
 from tokenworks.web.content import exact_amount, instant, json_response, without_none
@@ -28,12 +28,16 @@ def _bucket(bucket: Bucket) -> dict[str, object]:
     )
 
 
-def _of_token(sums: Sequence[UsageSum]) -> object:
-    return in_whole_units(sum(found.drawn.get(UNIT, 0) for found in sums))
+def _of_token(sums: Sequence[UsageSum] | None) -> object:
+    return None if sums is None else in_whole_units(sum(found.drawn.get(UNIT, 0) for found in sums))
+
+
+def _sums(sums: Sequence[UsageSum] | None) -> object:
+    return None if sums is None else [sum_shown(found) for found in sums]
 
 
 def _openrouter(standing: KeyStanding) -> dict[str, object]:
-    """The fields that OpenRouter's clients read of `GET /api/v1/key`; amounts are tokens. `usage` is this month's."""
+    """The fields that OpenRouter's clients read of `GET /api/v1/key`; amounts are tokens. `usage` is this month's; null without a sum."""
     own = standing.served.key.cap_bucket_id
     cap = next((bucket for bucket in standing.caps if bucket.bucket_id == own), None)
     rates = [limit.requests_per_min for _, limit in standing.limits if limit.requests_per_min]
@@ -84,9 +88,9 @@ def key(services: RequestServices, holder: CurrentKey) -> Response:
         "pay_as_you_go": None
         if payg is None
         else {"state": payg[0], "month_max": {"unit": "CNY", "value": exact_amount(payg[1])}},
-        "today": [sum_shown(found) for found in standing.today],
-        "month": [sum_shown(found) for found in standing.month],
-        "drawn_this_month": amounts_shown(standing.month),
+        "today": _sums(standing.today),
+        "month": _sums(standing.month),
+        "drawn_this_month": drawn_shown(standing.drawn_month),
         "as_of": instant(standing.now),
     }
     return json_response(content, headers={"Cache-Control": "no-store"})

@@ -1,7 +1,7 @@
 """Sums of usage as JSON, for the routes of keys and of accounts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Final
 
@@ -22,12 +22,8 @@ def in_whole_units(thousandths: int | None) -> Decimal | int | None:
     return exact_decimal(thousandths, PER_UNIT)
 
 
-def amounts_shown(sums: Sequence[UsageSum]) -> list[dict[str, object]]:
-    """What these groups drew together, by unit."""
-    amounts: dict[str, int] = {}
-    for found in sums:
-        for unit, amount in found.drawn.items():
-            amounts[unit] = amounts.get(unit, 0) + amount
+def drawn_shown(amounts: Mapping[str, int]) -> list[dict[str, object]]:
+    """Amounts in thousandths, by unit."""
     return [{"unit": unit, "amount": in_whole_units(amount)} for unit, amount in sorted(amounts.items())]
 
 
@@ -36,7 +32,7 @@ def sum_shown(found: UsageSum) -> dict[str, object]:
         **found.group,
         "requests": found.records,
         "tokens": found.tokens,
-        "drawn": amounts_shown([found]),
+        "drawn": drawn_shown(found.drawn),
     }
 
 

@@ -8,32 +8,39 @@ from uuid import UUID
 from psycopg import Connection
 
 from tokenworks.app.bootstrap import AppServices
-from tokenworks.charging import ContentToLog, DatabaseThread
+from tokenworks.app.process.account_turns import AccountTurns
+from tokenworks.charging import ContentToLog
 from tokenworks.kernel import Unavailable
 
-# Calls that wait for the thread, in all, and entries of one account: beyond these an entry is refused, since clients wait for the other
-# questions in that thread.
+# Entries that wait, in all and of one account: beyond these an entry is refused, since clients wait for the other questions in that thread.
 WAITING_MAX: Final = 40
 WAITING_OF_ACCOUNT_MAX: Final = 10
+# Calls of an account that may wait before its entry: fewer than before an answer, which a client waits for.
+ACCOUNT_WAITING_MAX: Final = 50
 
 
 class ContentQuestions:
-    """Runs in the recorder's loop. `thread`: the database thread of stored answers, so that key lookups wait for no entry."""
+    """Runs in the recorder's loop. `turns`: of the database thread of stored answers, so that key lookups wait for no entry."""
 
-    def __init__(self, thread: DatabaseThread, make_services: Callable[[Connection], AppServices]) -> None:
-        self._thread = thread
+    def __init__(self, turns: AccountTurns, make_services: Callable[[Connection], AppServices]) -> None:
+        self._turns = turns
         self._make_services = make_services
+        self._waiting = 0
         self._waiting_of: dict[str, int] = {}
 
     async def keep(self, logged: ContentToLog) -> bool:
         """Returns whether the entry is stored. Raises `Unavailable`."""
         account, of_account = logged.account_id, self._waiting_of.get(logged.account_id, 0)
-        if self._thread.waiting >= WAITING_MAX or of_account >= WAITING_OF_ACCOUNT_MAX:
+        if self._waiting >= WAITING_MAX or of_account >= WAITING_OF_ACCOUNT_MAX:
             raise Unavailable("too many entries wait to be stored")
+        self._waiting += 1
         self._waiting_of[account] = of_account + 1
         try:
-            return await self._thread.run(partial(self._keep, logged=logged))
+            return await self._turns.run(
+                logged.account_id, lambda: partial(self._keep, logged=logged), ACCOUNT_WAITING_MAX
+            )
         finally:
+            self._waiting -= 1
             self._waiting_of[account] -= 1
             if not self._waiting_of[account]:
                 del self._waiting_of[account]

@@ -53,6 +53,7 @@ def key_rows(
             rates=holder.rates,
             fallbacks=key.fallbacks,
             content_log=key.content_log,
+            response_cache=key.response_cache,
         )
     return rows
 

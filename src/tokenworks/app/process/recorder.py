@@ -20,6 +20,7 @@ from tokenworks.app.bootstrap import AppServices, make_works
 from tokenworks.app.database.connections import anchor_clock, connect, connect_planned, database
 from tokenworks.app.database.schema import SCHEMA, check_schema
 from tokenworks.app.logs import configure_logs, log_suppressed
+from tokenworks.app.process.account_turns import AccountTurns
 from tokenworks.app.process.change_feed import ChangeFeed
 from tokenworks.app.process.content_questions import ContentQuestions
 from tokenworks.app.process.forked import RETIRE
@@ -212,10 +213,12 @@ class RecorderProcess:
             self._conditions,
         )
         key_lookups = KeyLookups(self._lookup_thread, self._make_services)
-        replays = ReplayQuestions(recorder, self._replay_thread, self._make_services)
-        content = ContentQuestions(self._replay_thread, self._make_services)
+        turns = AccountTurns(self._replay_thread)
+        replays = ReplayQuestions(recorder, turns, self._make_services)
+        recorder.on_lost = replays.lost
+        content = ContentQuestions(turns, self._make_services)
         self._questions = WorkerQuestions(
-            recorder, self._conditions, key_lookups, replays, content, self._lookup_thread, clock
+            recorder, self._conditions, key_lookups, replays, content, turns, clock
         )
         recorder.grants = HostGrants(
             self._ledger,

@@ -2,18 +2,20 @@
 that lie with a client are made and opened here, too.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 from uuid import UUID
 
+import structlog
 from psycopg import Connection
 
 from tokenworks.app.bootstrap import AppServices
+from tokenworks.app.process.account_turns import ACCOUNT_WAITING_MAX, AccountTurns
 from tokenworks.charging import (
     ContentKeys,
     ContentKeysAsked,
-    DatabaseThread,
     HostRecords,
     Recorder,
     ReplayFound,
@@ -25,54 +27,70 @@ from tokenworks.charging import (
 from tokenworks.kernel import Unavailable
 from tokenworks.trust import SEALED_KEY_BYTES, new_content_key, open_content_key
 
-Result = TypeVar("Result")
+log = structlog.get_logger()
 
-# Questions that wait for the thread; further ones are refused.
-WAITING_MAX: Final = 1000
 # With more records than this waiting for the database, they are not searched: the database hardly answers then.
 UNSETTLED_MAX: Final = 20_000
+# Calls of an account that may wait before a release of its keys: more than before a question, since a lost one keeps a key claimed.
+DROPS_WAITING_MAX: Final = 4 * ACCOUNT_WAITING_MAX
 
 
 class ReplayQuestions:
-    """Runs in the recorder's loop. `thread`: a database thread of its own, so that key lookups wait for no answer."""
+    """Runs in the recorder's loop. `turns`: of a database thread of its own, so that key lookups wait for no answer."""
 
     def __init__(
         self,
         recorder: Recorder,
-        thread: DatabaseThread,
+        turns: AccountTurns,
         make_services: Callable[[Connection], AppServices],
     ) -> None:
         self._recorder = recorder
-        self._thread = thread
+        self._turns = turns
         self._make_services = make_services
-        self._waiting = 0
+        self._releases: set[asyncio.Task[None]] = set()
 
     async def find(self, asked: ReplayLookup) -> ReplayFound:
         """Raises `Unavailable`."""
-        # The records that are not settled are read before the database, so that a record that settles meanwhile is seen there.
-        host = self._host(asked.name.account_id)
-        return await self._run(partial(self._find, asked=asked, host=host))
+
+        def make() -> Callable[[Connection], ReplayFound]:
+            # The records that are not settled are read before the database, so that a record that settles meanwhile is seen there.
+            return partial(self._find, asked=asked, host=self._host(asked.name.account_id))
+
+        return await self._turns.run(asked.name.account_id, make)
 
     async def keep(self, kept: ReplayToKeep) -> bool:
         """Raises `Unavailable`."""
-        return await self._run(partial(self._keep, kept=kept))
+        return await self._turns.run(kept.name.account_id, lambda: partial(self._keep, kept=kept))
 
     async def drop(self, name: ReplayName) -> None:
         """Raises `Unavailable`."""
-        await self._run(partial(self._drop, name=name))
+        await self._turns.run(name.account_id, lambda: partial(self._drop, name=name), DROPS_WAITING_MAX)
 
     async def keys(self, asked: ContentKeysAsked) -> ContentKeys:
         """Raises `Unavailable`."""
-        return await self._run(partial(self._keys, asked=asked))
+        return await self._turns.run(asked.account_id, lambda: partial(self._keys, asked=asked))
 
-    async def _run(self, call: Callable[[Connection], Result]) -> Result:
-        if self._waiting >= WAITING_MAX:
-            raise Unavailable("too many answers are asked for: come again")
-        self._waiting += 1
-        try:
-            return await self._thread.run(call)
-        finally:
-            self._waiting -= 1
+    def lost(self, requests: Mapping[str, list[str]]) -> None:
+        """The worker of these requests (by account) is gone: free the idempotency keys that they claimed."""
+        task = asyncio.get_running_loop().create_task(self._release(requests))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    async def _release(self, requests: Mapping[str, list[str]]) -> None:
+        for account_id, request_ids in requests.items():
+
+            def make(
+                account_id: str = account_id, request_ids: list[str] = request_ids
+            ) -> Callable[[Connection], int]:
+                host = self._host(account_id)
+                return partial(self._release_lost, account_id=account_id, request_ids=request_ids, host=host)
+
+            try:
+                await self._turns.run(account_id, make, DROPS_WAITING_MAX)
+            except Unavailable as error:
+                # This host frees such a key when it is asked for; only another host waits for the end of the claim.
+                log.warning("recorder.claims_stay", accounts=len(requests), error=str(error))
+                return
 
     def _host(self, account_id: str) -> HostRecords:
         unsettled = self._recorder.unsettled()
@@ -110,3 +128,9 @@ class ReplayQuestions:
         ]
         key, sealed = new_content_key(person, member_id) if asked.makes else (b"", b"")
         return ContentKeys(opened, key, sealed)
+
+    def _release_lost(
+        self, connection: Connection, account_id: str, request_ids: list[str], host: HostRecords
+    ) -> int:
+        ids = [UUID(request_id) for request_id in request_ids]
+        return self._make_services(connection).replays.release_lost(UUID(account_id), ids, host)

@@ -2,8 +2,12 @@
 answers to give again, keys of contents; and entries of the log of content, which only the database keeps.
 """
 
-from msgspec import Raw
+from functools import partial
 
+from msgspec import Raw
+from psycopg import Connection
+
+from tokenworks.app.process.account_turns import AccountTurns
 from tokenworks.app.process.content_questions import ContentQuestions
 from tokenworks.app.process.host_conditions import HostConditions
 from tokenworks.app.process.key_lookups import KeyLookups
@@ -17,7 +21,6 @@ from tokenworks.charging import (
     REPLAY_DROP,
     REPLAY_KEEP,
     REPLAY_LOOKUP,
-    DatabaseThread,
     Ledger,
     ObjectOwner,
     Recorder,
@@ -27,7 +30,9 @@ from tokenworks.kernel import Clock, Unavailable
 
 
 class WorkerQuestions:
-    """Answers the questions of `charging.questions`. `thread`: the database thread for reads."""
+    """Answers the questions of `charging.questions`. `turns`: of the database thread of stored answers, so that key lookups wait for
+    no owner of an object.
+    """
 
     def __init__(
         self,
@@ -36,7 +41,7 @@ class WorkerQuestions:
         key_lookups: KeyLookups,
         replays: ReplayQuestions,
         content: ContentQuestions,
-        thread: DatabaseThread,
+        turns: AccountTurns,
         clock: Clock,
     ) -> None:
         self._recorder = recorder
@@ -44,7 +49,7 @@ class WorkerQuestions:
         self._key_lookups = key_lookups
         self._replays = replays
         self._content = content
-        self._thread = thread
+        self._turns = turns
         self._clock = clock
 
     async def answer(self, name: str, argument: Raw) -> Raw:
@@ -78,7 +83,15 @@ class WorkerQuestions:
                 record = decode_record(text)
                 if record.upstream_id == upstream_id and record.protocol == "responses":
                     return ObjectOwner(record.deployment, sum(record.c))
-        owner = await self._thread.run(
-            lambda connection: Ledger(connection, self._clock).owns_upstream_id(account_id, upstream_id)
+        owner = await self._turns.run(
+            account_id,
+            lambda: partial(self._owner_in_database, account_id=account_id, upstream_id=upstream_id),
         )
         return ObjectOwner(*(owner or ("", 0)))
+
+    # In the thread.
+
+    def _owner_in_database(
+        self, connection: Connection, account_id: str, upstream_id: str
+    ) -> tuple[str, int] | None:
+        return Ledger(connection, self._clock).owns_upstream_id(account_id, upstream_id)

@@ -8,7 +8,7 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -122,6 +122,8 @@ class Recorder:
         self.handed_over = False  # to another recorder: this one reads and writes nothing more
         self.commits = Histogram(COMMIT_US)
         self._cleaned_s = 0.0
+        # Called with the requests, by account, whose attempts ended with their worker. None: nothing waits for that.
+        self.on_lost: Callable[[Mapping[str, list[str]]], None] | None = None
 
     def fatal(self, error: BaseException) -> None:
         self._on_fatal(error)
@@ -343,14 +345,18 @@ class Recorder:
             self.limits.worker_lost(worker_id)
             self.queues.worker_lost(worker_id)
         ops: list[WrittenOp] = []
+        lost: dict[str, list[str]] = {}
         for usage_id, attempt in self.attempts.items():
             if attempt.worker_id == worker_id:
                 ops.append(interrupted(attempt, WORKER_LOST) or Drop(usage_id))
+                lost.setdefault(attempt.start.account_id, []).append(attempt.start.request_id)
         if ops:
             log.warning("recorder.worker_lost", worker=worker_id[:8], open_attempts=len(ops))
             seq = self._append(own_payload(ops))
             self._records += self._apply(None, seq, ops)
             self._schedule_commit()
+            if self.on_lost is not None:
+                self.on_lost(lost)
 
     # Commits.
 

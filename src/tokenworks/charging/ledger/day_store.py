@@ -48,6 +48,16 @@ def by_member(
     return _member_tokens(used), _member_amounts(charged)
 
 
+def drawn_by_member(connection: Connection, account_id: UUID, member_id: UUID, first: date) -> dict[str, int]:
+    """What one member drew from balances on whole days, from `first` on: unit -> amount in thousandths."""
+    rows = connection.execute(
+        """SELECT unit, sum(amount)::bigint FROM usage_day
+           WHERE account_id = %s AND day >= %s AND member_id = %s AND unit <> '' GROUP BY unit""",
+        (account_id, first, member_id),
+    )
+    return dict(rows.fetchall())
+
+
 def rows_by_member(
     connection: Connection, account_id: UUID, begin: datetime, end: datetime, floor: UUID
 ) -> tuple[list[MemberTokens], list[MemberAmount]]:

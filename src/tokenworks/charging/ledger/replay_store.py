@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 from uuid import UUID
 
 from psycopg import Connection
@@ -10,9 +10,15 @@ from psycopg import Connection
 from tokenworks.catalog import TOKEN_CLASSES, Counts
 from tokenworks.charging.messages import CountedBy, Loss
 from tokenworks.charging.model import losses_of
+from tokenworks.charging.replay import IDEMPOTENCY_KEY
+from tokenworks.charging.routing_note import read_note
 
 # The most answers of the cache that one stored answer displaces.
 EVICTED_MAX = 1000
+
+
+# The columns of an original.
+_ORIGINAL: Final = f"request_id, state, counted_by, loss, model, asked, choice, {', '.join(TOKEN_CLASSES)}"
 
 
 class Name(NamedTuple):
@@ -60,6 +66,9 @@ class Original(NamedTuple):
     counted_by: CountedBy
     counts: Counts
     losses: Sequence[Loss]
+    model: str
+    asked: str | None
+    choice: str | None
 
 
 def find(connection: Connection, name: Name, *, lock: bool) -> Row | None:
@@ -123,6 +132,18 @@ def drop(connection: Connection, name: Name, answer_id: UUID) -> None:
     )
 
 
+def claims_of(
+    connection: Connection, account_id: UUID, request_ids: Sequence[UUID]
+) -> list[tuple[Name, UUID]]:
+    """(the name, the request) of the idempotency keys that these requests claimed, locked."""
+    rows = connection.execute(
+        """SELECT kind, name_hash, answer_id FROM replay_answer
+           WHERE account_id = %s AND kind = %s AND answer_id = ANY(%s) FOR UPDATE""",
+        (account_id, IDEMPOTENCY_KEY, list(request_ids)),
+    ).fetchall()
+    return [(Name(account_id, str(kind), bytes(name)), answer_id) for kind, name, answer_id in rows]
+
+
 def forget(connection: Connection, name: Name) -> None:
     """Delete a row, with or without an answer."""
     connection.execute(
@@ -180,7 +201,7 @@ def original(connection: Connection, account_id: UUID, usage_id: UUID) -> Origin
     """The settled record with this id."""
     return _original(
         connection.execute(
-            f"""SELECT request_id, state, counted_by, loss, {", ".join(TOKEN_CLASSES)} FROM usage
+            f"""SELECT {_ORIGINAL} FROM usage
                 WHERE account_id = %s AND usage_id = %s""".encode(),
             (account_id, usage_id),
         ).fetchone()
@@ -191,7 +212,7 @@ def answered(connection: Connection, account_id: UUID, request_id: UUID) -> Orig
     """The settled complete record of a request. The ids of a request's records are not below its own."""
     return _original(
         connection.execute(
-            f"""SELECT request_id, state, counted_by, loss, {", ".join(TOKEN_CLASSES)} FROM usage
+            f"""SELECT {_ORIGINAL} FROM usage
                 WHERE account_id = %s AND usage_id >= %s AND request_id = %s AND state = 'complete' LIMIT 1""".encode(),
             (account_id, request_id, request_id.hex),
         ).fetchone()
@@ -201,7 +222,7 @@ def answered(connection: Connection, account_id: UUID, request_id: UUID) -> Orig
 def _original(row: Sequence[object] | None) -> Original | None:
     if row is None:
         return None
-    request_id, state, counted_by, loss, *classes = row
+    request_id, state, counted_by, loss, model, asked, note, *classes = row
     losses = losses_of(loss if isinstance(loss, list) else None)
     return Original(
         str(request_id),
@@ -209,6 +230,9 @@ def _original(row: Sequence[object] | None) -> Original | None:
         cast("CountedBy", counted_by),
         Counts(*[int(str(n)) for n in classes]),
         losses,
+        str(model),
+        None if asked is None else str(asked),
+        read_note(None if note is None else str(note)).choice,
     )
 
 

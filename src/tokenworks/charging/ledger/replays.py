@@ -6,7 +6,7 @@ again. A first request that may have been charged, and whose answer can't be giv
 refused rather than charged again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -64,6 +64,7 @@ class Replays:
         self._clock = clock
         self._vault = vault
         self._limits = limits
+        self._claim_time = timedelta(seconds=limits.claim_s)
 
     def find(self, asked: ReplayLookup, host: HostRecords) -> ReplayFound:
         """The answer to give again, or why there is none. An unknown idempotency key is claimed for the request that asks."""
@@ -119,6 +120,18 @@ class Replays:
             return
         store.drop(self._connection, self._name(name), UUID(name.request_id))
 
+    def release_lost(self, account_id: UUID, request_ids: Sequence[UUID], host: HostRecords) -> int:
+        """Free the idempotency keys of requests whose worker is gone, so that no other host waits for them. Returns how many. A key whose
+        request has a complete record stays: its answer may have been delivered.
+        """
+        freed = 0
+        with self._connection.transaction():
+            for name, request_id in store.claims_of(self._connection, account_id, request_ids):
+                if self._answered(account_id, request_id, host) is None:
+                    store.forget(self._connection, name)
+                    freed += 1
+        return freed
+
     def forget_account(self, account_id: UUID) -> None:
         store.forget_account(self._connection, account_id)
 
@@ -157,7 +170,7 @@ class Replays:
             journal_id or UUID(int=0),
             UUID(worker_id),
             now,
-            now + timedelta(seconds=self._limits.claim_s),
+            now + self._claim_time,
             now + timedelta(seconds=expires_in_s),
         )
 
@@ -231,7 +244,12 @@ class Replays:
             return (
                 None  # the worker is gone and its attempts are closed: this host has no complete record of it
             )
-        return _IN_FLIGHT if now < row.claimed_until else _SPENT
+        if now < row.claimed_until:
+            return _IN_FLIGHT
+        if row.journal_id == host.journal_id and now >= row.claimed_until + self._claim_time:
+            # It can't be in flight any more, and this host, whose request it was, has no complete record of it: its release was lost.
+            return None
+        return _SPENT
 
     def _original(self, account_id: UUID, usage_id: UUID, host: HostRecords) -> Original | None:
         """The record of an answer: not settled yet, or settled."""
@@ -261,6 +279,9 @@ class Replays:
             max(0, int((now - row.made_at).total_seconds())),
             row.media_type or "",
             key.open_bytes(_PLACE, row.answer_id, row.sealed),
+            original.model,
+            original.asked,
+            original.choice,
         )
 
     def _has_room(self, name: Name, size: int, now: datetime) -> bool:
@@ -287,4 +308,13 @@ class Replays:
 
 
 def _of_record(record: UsageRecord) -> Original:
-    return Original(record.request_id, record.state, record.counted_by, record.c, record.loss)
+    return Original(
+        record.request_id,
+        record.state,
+        record.counted_by,
+        record.c,
+        record.loss,
+        record.model,
+        record.asked,
+        record.choice,
+    )

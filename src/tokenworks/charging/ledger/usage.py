@@ -9,6 +9,7 @@ from uuid import UUID
 from psycopg.rows import DictRow
 
 from tokenworks.catalog import TOKEN_CLASSES
+from tokenworks.charging.errors import TooManyRecords
 from tokenworks.charging.host.losses import LOSSY_MAX
 from tokenworks.charging.ledger import (
     day_store,
@@ -32,6 +33,8 @@ USAGE_SUM_DAYS_MAX: Final = 92
 USAGE_SUM_DAYS_DEFAULT: Final = 30
 USAGE_SUM_TAGS_MAX: Final = 4
 USAGE_SUM_PAGE_MAX: Final = 1_000
+# Sums read at most so many records of an account (those of `CONSUMED_SLACK` on both sides of the time among them).
+USAGE_SUM_RECORDS_MAX: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +148,14 @@ class Usage(LedgerPart):
         tags: Mapping[str, str] | None = None,
         after: Sequence[str] | None = None,
         limit: int = 100,
+        records_max: int = USAGE_SUM_RECORDS_MAX,
     ) -> list[UsageSum]:
         """Exact sums of the records that ended in [since, until), by groups in the order of their texts. `since`: by default
         `USAGE_SUM_DAYS_DEFAULT` days before the end.
 
         `by`: of `day` (in UTC+8), `model`, `member`, `key`, `protocol` and `tag:<name>`. `tags`: only records that have these. `after`: the
-        texts of the last group of the previous page. Raises `Invalid` for another group, too many of anything, or too long a time.
+        texts of the last group of the previous page. Raises `Invalid` for another group, too many of anything, or too long a time, and
+        `TooManyRecords` if the account has more than `records_max` records to be read, whosever they are.
         """
         tags = tags or {}
         end = self._clock.now() if until is None else until
@@ -176,6 +181,10 @@ class Usage(LedgerPart):
             _floor(since - CONSUMED_SLACK),
             None if until is None else _floor(until + CONSUMED_SLACK),
         )
+        if usage_sums_store.records_at_most(self._connection, account_id, within, records_max) > records_max:
+            raise TooManyRecords(
+                f"the account has more than {records_max} usage records about that time: ask for a shorter one"
+            )
         chosen = usage_sums_store.SumsFilter(within, member_id, key_id, tags)
         rows = usage_sums_store.usage_sums(
             self._connection, account_id, by, chosen, after, min(limit, USAGE_SUM_PAGE_MAX)
@@ -189,6 +198,12 @@ class Usage(LedgerPart):
             )
             for group, counts, drawn in rows
         ]
+
+    def drawn_by_member(self, account_id: UUID, member_id: UUID, first: date) -> dict[str, int]:
+        """What a member drew from balances since the beginning of a day of UTC+8: unit -> amount in thousandths. From the daily sums,
+        however many records there are.
+        """
+        return day_store.drawn_by_member(self._connection, account_id, member_id, first)
 
     def consumed(self, account_id: UUID, begin: datetime, end: datetime) -> list[DictRow]:
         """The amounts drawn from buckets by requests that ended in [begin, end), in thousandths, by charge, product, member, model,

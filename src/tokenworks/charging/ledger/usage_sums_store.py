@@ -39,6 +39,23 @@ class SumsFilter(NamedTuple):
     tags: Mapping[str, str]
 
 
+def records_at_most(connection: Connection, account_id: UUID, within: UsageFilter, most: int) -> int:
+    """How many records an account has with ids of this time; `most` + 1 if there are more. Reads the primary key alone, and at most
+    `most` + 1 of its entries.
+    """
+    row = connection.execute(
+        """SELECT count(*) FROM (SELECT FROM usage WHERE account_id = %s AND usage_id >= %s AND usage_id < %s LIMIT %s) few""",
+        (account_id, *_ids(within), most + 1),
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _ids(within: UsageFilter) -> tuple[UUID, UUID]:
+    """[first id, end of the ids) of a time."""
+    return within.floor or UUID(int=0), within.below or UUID(int=2**128 - 1)
+
+
 def usage_sums(
     connection: Connection,
     account_id: UUID,
@@ -52,7 +69,8 @@ def usage_sums(
     `by`: names of `GROUPS`, or `tag:<name>`; a record without the tag is in the group of the empty text. `after`: the last group of the
     previous page. A record that draws on windows alone counts there in its first window.
     """
-    begin, end, floor, below = chosen.within
+    begin, end, *_ = chosen.within
+    floor, below = _ids(chosen.within)
     unused = [""] * (GROUPS_MAX - len(by))
     names = {f"by{at}": name for at, name in enumerate((*by, *unused))}
     rows = connection.execute(
@@ -65,16 +83,18 @@ def usage_sums(
             page AS (
                 SELECT g, count(*) AS records, {_SUMS} FROM found
                 WHERE %(after)s::text[] IS NULL OR g > %(after)s::text[] GROUP BY g ORDER BY g LIMIT %(limit)s),
-            drawn AS (
-                SELECT g, unit, sum(amount)::bigint AS amount FROM found JOIN page USING (g), LATERAL (
+            drawn AS MATERIALIZED (
+                SELECT g, unit, sum(amount)::bigint AS amount FROM found, LATERAL (
                     SELECT p->>3 AS unit, (p->>5)::bigint AS amount, p->>4 AS kind, n,
                            bool_or(p->>4 = 'balance') OVER () AS paid, min(n) FILTER (WHERE p->>4 = 'window') OVER () AS first_window
                     FROM jsonb_array_elements(parts) WITH ORDINALITY e(p, n)) part
-                WHERE kind = 'balance' OR (NOT paid AND n = first_window) GROUP BY 1, 2)
+                -- A page is a range of groups. A join with it would compare every record with every group.
+                WHERE g >= (SELECT min(g) FROM page) AND g <= (SELECT max(g) FROM page)
+                    AND (kind = 'balance' OR (NOT paid AND n = first_window)) GROUP BY 1, 2)
             SELECT g, records, {_CLASSES}, (SELECT jsonb_object_agg(unit, amount ORDER BY unit) FROM drawn d WHERE d.g = page.g)
             FROM page ORDER BY g""".encode(),
         names | {
-            "account": account_id, "floor": floor or UUID(int=0), "below": below or UUID(int=2**128 - 1), "begin": begin, "end": end,
+            "account": account_id, "floor": floor, "below": below, "begin": begin, "end": end,
             "member": chosen.member_id, "key": chosen.key_id, "tags": json.dumps(dict(chosen.tags)),
             "after": None if after is None else [*after, *unused], "limit": limit,
         },

@@ -40,8 +40,6 @@ PLAIN_SEGMENTS: Final = "a path is /plain/segments: no dot segments, no encoded 
 _SLASHES: Final = re.compile(rb"/{2,}")
 _OWN: Final = b"x-tokenworks-"
 _TAG: Final = b"x-tokenworks-tag-"
-# The most tags that are read of a head; the record has a limit of its own.
-TAG_HEADERS_MAX: Final = 32
 # Paths of by far the most requests, which need no further check.
 _PLAIN_PATHS: Final = frozenset({b"/", *(b"/v1" + endpoint.encode() for endpoint in ENDPOINTS)})
 
@@ -208,10 +206,12 @@ def _read_headers(head: Head, pairs: list[tuple[bytes, bytes]]) -> None:
 
 
 def _read_own(head: Head, name: bytes, value: bytes) -> None:
-    """Read a header that is for this gateway. Tags are checked with those of the body."""
+    """Read a header that is for this gateway. Tags are checked with those of the body, and as many as a head has room for are read, so that
+    those which the record has no room for are named.
+    """
     if name == b"x-tokenworks-cost":
         head.wants_cost = value.strip().lower() in {b"1", b"true"}
-    elif name.startswith(_TAG) and (head.tags is None or len(head.tags) < TAG_HEADERS_MAX):
+    elif name.startswith(_TAG):
         tags = head.tags = {} if head.tags is None else head.tags
         tags[name[len(_TAG) :].decode("latin-1")] = value.strip().decode("utf-8", "replace")
 

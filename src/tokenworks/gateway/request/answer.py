@@ -137,7 +137,7 @@ class Answers:
         """Count what a stream keeps back. False if the worker's memory budget has no room for it."""
         more = meter.buffered_bytes - attempt.request.kept_bytes
         if attempt.translator is not None:
-            more += attempt.translator.fed_bytes
+            more += attempt.translator.fed_bytes + attempt.translator.begun_bytes
         return more <= UNCOUNTED_STREAM_BYTES or self._take(attempt.request, more)
 
     def translate(

@@ -172,7 +172,7 @@ class Models:
     def _begin_anew(self, request: KnownRequest) -> None:
         """Each model has attempts, a placement and a translation of its own."""
         forget_translation(self._shared, request)
-        request.tried = []
+        request.tried, request.passed_over = [], 0
         request.placement_request = None
         request.cuttable = False
 

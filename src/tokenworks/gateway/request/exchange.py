@@ -26,6 +26,7 @@ from tokenworks.gateway.request.faults import client_refusal, refusal_for, vendo
 from tokenworks.gateway.request.hold import outgrows
 from tokenworks.gateway.request.leaving import leave
 from tokenworks.gateway.request.parts import Parts
+from tokenworks.gateway.request.place import pass_over
 from tokenworks.gateway.request.rate_headers import refused_lines
 from tokenworks.gateway.request.record import AttemptCharge
 from tokenworks.gateway.request.refusals import CUT, over_limit
@@ -83,7 +84,7 @@ class Exchange(HeldRequest):
             if refusal is not None:
                 self.refuse(refusal)
                 return
-        if self.head.may_replay or self.stored is not None:
+        if self.head.may_replay or self.user.caches or self.stored is not None:
             found = begin_replays(
                 self.parts, self, self._reserve, self._write_record, self._finish, self.refuse
             )
@@ -102,15 +103,12 @@ class Exchange(HeldRequest):
 
     def _find_model(self) -> None:
         refusal = self.parts.models.find(self)
-        if refusal is not None:
-            self.refuse(refusal)
-        elif self.parsed.objects:
-            opening.ObjectLookups(self.shared, self, self._objects_found).run()
+        if refusal is None and self.parsed.objects:
+            opening.ObjectLookups(self.shared, self, self._model_found).run()
         else:
-            self._begin_hold()
+            self._model_found(refusal)
 
-    def _objects_found(self, refusal: Refusal | None) -> None:
-        """The upstream objects that the request names were looked up."""
+    def _model_found(self, refusal: Refusal | None) -> None:
         self._go_on(refusal, self._begin_hold)
 
     def _go_on(self, refusal: Refusal | None, step: Callable[[], None]) -> None:
@@ -118,9 +116,14 @@ class Exchange(HeldRequest):
         if self.conn is None:
             self._finish()
         elif refusal is not None:
-            self.refuse(refusal)
+            self._refuse_or_repeat(refusal)
         else:
             step()
+
+    def _refuse_or_repeat(self, refusal: Refusal) -> None:
+        # Nothing serves the request now. It may repeat one that was answered before.
+        if self.replay is None or not self.replay.ask_only(refusal):
+            self.refuse(refusal)
 
     # The hold.
 
@@ -140,8 +143,7 @@ class Exchange(HeldRequest):
             self._reserve()
 
     def _limits_answered(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
-        user = self.user
-        self.admission = admission
+        self.admission, user = admission, self.user
         if self.conn is None:
             self.parts.holds.end(self)
         elif admission is None:
@@ -229,7 +231,7 @@ class Exchange(HeldRequest):
         if self.parts.models.next_choice(self, cause or refusal.code):
             self._begin_hold()
         else:
-            self.refuse(refusal)
+            self._refuse_or_repeat(refusal)
 
     def _capacity_answered(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
         """A deployment has capacity, or none had it in time."""
@@ -279,7 +281,7 @@ class Exchange(HeldRequest):
             parts.holds.release(self)
             self._begin_hold()
             return None
-        self.tried += parts.translations.alike(self, chosen.view)
+        pass_over(self, parts.translations.alike(self, chosen.view))
         self.last_refusal = self.last_refusal or refusal
         self._try_deployment()
         return None
@@ -289,8 +291,7 @@ class Exchange(HeldRequest):
         tokenizer = count_tokens.tokenizer_of(self)
         if tokenizer is None:
             return False
-        self.counted_here = False
-        self.counting = True
+        self.counted_here, self.counting = False, True
         self.shared.counter.count(TokenizerJob(tokenizer, self.protocol, self.body), self._tokens_counted)
         return True
 
@@ -326,11 +327,10 @@ class Exchange(HeldRequest):
         self.parts.records.interrupted(attempt, reason, charge, self._charge_covered)
 
     def _charge_covered(self, charge: AttemptCharge) -> None:
-        """The charge is covered as far as the account allows: write the record."""
         self.spent_tokens = sum(charge.counts)
         self.parts.placements.end(charge.attempt)
         if self.replay is None or not self.replay.keep(charge):
-            self.parts.records.write(charge, self._record_on_disk)
+            self._write_record(charge)
 
     def _write_record(self, charge: AttemptCharge) -> None:
         self.parts.records.write(charge, self._record_on_disk)
@@ -400,9 +400,9 @@ class Exchange(HeldRequest):
 
     def _record_on_disk(self, interrupted: str) -> None:
         """The record is on disk, or there is none: send the end of the response. `interrupted`: why it is not complete, or ""."""
-        attempt, conn = self.attempt, self.conn
         if self.ended:
             return
+        attempt, conn = self.attempt, self.conn
         assert attempt is not None
         if conn is not None:
             if interrupted and (attempt.meter is None or not self.sent):
@@ -457,10 +457,10 @@ class Exchange(HeldRequest):
 
     def pause(self) -> None:
         """The client can't take more: pause the upstream."""
-        if self.attempt is not None:
-            self.attempt.pause(FOR_CLIENT)
-        else:
+        if self.attempt is None:
             self.paused |= FOR_CLIENT
+        else:
+            self.attempt.pause(FOR_CLIENT)
 
     def resume(self) -> None:
         if self.attempt is not None:

@@ -47,6 +47,14 @@ QUEUE_PLACES_MAX: Final = 64
 FLEX_LEFT: Final = 0.1
 
 
+def pass_over(request: HeldRequest, names: Sequence[str]) -> None:
+    """Try these deployments no more. Nothing was sent to them, so they do not count among the deployments that `attempts_max` limits."""
+    for name in names:
+        if name not in request.tried:
+            request.tried.append(name)
+            request.passed_over += 1
+
+
 class Placements:
     __slots__ = ("_decisions", "_shared")
 
@@ -74,7 +82,7 @@ class Placements:
             broken = shared.broken_credentials
             if not broken or chosen.view.name not in broken:
                 break
-            request.tried.append(chosen.view.name)
+            pass_over(request, [chosen.view.name])
             message = f"no deployment can take {request.model} now"
             request.last_refusal = Refusal(503, "no_deployment", message, 5)
         if request.flex and not request.free:
@@ -99,7 +107,7 @@ class Placements:
             # requests that have one.
             if (
                 all(view.name in tried for view in request.views)
-                or len(tried) >= shared.settings.attempts_max
+                or len(tried) - request.passed_over >= shared.settings.attempts_max
                 or not shared.retries.may_retry(now_s)
             ):
                 return None
@@ -122,7 +130,8 @@ class Placements:
 
     def has_others(self, request: HeldRequest) -> bool:
         """True if another deployment could be tried."""
-        return len(request.tried) < min(len(request.views), self._shared.settings.attempts_max)
+        sent = len(request.tried) - request.passed_over
+        return len(request.tried) < len(request.views) and sent < self._shared.settings.attempts_max
 
     def refusal(self, request: HeldRequest) -> Refusal:
         """The refusal of a request that no deployment takes."""

@@ -38,10 +38,11 @@ from tokenworks.gateway.protocol.fields.errors import UNREADABLE
 from tokenworks.gateway.protocol.fields.scan import any_decoder
 from tokenworks.gateway.request.answer_copy import AnswerCopy
 from tokenworks.gateway.request.compacted import compacted_body
+from tokenworks.gateway.request.fallback import asked_name
 from tokenworks.gateway.request.losses import is_filtered
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.record import AttemptCharge, ChargeCallback
-from tokenworks.gateway.request.replayed import write_replayed
+from tokenworks.gateway.request.replayed import lookup_refusal, write_replayed
 from tokenworks.gateway.request.state import HeldRequest
 
 # Requests with a larger body are not answered from the cache, since to compare them would block the loop for too long.
@@ -61,6 +62,7 @@ _WISH: Final = re.compile(
 )
 _STORED_LINE: Final = b"x-tokenworks-cache: stored\r\n"
 _DIGEST_BYTES: Final = 32
+_NOT_PERMITTED: Final = 403
 _SECONDS_PER_HOUR: Final = 3600
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
@@ -86,6 +88,7 @@ class Replay:
         "_missed",
         "_model",
         "_name",
+        "_otherwise",
         "_parts",
         "_percent",
         "_refresh",
@@ -123,6 +126,7 @@ class Replay:
         self._age_max_s = age_max_s
         self._refresh = refresh
         self._asked = False
+        self._otherwise: Refusal | None = None  # of a request that nothing serves, if it is no repeat
         self._claimed = (
             False  # the idempotency key is this request's, and has to be freed if that comes to nothing
         )
@@ -161,6 +165,20 @@ class Replay:
         shared.client.request(REPLAY_LOOKUP, question, self._answered)
         return True
 
+    def ask_only(self, refusal: Refusal) -> bool:
+        """Ask for the answer of a request that is to be refused otherwise, as its model or its deployment is not there any more: a repeat of
+        a request with an idempotency key needs neither. A key that is not permitted to use the model gets no answer of it. False if
+        nothing is asked.
+        """
+        request = self._request
+        if self._kind != IDEMPOTENCY_KEY or self._asked or refusal.status == _NOT_PERMITTED:
+            return False
+        # The name is the record's; that of a model that is not served may be any text. Nothing is held of a repeat.
+        request.model = request.rated = asked_name(request.model)
+        request.maximum = None
+        self._otherwise = refusal
+        return self.ask()
+
     def _body_digest(self) -> bytes:
         request = self._request
         if self._kind != IDEMPOTENCY_KEY:
@@ -180,7 +198,7 @@ class Replay:
         elif found is not None and found.verdict == "found":
             self._take(found)
         elif self._kind == IDEMPOTENCY_KEY:
-            refusal = _refusal(found)
+            refusal = lookup_refusal(found) or self._otherwise
             if refusal is not None:
                 self._refuse(refusal)
             else:
@@ -396,7 +414,7 @@ def begin_replay(
         age_s = settings.idempotency_hours * _SECONDS_PER_HOUR
         return Replay(parts, request, missed, kept, given, refuse, IDEMPOTENCY_KEY, 0, age_s, refresh=False)
     percent, age_max_s = request.user.service.cache_percent, settings.cache_age_max_s
-    wish = _WISH.fullmatch(headers.get(b"x-tokenworks-cache", b""))
+    wish = _WISH.fullmatch(headers.get(b"x-tokenworks-cache", b"on" if request.user.caches else b""))
     if percent is None or not age_max_s or wish is None or request.stored or request.compaction:
         return None
     if wish[2] is not None:
@@ -460,40 +478,6 @@ def _equal_text(request: HeldRequest) -> bytes | None:
         return _encode([head, fields])
     except UNREADABLE:  # of a field that no rule reads, such as 1e999
         return None
-
-
-def _refusal(found: ReplayFound | None) -> Refusal | None:
-    """The refusal of a request with an idempotency key; None if it goes on as the first one."""
-    if found is None:
-        return Refusal(503, "database_away", "the Idempotency-Key can't be looked up now", 1)
-    if found.verdict == "in_flight":
-        return Refusal(
-            409,
-            "idempotency_in_flight",
-            "the first request with this Idempotency-Key is not over: its answer is given after that",
-            1,
-        )
-    if found.verdict == "other_request":
-        return Refusal(
-            422,
-            "idempotency_key_reused",
-            "this Idempotency-Key was used with another request: repeat that one exactly, or use a new key",
-        )
-    if found.verdict == "spent":
-        return Refusal(
-            409,
-            "idempotency_key_spent",
-            "the first request with this Idempotency-Key was, or may have been, answered and charged, and its answer can't be given "
-            "again: use a new key if the request is to be served and charged again",
-        )
-    if found.verdict == "full":
-        return Refusal(
-            429,
-            "too_many_idempotency_keys",
-            "this account has as many stored answers as it may have: older ones end after hours",
-            60,
-        )
-    return None
 
 
 def _dropped(_: None) -> None:

@@ -4,6 +4,7 @@ from typing import Final
 
 from tokenworks.charging import RESPONSE_CACHE, ReplayFound, ReplayKind
 from tokenworks.gateway.http.server import ClientConnection
+from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import dropped_header
 from tokenworks.gateway.request.cost import stream_end, whole_answer
 from tokenworks.gateway.request.rate_headers import admitted_lines
@@ -32,12 +33,48 @@ def _head(request: HeldRequest, found: ReplayFound, kind: ReplayKind, now_ms: in
     ]
     if kind == RESPONSE_CACHE:
         lines.append(b"x-tokenworks-cache: hit\r\nage: %d\r\n" % found.age_s)
-    if request.intent is not None or request.falls_back:
-        lines += (b"x-tokenworks-model: ", request.model.encode(), b"\r\n")
-        if request.choice is not None:
-            lines += (b"x-tokenworks-choice: ", request.choice.encode(), b"\r\n")
+    if request.intent is not None or request.falls_back or found.asked is not None:
+        # Of the model that answered, which may be another than this request would have now. A recorder of the release before says none.
+        lines += (b"x-tokenworks-model: ", (found.model or request.model).encode(), b"\r\n")
+        choice = found.choice if found.model else request.choice
+        if choice is not None:
+            lines += (b"x-tokenworks-choice: ", choice.encode(), b"\r\n")
     if request.admission is not None:
         lines.append(admitted_lines(request.admission, request.protocol, now_ms))
     if request.parsed.dropped:
         lines += (b"x-tokenworks-dropped: ", dropped_header(request.parsed.dropped), b"\r\n")
     return b"".join(lines)
+
+
+def lookup_refusal(found: ReplayFound | None) -> Refusal | None:
+    """The refusal of a request with an idempotency key; None if it goes on as the first one."""
+    if found is None:
+        return Refusal(503, "database_away", "the Idempotency-Key can't be looked up now", 1)
+    if found.verdict == "in_flight":
+        return Refusal(
+            409,
+            "idempotency_in_flight",
+            "the first request with this Idempotency-Key is not over: its answer is given after that",
+            1,
+        )
+    if found.verdict == "other_request":
+        return Refusal(
+            422,
+            "idempotency_key_reused",
+            "this Idempotency-Key was used with another request: repeat that one exactly, or use a new key",
+        )
+    if found.verdict == "spent":
+        return Refusal(
+            409,
+            "idempotency_key_spent",
+            "the first request with this Idempotency-Key was, or may have been, answered and charged, and its answer can't be given "
+            "again: use a new key if the request is to be served and charged again",
+        )
+    if found.verdict == "full":
+        return Refusal(
+            429,
+            "too_many_idempotency_keys",
+            "this account has as many stored answers as it may have: older ones end after hours",
+            60,
+        )
+    return None

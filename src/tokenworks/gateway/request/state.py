@@ -73,6 +73,7 @@ class ArrivedRequest:
         "kept_bytes",
         "model",
         "over_s",
+        "passed_over",
         "paused",
         "pending_hold",
         "protocol",
@@ -111,15 +112,13 @@ class ArrivedRequest:
         """`began_s`: monotonic seconds. `free`: a `count_tokens` request, which produces no tokens and costs nothing."""
         self.conn: ClientConnection | None = conn  # None: the client has gone, or has its answer
         self.head = head
-        self.body = body
-        self.protocol = protocol
+        self.body, self.protocol = body, protocol
         self.free = free
         self.request_id = shared.ids.next()
         self.started_ms = shared.ids.ms  # of the latest attempt, once there is one
         self.began_s = began_s
         self.address = conn.address
-        self.is_known = False  # the key is known, and `user` is set
-        self.ended = False
+        self.is_known = self.ended = False  # known: the key is, and `user` is set
         # What the request has got so far.
         self.model = ""
         self.intent: str | None = None  # named by the client in place of a model
@@ -127,7 +126,7 @@ class ArrivedRequest:
         self.views: Sequence[DeploymentView] = ()
         self.tried: list[str] = []
         self.translated: TranslatedRequest | None = None  # for a deployment of another protocol
-        self.attempt_no = 0
+        self.attempt_no = self.passed_over = 0  # passed over: of those tried, nothing was sent to so many
         self.usage_id = ""  # of the attempt in flight
         self.deployment = ""  # of the latest attempt
         self.hold: Hold | None = None

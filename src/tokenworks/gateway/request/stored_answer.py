@@ -69,6 +69,9 @@ class StoredAnswer(Replay):
     def ask(self) -> bool:
         return self._repeat is not None and self._repeat.ask()
 
+    def ask_only(self, refusal: Refusal) -> bool:
+        return self._repeat is not None and self._repeat.ask_only(refusal)
+
     def keep(self, charge: AttemptCharge) -> bool:
         """Have the response stored before its record is written; `kept(charge)` follows."""
         request, shared, stored = self._request, self._parts.shared, self._stored
@@ -174,7 +177,7 @@ def begin_replays(
 ) -> Replay | Refusal | None:
     """What is stored of a request's answer, or given in its place. Returns a refusal as `begin_replay` does."""
     repeat: Replay | Refusal | None = None
-    if request.head.may_replay:
+    if request.head.may_replay or request.user.caches:
         repeat = begin_replay(parts, request, missed, kept, given, refuse)
     if request.stored is None or isinstance(repeat, Refusal):
         return repeat

@@ -105,10 +105,20 @@ class StreamTranslator:
     what the client gets now. After `finish` or `cut` nothing may be fed.
 
     `fed_bytes`: bytes fed so far. A writer keeps at most a constant number of bytes for each: responses repeat the whole answer at
-    their end.
+    their end. `begun_bytes`: bytes that it began with, which it keeps as well: responses repeat the request's tools and instructions twice at
+    their beginning, and once at their end.
     """
 
-    __slots__ = ("_client", "_open", "_reader", "_reported", "_upstream", "_writer", "fed_bytes")
+    __slots__ = (
+        "_client",
+        "_open",
+        "_reader",
+        "_reported",
+        "_upstream",
+        "_writer",
+        "begun_bytes",
+        "fed_bytes",
+    )
 
     def __init__(self, client: str, upstream: str, reader: EventReader, writer: EventWriter) -> None:
         self._client = client
@@ -118,12 +128,16 @@ class StreamTranslator:
         self._open: dict[int, None] = {}  # parts that have begun and not ended, in order
         self._reported = False
         self.fed_bytes = 0
+        self.begun_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
         """Raises `TranslationFailed`, and `EventTooLarge` if a writer would have to keep too much back."""
         self.fed_bytes += len(data)
         try:
-            return self._written(self._read(data))
+            out = self._written(self._read(data))
+            if not self.begun_bytes:
+                self.begun_bytes = len(out)
+            return out
         except _DEFECTS as error:
             raise TranslationFailed(_failure(self._upstream, self._client, error)) from error
 

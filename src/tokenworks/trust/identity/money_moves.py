@@ -101,7 +101,7 @@ ONE_PERSON_OPERATIONS: Final[dict[str, str]] = {
             "account freeze", "alias add", "alias remove", "approval give", "approval refuse", "bill channel", "bill close-case",
             "bill dispute answer", "bill dispute ask", "bill lapse", "bill resend", "deployment add", "deployment drain",
             "deployment remove", "deployment resume", "deployment set", "import litellm", "import new-api", "import one-api", "intent remove",
-            "intent set", "key create", "key fallback", "key revoke",
+            "intent set", "key cache", "key create", "key fallback", "key revoke",
             "limit remove", "limit set", "member add", "member cap", "model import", "model remove", "model set", "pepper new", "pepper retire",
             "pepper use", "session end", "staff add", "staff email", "staff enrol", "staff revoke", "staff role", "staff rotate", "staff sign-out", "subscriber consent", "subscriber create",
             "subscriber export", "subscriber identify", "subscriber owner", "subscriber phone", "subscriber real-name",

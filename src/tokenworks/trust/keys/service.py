@@ -127,6 +127,14 @@ class Keys:
             if not store.set_content_log(self._connection, key_id, on=on):
                 raise KeyNotFound(f"there is no live key {key_id}: `tokenworks key list` shows them")
 
+    def set_response_cache(self, key_id: UUID, *, on: bool) -> None:
+        """Have a key's requests wish the response cache by themselves, or only by their header. Raises `KeyNotFound` if the key is unknown or
+        revoked.
+        """
+        with self._connection.transaction():
+            if not store.set_response_cache(self._connection, key_id, on=on):
+                raise KeyNotFound(f"there is no live key {key_id}: `tokenworks key list` shows them")
+
     def logs_content(self, key_id: UUID) -> bool:
         """True if the key is not revoked and its requests and answers are logged."""
         info = store.key_info(self._connection, key_id)

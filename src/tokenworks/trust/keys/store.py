@@ -78,7 +78,7 @@ def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiK
     """
     rows = connection.execute(
         """SELECT key_mac, key_id, k.account_id, member_id, models, cap_bucket_id, expires_at, origins, fallbacks,
-               coalesce(content_log, false)
+               coalesce(content_log, false), coalesce(response_cache, false)
            FROM api_key k JOIN account a ON a.account_id = k.account_id
            WHERE key_mac = ANY(%s) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
              AND a.state <> 'closed'""",
@@ -95,8 +95,9 @@ def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiK
             origins=None if origins is None else frozenset(origins),
             fallbacks=None if fallbacks is None else tuple(fallbacks),
             content_log=logged,
+            response_cache=cached,
         )
-        for mac, key_id, account_id, member_id, models, cap_bucket_id, expires_at, origins, fallbacks, logged in rows
+        for mac, key_id, account_id, member_id, models, cap_bucket_id, expires_at, origins, fallbacks, logged, cached in rows
     }
 
 
@@ -152,7 +153,7 @@ def _infos(
 ) -> list[ApiKeyInfo]:
     rows = connection.execute(
         f"""SELECT key_id, name, hint, models, cap_bucket_id, expires_at, created_at, revoked_at, used_at, fallbacks,
-                coalesce(content_log, false)
+                coalesce(content_log, false), coalesce(response_cache, false)
             FROM api_key WHERE {where}""".encode(),
         values,
     )
@@ -160,9 +161,9 @@ def _infos(
         ApiKeyInfo(
             key_id, name, hint, None if models is None else tuple(models),
             caps[cap] // 1000 if cap in caps else None, expires_at, created_at, revoked_at, used_at,
-            None if fallbacks is None else tuple(fallbacks), logged,
+            None if fallbacks is None else tuple(fallbacks), logged, cached,
         )
-        for key_id, name, hint, models, cap, expires_at, created_at, revoked_at, used_at, fallbacks, logged in rows
+        for key_id, name, hint, models, cap, expires_at, created_at, revoked_at, used_at, fallbacks, logged, cached in rows
     ]  # fmt: skip
 
 
@@ -188,6 +189,17 @@ def set_content_log(connection: Connection, key_id: UUID, *, on: bool) -> bool:
     """Turn the log of a key's content on or off, and notify the hosts. Returns False if there is no such live key."""
     row = connection.execute(
         "UPDATE api_key SET content_log = %s WHERE key_id = %s AND revoked_at IS NULL RETURNING key_mac",
+        (on, key_id),
+    ).fetchone()
+    if row is not None:
+        connection.execute("INSERT INTO change (kind, ref) VALUES ('key', %s)", (bytes(row[0]).hex(),))
+    return row is not None
+
+
+def set_response_cache(connection: Connection, key_id: UUID, *, on: bool) -> bool:
+    """Have a key's requests wish the response cache or not, and notify the hosts. Returns False if there is no such live key."""
+    row = connection.execute(
+        "UPDATE api_key SET response_cache = %s WHERE key_id = %s AND revoked_at IS NULL RETURNING key_mac",
         (on, key_id),
     ).fetchone()
     if row is not None:

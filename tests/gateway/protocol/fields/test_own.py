@@ -9,6 +9,7 @@ from tokenworks.factory.facts.profiles import load_profile
 from tokenworks.gateway.protocol.fields import BodyError, parse_body, render
 from tokenworks.gateway.protocol.fields.own import (
     FALLBACK_MODELS_MAX,
+    LEFT_OUT_NAMED_MAX,
     TAG_VALUE_CHARS_MAX,
     TAGGED_BYTES_MAX,
     TAGS_BYTES_MAX,
@@ -105,6 +106,13 @@ def test_tags_have_limits_and_what_is_left_out_is_named():
     found = tags_of(raws(metadata=long), {})
     assert sum(len(name) + len(value) for name, value in found.values.items()) <= TAGS_BYTES_MAX
     assert len(found.values) + len(found.left_out) == TAGS_MAX
+
+
+def test_of_very_many_tags_the_last_name_says_that_there_are_more():
+    told = {f"t{n}": "x" for n in range(TAGS_MAX + LEFT_OUT_NAMED_MAX)}
+    assert len(tags_of({}, told).left_out) == LEFT_OUT_NAMED_MAX
+    named = tags_of({}, told | {"one": "x", "more": "x"}).left_out
+    assert len(named) == LEFT_OUT_NAMED_MAX + 1 and named[-2:] == (f"tag:t{len(told) - 1}", "tag:...")
 
 
 def test_a_field_that_is_too_large_to_be_read_is_named_and_has_no_tag():

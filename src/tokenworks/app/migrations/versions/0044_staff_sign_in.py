@@ -6,7 +6,7 @@ A host of an earlier release does not know these tables: it serves no console, a
 from alembic import op
 
 revision = "0044"
-down_revision = "0041"
+down_revision = "0042"
 
 COMPATIBLE_FROM = "0026"
 LOCKS = {"staff": "ShareRowExclusiveLock"}

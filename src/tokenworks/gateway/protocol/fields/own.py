@@ -20,11 +20,14 @@ TAGS_BYTES_MAX: Final = 2_048
 """The most bytes (UTF-8) of names and values of one record's tags together."""
 TAGGED_BYTES_MAX: Final = 65_536
 """The most bytes of a field whose texts become tags: a larger value would block the loop while it is read."""
+LEFT_OUT_NAMED_MAX: Final = 64
+"""The most tags that are left out and named; `tag:...` stands for further ones."""
 USER_TAG: Final = "user"
 """The tag that has the field `user`, or `metadata.user_id` in messages."""
 # A tag of this name would look like the client's own id of a request to a search for that id (`routing_note.client_id_mark`).
 _RESERVED: Final = "client_request_id"
 _TAG_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
+_FURTHER: Final = "tag:..."
 _TAGGED: Final = ("user", "metadata")
 _names: Final = msgspec.json.Decoder(list[str] | None)
 
@@ -75,8 +78,10 @@ def tags_of(fields: RawObject, from_head: Mapping[str, str]) -> Tags:
             continue
         more = len(name.encode("utf-8", "replace")) + len(value.encode("utf-8", "replace"))
         if not is_tag(name, value) or len(values) >= TAGS_MAX or size + more > TAGS_BYTES_MAX:
-            if len(left_out) < TAGS_MAX:
+            if len(left_out) < LEFT_OUT_NAMED_MAX:
                 left_out.append(f"tag:{name}")
+            elif len(left_out) == LEFT_OUT_NAMED_MAX:
+                left_out.append(_FURTHER)
             continue
         values[name] = value
         size += more
