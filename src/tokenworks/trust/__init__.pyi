@@ -51,6 +51,7 @@ from tokenworks.trust.model import (
 from tokenworks.trust.pepper_versions import PepperVersions
 from tokenworks.trust.secret_files import (
     PEPPER,
+    SMTP,
     WEBHOOK,
     WEBHOOK_OLD,
     WRAP,
@@ -82,6 +83,7 @@ __all__ = [
     "ONE_PERSON_OPERATIONS",
     "PEPPER",
     "PEPPER_BYTES",
+    "SMTP",
     "STAFF_ROLES",
     "TAIL_DIGITS",
     "VAULT_KEY_BYTES",

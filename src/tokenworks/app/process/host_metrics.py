@@ -6,7 +6,7 @@ import struct
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
@@ -52,8 +52,15 @@ class HostMetrics:
 
     def failed_jobs(self) -> list[tuple[str, str, int]]:
         """(job, state, count), as this host's jobs counted them last."""
+        return [(row[0], row[1], row[2]) for row in self._rows("jobs.json")]
+
+    def notices(self) -> list[tuple[str, int, int]]:
+        """(channel, age of the oldest delivery that is due, failed in a day), as this host's jobs counted them last."""
+        return [(row[0], row[1], row[2]) for row in self._rows("notices.json")]
+
+    def _rows(self, name: str) -> list[list[Any]]:
         with contextlib.suppress(OSError, ValueError):
-            return [tuple(row) for row in json.loads((self._settings.run_dir / "jobs.json").read_text())]
+            return list(json.loads((self._settings.run_dir / name).read_text()))
         return []
 
     def not_ready(self) -> list[str]:
@@ -122,6 +129,7 @@ class HostMetrics:
         for job, state, count in self.failed_jobs():
             failed.add_metric([job, state], count)
         yield failed
+        yield from exposition.notices(self.notices())
         yield from self._of_recorder()
         if self._exporter is not None:
             yield CounterMetricFamily(

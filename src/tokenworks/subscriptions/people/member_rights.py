@@ -32,10 +32,14 @@ class MemberRights:
         identity: Identity,
         clock: Clock,
         forget_answers: Callable[[UUID, UUID], None],
+        export_more: Callable[[Member], Mapping[str, object]],
     ) -> None:
-        """`forget_answers(account, member)`: deletes the stored answers to requests with keys of a member."""
+        """`forget_answers(account, member)`: deletes the stored answers to requests with keys of a member, and its notices.
+        `export_more`: what else is stored of a member: its notices and their addresses.
+        """
         self._vault = vault
         self._forget_answers = forget_answers
+        self._export_more = export_more
         self._ledger = ledger
         self._transfers = transfers
         self._keys = keys
@@ -65,6 +69,7 @@ class MemberRights:
                 for t in self._transfers.of_account(member.account_id)
                 if member.member_id in {t.from_member_id, t.to_member_id}
             ],
+            **self._export_more(member),
         }  # fmt: skip
         yield f'{_json(own)[:-1]},\n"usage": ['.encode()
         before: UUID | None = None

@@ -102,7 +102,7 @@ ONE_PERSON_OPERATIONS: Final[dict[str, str]] = {
             "bill dispute answer", "bill dispute ask", "bill lapse", "bill resend", "deployment add", "deployment drain",
             "deployment remove", "deployment resume", "deployment set", "import litellm", "import new-api", "import one-api", "intent remove",
             "intent set", "key create", "key fallback", "key revoke",
-            "limit remove", "limit set", "member add", "member cap", "model import", "model remove", "model set", "pepper new", "pepper retire",
+            "limit remove", "limit set", "member add", "member cap", "model import", "notice incident", "notice resend", "notice switch", "model remove", "model set", "pepper new", "pepper retire",
             "pepper use", "session end", "staff add", "staff revoke", "staff rotate", "subscriber consent", "subscriber create",
             "subscriber export", "subscriber identify", "subscriber owner", "subscriber phone", "subscriber real-name",
             "subscriber resume", "subscriber suspend", "vault rewrap", "webhook add", "webhook remove", "webhook replay",
@@ -141,7 +141,8 @@ ONE_PERSON_OPERATIONS: Final[dict[str, str]] = {
             "PUT /api/consents/{purpose}", "POST /api/disputes", "DELETE /api/keys/{id}", "POST /api/quotes", "POST /api/real-name",
             "POST /api/sign-out", f"PATCH {_OPERATIONS}/approvals/{{id}}", f"POST {_OPERATIONS}/charge-files/{{sequence}}/lapse",
             f"PATCH {_OPERATIONS}/disputes/{{id}}", f"PATCH {_OPERATIONS}/reconciliation-cases/{{id}}",
-            f"POST {_OPERATIONS}/staff/token", f"POST {_OPERATIONS}/subscribers", f"POST {_OPERATIONS}/subscribers/{{id}}/actions",
+            f"POST {_OPERATIONS}/staff/token", f"POST {_OPERATIONS}/notice-deliveries/{{id}}/resend",
+            f"POST {_OPERATIONS}/incidents", f"POST {_OPERATIONS}/subscribers", f"POST {_OPERATIONS}/subscribers/{{id}}/actions",
             f"PUT {_OPERATIONS}/subscribers/{{id}}/identity", f"POST {_OPERATIONS}/webhook-deliveries/{{id}}/replay",
             f"POST {_OPERATIONS}/webhooks/{{id}}/secret",
             *(

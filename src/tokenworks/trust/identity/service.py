@@ -48,7 +48,7 @@ STAFF_TOKEN_LIFE: Final = timedelta(days=90)
 STAFF_OVERLAP_DEFAULT: Final = timedelta(days=1)
 STAFF_OVERLAP_MAX: Final = timedelta(days=30)
 # Prefixes by which the audit trail names actors that are no staff; a staff name must not begin with one.
-RESERVED_NAMES: Final = ("cli:", "port:", "member:")
+RESERVED_NAMES: Final = ("cli:", "link:", "port:", "member:")
 CODES_KEPT: Final = timedelta(days=7)
 SESSIONS_KEPT: Final = timedelta(days=30)
 
