@@ -57,7 +57,9 @@ def limits(settings: Settings) -> Iterator[Metric]:
 def notices(rows: Iterable[tuple[str, int, int]]) -> Iterator[Metric]:
     """Deliveries of notices by channel, from the host that runs the jobs: (channel, age of the oldest that is due, failed in a day)."""
     oldest = GaugeMetricFamily(
-        "tokenworks_notices_oldest_seconds", "since the oldest notice that is due was made", labels=["channel"]
+        "tokenworks_notices_oldest_seconds",
+        "since the oldest notice that is due was made",
+        labels=["channel"],
     )
     failed = GaugeMetricFamily(
         "tokenworks_notices_failed", "notices that were given up in the last day", labels=["channel"]

@@ -191,7 +191,7 @@ _NOTICES: Final = {
     "credit_limit": "The next period of {name} would exceed your credit limit. It is paused and not charged, and resumes automatically once you have paid or the limit is raised.",
     "credit_limit.released": "{name} has resumed. Its new period starts today.",
     "dunning.close": "Bill {bill_no}: ¥{left} was not paid. Your service has been terminated.",
-    "bill.ready": "Bill {bill_no} is ready: ¥{amount}, due on {date}. See the bill page.",
+    "bill.ready": "Bill {bill_no} is ready: ¥{amount} in all. What is open is due on {date}. See the bill page.",
     "payment.failed": "The payment of ¥{amount} for bill {bill_no} did not succeed. You can pay on the bill page.",
     "refund.done": "¥{amount} was refunded to you. It is deducted from your next bill, or paid out.",
     "balance.low": "{percent}% of {name} is used. See what is left on the usage page.",

@@ -200,7 +200,7 @@ _NOTICES: Final = {
     "credit_limit": "“{name_zh}”的下一期费用超出您的信用额度，已暂停，未收费。缴费或调高额度后自动恢复。",
     "credit_limit.released": "“{name_zh}”已自动恢复，新的一期从今天开始。",
     "dunning.close": "账单 {bill_no} 长期欠费 ¥{left}，服务已终止。",
-    "bill.ready": "账单 {bill_no} 已出：¥{amount}，请于 {date} 前缴清。详情见“账单”页。",
+    "bill.ready": "账单 {bill_no} 已出，合计 ¥{amount}。未缴部分请于 {date} 前缴清，详情见“账单”页。",
     "payment.failed": "账单 {bill_no} 的 ¥{amount} 扣款未成功，请在“账单”页缴费。",
     "refund.done": "已退还您 ¥{amount}，在下期账单中抵扣，或退回给您。",
     "balance.low": "“{name_zh}”已用 {percent}%，剩余用量见“用量”页。",

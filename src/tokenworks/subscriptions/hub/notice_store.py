@@ -35,23 +35,24 @@ def add_notification(
 
 def add_notifications(
     connection: Connection,
-    subscriber_ids: Sequence[UUID],
     kind: str,
-    ref: str,
-    content: Mapping[str, object],
+    notices: Sequence[tuple[UUID, str, Mapping[str, object]]],
     at: datetime,
 ) -> int:
-    """Add the same notice for many subscribers, once for each. Return how many were not there."""
+    """Add notices of one kind, each (subscriber, ref, content), that are not there. Return how many."""
+    if not notices:
+        return 0
     return connection.execute(
         """INSERT INTO notification (notification_id, subscriber_id, kind, ref, content, created_at, next_at)
-           SELECT id, subscriber, %(kind)s, %(ref)s, %(content)s, %(at)s, %(at)s
-           FROM unnest(%(ids)s::uuid[], %(subscribers)s::uuid[]) r(id, subscriber) ON CONFLICT DO NOTHING""",
+           SELECT id, subscriber, %(kind)s, ref, content, %(at)s, %(at)s
+           FROM unnest(%(ids)s::uuid[], %(subscribers)s::uuid[], %(refs)s::text[], %(contents)s::jsonb[])
+               r(id, subscriber, ref, content) ON CONFLICT DO NOTHING""",
         {
-            "ids": [uuid7() for _ in subscriber_ids],
-            "subscribers": list(subscriber_ids),
+            "ids": [uuid7() for _ in notices],
+            "subscribers": [subscriber_id for subscriber_id, _, _ in notices],
+            "refs": [ref for _, ref, _ in notices],
+            "contents": [Jsonb(content) for _, _, content in notices],
             "kind": kind,
-            "ref": ref,
-            "content": Jsonb(content),
             "at": at,
         },
     ).rowcount

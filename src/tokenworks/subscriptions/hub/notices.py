@@ -337,7 +337,7 @@ class Notices:
         content, now = {"said": said, "said_zh": said_zh}, self._clock.now()
         with self._connection.transaction():
             return notice_store.add_notifications(
-                self._connection, subscriber_ids, "incident", ref, content, now
+                self._connection, "incident", [(id_, ref, content) for id_ in subscriber_ids], now
             )
 
     def subscribers_after(self, last_id: UUID | None) -> list[UUID]:

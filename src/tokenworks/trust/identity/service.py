@@ -277,6 +277,13 @@ class Identity:
         )
         return [Session(*row) for row in rows]
 
+    def is_new_place(self, subscriber_id: UUID, member_id: UUID, address: str) -> bool:
+        """True if a member has sessions, and none of them was opened by the asker with this address. Sessions are stored for
+        `SESSIONS_KEPT` after their end.
+        """
+        count, known = store.places(self._connection, subscriber_id, member_id, SESSIONS_LISTED_MAX)
+        return count > 0 and asker_of(address) not in {asker_of(one) for one in known}
+
     def end_other_sessions(
         self, subscriber_id: UUID, member_id: UUID | None, keep: UUID | None = None
     ) -> int:
