@@ -191,6 +191,7 @@ UNCOVERED: Final[dict[str, str]] = {
     "imported_key": "which keys were imported, so that a second import makes none twice: what a key may spend stands in api_key and its bucket",
     "model_facts": "what is published of models: figures to look at, which pay nothing; the audit trail follows its imports",
     "model_intent": "names of models: configuration, which the audit trail follows",
+    "balance_mark": "plans whose notice of what is left is still to be made: it repeats what their bucket says, and is deleted with it",
     "notice_address": "where people get notices: no charge and no right follows from it",
     "notice_choice": "which notices people get: no charge and no right follows from it",
     "notice_delivery": "messages to subscribers: they repeat what other rows say",

@@ -72,6 +72,7 @@ class Jobs:
                 self._months,
                 self._doubt,
                 self._cycles,
+                self._balances,
                 self._revenue,
                 self._chains,
                 self._bills,
@@ -112,6 +113,9 @@ class Jobs:
         done = services.orders.run_cycles() + services.refunds.finish()
         if done:
             log.info("jobs.cycles", products=done)
+
+    def _balances(self, services: AppServices) -> None:
+        services.orders.tell_balances()
 
     def _revenue(self, services: AppServices) -> None:
         if time.monotonic() - self._recognised_s > RECOGNISE_S:

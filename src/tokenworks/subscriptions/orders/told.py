@@ -6,6 +6,7 @@ from uuid import UUID
 from tokenworks.catalog import Offering
 from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import Product
+from tokenworks.subscriptions.orders import product_store
 from tokenworks.subscriptions.orders.context import Context
 
 
@@ -30,6 +31,31 @@ def ended(context: Context, subscriber_id: UUID, product: Product, offering: Off
         _tell(context, subscriber_id, "plan.ended", str(product.product_id), offering)
 
 
+def tell_balances(context: Context, limit: int) -> int:
+    """Make notices of a batch of marks, in one transaction with their deletion. Return how many were read. A step of pay-as-you-go is
+    bought when the one before is used up: the notices of the cap tell of these.
+    """
+    with context.connection.transaction():
+        marks = context.ledger.take_marks(limit)
+        for account_id, bucket_id, percent in marks:
+            bucket = next(
+                (one for one in context.ledger.buckets(account_id) if one.bucket_id == bucket_id), None
+            )
+            if bucket is None or bucket.product_id is None or bucket.window_s is not None:
+                continue
+            found = product_store.product(context.connection, bucket.product_id)
+            assert found is not None, "a bucket's product is never deleted"
+            product, subscriber_id = found
+            offering = context.offerings.sold(product.offering_version).offering
+            if offering.kind == "pay_as_you_go" or bucket.used < bucket.total - bucket.total // 5:
+                continue
+            # A bucket that was made larger is told again.
+            ref = f"{bucket_id}:{bucket.total}"
+            kind = "balance.used_up" if percent == 100 else "balance.low"
+            _tell(context, subscriber_id, kind, ref, offering, percent=bucket.used * 100 // bucket.total)
+    return len(marks)
+
+
 def _tell(
     context: Context,
     subscriber_id: UUID,
@@ -37,6 +63,7 @@ def _tell(
     ref: str,
     offering: Offering,
     at: datetime | None = None,
+    percent: int | None = None,
 ) -> None:
     content: dict[str, object] = {
         "offering": offering.id,
@@ -45,4 +72,6 @@ def _tell(
     }
     if at is not None:
         content["at"] = at.isoformat()
+    if percent is not None:
+        content["percent"] = percent
     notice_store.add_notification(context.connection, subscriber_id, kind, ref, content, context.clock.now())

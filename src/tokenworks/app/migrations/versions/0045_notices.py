@@ -1,4 +1,6 @@
-"""Deliveries of notices by channel, what each person chose, and the addresses that a person gave for them.
+"""Deliveries of notices by channel, what each person chose, and the addresses that a person gave for them; marks of plans that run low.
+
+A trigger marks a bucket in the transaction that settles its use: whichever release settles it, and without a search over all buckets.
 
 A host of an earlier release sends the notices that it finds by text message alone, and marks them; it reads none of these tables.
 """
@@ -11,6 +13,8 @@ revision = "0045"
 down_revision = "0041"
 
 COMPATIBLE_FROM = "0026"
+# A trigger is made beside readers; settlement waits for the statement that makes it.
+LOCKS = {"bucket": "ShareRowExclusiveLock"}
 # For the deletion of old notices.
 INDEXES = (Index("notification_created", "notification", "(created_at)"),)
 
@@ -88,6 +92,31 @@ CREATE INDEX notice_request_subscriber ON notice_request (subscriber_id, asked_a
 CREATE INDEX notice_request_asked ON notice_request (asked_at);
 """
 
+# For a row that passes no threshold, the database compares numbers that it has at hand and calls nothing. `total - total / 5` is 80 %
+# without an overflow.
+MARKS = """
+CREATE TABLE balance_mark (
+    account_id uuid NOT NULL,
+    bucket_id uuid NOT NULL,
+    percent smallint NOT NULL CHECK (percent IN (80, 100)),
+    marked_at timestamptz NOT NULL,
+    PRIMARY KEY (bucket_id, percent)
+);
+CREATE INDEX balance_mark_marked ON balance_mark (marked_at);
+CREATE FUNCTION bucket_is_marked() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO balance_mark (account_id, bucket_id, percent, marked_at)
+    VALUES (NEW.account_id, NEW.bucket_id, CASE WHEN NEW.used >= NEW.total THEN 100 ELSE 80 END, now()) ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER bucket_is_marked AFTER UPDATE ON bucket FOR EACH ROW
+    WHEN (NEW.kind = 'balance' AND NEW.product_id IS NOT NULL AND NEW.used > OLD.used
+          AND (OLD.used < OLD.total - OLD.total / 5 AND NEW.used >= NEW.total - NEW.total / 5
+               OR OLD.used < OLD.total AND NEW.used >= NEW.total))
+    EXECUTE FUNCTION bucket_is_marked();
+"""
+
 
 def upgrade() -> None:
     op.execute(TABLES)
+    op.execute(MARKS)
