@@ -198,6 +198,7 @@ class Household:
             "POST /api/notices/read": {"last": str(self.notice)},
             "PUT /api/notices/{id}/read": {"read": True},
             "PUT /api/notices/choices": {"choices": [{"kind": "spend", "channel": "sms", "wanted": False}]},
+            "PUT /api/notices/addresses/email": {"email": "family@example.com"},
             "PUT /api/notices/addresses/webhook": {"url": "https://hooks.example/a"},
             "POST /api/notices/addresses/webhook/secret": {"overlap_h": 0},
             "POST /api/operations/incidents": {
