@@ -44,6 +44,7 @@ def spent(services):
     """A subscriber who has come to half of the cap."""
     subscriber = services.subscriptions.register("+8613800000001", language="en")
     services.orders.place(subscriber, "shanghai-mobile-payg")
+    services.connection.execute("DELETE FROM notification")  # of the order
     services.payg.control(subscriber, cap_nano=2_000_000_000)
     Spender(services).spend(subscriber.account_id, 1)
     return subscriber
