@@ -28,7 +28,7 @@ WALKED = {
     "alias list": (), "approval list": (), "audit": (), "backup list": ("--in", "…/"), "balance": ("--subscriber", "…"), "bill cases": (), "bill direct": (),
     "bill files": (), "bill payments": (), "deployment list": (), "grant list": (), "intent list": (), "job list": (),
     "journal inspect": (), "journal list": (), "key list": ("--subscriber", "…"), "ledger flagged": (), "ledger losses": (), "limit list": (),
-    "member list": ("--subscriber", "…"), "model list": (), "offering list": (), "offering sold": (), "order list": ("--subscriber", "…"),
+    "member list": ("--subscriber", "…"), "model list": (), "notice choices": ("--subscriber", "…"), "notice list": (), "offering list": (), "offering sold": (), "order list": ("--subscriber", "…"),
     "order work list": (), "pepper list": (), "quarantine list": (), "session list": ("--subscriber", "…"), "staff list": (),
     "subscriber history": ("--subscriber", "…"), "subscriber list": (), "subscriber show": ("--subscriber", "…"),
     "subscriber suspensions": ("--subscriber", "…"), "usage": ("--subscriber", "…"), "webhook list": (), "webhook log": (),

@@ -55,6 +55,16 @@ def test_a_notice_that_does_not_arrive_is_sent_again(host, shell, tmp_path):
             said = page.run("webhook log")
             assert str(listener.listener_id) in said and "answers 500" in said and str(given_up) in said
             page.run("webhook replay", DELIVERY=given_up)
+            skipped = lambda: json.loads(host.cli("notice", "list", "--state", "skipped", "--json").stdout)
+            told = host.services.subscriptions.register(f"+86{next(PHONES)}", "Zhang Wei")
+            content = {"percent": 50, "spent_nano": 10**9, "cap_nano": 2 * 10**9}
+            host.services.subscriptions.notify(told.subscriber_id, "spend", "1", content)
+            until(
+                lambda: any(one["kind"] == "spend" for one in skipped()), 60, what="a notice without a port"
+            )
+            notice = next(one["delivery_id"] for one in skipped() if one["kind"] == "spend")
+            assert notice in page.run("notice list") and "no_port" in page.run("notice list")
+            page.run("notice resend", NOTICE=notice)
             page.run("webhook rotate", LISTENER=listener.listener_id)
             page.run("webhook-secret-old", SECRETS=secrets, OTHER_SECRETS=other)
         assert {path.name: path.stat().st_mode & 0o777 for path in other.iterdir()} == {

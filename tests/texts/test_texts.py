@@ -10,7 +10,7 @@ from tokenworks.subscriptions import PURPOSES, notice_text
 from tokenworks.texts import CATALOGUES, LANGUAGES, Catalogue
 
 # The name of an offering is the tariff's in that language.
-BLANKS_OF_A_LANGUAGE = {"name_zh": "name"}
+BLANKS_OF_A_LANGUAGE = {"name_zh": "name", "said_zh": "said"}
 CHINESE = re.compile(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
 # Names of the other language, as its own speakers write it.
 IN_CHINESE_EVERYWHERE = {("pages", "other_language")}
@@ -49,6 +49,7 @@ def test_every_notice_is_said_without_a_blank_left_over():
     content = {
         "percent": 80, "bill_no": "B1", "line_no": 2, "spent_nano": 10**9, "cap_nano": 2 * 10**9, "remaining_nano": 3 * 10**9,
         "name": "Light", "name_zh": "轻享版", "from_price_nano": 10**9, "to_price_nano": 2 * 10**9, "at": "2027-05-01T00:00:00+08:00",
+        "hint": "x9Qr", "amount_nano": 10**9, "said": "Slow.", "said_zh": "变慢。",
     }  # fmt: skip
     for language in LANGUAGES:
         for kind in CATALOGUES[language].notices:

@@ -9,7 +9,7 @@ from tests.support.auditor import verify
 from tokenworks.app.http_app import openapi_document
 from tokenworks.app.openapi import document
 from tokenworks.kernel import uuid7
-from tokenworks.subscriptions import BILLING_ZONE
+from tokenworks.subscriptions import BILLING_ZONE, Person
 from tokenworks.trust import Approval
 
 ROLES = ("owner", "admin", "member", "operator", "finance", "auditor")
@@ -18,6 +18,12 @@ WITH_A_KEY = {"GET /v1/key", "GET /v1/usage"}
 PUBLIC = {
     "POST /api/sign-in/code",
     "POST /api/sign-in",
+    # By the token of a mail's link.
+    *(
+        f"{method} /api/notices/{link}"
+        for method in ("GET", "POST")
+        for link in ("email/confirm", "unsubscribe")
+    ),
     *(
         f"GET /tmf-api/productCatalogManagement/v4/{name}{one}"
         for name in ("productOffering", "productOfferingPrice", "productSpecification", "category")
@@ -107,6 +113,17 @@ class Household:
         for delivery in services.hub.lease(10, own=True):
             services.hub.mark_delivered(delivery, 204)
         self.delivery = services.hub.log()[0][0].delivery_id
+        with services.transaction():
+            services.notices.fan_out(1000, ())
+        self.notice = services.notices.shown(self.subscriber, self.subscriber.subscriber_id)[0][0].notice_id
+        self.notice_failed = next(
+            one.delivery_id
+            for one in services.notices.log(self.subscriber, "skipped")[0]
+            if one.cause == "no_port"
+        )
+        services.notice_choices.set_webhook(
+            Person(self.subscriber.subscriber_id, self.subscriber.subscriber_id), "https://hooks.example/own"
+        )
         (self.bill,), _ = services.bills.all(self.subscriber)
         self.top_up = services.payg.top_up(self.subscriber, 10**9, f"counter-{self.phone}")
         self.line = f"{self.bill.bill_id}-1"
@@ -126,6 +143,7 @@ class Household:
             "transferBalance": self.transfer.transfer_id, "payment": self.payment.payment_id, "refund": self.refund.refund_id,
             "cancelProductOrder": self.waits.order_id, "usageSpecification": "tokens", "payments": self.payment.payment_id,
             "reconciliation-cases": self.case.case_id, "bills": self.bill.bill_id, "sessions": self.session,
+            "notices": self.notice, "notice-deliveries": self.notice_failed,
             "hub": self.listener, "webhooks": self.listener, "webhook-deliveries": self.delivery, "serviceOrder": self.work,
             "approvals": self.approval,
             "disputes": self.dispute.dispute_id, "balanceActionHistory": f"{self.transfer.transfer_id}-{self.transfer.from_bucket_id}",
@@ -177,6 +195,15 @@ class Household:
             "POST /api/keys": {"name": "another"},
             "PATCH /api/keys/{id}": {"fallback_models": ["m"]},
             "PUT /api/keys/{id}/log": {"on": True},
+            "POST /api/notices/read": {"last": str(self.notice)},
+            "PUT /api/notices/{id}/read": {"read": True},
+            "PUT /api/notices/choices": {"choices": [{"kind": "spend", "channel": "sms", "wanted": False}]},
+            "PUT /api/notices/addresses/email": {"email": "family@example.com"},
+            "PUT /api/notices/addresses/webhook": {"url": "https://hooks.example/a"},
+            "POST /api/notices/addresses/webhook/secret": {"overlap_h": 0},
+            "POST /api/operations/incidents": {
+                "ref": "INC-1", "text": "Slow.", "text_zh": "变慢。", "subscribers": [str(self.subscriber.subscriber_id)],
+            },
             "POST /api/quotes": {"action": "delete", "product": str(self.order.product_id)},
             "POST /api/operations/failed-jobs/{id}/release": {"job": "cycle"},
             "POST /api/members": {"phone": "+8613333333333", "name": "Aunt"},
@@ -264,7 +291,7 @@ def call(client, household, method, path, headers, key):
     )
     body = household.bodies().get(f"{method} {path}")
     content = body if isinstance(body, str) else None
-    url = url.replace("{purpose}", "marketing")
+    url = url.replace("{purpose}", "marketing").replace("{channel}", "webhook")
     query = household.query(path) if method in {"GET", "PATCH", "DELETE"} or path in PRIVACY else {}
     return client.request(
         method, url, params=query, json=None if content else body, content=content,
@@ -275,7 +302,7 @@ def call(client, household, method, path, headers, key):
 _TABLES = (
     "subscriber", "member", "api_key", "product_order", "product", "charge", "bucket", "bill", "bill_line", "payment", "refund",
     "credit_note", "adjustment", "top_up", "transfer", "contract_price", "work_order", "charge_file", "account", "audit", "dispute",
-    "approval", "hub_listener", "hub_delivery",
+    "approval", "hub_listener", "hub_delivery", "notification", "notice_delivery", "notice_choice", "notice_address",
 )  # fmt: skip
 
 
@@ -344,7 +371,9 @@ def test_what_is_somebody_elses_is_not_there(client, services, town):
                 "/api/keys", "/api/members", "/api/departments", "/api/sign-out",
             }:  # fmt: skip
                 continue  # they name nobody
-            if path == "/api/sessions" or path.startswith("/api/me/"):
+            if path in {"/api/sessions", "/api/notices"} or path.startswith("/api/me/"):
+                continue  # one's own
+            if path.startswith("/api/notices/") and "{id}" not in path:
                 continue  # one's own
             answer = call(client, theirs, method, path, ours.headers[role], f"k-{role}")
             if path == "/api/memberships" and method == "GET":
@@ -408,7 +437,8 @@ def test_who_may_can(client, services, town, staff):
         ("reconciliation-cases/{id}", "CaseClosed"), ("failed-jobs/{id}/release", "FailedJobNotFound"),
         ("failed-jobs/{id}/release", "NotFound"), ("sessions/{id}", "NotFound"),
         ("subscribers/{id}/identity", "IdentityKnown"), ("approvals/{id}", "ApprovalNotFound"), ("hub/{id}", "ListenerNotFound"), ("erasure", "Invalid"),
-        ("operations/requests/{id}", "RequestNotFound"),
+        ("operations/requests/{id}", "RequestNotFound"), ("notices/{id}/read", "NoticeNotFound"),
+        ("addresses/email", "Refused"), ("addresses/webhook/secret", "AddressNotFound"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

@@ -153,6 +153,7 @@ class AppServices:
     def _forget_member_content(self, account_id: UUID, member_id: UUID) -> None:
         self.replays.forget_member(account_id, member_id)
         self.content_log.forget_member(account_id, member_id)
+        self.notices.forget_member(member_id)
 
     @cached_property
     def failed_jobs(self) -> charging.FailedJobs:
@@ -245,7 +246,28 @@ class AppServices:
 
     @cached_property
     def notices(self) -> shop.Notices:
-        return shop.Notices(self.connection, self.clock, self.subscriptions, self.consents)
+        return shop.Notices(
+            self.connection,
+            self.clock,
+            self.subscriptions,
+            self.members,
+            self.consents,
+            self.notice_choices,
+            self._settings.notice_days,
+        )
+
+    @cached_property
+    def notice_choices(self) -> shop.NoticeChoices:
+        settings = self._settings
+        return shop.NoticeChoices(
+            self.connection,
+            self._peppers,
+            self.clock,
+            self.vault,
+            has_mail=settings.sends_mail,
+            allow_private=settings.notice_webhook_allow_private,
+            need_tls=settings.environment != "dev",
+        )
 
     @cached_property
     def privacy(self) -> shop.Privacy:
@@ -258,8 +280,10 @@ class AppServices:
             shop.MemberRights(
                 self.vault, self.ledger, transfers, self.keys, self.identity, self.clock, self._forget_member_content,
                 self.content_log.of_member,
+                self.notices.export_of_member,
             ),
             [self.charge_files.forget, self.bills.forget, self.payments.forget, self.refunds.forget, self.disputes.forget, self.hub.forget,
+             self.notices.forget,
              lambda erased: adjustments.forget(erased.account_id), lambda erased: transfers.forget(erased.account_id),
              lambda erased: self.replays.forget_account(erased.account_id),
              lambda erased: self.content_log.forget_account(erased.account_id)],

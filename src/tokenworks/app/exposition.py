@@ -54,6 +54,22 @@ def limits(settings: Settings) -> Iterator[Metric]:
     )
 
 
+def notices(rows: Iterable[tuple[str, int, int]]) -> Iterator[Metric]:
+    """Deliveries of notices by channel, from the host that runs the jobs: (channel, age of the oldest that is due, failed in a day)."""
+    oldest = GaugeMetricFamily(
+        "tokenworks_notices_oldest_seconds",
+        "since the oldest notice that is due was made",
+        labels=["channel"],
+    )
+    failed = GaugeMetricFamily(
+        "tokenworks_notices_failed", "notices that were given up in the last day", labels=["channel"]
+    )
+    for channel, seconds, count in rows:
+        oldest.add_metric([channel], seconds)
+        failed.add_metric([channel], count)
+    yield from (oldest, failed)
+
+
 def by_model(run_dir: Path) -> Iterator[Metric]:
     """Sums over all workers of this host, ended ones too: no sum ever falls."""
     series = read_series(sorted(run_dir.glob("worker-*.series")))

@@ -74,6 +74,14 @@ WATCHED: Final = (
         (Alert("TokenworksJobsQuarantined", 'sum by (job) (tokenworks_failed_jobs{state="quarantined"}) >= 1', "0s", "ticket", "Jobs raise again and again.", "Failed jobs"),),
     ),
     WatchedMetric(
+        "`tokenworks_notices_oldest_seconds` by `channel`, `…_notices_failed` by `channel`", "3600 for 10 minutes; 100",
+        "notices by text message or e-mail do not go out (those to the webhooks of subscribers fail where these are away): see *Notices do not arrive*",
+        (
+            Alert("TokenworksNoticesWait", 'max by (channel) (tokenworks_notices_oldest_seconds{channel!="webhook"}) > 3600', "10m", "ticket", "Notices by text message or e-mail wait for an hour.", "Notices do not arrive"),
+            Alert("TokenworksNoticesFailed", 'max by (channel) (tokenworks_notices_failed{channel!="webhook"}) > 100', "0s", "ticket", "Notices by text message or e-mail were given up.", "Notices do not arrive"),
+        ),
+    ),
+    WatchedMetric(
         "`tokenworks_recorder_quarantined_records`", "1", "the database refused a record: see *Quarantine*",
         (Alert("TokenworksRecordsQuarantined", "tokenworks_recorder_quarantined_records >= 1", "0s", "ticket", "The database refused usage records.", "Quarantine"),),
     ),

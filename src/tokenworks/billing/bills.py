@@ -140,6 +140,15 @@ class Bills:
                 )
             )  # fmt: skip
         bill_store.add_bills(self._connection, made, lines)
+        self._subscriptions.notify_many(
+            "bill.ready",
+            [
+                (bill.subscriber_id, str(bill.bill_id),
+                 {"bill_no": bill.bill_no, "amount_nano": bill.remaining_nano, "at": bill.due_at.isoformat()})
+                for bill in made
+                if bill.remaining_nano
+            ],
+        )  # fmt: skip
         # Earlier free credit pays the new bills.
         self._open.settle([bill.subscriber_id for bill in made])
         return made, len(lines), last

@@ -228,6 +228,10 @@ class Payments:
         if line is not None:
             charge_file_store.reverse_line(self._connection, LAYOUT, *line)
             failed = charge_file_store.add_failures(self._connection, [bill.bill_id])
+        self._subscriptions.notify(
+            bill.subscriber_id, "payment.failed", str(reversal.reversal_id),
+            {"bill_no": bill.bill_no, "amount_nano": payment.amount_nano},
+        )  # fmt: skip
         self._cases.payment_reversed(payment, now)
         free = self._open.settle([bill.subscriber_id])[bill.subscriber_id]
         self._cases.rejected([self._bills.locked(rejected) for rejected in failed])

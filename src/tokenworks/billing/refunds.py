@@ -156,6 +156,11 @@ class Refunds:
             ).charge_id
         now = self._clock.now()
         refund_store.end_refund(self._connection, refund.refund_id, credit_id, amount, now)
+        if amount:
+            _, subscriber_id = self._orders.find(refund.order_id)
+            self._subscriptions.notify(
+                subscriber_id, "refund.done", str(refund.refund_id), {"amount_nano": amount}
+            )
         return replace(refund, state="done", amount_nano=amount, done_at=now)
 
     def finish(self) -> int:

@@ -9,6 +9,7 @@ from psycopg import Connection
 
 from tokenworks.charging import Ledger
 from tokenworks.kernel import Clock, Invalid, NotFound
+from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import Subscriber
 from tokenworks.subscriptions.people import people_store
 from tokenworks.trust import ApiKeyInfo, Keys, PersonVault
@@ -17,6 +18,8 @@ from tokenworks.trust import ApiKeyInfo, Keys, PersonVault
 MEMBER_KEYS_LIVE_MAX: Final = 100
 ACCOUNT_KEYS_LIVE_MAX: Final = 10_000
 KEY_DAYS_MAX: Final = 36_500
+# The end of a key by which its holder knows it, as in lists of keys.
+HINT_CHARS: Final = 4
 
 
 class Access:
@@ -72,7 +75,7 @@ class Access:
             if account_keys >= ACCOUNT_KEYS_LIVE_MAX:
                 raise Invalid(f"an account has at most {ACCOUNT_KEYS_LIVE_MAX} keys: stop keys that are not used any more")  # fmt: skip
             cap_id = None if cap_tokens is None else self._ledger.add_cap(subscriber.account_id, cap_tokens)
-            return self._keys.issue(
+            issued = self._keys.issue(
                 account_id=subscriber.account_id,
                 member_id=member_id,
                 name=name,
@@ -85,6 +88,20 @@ class Access:
                 imported_sha256=imported_sha256,
                 reissue=reissue,
             )
+            if imported_sha256 is None:
+                self._tell_made(subscriber, member_id, *issued, now)
+        return issued
+
+    def _tell_made(
+        self, subscriber: Subscriber, member_id: UUID, key_id: UUID, text: str, now: datetime
+    ) -> None:
+        """Tell the key's holder of it: another person may have made it with the holder's session."""
+        is_owner = member_id == people_store.owner_of(self._connection, subscriber.subscriber_id)
+        person_id = subscriber.subscriber_id if is_owner else member_id
+        notice_store.add_notification(
+            self._connection, subscriber.subscriber_id, "key.made", str(key_id),
+            {"person_id": str(person_id), "hint": text[-HINT_CHARS:]}, now,
+        )  # fmt: skip
 
     def keys(
         self,

@@ -408,6 +408,10 @@ class Subscriptions:
             self._connection, subscriber_id, kind, ref, content, self._clock.now()
         )
 
+    def notify_many(self, kind: str, notices: Sequence[tuple[UUID, str, Mapping[str, object]]]) -> None:
+        """Add notices of one kind, each (subscriber, ref, content), with one statement."""
+        notice_store.add_notifications(self._connection, kind, notices, self._clock.now())
+
     def close(self, subscriber: Subscriber) -> None:
         """Close a subscriber: its products and its memberships in other accounts end, its account gives no grants, its keys stop,
         its number is free. A debt stays and is on a last bill, which the carrier does not collect with the phone bill. Raises

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from tokenworks.kernel import Invalid, NotFound, TokenworksError, is_digits
+from tokenworks.kernel import Invalid, NotFound, TokenworksError, is_digits, uuid7
 from tokenworks.subscriptions.errors import MemberNotFound, PhoneLost, SubscriberNotFound
 from tokenworks.subscriptions.model import Member, Subscriber, parse_phone
 from tokenworks.subscriptions.people.consents import Consents
@@ -124,6 +124,12 @@ class SignIns:
         raise NotFound("there is no such membership")
 
     def _open(self, member: Member, address: str, client: str | None) -> OpenedSession:
+        if self._identity.is_new_place(member.subscriber_id, member.member_id, address):
+            # Without the address, which is personal data: the page of sessions has it.
+            person_id = member.subscriber_id if member.role == "owner" else member.member_id
+            self._subscriptions.notify(
+                member.subscriber_id, "sign_in", str(uuid7()), {"person_id": str(person_id)}
+            )
         text, ends_at = self._identity.open_session(member.subscriber_id, member.member_id, address, client)
         self._identity.audit(
             f"member:{member.member_id}", member.role, "sign_in", str(member.subscriber_id),

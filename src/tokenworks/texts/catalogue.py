@@ -12,6 +12,8 @@ class Catalogue(NamedTuple):
     privacy: Mapping[str, str]
     sessions: Mapping[str, str]
     notices: Mapping[str, str]
+    notice_titles: Mapping[str, str]
+    notice_mails: Mapping[str, str]
     consents: Mapping[str, str]
     invoice: Mapping[str, str]
     staff: Mapping[str, str]

@@ -191,7 +191,7 @@ _SESSIONS: Final = {
     "linux": "Linux computer", "other": "A program or another device", "unknown_place": "not known",
 }  # fmt: skip
 
-# Notices by text message, by kind.
+# Notices, by kind: as a text message, in the console and in an e-mail.
 _NOTICES: Final = {
     "spend": "Pay as you go has cost ¥{spent} this month, {percent}% of your cap of ¥{cap}. Change the cap, or lock spending, on the bill page.",
     "dunning.remind": "¥{left} of bill {bill_no} is still unpaid. Please pay it soon.",
@@ -203,6 +203,65 @@ _NOTICES: Final = {
     "credit_limit": "The next period of {name} would exceed your credit limit. It is paused and not charged, and resumes automatically once you have paid or the limit is raised.",
     "credit_limit.released": "{name} has resumed. Its new period starts today.",
     "dunning.close": "Bill {bill_no}: ¥{left} was not paid. Your service has been terminated.",
+    "bill.ready": "Bill {bill_no} is ready: ¥{amount} in all. What is open is due on {date}. See the bill page.",
+    "payment.failed": "The payment of ¥{amount} for bill {bill_no} did not succeed. You can pay on the bill page.",
+    "refund.done": "¥{amount} was refunded to you. It is deducted from your next bill, or paid out.",
+    "balance.low": "{percent}% of {name} is used. See what is left on the usage page.",
+    "balance.used_up": "{name} is used up. You can order a pack, or change your plan.",
+    "order.done": "{name} is active. Create a key, or see the usage page.",
+    "plan.renewed": "{name} has been renewed. The new period ends on {date}.",
+    "plan.ended": "{name} has ended and is no longer charged.",
+    "invitation": "You are invited to use another subscriber's token plan. Sign in with this number to accept or decline. If you do not know of it, ignore this message.",
+    "sign_in": "Your account was signed in to from a new place. If it was not you, sign that device out on the devices page.",
+    "key.made": "A new API key that ends in {hint} was created. If it was not you, revoke it on the keys page.",
+    "address.changed": "An e-mail address or webhook for your notices was changed. If it was not you, sign out unknown devices on the devices page.",
+    "email.confirm": "Open this link within 24 hours to get notices at this address. If you did not ask for it, ignore this mail: nothing more is sent.",
+    "incident": "{said}",
+    "marketing": "{said}",
+}  # fmt: skip
+
+# Titles of notices, by kind.
+_NOTICE_TITLES: Final = {
+    "spend": "Monthly spending",
+    "dunning.remind": "Payment reminder",
+    "dunning.restrict": "Overdue bill",
+    "dunning.suspend": "Service suspended",
+    "dispute.answered": "Your question was answered",
+    "plan.move": "New tariff",
+    "order.failed": "Order not started",
+    "credit_limit": "Plan paused",
+    "credit_limit.released": "Plan resumed",
+    "dunning.close": "Service terminated",
+    "bill.ready": "Your bill is ready",
+    "payment.failed": "Payment failed",
+    "refund.done": "Refund",
+    "balance.low": "Tokens are running low",
+    "balance.used_up": "Tokens are used up",
+    "order.done": "Order complete",
+    "plan.renewed": "Plan renewed",
+    "plan.ended": "Plan ended",
+    "invitation": "Invitation",
+    "sign_in": "New sign-in",
+    "key.made": "New API key",
+    "address.changed": "Notice address changed",
+    "email.confirm": "Confirm your e-mail address",
+    "incident": "Service incident",
+    "marketing": "News and offers",
+}
+
+# E-mails with notices, and the pages of their links.
+_NOTICE_MAILS: Final = {
+    "why": "You get this e-mail because you chose e-mail for this kind of notice.",
+    "stop": "Stop e-mails of this kind:",
+    "confirm_title": "E-mail for notices",
+    "confirm_lead": "Send your notices to this e-mail address?",
+    "confirm_do": "Confirm",
+    "confirmed": "Confirmed: your notices are now sent to this e-mail address.",
+    "unsubscribe_title": "Stop these e-mails",
+    "unsubscribe_lead": "Stop e-mails of this kind? You still see these notices in the console.",
+    "unsubscribe_do": "Stop",
+    "unsubscribed": "Done: no more e-mails of this kind are sent.",
+    "invalid": "This link is not valid any more. Sign in to change your notices.",
 }  # fmt: skip
 
 # Texts of consents, by purpose. A consent is kept with the hash of its text: after a change of the text it is asked for again.
@@ -243,6 +302,8 @@ CATALOGUE: Final = Catalogue(
     privacy=_PRIVACY,
     sessions=_SESSIONS,
     notices=_NOTICES,
+    notice_titles=_NOTICE_TITLES,
+    notice_mails=_NOTICE_MAILS,
     consents=_CONSENTS,
     invoice=_INVOICE,
     staff=STAFF,

@@ -200,7 +200,7 @@ _SESSIONS: Final = {
     "linux": "Linux 电脑", "other": "应用程序或其他设备", "unknown_place": "未知",
 }  # fmt: skip
 
-# Notices by text message, by kind.
+# Notices, by kind: as a text message, in the console and in an e-mail.
 _NOTICES: Final = {
     "spend": "本月随用随付已用 ¥{spent}，达到上限 ¥{cap} 的 {percent}%。可在“账单”页调整上限或锁定消费。",
     "dunning.remind": "账单 {bill_no} 尚有 ¥{left} 未缴，请尽快缴费。",
@@ -212,6 +212,65 @@ _NOTICES: Final = {
     "credit_limit": "“{name_zh}”的下一期费用超出您的信用额度，已暂停，未收费。缴费或调高额度后自动恢复。",
     "credit_limit.released": "“{name_zh}”已自动恢复，新的一期从今天开始。",
     "dunning.close": "账单 {bill_no} 长期欠费 ¥{left}，服务已终止。",
+    "bill.ready": "账单 {bill_no} 已出，合计 ¥{amount}。未缴部分请于 {date} 前缴清，详情见“账单”页。",
+    "payment.failed": "账单 {bill_no} 的 ¥{amount} 扣款未成功，请在“账单”页缴费。",
+    "refund.done": "已退还您 ¥{amount}，在下期账单中抵扣，或退回给您。",
+    "balance.low": "“{name_zh}”已用 {percent}%，剩余用量见“用量”页。",
+    "balance.used_up": "“{name_zh}”已用完，可加购或更换套餐。",
+    "order.done": "“{name_zh}”已开通，可创建密钥，或在“用量”页查看。",
+    "plan.renewed": "“{name_zh}”已续订，本期至 {date}。",
+    "plan.ended": "“{name_zh}”已结束，不再收费。",
+    "invitation": "有用户邀请您使用其词元套餐。请用本号码登录后接受或拒绝；如非您认识的人，请忽略。",
+    "sign_in": "您的账户在新的地点登录。如非本人操作，请在“登录设备”页将其退出。",
+    "key.made": "已创建尾号 {hint} 的新密钥。如非本人操作，请在“密钥”页停用。",
+    "address.changed": "您接收通知的邮箱或回调地址已变更。如非本人操作，请在“登录设备”页退出陌生设备。",
+    "email.confirm": "请在 24 小时内打开以下链接，之后通知将发送到此邮箱。如非您本人申请，请忽略，我们不会再发送邮件。",
+    "incident": "{said_zh}",
+    "marketing": "{said_zh}",
+}  # fmt: skip
+
+# Titles of notices, by kind.
+_NOTICE_TITLES: Final = {
+    "spend": "本月消费提醒",
+    "dunning.remind": "缴费提醒",
+    "dunning.restrict": "账单逾期",
+    "dunning.suspend": "服务已暂停",
+    "dispute.answered": "疑问已答复",
+    "plan.move": "资费变更",
+    "order.failed": "预约未能订购",
+    "credit_limit": "套餐已暂停",
+    "credit_limit.released": "套餐已恢复",
+    "dunning.close": "服务已终止",
+    "bill.ready": "账单已出",
+    "payment.failed": "扣款未成功",
+    "refund.done": "退款",
+    "balance.low": "词元即将用完",
+    "balance.used_up": "词元已用完",
+    "order.done": "订购成功",
+    "plan.renewed": "套餐已续订",
+    "plan.ended": "套餐已结束",
+    "invitation": "邀请",
+    "sign_in": "新的登录",
+    "key.made": "新密钥",
+    "address.changed": "通知地址已变更",
+    "email.confirm": "确认您的邮箱",
+    "incident": "服务公告",
+    "marketing": "活动消息",
+}
+
+# E-mails with notices, and the pages of their links.
+_NOTICE_MAILS: Final = {
+    "why": "您选择了用邮件接收此类通知，因此收到本邮件。",
+    "stop": "不再用邮件接收此类通知：",
+    "confirm_title": "通知邮箱",
+    "confirm_lead": "确认用此邮箱接收通知？",
+    "confirm_do": "确认",
+    "confirmed": "已确认，通知将发送到此邮箱。",
+    "unsubscribe_title": "停止此类邮件",
+    "unsubscribe_lead": "不再用邮件接收此类通知？仍可在控制台查看。",
+    "unsubscribe_do": "停止",
+    "unsubscribed": "已停止，不再发送此类邮件。",
+    "invalid": "链接已失效。请登录后修改通知设置。",
 }  # fmt: skip
 
 # Texts of consents, by purpose. A consent is kept with the hash of its text: after a change of the text it is asked for again.
@@ -252,6 +311,8 @@ CATALOGUE: Final = Catalogue(
     privacy=_PRIVACY,
     sessions=_SESSIONS,
     notices=_NOTICES,
+    notice_titles=_NOTICE_TITLES,
+    notice_mails=_NOTICE_MAILS,
     consents=_CONSENTS,
     invoice=_INVOICE,
     staff=STAFF,

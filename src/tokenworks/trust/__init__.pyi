@@ -73,6 +73,7 @@ from tokenworks.trust.model import (
 from tokenworks.trust.pepper_versions import PepperVersions
 from tokenworks.trust.secret_files import (
     PEPPER,
+    SMTP,
     WEBHOOK,
     WEBHOOK_OLD,
     WRAP,
@@ -112,6 +113,7 @@ __all__ = [
     "PEPPER",
     "PEPPER_BYTES",
     "SEALED_KEY_BYTES",
+    "SMTP",
     "STAFF_ROLES",
     "TAIL_DIGITS",
     "VAULT_KEY_BYTES",

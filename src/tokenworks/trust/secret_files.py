@@ -19,6 +19,7 @@ WRAP: Final = "person-wrap-"
 LOOKUP: Final = "person-lookup"
 WEBHOOK: Final = "webhook-secret"
 WEBHOOK_OLD: Final = "webhook-secret-old"
+SMTP: Final = "smtp-password"
 _PRIVATE: Final = 0o077
 _NUMBER = re.compile(r"[1-9][0-9]{0,2}")
 # Names of secrets, and names that an operator could mistake for one.
@@ -143,7 +144,7 @@ def strays(secrets_dir: Path, used: Collection[str] = ()) -> Iterator[tuple[Path
 
 def _stray(path: Path, name: str, used: Collection[str]) -> str | None:
     """Why a file is not read and what to do, as words that follow its path; None for a secret or a used file."""
-    known = name in {LOOKUP, WEBHOOK, WEBHOOK_OLD} or any(
+    known = name in {LOOKUP, WEBHOOK, WEBHOOK_OLD, SMTP} or any(
         name.startswith(kind) and _NUMBER.fullmatch(name.removeprefix(kind)) for kind in (PEPPER, WRAP)
     )
     if path.is_dir():
@@ -163,6 +164,7 @@ def _stray(path: Path, name: str, used: Collection[str]) -> str | None:
 __all__ = [
     "LOOKUP",
     "PEPPER",
+    "SMTP",
     "WEBHOOK",
     "WEBHOOK_OLD",
     "WRAP",

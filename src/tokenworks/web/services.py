@@ -18,6 +18,8 @@ from tokenworks.subscriptions import (
     Hub,
     KeyStandings,
     Members,
+    NoticeChoices,
+    Notices,
     Orders,
     PayAsYouGo,
     Privacy,
@@ -62,6 +64,10 @@ class Services(Protocol):
     def deliveries(self) -> Deliveries: ...
     @property
     def hub(self) -> Hub: ...
+    @property
+    def notices(self) -> Notices: ...
+    @property
+    def notice_choices(self) -> NoticeChoices: ...
     @property
     def payg(self) -> PayAsYouGo: ...
     @property

@@ -44,13 +44,15 @@ def spent(services):
     """A subscriber who has come to half of the cap."""
     subscriber = services.subscriptions.register("+8613800000001", language="en")
     services.orders.place(subscriber, "shanghai-mobile-payg")
+    services.connection.execute("DELETE FROM notification")  # of the order
     services.payg.control(subscriber, cap_nano=2_000_000_000)
     Spender(services).spend(subscriber.account_id, 1)
     return subscriber
 
 
-def test_a_notice_is_signed_and_goes_out_once(services, spent, receiver, tmp_path):
+def test_a_notice_is_signed_and_goes_out_once(services, spent, receiver, tmp_path, clock):
     url, got, _ = receiver
+    clock.move(timedelta(hours=10))  # text messages wait for the morning
     settings = load_settings(
         {
             "data_dir": str(tmp_path),
@@ -60,9 +62,9 @@ def test_a_notice_is_signed_and_goes_out_once(services, spent, receiver, tmp_pat
         }
     ).settings
     settings.secrets.mkdir(parents=True)
-    assert deliver(services, settings) == 1
+    assert deliver(services, settings) == 2
     assert deliver(services, settings) == 0
-    (path, headers, body), (sms_path, _, sms) = got
+    (sms_path, _, sms), (path, headers, body) = got
     assert (path, sms_path) == ("/hook", "/sms")
     said = json.loads(body)
     assert (said["kind"], said["content"]["percent"]) == ("spend", 50)
@@ -102,14 +104,19 @@ def test_what_does_not_arrive_is_tried_again_with_the_same_id_and_given_up_after
     assert not any(waits[150:])
 
 
-def test_without_a_port_notices_wait(services, spent, receiver, tmp_path):
+def test_without_a_port_notices_are_in_the_console_and_what_was_not_sent_says_why(
+    services, spent, receiver, tmp_path, clock
+):
     url, got, _ = receiver
+    clock.move(timedelta(hours=10))
     none = load_settings({"data_dir": str(tmp_path)}).settings
     assert deliver(services, none) == 0
-    some = load_settings(
-        {"data_dir": str(tmp_path), "webhook_url": url, "webhook_allow_private": True}
-    ).settings
-    some.secrets.mkdir(parents=True)
+    (shown,), _ = services.notices.shown(spent, spent.subscriber_id)
+    assert shown.kind == "spend"
+    (skipped,), _ = services.notices.log(state="skipped")
+    assert (skipped.channel, skipped.cause) == ("sms", "no_port")
+    services.notices.resend(skipped.delivery_id)
+    some = load_settings({"data_dir": str(tmp_path), "sms_url": url, "webhook_allow_private": True}).settings
     assert deliver(services, some) == 1 == len(got)
 
 

@@ -43,7 +43,7 @@ def to(clock, *at):
 
 def notices(services):
     rows = services.connection.execute("SELECT kind, ref, content FROM notification ORDER BY notification_id")
-    return [(kind, ref, content) for kind, ref, content in rows if kind.startswith("order.")]
+    return [(kind, ref, content) for kind, ref, content in rows if kind == "order.failed"]
 
 
 def untouched(services, subscriber):

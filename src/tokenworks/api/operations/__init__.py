@@ -5,6 +5,7 @@ from typing import Final
 from tokenworks.api.operations import (
     billing,
     following,
+    notices,
     receivables,
     staff,
     subscribers,
@@ -13,5 +14,6 @@ from tokenworks.api.operations import (
 )
 
 ROUTERS: Final = tuple(
-    module.router for module in (receivables, webhooks, subscribers, work_orders, billing, staff, following)
+    module.router
+    for module in (receivables, webhooks, subscribers, work_orders, billing, staff, following, notices)
 )

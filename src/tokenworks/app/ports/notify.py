@@ -1,5 +1,5 @@
-"""Sends the outbox: events and notices by webhook (signed, retried, idempotent, logged), work orders to the delivering systems, notices
-to phones by the message port.
+"""Sends the outbox: notices to people (`notice_sender`), events and notices by webhook (signed, retried, idempotent, logged), work orders
+to the delivering systems.
 
 Delivery is at least once: a message is leased, sent and marked. Where the process dies in between, the message is sent again with the
 same id.
@@ -15,11 +15,12 @@ import structlog
 
 from tokenworks.api import ANSWERS, event_body, service_order_body, take_answer
 from tokenworks.app.bootstrap import AppServices
+from tokenworks.app.ports.notice_sender import NoticeTurn
 from tokenworks.app.ports.outbound import NotDelivered, post
 from tokenworks.app.settings import Settings
 from tokenworks.app.webhook_secrets import webhook_secrets
 from tokenworks.kernel import Conflict, Invalid, NotFound, Unavailable, flaw
-from tokenworks.subscriptions import Delivery, Event, Notice, WorkOrder, event_content, signature
+from tokenworks.subscriptions import Delivery, Event, WorkOrder, event_content, signature
 
 log = structlog.get_logger()
 
@@ -31,12 +32,16 @@ REASON_CHARS_MAX: Final = 200
 def deliver(services: AppServices, settings: Settings) -> int:
     """Send the messages that are due. Returns how many arrived. Several hosts may do it at once: a lease keeps a message to one host."""
     # Bounded, since other jobs wait meanwhile: messages that are left are due again in the next turn.
+    notices = NoticeTurn(services, settings)
+    try:
+        notices.run()
+    except Exception as error:  # events and work orders have their turn
+        log.error("notices.failed", error=_first_line(error))
     turn = _DeliveryTurn(services, settings, time.monotonic() + DELIVER_S)
-    turn.notices()
     turn.events()
     turn.webhooks()
     turn.work_orders()
-    return turn.arrived
+    return notices.arrived + turn.arrived
 
 
 class _DeliveryTurn:
@@ -58,53 +63,6 @@ class _DeliveryTurn:
             at_s = int(self._services.clock.now().timestamp())
             headers["X-Tokenworks-Signature"] = signature(signed_with, at_s, body)
         return post(url, body, headers, allow_private=self._settings.webhook_allow_private)
-
-    # Notices.
-
-    def notices(self) -> None:
-        """Send notices to the operator's own webhook, through the log of deliveries, and to phones."""
-        settings, notices = self._settings, self._services.notices
-        if not (settings.webhook_url or settings.sms_url):
-            return
-        while not self._over() and (found := notices.lease(BATCH)):
-            if settings.webhook_url:
-                for notice in found:
-                    if not notices.is_wanted(notice):
-                        continue
-                    self._services.hub.enqueue_own(
-                        notice.notification_id, f"notice.{notice.kind}", notice.subscriber_id, _notice_body(notice)
-                    )  # fmt: skip
-                self.webhooks()
-            for notice in found:
-                if self._over() or "sms" in self._silent:
-                    notices.postpone(notice)
-                    continue
-                if not notices.is_wanted(notice):
-                    notices.give_up(notice)
-                    continue
-                try:
-                    self._message(notice)
-                except Unavailable:
-                    self._silent.add("sms")
-                    notices.mark_failed(notice)
-                except Exception as error:  # it concerns one notice; the others go on
-                    log.error("notices.failed", error=_first_line(error))
-                    notices.mark_failed(notice)
-                else:
-                    notices.mark_delivered(notice)
-            if "sms" in self._silent:
-                return
-
-    def _message(self, notice: Notice) -> None:
-        if not self._settings.sms_url:
-            return
-        message = self._services.notices.message(notice)
-        if message is not None:
-            phone, text = message
-            body = msgspec.json.encode({"phone": phone, "kind": notice.kind, "text": text})
-            self._post(self._settings.sms_url, body, str(notice.notification_id), [])
-            if not self._settings.webhook_url:
-                self.arrived += 1
 
     # Webhooks.
 
@@ -233,19 +191,6 @@ class _DeliveryTurn:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _notice_body(notice: Notice) -> str:
-    return msgspec.json.encode(
-        {
-            "id": str(notice.notification_id),
-            "kind": notice.kind,
-            "ref": notice.ref,
-            "subscriber_id": str(notice.subscriber_id),
-            "created_at": notice.created_at,
-            "content": notice.content,
-        }
-    ).decode()
 
 
 def time_out_deliveries(services: AppServices, settings: Settings) -> int:

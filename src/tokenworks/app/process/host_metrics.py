@@ -1,13 +1,13 @@
 """The admin port of a host: metrics of all its processes, and whether the host is ready."""
 
 import contextlib
-import json
 import struct
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
 from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry
@@ -53,8 +53,17 @@ class HostMetrics:
     def failed_jobs(self) -> list[tuple[str, str, int]]:
         """(job, state, count), as this host's jobs counted them last."""
         with contextlib.suppress(OSError, ValueError):
-            return [tuple(row) for row in json.loads((self._settings.run_dir / "jobs.json").read_text())]
+            return msgspec.json.decode(self._written("jobs.json"), type=list[tuple[str, str, int]])
         return []
+
+    def notices(self) -> list[tuple[str, int, int]]:
+        """(channel, age of the oldest delivery that is due, failed in a day), as this host's jobs counted them last."""
+        with contextlib.suppress(OSError, ValueError):
+            return msgspec.json.decode(self._written("notices.json"), type=list[tuple[str, int, int]])
+        return []
+
+    def _written(self, name: str) -> bytes:
+        return (self._settings.run_dir / name).read_bytes()
 
     def not_ready(self) -> list[str]:
         """Why the host is not ready; empty where it is."""
@@ -122,6 +131,7 @@ class HostMetrics:
         for job, state, count in self.failed_jobs():
             failed.add_metric([job, state], count)
         yield failed
+        yield from exposition.notices(self.notices())
         yield from self._of_recorder()
         if self._exporter is not None:
             yield CounterMetricFamily(

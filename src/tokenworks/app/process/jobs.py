@@ -5,6 +5,7 @@ import contextlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -24,6 +25,8 @@ from tokenworks.kernel import AnchoredClock, SystemClock
 log = structlog.get_logger()
 
 JOBS_S: Final = 20.0
+JOBS_FILE: Final = "jobs.json"
+NOTICES_FILE: Final = "notices.json"
 _JOBS_LOCK: Final = 7461002
 # How often revenue is recognised; a bill run also recognises it.
 RECOGNISE_S: Final = 3600.0
@@ -52,6 +55,8 @@ class Jobs:
             row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_JOBS_LOCK,)).fetchone()
             if row is None or not row[0]:
                 self._report(FailedJobs(connection, SystemClock()))
+                # The host that runs the jobs reports on the notices.
+                write_rows(self._settings, NOTICES_FILE, [])
                 return
             # The database's clock: a host whose own clock has jumped renews and expires nothing early.
             clock = AnchoredClock()
@@ -67,6 +72,7 @@ class Jobs:
                 self._months,
                 self._doubt,
                 self._cycles,
+                self._balances,
                 self._revenue,
                 self._chains,
                 self._bills,
@@ -86,16 +92,13 @@ class Jobs:
                         error=f"{type(error).__name__}: {error}".splitlines()[0],
                     )
             self._report(services.failed_jobs)
+            write_rows(self._settings, NOTICES_FILE, services.notices.standing())
 
     def _report(self, failed: FailedJobs) -> None:
         """Write the numbers of failed jobs for this host's metrics. A state without jobs is written as 0, so that an alarm ends."""
         counts = failed.counts()
         rows = [(job, state, counts.get((job, state), 0)) for job in JOB_NAMES for state in JOB_STATES]
-        path = self._settings.run_dir / "jobs.json"
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(rows))
-        scratch.replace(path)
+        write_rows(self._settings, JOBS_FILE, rows)
 
     def _months(self, services: AppServices) -> None:
         ensure_usage_months(services.connection)
@@ -111,12 +114,16 @@ class Jobs:
         if done:
             log.info("jobs.cycles", products=done)
 
+    def _balances(self, services: AppServices) -> None:
+        services.orders.tell_balances()
+
     def _revenue(self, services: AppServices) -> None:
         if time.monotonic() - self._recognised_s > RECOGNISE_S:
             services.charges.recognise()
             services.identity.forget_old()
             services.staff_sign_in.forget_old()
             services.hub.forget_old()
+            services.notices.forget_old()
             services.ledger.forget_changes(timedelta(hours=self._settings.change_retain_h))
             self._recognised_s = time.monotonic()
 
@@ -171,6 +178,15 @@ class Jobs:
 
     def _notices(self, services: AppServices) -> None:
         deliver(services, self._settings)
+
+
+def write_rows(settings: Settings, name: str, rows: Sequence[Sequence[object]]) -> None:
+    """Write numbers for this host's metrics into a file of `run_dir`, whole or not at all."""
+    path = settings.run_dir / name
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(rows))
+    scratch.replace(path)
 
 
 async def run_jobs(settings: Settings, url: str, secrets: ProcessSecrets) -> None:

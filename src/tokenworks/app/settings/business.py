@@ -97,6 +97,52 @@ class Operator(Topic):
         return {port: url for port, _, url in parts}
 
 
+class Mail(Topic):
+    """Notices to people: the SMTP server for e-mail, and how long notices are kept."""
+
+    smtp_host: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?)?$",
+        description="the SMTP server that takes the e-mails of notices; empty: no e-mail is sent. smtp_from and public_url are needed, too",
+    )
+    smtp_port: int = Field(default=587, ge=1, le=65_535, description="the port of smtp_host")
+    smtp_tls: Literal["starttls", "tls", "none"] = Field(
+        default="starttls",
+        description="starttls: TLS is begun on the connection, or nothing is sent; tls: from the first byte (port 465); none: without TLS, "
+        "and without smtp_user",
+    )
+    smtp_ca_file: Path | None = Field(
+        default=None,
+        description="a file of certificates that the certificate of smtp_host is checked against; left out: the system's",
+    )
+    smtp_user: str = Field(
+        default="",
+        max_length=200,
+        pattern=r"^[!-~]*$",
+        description="the user at smtp_host, whose password is in secrets_dir/smtp-password; empty: no sign-in",
+    )
+    smtp_from: str = Field(
+        default="",
+        max_length=254,
+        pattern=r"^([A-Za-z0-9._+-]{1,64}@[A-Za-z0-9.-]{1,189})?$",
+        description="the sender of e-mails, an address such as notices@carrier.example",
+    )
+    smtp_timeout_s: int = Field(
+        default=10, ge=1, le=60, description="for one e-mail, and for the connection to smtp_host"
+    )
+    notice_days: int = Field(
+        default=365,
+        ge=30,
+        le=3650,
+        description="notices and the log of their deliveries are deleted after so long",
+    )
+    notice_webhook_allow_private: bool = Field(
+        default=False,
+        description="webhooks that subscribers give may be at loopback and private addresses: for tests alone, since a subscriber could "
+        "else reach what is inside of the operator's network",
+    )
+
+
 class Privacy(Topic):
     """Requirements of the law: consent, real names, residency, erasure."""
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tokenworks.app.settings.business import Archive, Billing, Operator, Privacy
+from tokenworks.app.settings.business import Archive, Billing, Mail, Operator, Privacy
 from tokenworks.app.settings.edge import EdgeLimits
 from tokenworks.app.settings.installation import Hosts, Installation, Timeouts
 from tokenworks.app.settings.serving import ContentLog, Placement, Recording, Replays, Spending, Tracing
@@ -17,6 +17,7 @@ class Settings(
     Archive,
     Privacy,
     Staff,
+    Mail,
     Operator,
     Tracing,
     ContentLog,
@@ -32,3 +33,8 @@ class Settings(
     @property
     def journal(self) -> Path:
         return self.journal_dir or self.data_dir / "journal"
+
+    @property
+    def sends_mail(self) -> bool:
+        """True if e-mails can be sent. Their links need `public_url`."""
+        return bool(self.smtp_host and self.smtp_from and self.public_url)

@@ -14,6 +14,7 @@ from tokenworks.charging.ledger import (
     bucket_store,
     cap_store,
     closing_store,
+    mark_store,
     store,
     whose_store,
 )
@@ -168,6 +169,12 @@ class Accounts(LedgerPart):
         if account_store.account_state(self._connection, account_id) is None:
             raise AccountNotFound(f"there is no account {account_id}")
         return bucket_store.buckets(self._connection, account_id)
+
+    def take_marks(self, limit: int) -> list[tuple[UUID, UUID, int]]:
+        """The oldest marks, deleted in the caller's transaction: (account, bucket, percent) of buckets of products whose settled use has
+        passed 80 % or 100 % of their total.
+        """
+        return mark_store.take(self._connection, limit)
 
     def free_of(self, account_id: UUID, product_id: UUID) -> int:
         """The quantity of a product's buckets that can be spent now and is granted to no host, in thousandths of their unit."""

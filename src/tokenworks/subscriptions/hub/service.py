@@ -12,20 +12,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from tokenworks.factory import address_refusal, parse_address
 from tokenworks.kernel import Clock, Conflict, Invalid, NotFound, Unavailable, check_line, uuid7
 from tokenworks.subscriptions.hub import hub_store as store
+from tokenworks.subscriptions.hub.callback import check_callback
 from tokenworks.subscriptions.model import Subscriber
 from tokenworks.trust import PersonKey, PersonVault, issuing
 
 LISTENERS_MAX: Final = 100
-URL_CHARS_MAX: Final = 500
 QUERY_CHARS_MAX: Final = 500
 LEASE: Final = timedelta(seconds=60)
 FIRST_WAIT: Final = timedelta(seconds=10)
@@ -156,7 +155,7 @@ class Hub:
 
     def subscribe(self, api: Api, callback: str, query: str, made_by: str) -> tuple[Listener, str]:
         """Add a listener: (the listener, its secret, which can't be shown again). Raises `Invalid`."""
-        self._check_callback(callback)
+        check_callback(callback, allow_private=self._allow_private, need_tls=self._need_tls)
         query = check_line(query, "query", chars_max=QUERY_CHARS_MAX, chars_min=0)
         named = _event_types(query)
         unknown = {name for name, _ in parse_qsl(query, keep_blank_values=True)} - {"eventType"}
@@ -180,32 +179,6 @@ class Hub:
             )
             store.add_listener(self._connection, listener)
         return listener, self._secret(listener.listener_id, 1, listener.pepper_version)
-
-    def _check_callback(self, callback: str) -> None:
-        if len(callback) > URL_CHARS_MAX:
-            raise Invalid(f"callback: a URL of at most {URL_CHARS_MAX} characters")
-        try:
-            parts = urlsplit(callback)
-            host, _ = parts.hostname, parts.port
-        except ValueError:
-            raise Invalid("callback: not a URL") from None
-        if (
-            parts.scheme not in {"http", "https"}
-            or not host
-            or not callback.isascii()
-            or any(char <= " " or char in '\\"<>\x7f' for char in callback)
-        ):
-            raise Invalid("callback: a URL such as https://crm.example/events")
-        if "@" in parts.netloc or parts.fragment:
-            raise Invalid("callback: a URL without a user, a password or a fragment")
-        if self._need_tls and parts.scheme != "https" and not self._allow_private:
-            raise Invalid('callback: https outside environment = "dev", since what is sent names people')
-        try:
-            address = parse_address(host)
-        except ValueError:
-            return  # a host name: its addresses are checked at each delivery
-        if address_refusal(address, allow_private=self._allow_private):
-            raise Invalid("callback: a loopback, private or link-local address is refused")
 
     def unsubscribe(self, listener_id: UUID, api: Api | None = None) -> None:
         """Remove a listener; its waiting deliveries are given up. Raises `ListenerNotFound`."""

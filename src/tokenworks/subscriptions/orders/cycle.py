@@ -8,7 +8,7 @@ from uuid import UUID
 from tokenworks.charging import CreditLimitReached
 from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import Product, Subscriber
-from tokenworks.subscriptions.orders import order_store, product_store, products
+from tokenworks.subscriptions.orders import order_store, product_store, products, told
 from tokenworks.subscriptions.orders.context import Context
 from tokenworks.subscriptions.orders.eligibility import check_live
 from tokenworks.subscriptions.orders.sales import end_of_cycle
@@ -93,6 +93,7 @@ def next_cycle(
         context.connection, product.product_id, offering_version=version, cycle_no=renewed.cycle_no, cycle_start=begin,
         cycle_end=renewed.cycle_end, next_version=None,
     )  # fmt: skip
+    told.renewed(context, subscriber.subscriber_id, renewed, sold.offering)
     check_limit = context.charges.credit_limit_check(subscriber.account_id, subscriber.credit_limit_nano)
     context.sales.cycle(subscriber, renewed, sold, joined=joined)
     check_limit(0)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from tokenworks.subscriptions.errors import WorkOrderAnswered, WorkOrderNotFound
 from tokenworks.subscriptions.model import Subscriber, WorkOrder
-from tokenworks.subscriptions.orders import order_store, product_store, products, work_store
+from tokenworks.subscriptions.orders import order_store, product_store, products, told, work_store
 from tokenworks.subscriptions.orders.context import Context
 from tokenworks.subscriptions.orders.eligibility import checked_reason
 from tokenworks.subscriptions.orders.sales import end_of_cycle
@@ -85,6 +85,7 @@ def deliver(context: Context, subscriber: Subscriber, work: WorkOrder) -> None:
     amount = products.activate(context, subscriber, product, sold)
     if is_delivered(context, work.order_id):
         order_store.end_order(context.connection, work.order_id, "completed", now, amount, None)
+        told.order_done(context, subscriber.subscriber_id, work.order_id, sold.offering)
     else:
         order_store.add_amount(context.connection, work.order_id, amount)
 

@@ -8,7 +8,7 @@ from tokenworks.catalog import Offering, SoldOffering
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.errors import TooManyToCome
 from tokenworks.subscriptions.model import Order, Product, Subscriber, check_idempotency_key
-from tokenworks.subscriptions.orders import deliver, order_store, product_store, products
+from tokenworks.subscriptions.orders import deliver, order_store, product_store, products, told
 from tokenworks.subscriptions.orders.context import Context
 from tokenworks.subscriptions.orders.eligibility import check_delivery, check_eligible, check_may_buy
 from tokenworks.subscriptions.orders.sales import end_of_cycle
@@ -91,6 +91,7 @@ def begin(
         order_store.end_order(
             context.connection, order.order_id, "completed", context.clock.now(), amount, None
         )
+        told.order_done(context, subscriber.subscriber_id, order.order_id, sold.offering)
     else:
         order_store.set_order_state(context.connection, order.order_id, "inProgress")
         order_store.add_amount(context.connection, order.order_id, amount)

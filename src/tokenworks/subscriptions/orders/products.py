@@ -7,7 +7,7 @@ from uuid import UUID
 from tokenworks.catalog import Offering, SoldOffering
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.model import Product, Subscriber, WorkOrder
-from tokenworks.subscriptions.orders import order_store, product_store, work_store
+from tokenworks.subscriptions.orders import order_store, product_store, told, work_store
 from tokenworks.subscriptions.orders.context import Context
 
 
@@ -56,6 +56,8 @@ def end(
             context.connection, order_id, "completed" if state == "expired" else "cancelled", now, 0, None
         )
     offering = context.offerings.sold(product.offering_version).offering
+    if state == "expired":
+        told.ended(context, subscriber.subscriber_id, product, offering)
     if offering.fulfilment is not None:
         delivered = work_store.delivery_of(context.vault, product.product_id)
         if delivered is not None and delivered.state == "done":

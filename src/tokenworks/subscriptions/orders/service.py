@@ -23,6 +23,7 @@ from tokenworks.subscriptions.orders import (
     pause,
     place,
     product_store,
+    told,
     waiting,
 )
 from tokenworks.subscriptions.orders.change import ChangeTiming
@@ -196,6 +197,13 @@ class Orders(OrderBook):
     def catch_up(self, product_id: UUID) -> None:
         """Begin the cycles of a product that are due, or end it, as the monthly job would. In the caller's transaction."""
         cycle.catch_up(self._context, product_id)
+
+    def tell_balances(self) -> int:
+        """Tell subscribers of plans that run low or are used up. Return how many marks were read. Runs on many hosts at once."""
+        total = 0
+        while read := told.tell_balances(self._context, CYCLE_BATCH):
+            total += read
+        return total
 
     def run_cycles(self) -> int:
         """Begin the orders whose start has come, and the next cycle of every product that is due, or expire the product. Return

@@ -182,6 +182,9 @@ def _decrypted(
         person_id: object = subscriber.subscriber_id
         row_id = row.get(_ID_COLUMNS.get(table, f"{table}_id"))
         place = f"{table}.{name}"
+        if table == "notice_address" and row["person_id"] != subscriber.subscriber_id:
+            # A member's own address is in the member's export alone.
+            row_id = None
         if table == "audit":
             person_id = row["person_id"]
         elif table == "member":

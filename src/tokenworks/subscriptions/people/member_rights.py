@@ -33,13 +33,16 @@ class MemberRights:
         clock: Clock,
         forget_answers: Callable[[UUID, UUID], None],
         logged_content: Callable[[UUID, UUID], Iterator[LoggedContent]],
+        export_more: Callable[[Member], Mapping[str, object]],
     ) -> None:
-        """`forget_answers(account, member)`: deletes the stored answers to requests with keys of a member; `logged_content(account, member)`:
-        the logged ones.
+        """`forget_answers(account, member)`: deletes the stored answers to requests with keys of a member, and its notices;
+        `logged_content(account, member)`: the logged ones. `export_more`: what else is stored of a member: its notices and their
+        addresses.
         """
         self._vault = vault
         self._forget_answers = forget_answers
         self._logged_content = logged_content
+        self._export_more = export_more
         self._ledger = ledger
         self._transfers = transfers
         self._keys = keys
@@ -71,6 +74,7 @@ class MemberRights:
                 for t in self._transfers.of_account(member.account_id)
                 if member.member_id in {t.from_member_id, t.to_member_id}
             ],
+            **self._export_more(member),
         }  # fmt: skip
         yield f'{_json(own)[:-1]},\n"usage": ['.encode()
         before: UUID | None = None

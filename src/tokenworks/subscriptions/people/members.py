@@ -11,6 +11,7 @@ from psycopg import Connection
 from tokenworks.charging import Ledger, Transfer, Transfers
 from tokenworks.kernel import Clock, Invalid, check_name, normal_name, uuid7
 from tokenworks.subscriptions.errors import MemberExists, MemberNotFound
+from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import (
     CapPeriod,
     Member,
@@ -112,8 +113,13 @@ class Members:
             uuid7(), subscriber.account_id, subscriber.subscriber_id, name, role, self._department(subscriber, parent), cap_tokens,
             None if cap_tokens is None else cap_period, self._clock.now(), parse_phone(phone), "invited",
         )  # fmt: skip
-        if not people_store.add_member(self._vault, member):
-            raise MemberExists(f"there is a member {name}, or one with that number, already")
+        with self._connection.transaction():
+            if not people_store.add_member(self._vault, member):
+                raise MemberExists(f"there is a member {name}, or one with that number, already")
+            notice_store.add_notification(
+                self._connection, subscriber.subscriber_id, "invitation", str(member.member_id),
+                {"person_id": str(member.member_id)}, self._clock.now(),
+            )  # fmt: skip
         return member
 
     def memberships(self, phone: str) -> list[Member]:

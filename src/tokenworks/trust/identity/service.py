@@ -48,7 +48,7 @@ STAFF_TOKEN_LIFE: Final = timedelta(days=90)
 STAFF_OVERLAP_DEFAULT: Final = timedelta(days=1)
 STAFF_OVERLAP_MAX: Final = timedelta(days=30)
 # Prefixes by which the audit trail names actors that are no staff; a staff name must not begin with one.
-RESERVED_NAMES: Final = ("cli:", "port:", "member:")
+RESERVED_NAMES: Final = ("cli:", "link:", "port:", "member:")
 CODES_KEPT: Final = timedelta(days=7)
 SESSIONS_KEPT: Final = timedelta(days=30)
 
@@ -276,6 +276,13 @@ class Identity:
             self._connection, subscriber_id, member_id, self._clock.now(), SESSIONS_LISTED_MAX
         )
         return [Session(*row) for row in rows]
+
+    def is_new_place(self, subscriber_id: UUID, member_id: UUID, address: str) -> bool:
+        """True if a member has sessions, and none of them was opened by the asker with this address. Sessions are stored for
+        `SESSIONS_KEPT` after their end.
+        """
+        count, known = store.places(self._connection, subscriber_id, member_id, SESSIONS_LISTED_MAX)
+        return count > 0 and asker_of(address) not in {asker_of(one) for one in known}
 
     def end_other_sessions(
         self, subscriber_id: UUID, member_id: UUID | None, keep: UUID | None = None

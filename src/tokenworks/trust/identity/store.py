@@ -204,6 +204,15 @@ def sessions(
     ).fetchall()
 
 
+def places(connection: Connection, subscriber_id: UUID, member_id: UUID, limit: int) -> tuple[int, list[str]]:
+    """(a member's stored sessions, ended ones too; the addresses from which they were opened, counted up to `limit`)."""
+    rows = connection.execute(
+        """SELECT address FROM session WHERE subscriber_id = %s AND member_id = %s ORDER BY session_id DESC LIMIT %s""",
+        (subscriber_id, member_id, limit),
+    ).fetchall()
+    return len(rows), [row[0] for row in rows if row[0] is not None]
+
+
 def end_session(connection: Connection, session_id: UUID, at: datetime) -> bool:
     done = connection.execute(
         "UPDATE session SET ended_at = %s WHERE session_id = %s AND ended_at IS NULL", (at, session_id)

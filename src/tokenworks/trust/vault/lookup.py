@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from tokenworks.kernel import Invalid
 
-HashKind = Literal["phone", "tail", "name-part", "name", "broadband", "identity"]
+HashKind = Literal["phone", "tail", "name-part", "name", "broadband", "identity", "email"]
 HASH_BYTES: Final = 16
 TAIL_DIGITS: Final = 4
 # The most words of a name that are read, and the most hashes of a name that are stored.
@@ -107,6 +107,10 @@ class Lookup:
     def tail(self, phone: str) -> bytes:
         """The hash of a phone number's last four digits."""
         return self.hash("tail", phone[-TAIL_DIGITS:])
+
+    def email(self, email: str) -> bytes:
+        """The hash of an e-mail address, in small letters: most servers do not tell them from capital ones."""
+        return self.hash("email", email.lower())
 
     def name(self, name: str) -> list[bytes]:
         """The hashes of all texts by which a name can be found."""
