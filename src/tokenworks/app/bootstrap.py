@@ -205,7 +205,9 @@ class AppServices:
 
     @cached_property
     def sign_ins(self) -> shop.SignIns:
-        return shop.SignIns(self.connection, self.subscriptions, self.members, self.consents, self.identity)
+        return shop.SignIns(
+            self.connection, self.subscriptions, self.members, self.consents, self.identity, self.passkeys
+        )
 
     @cached_property
     def moves(self) -> shop.Moves:
@@ -346,6 +348,12 @@ class AppServices:
     def identity(self) -> trust.Identity:
         days = timedelta(days=self._settings.staff_token_days)
         return trust.Identity(self.connection, self._peppers, self.clock, self.vault, days)
+
+    @cached_property
+    def passkeys(self) -> trust.Passkeys:
+        chosen = self._settings
+        sites = trust.PasskeySites(chosen.passkey_rp_id, chosen.passkey_origins, chosen.public_url)
+        return trust.Passkeys(self.connection, self._peppers, self.clock, self.vault, sites)
 
     @cached_property
     def peppers(self) -> trust.PepperVersions:

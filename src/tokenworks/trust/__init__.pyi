@@ -3,14 +3,35 @@ from tokenworks.trust.errors import (
     KeyNotFound,
     NotAllowed,
     NotSignedIn,
+    PasskeyCloned,
+    PasskeyNotFound,
+    PasskeysOff,
+    PasskeyWrong,
+    SignInTooOld,
     StaffExists,
     StaffNotFound,
     TooManyCodes,
+    TooManyPasskeys,
 )
 from tokenworks.trust.hosts import HostSecrets, host_secrets, report_secrets
 from tokenworks.trust.identity.answers import Answers, KeyReused, StoredAnswer
 from tokenworks.trust.identity.approvals import Approval, ApprovalNeeded, ApprovalNotFound, Approvals
 from tokenworks.trust.identity.money_moves import MONEY_MOVES, ONE_PERSON_OPERATIONS, MoneyMove
+from tokenworks.trust.identity.passkey_site import PasskeySites
+from tokenworks.trust.identity.passkeys import (
+    ATTESTATION_BYTES_MAX,
+    AUTHENTICATOR_DATA_BYTES_MAX,
+    CLIENT_DATA_BYTES_MAX,
+    SIGNATURE_BYTES_MAX,
+    USER_HANDLE_BYTES_MAX,
+    NewPasskey,
+    Passkey,
+    PasskeyAnswer,
+    Passkeys,
+    PasskeyUse,
+)
+from tokenworks.trust.identity.passkeys import NAME_CHARS_MAX as PASSKEY_NAME_CHARS_MAX
+from tokenworks.trust.identity.passkeys import decode as decode_base64url
 from tokenworks.trust.identity.roles import STAFF_ROLES, Role, StaffRole
 from tokenworks.trust.identity.service import (
     CODE_LIFE,
@@ -39,6 +60,7 @@ from tokenworks.trust.keys.service import Keys
 from tokenworks.trust.keys.store import any_kept
 from tokenworks.trust.keys.store import peppers as all_peppers
 from tokenworks.trust.model import (
+    CREDENTIAL_ID_BYTES_MAX,
     FOREIGN_PREFIX,
     ApiKey,
     ApiKeyInfo,
@@ -75,15 +97,22 @@ from tokenworks.trust.vault.store import wrapping_known
 from tokenworks.trust.webhook_secret import WebhookSecret
 
 __all__ = [
+    "ATTESTATION_BYTES_MAX",
+    "AUTHENTICATOR_DATA_BYTES_MAX",
+    "CLIENT_DATA_BYTES_MAX",
     "CODE_LIFE",
+    "CREDENTIAL_ID_BYTES_MAX",
     "FOREIGN_PREFIX",
     "MONEY_MOVES",
     "NO_PERSON",
     "ONE_PERSON_OPERATIONS",
+    "PASSKEY_NAME_CHARS_MAX",
     "PEPPER",
     "PEPPER_BYTES",
+    "SIGNATURE_BYTES_MAX",
     "STAFF_ROLES",
     "TAIL_DIGITS",
+    "USER_HANDLE_BYTES_MAX",
     "VAULT_KEY_BYTES",
     "WEBHOOK",
     "WEBHOOK_OLD",
@@ -104,8 +133,18 @@ __all__ = [
     "KeyReused",
     "Keys",
     "MoneyMove",
+    "NewPasskey",
     "NotAllowed",
     "NotSignedIn",
+    "Passkey",
+    "PasskeyAnswer",
+    "PasskeyCloned",
+    "PasskeyNotFound",
+    "PasskeySites",
+    "PasskeyUse",
+    "PasskeyWrong",
+    "Passkeys",
+    "PasskeysOff",
     "PepperVersions",
     "Peppers",
     "PersonKey",
@@ -113,11 +152,13 @@ __all__ = [
     "Principal",
     "Role",
     "Session",
+    "SignInTooOld",
     "StaffExists",
     "StaffNotFound",
     "StaffRole",
     "StoredAnswer",
     "TooManyCodes",
+    "TooManyPasskeys",
     "VaultSecrets",
     "WebhookSecret",
     "add_wrapping_key",
@@ -129,6 +170,7 @@ __all__ = [
     "check_peppers",
     "checked_id_number",
     "choose_issuing",
+    "decode_base64url",
     "ensure_pepper",
     "fingerprint",
     "foreign_mac",

@@ -25,7 +25,7 @@ from tokenworks.subscriptions import (
     SignIns,
     Subscriptions,
 )
-from tokenworks.trust import Answers, Approvals, Identity, Keys
+from tokenworks.trust import Answers, Approvals, Identity, Keys, Passkeys
 
 
 class Services(Protocol):
@@ -96,6 +96,8 @@ class Services(Protocol):
     def keys(self) -> Keys: ...
     @property
     def identity(self) -> Identity: ...
+    @property
+    def passkeys(self) -> Passkeys: ...
     @property
     def answers(self) -> Answers: ...
     @property

@@ -8,6 +8,7 @@ from tokenworks.api.account import (
     keys,
     members,
     memberships,
+    passkeys,
     privacy,
     quotes,
     sessions,
@@ -21,6 +22,7 @@ ROUTERS: Final = tuple(
     for module in (
         sign_in,
         sessions,
+        passkeys,
         subscriber,
         keys,
         key_log,

@@ -38,7 +38,7 @@ HISTORY: Final[dict[str, tuple[str, ...]]] = {
 # Tables from which rows are deleted, when they are over or a person removes them. No other table loses rows.
 DELETED_FROM: Final = (
     "account_loss", "change", "content_log", "failed_job", "hub_delivery", "hub_event", "kept_answer", "limit_lease", "model_alias", "model_card",
-    "model_facts", "model_intent", "offering_current", "offering_draft", "person_key", "rate_limit", "recall", "replay_answer", "session",
+    "model_facts", "model_intent", "offering_current", "offering_draft", "passkey", "passkey_challenge", "person_key", "rate_limit", "recall", "replay_answer", "session",
     "sign_in_code",
     "window_use",
 )  # fmt: skip

@@ -115,6 +115,7 @@ class Jobs:
         if time.monotonic() - self._recognised_s > RECOGNISE_S:
             services.charges.recognise()
             services.identity.forget_old()
+            services.passkeys.forget_old()
             services.hub.forget_old()
             services.ledger.forget_changes(timedelta(hours=self._settings.change_retain_h))
             self._recognised_s = time.monotonic()
