@@ -8,6 +8,7 @@ from tokenworks.pages import (
     family,
     home,
     keys,
+    passkeys,
     pause,
     preferences,
     privacy,
@@ -40,6 +41,7 @@ ROUTERS: Final = tuple(
         bill,
         pause,
         sessions,
+        passkeys,
         privacy,
     )
 )
