@@ -27,7 +27,7 @@ from tokenworks.trust.identity import passkey_store as store
 from tokenworks.trust.identity import store as session_store
 from tokenworks.trust.identity.passkey_site import PasskeySite, PasskeySites
 from tokenworks.trust.identity.service import asker_of
-from tokenworks.trust.keys.pepper import issuing
+from tokenworks.trust.keys.pepper import check_no_pepper_missing, issuing
 from tokenworks.trust.model import key_mac
 from tokenworks.trust.vault.service import PersonVault
 
@@ -150,13 +150,16 @@ class Passkeys:
         return key_mac(pepper, f"passkey:{purpose}:{head.hex()}:{owner}")
 
     def _opened(self, text: str, purpose: Purpose, owner: str) -> tuple[bytes, bytes, datetime]:
-        """(challenge, its MAC, its end) of a challenge that was made here, for this purpose and owner. Raises `PasskeyWrong`."""
+        """(challenge, its MAC, its end) of a challenge that was made here, for this purpose and owner. Raises `PasskeyWrong`, and
+        `Unavailable` if this host lacks a pepper, with which another host may have made it.
+        """
         challenge = decode(text, _NONCE_BYTES + _END_BYTES + _MAC_BYTES)
         head, mac = challenge[:-_MAC_BYTES], challenge[-_MAC_BYTES:]
         if len(head) != _NONCE_BYTES + _END_BYTES or not any(
             hmac.compare_digest(mac, self._mac(pepper, purpose, owner, head))
             for pepper in self._peppers.values()
         ):
+            check_no_pepper_missing(self._peppers)
             raise PasskeyWrong("the challenge is not one of this session or address: try again")
         ends = datetime.fromtimestamp(int.from_bytes(head[_NONCE_BYTES:], "big"), UTC)
         if ends <= self._clock.now():
@@ -168,8 +171,8 @@ class Passkeys:
             raise PasskeyWrong("the challenge was answered before: try again")
 
     def forget_old(self) -> None:
-        """Delete the answered challenges that have expired: their end alone refuses them."""
-        store.delete_expired(self._connection, self._clock.now())
+        """Delete the answered challenges that expired a while ago: their end alone refuses them, on each host by its own clock."""
+        store.delete_expired(self._connection, self._clock.now() - CHALLENGE_LIFE)
 
     # A member's own passkeys.
 
