@@ -1,9 +1,11 @@
 """One act is one row of the audit trail: every form of every page, sent twice as a double tap or a reload does."""
 
+import json
 from datetime import datetime, timedelta
 
 import pytest
 
+from tests.support.authenticator import Authenticator
 from tokenworks.app.http_app import ROUTERS
 from tokenworks.subscriptions import BILLING_ZONE
 
@@ -65,6 +67,29 @@ class House:
         return {}
 
 
+LOCAL = "http://localhost:8000"
+
+
+def device(house):
+    """A passkey of the owner, at an address that has passkeys."""
+    house.client.base_url = LOCAL
+    key = Authenticator()
+    return key, str(key.planted(house.services, house.owner))
+
+
+def new_passkey(house):
+    house.client.base_url = LOCAL
+    asked = house.client.post("/api/passkeys/options").json()
+    return {"name": "phone", "credential": json.dumps(Authenticator().make(asked, LOCAL))}
+
+
+def used_passkey(house):
+    key, _ = device(house)
+    house.client.cookies.clear()
+    asked = house.client.post("/api/sign-in/passkey/options").json()
+    return {"credential": json.dumps(key.answer(asked, LOCAL))}
+
+
 def joined(house):
     house.services.members.accept(PHONE, house.invited.member_id)
     return {"id": house.invited.member_id, "what": "leave"}
@@ -115,6 +140,10 @@ FORMS = {
     "/privacy/leave": {"leave": (lambda h: h.as_member() or {"confirm": "0002"}, ["member.erase"])},
     "/sessions/end": {"end": (lambda h: {"id": h.other}, ["session.end"])},
     "/sessions/end-others": {"end-others": (lambda h: {}, ["session.end_others"])},
+    "/sign-in/passkey": {"passkey": (used_passkey, ["sign_in"])},
+    "/passkeys/add": {"add": (new_passkey, ["passkey.add"])},
+    "/passkeys/rename": {"rename": (lambda h: {"id": device(h)[1], "name": "phone"}, ["passkey.rename"])},
+    "/passkeys/remove": {"remove": (lambda h: {"id": device(h)[1]}, ["passkey.remove"])},
     "/sign-in/code": {"code": (lambda h: {"identifier": PHONE}, [])},
     "/sign-in": {"sign-in": (House.code, ["sign_in"])},
     "/sign-out": {"sign-out": (lambda h: {}, ["sign_out"])},

@@ -6,6 +6,7 @@ from datetime import datetime
 import pytest
 
 from tests.support.auditor import verify
+from tests.support.authenticator import Authenticator
 from tokenworks.app.http_app import openapi_document
 from tokenworks.app.openapi import document
 from tokenworks.kernel import uuid7
@@ -24,6 +25,8 @@ PUBLIC = {
         for method in ("GET", "POST")
         for link in ("email/confirm", "unsubscribe")
     ),
+    "POST /api/sign-in/passkey",
+    "POST /api/sign-in/passkey/options",
     *(
         f"GET /tmf-api/productCatalogManagement/v4/{name}{one}"
         for name in ("productOffering", "productOfferingPrice", "productSpecification", "category")
@@ -109,6 +112,7 @@ class Household:
             "admin": self._sign_in(self.subscriber, self._admin),
             "member": self._sign_in(self.subscriber, self.member),
         }
+        self.passkey = Authenticator().planted(services, self.subscriber)
         self.session = services.identity.sessions(self.subscriber.subscriber_id)[0].session_id
         for delivery in services.hub.lease(10, own=True):
             services.hub.mark_delivered(delivery, 204)
@@ -144,6 +148,7 @@ class Household:
             "cancelProductOrder": self.waits.order_id, "usageSpecification": "tokens", "payments": self.payment.payment_id,
             "reconciliation-cases": self.case.case_id, "bills": self.bill.bill_id, "sessions": self.session,
             "notices": self.notice, "notice-deliveries": self.notice_failed,
+            "passkeys": self.passkey,
             "hub": self.listener, "webhooks": self.listener, "webhook-deliveries": self.delivery, "serviceOrder": self.work,
             "approvals": self.approval,
             "disputes": self.dispute.dispute_id, "balanceActionHistory": f"{self.transfer.transfer_id}-{self.transfer.from_bucket_id}",
@@ -192,6 +197,8 @@ class Household:
             "PATCH /api/subscriber": {"spend_locked": True},
             "PATCH /api/suspensions": {"cause": "own_wish", "state": "active"},
             "PUT /api/operations/subscribers/{id}/identity": {"document": "passport", "number": "E12345678"},
+            "POST /api/passkeys": {"name": "another", "credential": {"response": {"clientDataJSON": "e30", "attestationObject": "oA"}}},
+            "PATCH /api/passkeys/{id}": {"name": "named"},
             "POST /api/keys": {"name": "another"},
             "PATCH /api/keys/{id}": {"fallback_models": ["m"]},
             "PUT /api/keys/{id}/log": {"on": True},
@@ -302,7 +309,7 @@ def call(client, household, method, path, headers, key):
 _TABLES = (
     "subscriber", "member", "api_key", "product_order", "product", "charge", "bucket", "bill", "bill_line", "payment", "refund",
     "credit_note", "adjustment", "top_up", "transfer", "contract_price", "work_order", "charge_file", "account", "audit", "dispute",
-    "approval", "hub_listener", "hub_delivery", "notification", "notice_delivery", "notice_choice", "notice_address",
+    "approval", "hub_listener", "hub_delivery", "notification", "notice_delivery", "notice_choice", "notice_address", "passkey",
 )  # fmt: skip
 
 
@@ -371,7 +378,12 @@ def test_what_is_somebody_elses_is_not_there(client, services, town):
                 "/api/keys", "/api/members", "/api/departments", "/api/sign-out",
             }:  # fmt: skip
                 continue  # they name nobody
-            if path in {"/api/sessions", "/api/notices"} or path.startswith("/api/me/"):
+            if path in {
+                "/api/sessions",
+                "/api/notices",
+                "/api/passkeys",
+                "/api/passkeys/options",
+            } or path.startswith("/api/me/"):
                 continue  # one's own
             if path.startswith("/api/notices/") and "{id}" not in path:
                 continue  # one's own
@@ -438,7 +450,8 @@ def test_who_may_can(client, services, town, staff):
         ("failed-jobs/{id}/release", "NotFound"), ("sessions/{id}", "NotFound"),
         ("subscribers/{id}/identity", "IdentityKnown"), ("approvals/{id}", "ApprovalNotFound"), ("hub/{id}", "ListenerNotFound"), ("erasure", "Invalid"),
         ("operations/requests/{id}", "RequestNotFound"), ("notices/{id}/read", "NoticeNotFound"),
-        ("addresses/email", "Refused"), ("addresses/webhook/secret", "AddressNotFound"),
+        ("addresses/email", "Refused"), ("addresses/webhook/secret", "AddressNotFound"), ("passkeys", "PasskeysOff"),
+        ("passkeys/options", "PasskeysOff"), ("passkeys/{id}", "PasskeyNotFound"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

@@ -207,7 +207,9 @@ class AppServices:
 
     @cached_property
     def sign_ins(self) -> shop.SignIns:
-        return shop.SignIns(self.connection, self.subscriptions, self.members, self.consents, self.identity)
+        return shop.SignIns(
+            self.connection, self.subscriptions, self.members, self.consents, self.identity, self.passkeys
+        )
 
     @cached_property
     def moves(self) -> shop.Moves:
@@ -393,6 +395,12 @@ class AppServices:
             trust.SecondFactor(self.connection, self._peppers, self.clock, self.vault, self.operator),
             trust.OidcRules(roles, self._settings.staff_oidc_creates),
         )
+
+    @cached_property
+    def passkeys(self) -> trust.Passkeys:
+        chosen = self._settings
+        sites = trust.PasskeySites(chosen.passkey_rp_id, chosen.passkey_origins, chosen.public_url)
+        return trust.Passkeys(self.connection, self._peppers, self.clock, self.vault, sites)
 
     @cached_property
     def peppers(self) -> trust.PepperVersions:

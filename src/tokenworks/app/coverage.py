@@ -203,6 +203,8 @@ UNCOVERED: Final[dict[str, str]] = {
     "recall": "what hosts ask each other, deleted after minutes",
     "recall_answer": "what hosts ask each other, deleted after minutes",
     "replay_answer": "answers that an equal or repeated request gets again, and stored responses, deleted after hours or days: what a replay is charged follows from usage records, and a stored response is read without a charge",
+    "passkey": "what else signs a person in, beside codes: no balance follows from it",
+    "passkey_challenge": "challenges of minutes that were answered, hashed under keys outside the database",
     "schema_backfill": "how far a migration is",
     "schema_step": "which releases run on this schema: the release says so too, and a server refuses another schema",
     "sealing": "how far a migration is",

@@ -9,6 +9,7 @@ from tokenworks.pages import (
     home,
     keys,
     ops,
+    passkeys,
     pause,
     preferences,
     privacy,
@@ -41,6 +42,7 @@ ROUTERS: Final = tuple(
         bill,
         pause,
         sessions,
+        passkeys,
         privacy,
         ops,
     )

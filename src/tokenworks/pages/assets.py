@@ -19,6 +19,7 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
     "htmx.js": ("vendor/htmx.js", "text/javascript"),
     "htmx-sse.js": ("vendor/htmx-sse.js", "text/javascript"),
     "uplot.js": ("vendor/uplot.js", "text/javascript"),
+    "passkeys.js": ("passkeys.js", "text/javascript"),
     "icon.svg": ("icon.svg", "image/svg+xml"),
 }
 KEPT_S: Final = 365 * 86_400

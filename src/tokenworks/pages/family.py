@@ -223,7 +223,7 @@ def join(
     phone, member_id = phone_of(services, visitor.principal), as_uuid(id, "invitation")
     try:
         if what == "switch":
-            return _switch(request, services, phone, member_id)
+            return _switch(request, services, phone, member_id, visitor.principal.session_id)
         with services.transaction():
             if services.sign_ins.is_invited(phone, member_id) or what != "accept":
                 if what == "accept":
@@ -246,10 +246,12 @@ def join(
     return RedirectResponse(f"/family?done={done}", 303)
 
 
-def _switch(request: Request, services: Services, phone: str, member_id: UUID) -> Response:
+def _switch(
+    request: Request, services: Services, phone: str, member_id: UUID, session_id: UUID | None
+) -> Response:
     """Begin a session as a member of another account."""
     address, client = client_address(request), request.headers.get("user-agent")
-    entered = services.sign_ins.switch(phone, member_id, address, client)
+    entered = services.sign_ins.switch(phone, member_id, address, client, session_id)
     response = RedirectResponse("/usage", 303)
     set_cookie(response, entered.text, entered.ends_at, secure=is_secure(request))
     return response

@@ -23,6 +23,7 @@ from tokenworks.texts import Language
 from tokenworks.trust import NotAllowed, NotSignedIn, Principal, Role
 from tokenworks.web.principals import own_subscriber, principal_of
 from tokenworks.web.services import Services
+from tokenworks.web.urls import base_url
 
 LANGUAGE_COOKIE: Final = "tokenworks_language"
 THEME_COOKIE: Final = "tokenworks_theme"
@@ -226,7 +227,8 @@ def sign_in_page(
     page = back.lstrip("/").split("?")[0].split("/")[0] or "home"
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
     return render(
-        request, services, "sign_in.html", page, "sign_in", error=error, error_at=error_at, status=status, identifier=identifier, back=back, headers=headers
+        request, services, "sign_in.html", page, "sign_in", error=error, error_at=error_at, status=status, identifier=identifier, back=back, headers=headers,
+        has_passkeys=services.passkeys.is_offered(base_url.get()),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The page of sessions, with device and a shortened address; ends one session, or all others."""
+"""The page of sessions and passkeys: sessions with device and a shortened address; ends one session, or all others."""
 
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from tokenworks.kernel import NotFound
+from tokenworks.kernel import NotFound, TokenworksError
 from tokenworks.pages.page import FormText, Visitor, language_of, render, sign_in_page, visitor_of
 from tokenworks.pages.words import SESSION_WORDS
 from tokenworks.subscriptions import minute_of
@@ -16,10 +16,13 @@ from tokenworks.trust import Session
 from tokenworks.web.principals import as_uuid, audit
 from tokenworks.web.services import RequestServices, Services
 from tokenworks.web.sign_in import live_sessions
+from tokenworks.web.urls import base_url
 
 router = APIRouter(include_in_schema=False)
 SESSIONS_SHOWN: Final = 100
-Done = Annotated[Literal["ended", "ended_others"] | None, Query()]
+Done = Annotated[
+    Literal["ended", "ended_others", "passkey_added", "passkey_renamed", "passkey_removed"] | None, Query()
+]
 # Names of systems in a browser's user agent, the specific ones first: an iPad's contains Mac, too.
 _SYSTEMS: Final = (
     ("iPhone", "iphone"), ("iPad", "ipad"), ("Android", "android"), ("Windows", "windows"), ("Macintosh", "mac"),
@@ -51,6 +54,17 @@ def sessions(request: Request, services: RequestServices, done: Done = None) -> 
     visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
         return sign_in_page(request, services, "/sessions")
+    return show_sessions(request, services, visitor, done)
+
+
+def show_sessions(
+    request: Request,
+    services: Services,
+    visitor: Visitor,
+    done: str | None = None,
+    error: TokenworksError | None = None,
+) -> Response:
+    """The page of sessions and passkeys. `done`: the name of the text that says what was done."""
     words = SESSION_WORDS[language_of(request, visitor)]
     found = live_sessions(services, visitor.principal)
     # The current session first, then the member's own, then those of other members.
@@ -67,11 +81,32 @@ def sessions(request: Request, services: RequestServices, done: Done = None) -> 
         for s in found
     )
     return render(
-        request, services, "sessions.html", "sessions", "sessions", visitor=visitor, s=words,
+        request, services, "sessions.html", "sessions", "sessions", visitor=visitor, error=error, s=words,
+        passkeys=_passkey_rows(services, visitor, words),
+        has_passkeys=services.passkeys.is_offered(base_url.get()),
+        is_fresh=services.passkeys.is_fresh(visitor.principal.session_id),
         done=words[done] if done else None,
         rows=[_row(session, visitor, names, words) for session in own_first[:SESSIONS_SHOWN]], others=others,
         more=words["more"].format(count=len(found) - SESSIONS_SHOWN) if len(found) > SESSIONS_SHOWN else "",
     )  # fmt: skip
+
+
+def _passkey_rows(services: Services, visitor: Visitor, words: Mapping[str, str]) -> list[dict[str, object]]:
+    subscriber_id, member_id = visitor.subscriber.subscriber_id, visitor.principal.member_id
+    assert member_id is not None
+    return [
+        {
+            "id": str(passkey.passkey_id),
+            "name": passkey.name,
+            "lines": [
+                words["passkey_since"].format(at=minute_of(passkey.created_at)),
+                words["passkey_used"].format(at=minute_of(passkey.used_at)) if passkey.used_at else words["passkey_unused"],
+                words["passkey_synced" if passkey.is_synced else "passkey_here"],
+            ],
+            "is_blocked": passkey.cloned_at is not None,
+        }
+        for passkey in services.passkeys.of(subscriber_id, member_id)
+    ]  # fmt: skip
 
 
 def _row(

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from tokenworks.kernel import TokenworksError
@@ -13,9 +13,10 @@ from tokenworks.pages.page import (
     own_page_or_shop,
     sign_in_page,
 )
-from tokenworks.subscriptions import CodeSender
+from tokenworks.subscriptions import CodeSender, OpenedSession
 from tokenworks.trust import NotAllowed, NotSignedIn
 from tokenworks.web.client import check_own_page, client_address, is_secure
+from tokenworks.web.passkeys import ANSWER_CHARS_MAX, sign_in_with_passkey, used_credential
 from tokenworks.web.principals import COOKIE, audit, principal_of
 from tokenworks.web.services import RequestServices
 from tokenworks.web.sign_in import send_code_later, set_challenge, set_cookie, sign_in
@@ -58,16 +59,36 @@ def enter(
     back: FormText = "/order",
 ) -> Response:
     try:
-        text, ends, _, member = sign_in(services, request, identifier, code.strip(), language_of(request))
+        entered = sign_in(services, request, identifier, code.strip(), language_of(request))
     except NotAllowed:
         raise
     except TokenworksError as error:
         return sign_in_page(request, services, back, identifier, error, status=200, error_at="code")
+    return _signed_in(request, entered, back)
+
+
+@router.post("/sign-in/passkey")
+def enter_with_passkey(
+    request: Request,
+    services: RequestServices,
+    credential: Annotated[str, Form(max_length=ANSWER_CHARS_MAX)],
+    back: FormText = "/order",
+) -> Response:
+    try:
+        entered = sign_in_with_passkey(services, request, used_credential(credential))
+    except NotAllowed:
+        raise
+    except TokenworksError as error:
+        return sign_in_page(request, services, back, None, error, status=200)
+    return _signed_in(request, entered, back)
+
+
+def _signed_in(request: Request, entered: OpenedSession, back: str) -> Response:
     to = own_page_or_shop(back)
-    if member.role == "member" and _OWNERS_PAGE.match(to):
+    if entered.member.role == "member" and _OWNERS_PAGE.match(to):
         to = "/usage"
     response = RedirectResponse(to, 303)
-    set_cookie(response, text, ends, secure=is_secure(request))
+    set_cookie(response, entered.text, entered.ends_at, secure=is_secure(request))
     return response
 
 

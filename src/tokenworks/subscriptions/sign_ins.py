@@ -1,4 +1,4 @@
-"""Sign-in with a number and a one-time code: the challenge, the registration of new numbers, sessions as a member of another
+"""Sign-in with a number and a one-time code, or with a passkey: the challenge, the registration of new numbers, sessions as a member of another
 account.
 """
 
@@ -14,7 +14,7 @@ from tokenworks.subscriptions.model import Member, Subscriber, parse_phone
 from tokenworks.subscriptions.people.consents import Consents
 from tokenworks.subscriptions.people.members import Members
 from tokenworks.subscriptions.service import Subscriptions
-from tokenworks.trust import CodeWrong, Identity
+from tokenworks.trust import CodeWrong, Identity, PasskeyAnswer, PasskeyCloned, Passkeys, PasskeyWrong
 
 
 class CodeSender(Protocol):
@@ -52,12 +52,14 @@ class SignIns:
         members: Members,
         consents: Consents,
         identity: Identity,
+        passkeys: Passkeys,
     ) -> None:
         self._connection = connection
         self._subscriptions = subscriptions
         self._members = members
         self._consents = consents
         self._identity = identity
+        self._passkeys = passkeys
 
     def request_code(
         self, identifier: str, address: str, send: CodeSender
@@ -107,30 +109,69 @@ class SignIns:
                     return self._open(elsewhere[0], address, client)
                 subscriber = self._subscriptions.register(name, language=language)
                 self._consents.keep(subscriber, "terms", given=True)
-            if "lost_phone" in subscriber.suspended_by:
-                raise PhoneLost(
-                    "this phone is reported lost: the operator lifts the suspension, after a check of your identity"
-                )
+            self._check_phone(subscriber)
             owner = self._members.by_id(self._subscriptions.owner_of(subscriber))
             assert owner is not None
             return self._open(owner, address, client)
 
-    def switch(self, phone: str, member_id: UUID, address: str, client: str | None) -> OpenedSession:
-        """Open a session as an active member of another account. Raises `NotFound`."""
+    def enter_with_passkey(
+        self, reached: str, answer: PasskeyAnswer, address: str, client: str | None
+    ) -> OpenedSession:
+        """Open a session with the answer of a passkey, as the member to whom it belongs. `reached`: the address of the page.
+
+        Raises `PasskeyWrong`, `PasskeyCloned`, `PasskeysOff`, `PhoneLost`.
+        """
+        used = self._passkeys.use(reached, address, answer)
+        member = self._members.by_id(used.member_id)
+        if used.is_cloned:
+            self._identity.audit(
+                f"member:{used.member_id}", "member" if member is None else member.role, "passkey.cloned", str(used.passkey_id),
+                address=address, person_id=used.subscriber_id,
+            )  # fmt: skip
+            raise PasskeyCloned(
+                "the counter of this passkey went back, as that of a copy does: sign in with a code, and remove the passkey"
+            )
+        with self._connection.transaction():
+            subscriber = self._subscriptions.find_exact(str(used.subscriber_id))
+            if member is None or member.state != "active" or subscriber.state == "closed":
+                raise PasskeyWrong("this passkey is not known here")
+            if member.role == "owner":
+                self._check_phone(subscriber)
+            return self._open(member, address, client)
+
+    @staticmethod
+    def _check_phone(subscriber: Subscriber) -> None:
+        if "lost_phone" in subscriber.suspended_by:
+            raise PhoneLost(
+                "this phone is reported lost: the operator lifts the suspension, after a check of your identity"
+            )
+
+    def switch(
+        self, phone: str, member_id: UUID, address: str, client: str | None, session_id: UUID | None
+    ) -> OpenedSession:
+        """Open a session as an active member of another account. `session_id`: the session that asks; the new one is as fresh as that.
+        Raises `NotFound`.
+        """
+        if session_id is None:
+            raise NotFound("there is no such membership")
         for member in self._members.memberships(phone):
             if member.member_id == member_id and member.state == "active":
                 with self._connection.transaction():
-                    return self._open(member, address, client)
+                    return self._open(member, address, client, session_id)
         raise NotFound("there is no such membership")
 
-    def _open(self, member: Member, address: str, client: str | None) -> OpenedSession:
+    def _open(
+        self, member: Member, address: str, client: str | None, continues: UUID | None = None
+    ) -> OpenedSession:
         if self._identity.is_new_place(member.subscriber_id, member.member_id, address):
             # Without the address, which is personal data: the page of sessions has it.
             person_id = member.subscriber_id if member.role == "owner" else member.member_id
             self._subscriptions.notify(
                 member.subscriber_id, "sign_in", str(uuid7()), {"person_id": str(person_id)}
             )
-        text, ends_at = self._identity.open_session(member.subscriber_id, member.member_id, address, client)
+        text, ends_at = self._identity.open_session(
+            member.subscriber_id, member.member_id, address, client, continues
+        )
         self._identity.audit(
             f"member:{member.member_id}", member.role, "sign_in", str(member.subscriber_id),
             address=address, person_id=member.subscriber_id,

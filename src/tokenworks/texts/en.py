@@ -7,6 +7,14 @@ from tokenworks.texts.en_staff import STAFF, STAFF_REFUSALS
 
 # Pages.
 _PAGES: Final = {
+    # Passkeys.
+    "passkeys": "Passkeys", "passkeys_lead": "With a passkey you sign in by your fingerprint, your face or the PIN of your device. A code to your phone always works, too.",
+    "passkey_sign_in": "Sign in with a passkey", "passkey_failed": "That did not work. Try again, or sign in with a code.",
+    "passkey_add": "Add a passkey", "passkey_not_made": "No passkey was added. Try again, or leave it: a code always works.",
+    "passkey_name": "Name of the passkey", "passkey_name_hint": "for example: my phone", "passkey_rename": "Rename", "passkey_save": "Save the name",
+    "passkey_remove": "Remove", "passkey_remove_sure": "This passkey will no longer sign you in. Delete it on your device, too.", "passkey_remove_do": "Remove this passkey",
+    "passkey_blocked": "Blocked", "passkey_blocked_more": "A copy of this passkey seems to be in use, so it no longer signs you in. Remove it, and add a new one.",
+    "passkey_not_fresh": "To add or remove a passkey, sign in again first.", "passkey_sign_in_again": "Sign in again",
     "order": "Shop", "products": "Plans", "usage": "Usage", "keys": "Keys", "family": "Family", "bill": "Bill",
     "other_language": "中文", "sign_out": "Sign out", "skip": "Skip to content", "menu": "Menu", "back": "Back", "save": "Save",
     "list_comma": ", ", "notice_restricted": "A payment is overdue. Plans can be ordered and changed again once it is paid.",
@@ -121,6 +129,12 @@ _PAGES: Final = {
 
 # Refusals, by the name of the error's class or of its nearest base class.
 _REFUSALS: Final = {
+    "PasskeyWrong": "This passkey is not known here, or took too long. Please try again, or sign in with a code.",
+    "PasskeyCloned": "A copy of this passkey seems to be in use, so it is blocked. Please sign in with a code, and remove it.",
+    "PasskeysOff": "Passkeys can't be used at this address. Please sign in with a code.",
+    "PasskeyNotFound": "There is no such passkey.",
+    "TooManyPasskeys": "You have as many passkeys as possible. Please remove one first.",
+    "SignInTooOld": "Please sign in again first.",
     "CodeWrong": "The code is wrong or has expired. Please request a new one.",
     "TooManyCodes": "Too many codes were requested. Please try again later.",
     "PhoneLost": "This phone is reported lost. Please contact support to cancel the report before you sign in.",
@@ -182,6 +196,9 @@ _PRIVACY: Final = {
 
 # The page of sessions.
 _SESSIONS: Final = {
+    "passkey_since": "Added: {at}", "passkey_used": "Last used: {at}", "passkey_unused": "Not used yet",
+    "passkey_synced": "Also on your other devices that share passkeys", "passkey_here": "On one device only",
+    "passkey_added": "The passkey is added.", "passkey_renamed": "The name is saved.", "passkey_removed": "The passkey is removed.",
     "lead": "These devices are signed in. If you do not recognise one, sign it out at once. Your keys are not affected.",
     "this": "This device", "since": "Signed in: {at}", "seen": "Last used: {at}", "where": "From: {place}",
     "until": "Signs out automatically on {at}", "of": "{name}\u2019s device", "end": "Sign this device out",

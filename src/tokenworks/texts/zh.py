@@ -7,6 +7,14 @@ from tokenworks.texts.zh_staff import STAFF, STAFF_REFUSALS
 
 # Pages.
 _PAGES: Final = {
+    # 通行密钥。
+    "passkeys": "通行密钥", "passkeys_lead": "有了通行密钥，用指纹、面容或设备的锁屏密码就能登录。手机验证码始终可用。",
+    "passkey_sign_in": "用通行密钥登录", "passkey_failed": "没有成功。请重试，或改用验证码登录。",
+    "passkey_add": "添加通行密钥", "passkey_not_made": "没有添加通行密钥。您可以重试；验证码始终可用。",
+    "passkey_name": "通行密钥的名称", "passkey_name_hint": "例如：我的手机", "passkey_rename": "改名", "passkey_save": "保存名称",
+    "passkey_remove": "移除", "passkey_remove_sure": "移除后，这个通行密钥不能再用来登录。请在您的设备上也把它删除。", "passkey_remove_do": "移除这个通行密钥",
+    "passkey_blocked": "已停用", "passkey_blocked_more": "这个通行密钥似乎有副本在使用，因此已不能用来登录。请移除它，再添加一个新的。",
+    "passkey_not_fresh": "添加或移除通行密钥前，请重新登录。", "passkey_sign_in_again": "重新登录",
     # Every page.
     "order": "订购", "products": "套餐", "usage": "用量", "keys": "密钥", "family": "家庭", "bill": "账单",
     "other_language": "English", "sign_out": "退出登录", "skip": "跳到正文", "menu": "导航", "back": "返回", "save": "保存",
@@ -132,6 +140,12 @@ _PAGES: Final = {
 
 # Refusals, by the name of the error's class or of its nearest base class.
 _REFUSALS: Final = {
+    "PasskeyWrong": "无法识别这个通行密钥，或已超时。请重试，或改用验证码登录。",
+    "PasskeyCloned": "这个通行密钥似乎有副本在使用，已停用。请用验证码登录，并移除它。",
+    "PasskeysOff": "在这个网址不能使用通行密钥，请用验证码登录。",
+    "PasskeyNotFound": "没有这个通行密钥。",
+    "TooManyPasskeys": "通行密钥的数量已达上限，请先移除一个。",
+    "SignInTooOld": "请先重新登录。",
     "CodeWrong": "验证码错误或已过期，请重新获取。",
     "TooManyCodes": "验证码获取过于频繁，请稍后再试。",
     "PhoneLost": "该号码已挂失，请先联系客服解除挂失，再登录。",
@@ -192,6 +206,9 @@ _PRIVACY: Final = {
 
 # The page of sessions.
 _SESSIONS: Final = {
+    "passkey_since": "添加时间：{at}", "passkey_used": "最近使用：{at}", "passkey_unused": "还没有用过",
+    "passkey_synced": "已同步到您的其他设备", "passkey_here": "只在一台设备上",
+    "passkey_added": "已添加通行密钥。", "passkey_renamed": "已保存名称。", "passkey_removed": "已移除通行密钥。",
     "lead": "以下设备已登录。如有不认识的设备，请立即将其退出；您的密钥不受影响。",
     "this": "当前设备", "since": "登录时间：{at}", "seen": "最近使用：{at}", "where": "登录地址：{place}",
     "until": "{at} 自动退出", "of": "{name} 的登录", "end": "退出此设备", "end_others": "退出其他所有设备",

@@ -5,18 +5,39 @@ from tokenworks.trust.errors import (
     NotAllowed,
     NotSignedIn,
     OidcRefused,
+    PasskeyCloned,
+    PasskeyNotFound,
+    PasskeysOff,
+    PasskeyWrong,
     SecondFactorMissing,
     SignInRefused,
+    SignInTooOld,
     StaffExists,
     StaffNotFound,
     TooManyAttempts,
     TooManyCodes,
+    TooManyPasskeys,
 )
 from tokenworks.trust.hosts import HostSecrets, host_secrets, report_secrets
 from tokenworks.trust.identity.answers import Answers, KeyReused, StoredAnswer
 from tokenworks.trust.identity.approvals import Approval, ApprovalNeeded, ApprovalNotFound, Approvals
 from tokenworks.trust.identity.money_moves import MONEY_MOVES, ONE_PERSON_OPERATIONS, MoneyMove
 from tokenworks.trust.identity.oidc import OidcClient, OidcClientConfig, OidcFlow, OidcPerson
+from tokenworks.trust.identity.passkey_site import PasskeySites
+from tokenworks.trust.identity.passkeys import (
+    ATTESTATION_BYTES_MAX,
+    AUTHENTICATOR_DATA_BYTES_MAX,
+    CLIENT_DATA_BYTES_MAX,
+    SIGNATURE_BYTES_MAX,
+    USER_HANDLE_BYTES_MAX,
+    NewPasskey,
+    Passkey,
+    PasskeyAnswer,
+    Passkeys,
+    PasskeyUse,
+)
+from tokenworks.trust.identity.passkeys import NAME_CHARS_MAX as PASSKEY_NAME_CHARS_MAX
+from tokenworks.trust.identity.passkeys import decode as decode_base64url
 from tokenworks.trust.identity.roles import STAFF_ROLES, Role, StaffRole
 from tokenworks.trust.identity.second_factor import Enrolment, SecondFactor
 from tokenworks.trust.identity.service import (
@@ -61,6 +82,7 @@ from tokenworks.trust.keys.service import Keys
 from tokenworks.trust.keys.store import any_kept
 from tokenworks.trust.keys.store import peppers as all_peppers
 from tokenworks.trust.model import (
+    CREDENTIAL_ID_BYTES_MAX,
     FOREIGN_PREFIX,
     ApiKey,
     ApiKeyInfo,
@@ -105,17 +127,24 @@ from tokenworks.trust.vault.store import wrapping_known
 from tokenworks.trust.webhook_secret import WebhookSecret
 
 __all__ = [
+    "ATTESTATION_BYTES_MAX",
+    "AUTHENTICATOR_DATA_BYTES_MAX",
+    "CLIENT_DATA_BYTES_MAX",
     "CODE_LIFE",
+    "CREDENTIAL_ID_BYTES_MAX",
     "FOREIGN_PREFIX",
     "MONEY_MOVES",
     "NO_PERSON",
     "ONE_PERSON_OPERATIONS",
+    "PASSKEY_NAME_CHARS_MAX",
     "PEPPER",
     "PEPPER_BYTES",
     "SEALED_KEY_BYTES",
+    "SIGNATURE_BYTES_MAX",
     "SMTP",
     "STAFF_ROLES",
     "TAIL_DIGITS",
+    "USER_HANDLE_BYTES_MAX",
     "VAULT_KEY_BYTES",
     "WEBHOOK",
     "WEBHOOK_OLD",
@@ -139,6 +168,7 @@ __all__ = [
     "Keys",
     "Listener",
     "MoneyMove",
+    "NewPasskey",
     "NotAllowed",
     "NotSignedIn",
     "OidcClient",
@@ -149,6 +179,15 @@ __all__ = [
     "OidcRules",
     "OpenedStaffSession",
     "Origin",
+    "Passkey",
+    "PasskeyAnswer",
+    "PasskeyCloned",
+    "PasskeyNotFound",
+    "PasskeySites",
+    "PasskeyUse",
+    "PasskeyWrong",
+    "Passkeys",
+    "PasskeysOff",
     "PepperVersions",
     "Peppers",
     "PersonKey",
@@ -160,6 +199,7 @@ __all__ = [
     "Session",
     "SignInMethod",
     "SignInRefused",
+    "SignInTooOld",
     "StaffAccount",
     "StaffExists",
     "StaffNotFound",
@@ -171,6 +211,7 @@ __all__ = [
     "StoredAnswer",
     "TooManyAttempts",
     "TooManyCodes",
+    "TooManyPasskeys",
     "VaultSecrets",
     "WebhookSecret",
     "add_wrapping_key",
@@ -183,6 +224,7 @@ __all__ = [
     "checked_email",
     "checked_id_number",
     "choose_issuing",
+    "decode_base64url",
     "ensure_pepper",
     "fingerprint",
     "foreign_mac",

@@ -39,6 +39,26 @@ class OidcRefused(Refused):
     """The OpenID provider's answer is not accepted, or no staff account belongs to it."""
 
 
+class PasskeyWrong(Refused):
+    """The answer of a passkey is wrong, too old, used, or of a passkey that is not known here."""
+
+
+class PasskeyCloned(Refused):
+    """The counter of the passkey went back: two authenticators have its key. It is blocked until its person removes it."""
+
+
+class PasskeysOff(Refused):
+    """Passkeys can't be used at this address: the settings name no origin, or others."""
+
+
+class PasskeyNotFound(NotFound):
+    """The member has no passkey with this id."""
+
+
+class TooManyPasskeys(Conflict):
+    """The member has as many passkeys as a member may have."""
+
+
 class NotSignedIn(Refused):
     """The request has no credentials, or unknown ones."""
 
@@ -53,3 +73,7 @@ class StaffExists(Conflict):
 
 class StaffNotFound(NotFound):
     """There is no active staff member with this name."""
+
+
+class SignInTooOld(NotAllowed):
+    """The person of this session signed in too long ago for this: a fresh sign-in is needed."""

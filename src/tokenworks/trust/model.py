@@ -1,4 +1,4 @@
-"""API keys: the format of their text, its checksum and MAC, and the types of a known key."""
+"""API keys: the format of their text, its checksum and MAC, and the types of a known key. The bound of a credential's id."""
 
 import hashlib
 import hmac
@@ -12,6 +12,8 @@ _BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 KEY_SECRET_CHARS: Final = 30
 KEY_CHECK_CHARS: Final = 6
 KEY_CHARS_MAX: Final = 64
+# The longest id of a passkey's credential (W3C Web Authentication Level 3, section 4, "Credential ID").
+CREDENTIAL_ID_BYTES_MAX: Final = 1023
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from tokenworks.subscriptions import (
     SignIns,
     Subscriptions,
 )
-from tokenworks.trust import Answers, Approvals, Identity, Keys, StaffSessions, StaffSignIn
+from tokenworks.trust import Answers, Approvals, Identity, Keys, Passkeys, StaffSessions, StaffSignIn
 
 
 class Services(Protocol):
@@ -106,6 +106,8 @@ class Services(Protocol):
     def staff_sessions(self) -> StaffSessions: ...
     @property
     def staff_sign_in(self) -> StaffSignIn: ...
+    @property
+    def passkeys(self) -> Passkeys: ...
     @property
     def answers(self) -> Answers: ...
     @property

@@ -158,6 +158,8 @@ def filled(services, owner, subscriber):
             VALUES (%(i)s, %(s)s, %(i)s, 1, 'q', now(), 'answered', 'r', 'li', now())""",
         "transfer": """(transfer_id, account_id, from_bucket_id, to_bucket_id, from_member_id, to_member_id, amount, reason,
             made_by, made_at, idempotency_key) VALUES (%(i)s, %(a)s, %(i)s, %(a)s, %(i)s, %(a)s, 1, 'r', 'member:x', now(), 'k')""",
+        "passkey": """(passkey_id, subscriber_id, member_id, credential_id, public_key, rp_id, sign_count, transports, is_synced,
+            created_at) VALUES (%(i)s, %(s)s, %(i)s, 'c', 'k', 'localhost', 0, '{}', false, now())""",
         "suspension": """(suspension_id, subscriber_id, cause, reason, began_at, ended_at, end_reason)
             VALUES (%(i)s, %(s)s, 'operator', 'r', now(), now(), 'r')""",
     }  # fmt: skip

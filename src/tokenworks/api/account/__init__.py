@@ -10,6 +10,7 @@ from tokenworks.api.account import (
     memberships,
     notice_links,
     notices,
+    passkeys,
     privacy,
     quotes,
     sessions,
@@ -23,6 +24,7 @@ ROUTERS: Final = tuple(
     for module in (
         sign_in,
         sessions,
+        passkeys,
         subscriber,
         keys,
         key_log,

@@ -55,7 +55,7 @@ def join(body: MembershipUpdate, services: RequestServices, principal: CurrentPr
 )
 def switch(request: Request, services: RequestServices, principal: CurrentPrincipal, id: str) -> Response:
     entered = services.sign_ins.switch(
-        phone_of(services, principal), as_uuid(id, "membership"), client_address(request), request.headers.get("user-agent")
+        phone_of(services, principal), as_uuid(id, "membership"), client_address(request), request.headers.get("user-agent"), principal.session_id
     )  # fmt: skip
     response = json_response({"token": entered.text, "expires_at": instant(entered.ends_at)}, 201)
     set_cookie(response, entered.text, entered.ends_at, secure=is_secure(request))

@@ -39,7 +39,7 @@ HISTORY: Final[dict[str, tuple[str, ...]]] = {
 DELETED_FROM: Final = (
     "account_loss", "balance_mark", "change", "content_log", "failed_job", "hub_delivery", "hub_event", "kept_answer", "limit_lease", "model_alias", "model_card",
     "model_facts", "model_intent", "notice_address", "notice_choice", "notice_delivery", "notice_request", "notification",
-    "offering_current", "offering_draft", "person_key", "rate_limit", "recall", "replay_answer", "session",
+    "offering_current", "offering_draft", "passkey", "passkey_challenge", "person_key", "rate_limit", "recall", "replay_answer", "session",
     "sign_in_code", "staff_attempt", "staff_oidc_state", "staff_session",
     "window_use",
 )  # fmt: skip

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from alembic.script import Script
 
 # The schema of this release.
-SCHEMA: Final = "0045"
+SCHEMA: Final = "0046"
 # The first step with these constants: earlier releases run on their own schema alone.
 FIRST_STEP: Final = "0026"
 MIGRATIONS: Final = Path(__file__).parents[1] / "migrations"

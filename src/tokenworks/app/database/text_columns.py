@@ -93,6 +93,12 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
     "offering": {"staff": "offering_version offering_id rate_version content"},
     "offering_current": {"staff": "offering_id offering_version"},
     "offering_draft": {"staff": "offering_id content drafted_by approved_by"},
+    "passkey": {
+        "no_person": "rp_id transports",
+        "erased": "credential_id public_key",
+        "encrypted": "name_sealed",
+    },
+    "passkey_challenge": {"hash": "challenge_mac"},
     "payment": {"no_person": "method currency", "staff": "reference", "erased": "reason"},
     "payment_reversal": {"erased": "reason"},
     "payout": {"no_person": "method currency", "staff": "reference"},

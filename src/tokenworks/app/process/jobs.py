@@ -122,6 +122,7 @@ class Jobs:
             services.charges.recognise()
             services.identity.forget_old()
             services.staff_sign_in.forget_old()
+            services.passkeys.forget_old()
             services.hub.forget_old()
             services.notices.forget_old()
             services.ledger.forget_changes(timedelta(hours=self._settings.change_retain_h))

@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tokenworks.app.settings.topic import Topic
+from tokenworks.kernel import Invalid
+from tokenworks.trust import PasskeySites
 
 
 class Operator(Topic):
@@ -56,6 +58,18 @@ class Operator(Topic):
         pattern=r"^(https?://[!-~]{1,200})?$",
         description="the URL of the public port for people, for links; empty: the URL of their request",
     )
+    passkey_origins: str = Field(
+        default="",
+        max_length=2000,
+        pattern=r"^[!-~ ]*$",
+        description="origins (https://shop.example …) whose pages may sign in with passkeys, with spaces between; empty: that of public_url, and without it localhost alone",
+    )
+    passkey_rp_id: str = Field(
+        default="",
+        max_length=253,
+        pattern=r"^[A-Za-z0-9.-]*$",
+        description="the host name to which passkeys belong: the host of each of passkey_origins, or above it; empty: the host of the first one. After a change, passkeys that were made before sign in no more",
+    )
     sms_url: str = Field(
         default="",
         pattern=r"^(https?://[!-~]{1,500})?$",
@@ -80,6 +94,14 @@ class Operator(Topic):
         if value and not float(value):
             raise ValueError("a rate of exchange is above zero")
         return value
+
+    @model_validator(mode="after")
+    def _passkey_sites(self) -> Self:
+        try:
+            PasskeySites(self.passkey_rp_id, self.passkey_origins, self.public_url)
+        except Invalid as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @field_validator("fulfilment_urls")
     @classmethod

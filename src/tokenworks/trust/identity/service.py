@@ -15,7 +15,7 @@ from psycopg.rows import DictRow
 
 from tokenworks.kernel import Clock, Invalid, check_line, shown, uuid7
 from tokenworks.trust.errors import CodeWrong, StaffExists, StaffNotFound, TooManyCodes
-from tokenworks.trust.identity import store
+from tokenworks.trust.identity import passkey_store, store
 from tokenworks.trust.identity.roles import STAFF_ROLES, Role, StaffRole
 from tokenworks.trust.keys.pepper import check_no_pepper_missing, issuing
 from tokenworks.trust.model import key_mac
@@ -240,15 +240,23 @@ class Identity:
     # Sessions.
 
     def open_session(
-        self, subscriber_id: UUID, member_id: UUID, address: str | None = None, client: str | None = None
+        self,
+        subscriber_id: UUID,
+        member_id: UUID,
+        address: str | None = None,
+        client: str | None = None,
+        continues: UUID | None = None,
     ) -> tuple[str, datetime]:
-        """Open a session. Returns (the session's text, which cannot be read again; its end). `client`: what the browser calls itself."""
-        text = f"tws_{secrets.token_urlsafe(32)}"
-        ends = self._clock.now() + SESSION_LIFE
+        """Open a session. Returns (the session's text, which cannot be read again; its end). `client`: what the browser calls itself.
+        `continues`: the session from which this one is opened, without a code or passkey: it is as fresh as that one.
+        """
+        text, now = f"tws_{secrets.token_urlsafe(32)}", self._clock.now()
+        ends = now + SESSION_LIFE
         client = None if client is None else shown(client[:CLIENT_CHARS_MAX])[:CLIENT_CHARS_MAX]
+        proved_at = now if continues is None else store.proved_at(self._connection, continues)
         store.add_session(
-            self._connection, uuid7(), self._mac("session", text), subscriber_id, member_id, self._clock.now(), ends, address,
-            client, self._version,
+            self._connection, uuid7(), self._mac("session", text), subscriber_id, member_id, now, ends, address, client,
+            self._version, proved_at,
         )  # fmt: skip
         return text, ends
 
@@ -299,24 +307,33 @@ class Identity:
         return store.has_session(self._connection, subscriber_id, session_id)
 
     def end_sessions(self, subscriber_id: UUID) -> None:
-        """End all sessions of a subscriber, for example because it is closed or its number has changed."""
+        """End all sessions of a subscriber, and remove the passkeys of its members, for example because it is closed or its number has
+        changed.
+        """
         store.end_sessions(self._connection, subscriber_id, self._clock.now())
+        passkey_store.remove_of_subscriber(self._connection, subscriber_id)
 
     def end_sessions_of(self, member_ids: Sequence[UUID]) -> None:
-        """End the sessions of these members, in any subscriber's account."""
+        """End the sessions of these members, and remove their passkeys, in any subscriber's account."""
         store.end_sessions_of(self._connection, list(member_ids), self._clock.now())
+        passkey_store.remove_of_members(self._connection, member_ids)
 
     def codes_of(self, identifier: str) -> list[dict[str, object]]:
         """The stored requests for codes of a number: when, from where, attempts, and when the code was used."""
         return store.codes_of(self._connection, self._macs("identifier", identifier))
 
     def forget_places(self, subscriber_id: UUID, member_ids: Sequence[UUID] = ()) -> None:
-        """Erase the addresses and clients in the sessions of an erased subscriber, and of its memberships in other accounts."""
+        """Erase the addresses and clients in the sessions of an erased subscriber, and of its memberships in other accounts. Remove their
+        passkeys.
+        """
         store.forget_places(self._connection, subscriber_id, list(member_ids))
+        passkey_store.remove_of_subscriber(self._connection, subscriber_id)
+        passkey_store.remove_of_members(self._connection, member_ids)
 
     def forget_places_of_member(self, member_id: UUID) -> None:
-        """Erase the addresses and clients in the sessions of an erased member."""
+        """Erase the addresses and clients in the sessions of an erased member, and remove its passkeys."""
         store.forget_places_of_member(self._connection, member_id)
+        passkey_store.remove_of_members(self._connection, [member_id])
 
     def forget_identifier(self, identifier: str) -> None:
         """Delete the codes of a number whose person is erased."""

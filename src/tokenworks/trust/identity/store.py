@@ -164,13 +164,22 @@ def add_session(
     address: str | None,
     client: str | None,
     pepper_version: int,
+    proved_at: datetime | None,
 ) -> None:
     connection.execute(
         """INSERT INTO session (session_id, token_mac, subscriber_id, member_id, created_at, expires_at, address, client, seen_at,
-                                seen_address, pepper_version)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
-        (session_id, mac, subscriber_id, member_id, at, ends, address, client, at, address, pepper_version),
-    )
+                                seen_address, pepper_version, proved_at)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
+        (
+            session_id, mac, subscriber_id, member_id, at, ends, address, client, at, address, pepper_version, proved_at,
+        ),
+    )  # fmt: skip
+
+
+def proved_at(connection: Connection, session_id: UUID) -> datetime | None:
+    """When the person of a session gave a code or used a passkey; None if a host of an earlier release opened the session."""
+    row = connection.execute("SELECT proved_at FROM session WHERE session_id = %s", (session_id,)).fetchone()
+    return None if row is None else row[0]
 
 
 def find_session(
