@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.support.notices import fan_out
 from tests.support.spend import balances
 from tokenworks.app.database.connections import connect
 from tokenworks.billing import BillNotFound, DisputeAnswered, DisputeNotFound, DisputeOpen, dispute_store
@@ -43,7 +44,10 @@ def test_a_line_is_questioned_and_answered_and_nothing_moves(services, billed):
     assert answered.answered_at == services.clock.now()
     assert services.disputes.of_bills([bill]) == [answered]
     assert services.bills.find(bill.bill_no) == bill
-    notices = [notice for notice in services.notices.lease(100) if notice.kind == "dispute.answered"]
+    # By day: no text message is sent at night.
+    services.clock.move(timedelta(hours=12))
+    fan_out(services)
+    notices = [notice for notice in services.notices.lease(["sms"], 100) if notice.kind == "dispute.answered"]
     assert [notice.content for notice in notices] == [{"bill_no": bill.bill_no, "line_no": 1}]
     with pytest.raises(DisputeAnswered):
         services.disputes.answer(made.dispute_id, "Again", "kim")

@@ -67,6 +67,8 @@ from tokenworks.charging.wire import WireError
 from tokenworks.charging.wiring_messages import (
     BlockedKeys,
     ClockOffset,
+    ContentKeys,
+    ContentKeysAsked,
     ContentToLog,
     DatabaseAlive,
     DeploymentPause,
@@ -181,6 +183,8 @@ ARRAYS = [
         ContentToLog(A, "q", "k", "m", "chat", "mo", "complete", 5, 6, b"q", b"a"),
         [A, "q", "k", "m", "chat", "mo", "complete", 5, 6, b"q", b"a"], FROZEN, None,
     ),
+    (ContentKeysAsked(A, "m", [b"s"], True), [A, "m", [b"s"], True], FROZEN, None),
+    (ContentKeys([b"k", b""], b"n", b"s"), [[b"k", b""], b"n", b"s"], FROZEN, None),
     (DeploymentPause("d", 1.5), ["d", 1.5], FROZEN, None),
 ]  # fmt: skip
 MAPS = [

@@ -255,7 +255,7 @@ READING = {
     "journal inspect", "key list", "ledger flagged", "ledger losses", "ledger verify", "limit list", "member list", "offering list",
     "offering show", "order list", "order work list", "quarantine list", "factory calibrate", "factory simulate", "route explain", "intent evaluate", "intent list", "model list", "model show", "staff list", "subscriber history", "subscriber list", "subscriber show", "subscriber suspensions",
     "usage", "usage show", "balance", "offering diff", "offering sold", "job list", "order quote", "vault erased", "doctor",
-    "journal list", "backup list", "database url", "vendor list", "vendor show",
+    "journal list", "backup list", "database url", "vendor list", "vendor show", "notice choices", "notice list", "staff sessions", "staff show",
 }  # fmt: skip
 # They are of the host, or make what the trail is kept in; a key is blocked without the database.
 # `restore` writes its row itself, in the database that it makes.

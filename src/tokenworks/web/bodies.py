@@ -21,8 +21,8 @@ from tokenworks.kernel import NUMBER_CHARS_MAX, Invalid, check_number, flaw_in
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
-class _CheckedBody(BaseModel):
-    """A body whose texts, also those in lists and objects, obey the rule of `kernel.text`."""
+class CheckedBody(BaseModel):
+    """A body whose texts, also those in lists and objects, obey the rule of `kernel.text`. Fields that are not read are ignored."""
 
     @model_validator(mode="after")
     def _texts(self) -> Self:
@@ -33,7 +33,7 @@ class _CheckedBody(BaseModel):
         return self
 
 
-class TmfBody(_CheckedBody):
+class TmfBody(CheckedBody):
     """A body of a TM Forum standard: fields that are not read here are accepted and ignored."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True)
@@ -70,7 +70,7 @@ class Reference(TmfBody):
     id: str = Field(min_length=1, max_length=64)
 
 
-class StrictBody(_CheckedBody):
+class StrictBody(CheckedBody):
     """A body of our own API: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)

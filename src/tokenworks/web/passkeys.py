@@ -8,7 +8,7 @@ from typing import Annotated, Final, TypeVar
 from uuid import UUID
 
 from fastapi import Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from tokenworks.kernel import Invalid
 from tokenworks.subscriptions import OpenedSession
@@ -24,6 +24,7 @@ from tokenworks.trust import (
     Principal,
     decode_base64url,
 )
+from tokenworks.web.bodies import CheckedBody
 from tokenworks.web.client import check_own_page, client_address
 from tokenworks.web.principals import audit, own_subscriber, phone_of
 from tokenworks.web.services import Services
@@ -34,27 +35,27 @@ ANSWER_CHARS_MAX: Final = 65_536
 _TAIL_DIGITS: Final = 4
 
 
-_Credential = TypeVar("_Credential", bound=BaseModel)
+_Credential = TypeVar("_Credential", bound=CheckedBody)
 
 
 def _base64url(bytes_max: int) -> object:
     return Field(max_length=(bytes_max + 2) // 3 * 4)
 
 
-class _Attestation(BaseModel):
+class _Attestation(CheckedBody):
     clientDataJSON: Annotated[str, _base64url(CLIENT_DATA_BYTES_MAX)]  # noqa: N815 - a name of the standard
     attestationObject: Annotated[str, _base64url(ATTESTATION_BYTES_MAX)]  # noqa: N815
     transports: list[Annotated[str, Field(max_length=32)]] = Field(default=[], max_length=16)
 
 
-class _Assertion(BaseModel):
+class _Assertion(CheckedBody):
     clientDataJSON: Annotated[str, _base64url(CLIENT_DATA_BYTES_MAX)]  # noqa: N815
     authenticatorData: Annotated[str, _base64url(AUTHENTICATOR_DATA_BYTES_MAX)]  # noqa: N815
     signature: Annotated[str, _base64url(SIGNATURE_BYTES_MAX)]
     userHandle: Annotated[str | None, _base64url(USER_HANDLE_BYTES_MAX)] = None  # noqa: N815
 
 
-class MadeCredential(BaseModel):
+class MadeCredential(CheckedBody):
     """The answer to `navigator.credentials.create`, as `toJSON` of the browser writes it."""
 
     response: _Attestation
@@ -69,7 +70,7 @@ class MadeCredential(BaseModel):
         )
 
 
-class UsedCredential(BaseModel):
+class UsedCredential(CheckedBody):
     """The answer to `navigator.credentials.get`, as `toJSON` of the browser writes it."""
 
     id: Annotated[str, _base64url(CREDENTIAL_ID_BYTES_MAX)]

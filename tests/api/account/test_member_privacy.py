@@ -153,13 +153,13 @@ def test_sessions_are_listed_and_ended_on_the_page(browse, services, family):
     html = {"accept": "text/html", "accept-language": "en"}
     member = browse("member")
     shown = member.get("/sessions", headers=html).text
-    assert shown.count("<section") == 2 and "203.0.*.*" in shown and "203.0.113.9" not in shown
+    assert shown.count("<article") == 2 and "203.0.*.*" in shown and "203.0.113.9" not in shown
     assert "198.51" not in shown, "the owner's are the owner's"
     theirs = services.identity.sessions(owner.subscriber_id, owner_id)[0].session_id
     assert member.post("/sessions/end", data={"id": str(theirs)}).status_code == 404
     (phone,) = re.findall(r'name="id" value="([^"]+)"', shown)
     done = member.post("/sessions/end", data={"id": phone}, headers=html)
-    assert done.status_code == 200 and "Signed out." in done.text and done.text.count("<section") == 1
+    assert done.status_code == 200 and "Signed out." in done.text and done.text.count("<article") == 1
     # The owner sees everybody's, and ends one or all of its own.
     page = browse("owner")
     shown = page.get("/sessions", headers={"accept": "text/html"}).text

@@ -64,6 +64,7 @@ def test_what_is_stored_of_prompts_is_exported_also_where_it_was_cut_inside_a_ch
     services.content_log.keep(
         ContentToLog(account, request, uuid7().hex, uuid7().hex, "chat", "m", "complete", 6, 6, cut, cut),
         subscriber.subscriber_id,
+        lambda: True,
     )
     name = ReplayName(account, STORED_RESPONSE, b"d" * 32, request)
     kept = ReplayToKeep(

@@ -1,6 +1,6 @@
 """The log of deliveries of notices, and notices of incidents."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
@@ -73,7 +73,9 @@ class Incident(StrictBody):
     ref: str = Field(min_length=1, max_length=64)
     text: str = Field(min_length=1, max_length=300)
     text_zh: str = Field(min_length=1, max_length=300)
-    subscribers: list[str] = Field(min_length=1, max_length=1000, description="ids or phone numbers")
+    subscribers: list[Annotated[str, Field(max_length=64)]] = Field(
+        min_length=1, max_length=1000, description="ids or phone numbers"
+    )
 
 
 @router.post(
