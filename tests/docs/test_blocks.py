@@ -13,6 +13,7 @@ RUN = {
     "examples/README.md": "tests/docs/test_examples.py",
     "docs/DEVELOPERS.md": "tests/docs/test_developers.py",
     "docs/RUNBOOK.md": "tests/runbook",
+    "docs/STAFF.md": "tests/docs/test_staff.py",
     "deploy/README.md": "nothing: they install into a machine; tests/app/test_deploy.py holds them against what is there",
 }
 # Blocks of CONTRIBUTING that no test runs, by a word in them, each with its reason.
