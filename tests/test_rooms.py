@@ -54,6 +54,7 @@ RAISES = {
     ("web/principals.py", "NotAllowed"): "a route declares the roles that may call it: x-roles",
     ("web/principals.py", "NotSignedIn"): "the principal is read from headers and cookies",
     ("pages/page.py", "NotAllowed"): "a page declares the roles that may see it",
+    ("app/ports/oidc.py", "OidcRefused"): "the status with which the provider refuses a code",
     ("app/calibration.py", "TraceFaulty"): "a trace that the command reads from an engine",
     (
         "app/process/change_feed.py",

@@ -72,3 +72,7 @@ def test_what_libraries_log_has_one_as_well(written):
 def test_keys_and_phone_numbers_are_still_cut_out(written):
     structlog.get_logger().error("x", deployment="d", error="twk_dev_0123456789abcdef of +8613800000001")
     assert written()[0]["error"] == "twk_… of +861****0001"
+    structlog.get_logger().error(
+        "x", deployment="d", error="twf_" + "aZ9_-" * 8 + " and /ops?link=twl_" + "x" * 43
+    )
+    assert written()[1]["error"] == "twf_… and /ops?link=twl_…"

@@ -252,6 +252,23 @@ def test_a_token_alone_signs_in_near_and_not_elsewhere(near, ops, services, staf
     assert refused.status_code == 422 and "set-cookie" not in refused.headers
 
 
+def test_a_session_of_one_factor_opens_nothing_once_a_code_is_needed(ops, near, api, services, staff):
+    """The settings changed, or the port was opened to the world, within the life of the session."""
+    staff_id = services.staff_sign_in.staff_id_of("finance")
+    by_token, _ = services.staff_sessions.open(staff_id, "staff", "token", "127.0.0.1", None)
+    answers = [
+        ops.get("/ops", headers=cookie(by_token)),
+        ops.post("/ops/sessions/end-others", headers=cookie(by_token)),
+    ]
+    assert [answer.status_code for answer in answers] == [401, 401]
+    assert ops.get("/ops", headers=cookie(opened(services, "finance")[0])).status_code == 200
+    near_text, _ = services.staff_sessions.open(staff_id, "public", "token", "127.0.0.1", None)
+    named = {"cookie": f"tokenworks_staff={near_text}"}
+    assert near.get("/ops", headers=named).status_code == 200
+    api.state.staff_door = StaffDoor("public", frozenset(), needs_code=True)
+    assert near.get("/ops", headers=named).status_code == 401
+
+
 @pytest.fixture
 def ann(services, ops, clock):
     """(token, the secret of her authenticator), set up by its pages."""
@@ -379,6 +396,27 @@ def test_too_many_sign_ins_are_told_so(ops, services, ann):
     answers = [ops.post("/ops/sign-in", data={"token": token, "code": "1"}) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [422] * 5 + [429]
     assert "次数过多" in answers[5].text and "次数过多" not in answers[0].text
+    assert 0 < int(answers[5].headers["retry-after"]) <= 901 and "retry-after" not in answers[0].headers
+    factor = services.staff_sign_in._second_factor
+    link = services.staff_sign_in.make_link("Ann <b>")
+    for _ in range(50):
+        factor.count_attempt(None, "203.0.113.50")
+    there = {"x-forwarded-for": "203.0.113.50"}
+    refused = ops.post("/ops/enrol", data={"link": link, "token": "twf_x"}, headers=there)
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
+    assert ops.post("/ops/enrol", data={"link": link, "token": token}, headers=there).status_code == 200
+
+
+def test_refused_answers_of_the_provider_are_counted(ops, services, provider):
+    factor = services.staff_sign_in._second_factor
+    path, there = BACK.removeprefix(SITE), {"x-forwarded-for": "203.0.113.50"}
+    for _ in range(49):
+        factor.count_attempt(None, "203.0.113.50")
+    for status in (422, 429):
+        answer = provider.authorize(ops.get("/ops/sign-in/oidc").headers["location"])
+        refused = ops.get(path, params={"state": answer["state"], "error": "access_denied"}, headers=there)
+        assert refused.status_code == status
+    assert int(refused.headers["retry-after"]) > 0
 
 
 def test_where_a_sign_in_came_from_is_kept(ops, services, ann, clock):

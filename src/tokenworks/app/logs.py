@@ -15,6 +15,8 @@ from tokenworks.kernel import LineLimit, shown
 # A second protection: keys and phone numbers are masked in every text, whatever it quotes.
 _KEY: Final = re.compile(r"twk_[a-z0-9]{1,12}_[0-9A-Za-z]{8,}")
 _PHONE: Final = re.compile(r"(?<![0-9a-fA-F-])(\+[1-9]\d{2})\d{4,8}(\d{4})(?![0-9a-fA-F-])")
+# Sessions, staff tokens, links and challenges.
+_SECRET: Final = re.compile(r"\b(tw[cflos]_)[0-9A-Za-z_-]{16,}")
 _BEARER: Final = re.compile(r"(?i)(bearer\s+|x-api-key:\s*)\S+")
 
 # For the lines of one event (and one deployment, model, child, job …): a burst of 20, then one every five seconds.
@@ -50,6 +52,7 @@ class _LossyStream:
 
 def masked(text: str) -> str:
     text = _KEY.sub("twk_…", text)
+    text = _SECRET.sub(r"\1…", text)
     text = _BEARER.sub(r"\1…", text)
     return _PHONE.sub(r"\1****\2", text)
 

@@ -88,7 +88,7 @@ def staff_revoke(context: Context, name: str, as_json: bool) -> None:
 @json_option
 @pass_context
 def staff_rotate(context: Context, name: str, overlap_h: int, as_json: bool) -> None:
-    """Make a new token for a person; it is shown only once."""
+    """Make a new token for a person; it is shown only once. Without an overlap, the person's sessions on the console end, too."""
     with context.services() as services:
         token = services.identity.rotate_staff(name, timedelta(hours=overlap_h))
     print_result({"name": name, "token": token}, f"{name}'s new token, shown this once:\n{token}", as_json)
@@ -141,8 +141,12 @@ def staff_role(context: Context, name: str, role: StaffRole, as_json: bool) -> N
 def staff_email(context: Context, name: str, email: str, as_json: bool) -> None:
     """Let a person sign in by the OpenID provider with this email, in place of an earlier account there."""
     with context.services() as services:
-        services.staff_sign_in.set_email(name, email)
-    print_result({"name": name, "email": email}, f"{name} may sign in as {email}.", as_json)
+        ended = services.staff_sign_in.set_email(name, email)
+    print_result(
+        {"name": name, "email": email, "sessions_ended": ended},
+        f"{name} may sign in as {email}. {ended} session(s) ended.",
+        as_json,
+    )
 
 
 @click.command("enrol")

@@ -14,7 +14,7 @@ from tokenworks.pages.preferences import language, theme
 from tokenworks.pages.sessions import device_of
 from tokenworks.pages.words import SESSION_WORDS, STAFF_WORDS, staff_refusal
 from tokenworks.subscriptions import minute_of
-from tokenworks.trust import OidcClient, OidcRefused, StaffSession
+from tokenworks.trust import OidcClient, OidcPerson, OidcRefused, Origin, StaffSession, TooManyAttempts
 from tokenworks.web.client import check_own_page
 from tokenworks.web.errors import status_of
 from tokenworks.web.principals import as_uuid, audit
@@ -61,10 +61,18 @@ def _form(
     request: Request, door: StaffDoor, operator: str, error: TokenworksError | None = None, status: int = 200
 ) -> HTMLResponse:
     """The sign-in form."""
-    return render_staff(
+    page = render_staff(
         request, "ops_sign_in.html", "sign_in", operator, error=staff_refusal(error, language_of(request)), status=status,
         oidc=door.oidc is not None, needs_code=door.needs_code,
     )  # fmt: skip
+    return _with_wait(page, error)
+
+
+def _with_wait(page: HTMLResponse, error: TokenworksError | None) -> HTMLResponse:
+    """The page of a refusal, with the seconds to wait if there were too many."""
+    if isinstance(error, TooManyAttempts):
+        page.headers["Retry-After"] = str(error.wait_s)
+    return page
 
 
 @router.get("/ops")
@@ -165,25 +173,38 @@ def from_provider(
     """Take the provider's answer. The page that follows leads on: a browser does not send a strict cookie with a redirect that began at
     another site.
     """
-    client = _client(door)
+    client, origin, operator = _client(door), origin_of(request, door), ""
     said = {"code": code, "error": error, "iss": iss}
-    operator = ""
+    answer = {name: text for name, text in said.items() if text is not None}
     try:
         with request.app.state.open_services() as services:
             operator = services.operator
-            flow = services.staff_sign_in.take_oidc(flow_of(request), state or "")
-            now_s = services.clock.now().timestamp()
-        person = client.person(flow, {name: text for name, text in said.items() if text is not None}, now_s)
+        person = _person(request, client, state or "", answer, origin)
         with request.app.state.open_services() as services:
-            opened = services.staff_sign_in.by_oidc(person, origin_of(request, door))
+            opened = services.staff_sign_in.by_oidc(person, origin)
             _end_before(services, staff_session(request, services, door))
-    except (OidcRefused, Unavailable) as refused:
-        return _form(request, door, operator, refused, 503 if isinstance(refused, Unavailable) else 422)
+    except (OidcRefused, TooManyAttempts, Unavailable) as refused:
+        return _form(request, door, operator, refused, status_of(type(refused)))
     response = render_staff(
         request, "ops_on.html", "going_on", operator, to="/ops", label="go_on", at_once=True
     )
     set_session(request, response, opened.text, opened.expires_at)
     return response
+
+
+def _person(
+    request: Request, client: OidcClient, state: str, answer: Mapping[str, str], origin: Origin
+) -> OidcPerson:
+    """The person whom the provider names. A refused answer is counted. No connection of the database is held while the provider answers."""
+    with request.app.state.open_services() as services:
+        flow = services.staff_sign_in.take_oidc(flow_of(request), state, origin)
+        now_s = services.clock.now().timestamp()
+    try:
+        return client.person(flow, answer, now_s)
+    except OidcRefused:
+        with request.app.state.open_services() as services:
+            services.staff_sign_in.count_oidc(origin)
+        raise
 
 
 @router.post("/ops/sign-out")
@@ -240,10 +261,11 @@ def _enrol(
     request: Request, services: Services, link: str, error: TokenworksError | None = None, **more: object
 ) -> HTMLResponse:
     found = {"secret": None, "uri": None, "codes": (), **more}
-    return render_staff(
+    page = render_staff(
         request, "ops_enrol.html", "enrol", services.operator, error=staff_refusal(error, language_of(request)),
-        status=200 if error is None else 422, link=link, **found,
+        status=200 if error is None else status_of(type(error)), link=link, **found,
     )  # fmt: skip
+    return _with_wait(page, error)
 
 
 @router.get("/ops/enrol")

@@ -238,8 +238,9 @@ def sign_in_page(
 def show_error_pages(app: FastAPI) -> None:
     """Answer a browser's errors with a page. Programs still get problem details."""
     for kind, handler in list(app.exception_handlers.items()):
-        if iscoroutinefunction(handler):
-            continue  # The framework's handler for web sockets, which this application does not have.
+        # The framework's handler for web sockets, which this application does not have; and defects, since a page could have the same one.
+        if iscoroutinefunction(handler) or kind is Exception:
+            continue
         app.exception_handlers[kind] = _with_error_page(handler)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import psycopg
+import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -13,6 +14,8 @@ from tokenworks.trust import ApprovalNeeded, NotAllowed, NotSignedIn, TooManyCod
 from tokenworks.web.content import encode
 from tokenworks.web.lists import Changed, OutOfRange
 from tokenworks.web.repeats import RepeatedRequest
+
+log = structlog.get_logger()
 
 _STATUS: Final[tuple[tuple[type[TokenworksError], int], ...]] = (
     (NotSignedIn, 401),
@@ -40,6 +43,15 @@ def status_of(kind: type[TokenworksError]) -> int:
 
 
 def explain_errors(app: FastAPI) -> None:
+    @app.exception_handler(Exception)
+    def failed(request: Request, error: Exception) -> Response:
+        """A defect. Its line is in the log before the client has the answer, with the route: a path may name a person. The framework
+        raises the error again after the answer.
+        """
+        route = getattr(request.scope.get("route"), "path", None)
+        log.error("request.failed", method=request.method, route=route, exc_info=error)
+        return problem(500, "Failed", "the server has a defect here: its log says which")
+
     @app.exception_handler(TokenworksError)
     def refused(request: Request, error: TokenworksError) -> Response:
         if isinstance(error, ApprovalNeeded):

@@ -90,7 +90,9 @@ def staff_session(request: Request, services: Services, door: StaffDoor) -> Staf
     if request.method not in {"GET", "HEAD"}:
         check_own_page(request)
     text = request.cookies.get(_named(request, COOKIE), "")
-    return services.staff_sessions.find(text, door.listener, client_address(request)) if text else None
+    found = services.staff_sessions.find(text, door.listener, client_address(request)) if text else None
+    # A session that was opened by a token alone, before the settings asked for a code, opens nothing now.
+    return None if found is not None and found.method == "token" and door.needs_code else found
 
 
 def principal_of_session(session: StaffSession, request: Request) -> Principal:

@@ -10,6 +10,7 @@ import pytest
 from tokenworks.app.ports import oidc
 from tokenworks.app.ports.oidc import DOCUMENT_BYTES_MAX, SECRET_BYTES_MAX, client_secret, fetch
 from tokenworks.kernel import Unavailable
+from tokenworks.trust import OidcRefused
 
 
 @contextlib.contextmanager
@@ -76,12 +77,21 @@ def test_an_answer_byte_by_byte_is_not_waited_for(monkeypatch):
         stopped.set()
 
 
-@pytest.mark.parametrize("status", ["302 Found", "307 Temporary Redirect", "400 Bad Request", "500 Oops"])
+@pytest.mark.parametrize("status", ["302 Found", "307 Temporary Redirect", "401 Unauthorized", "500 Oops"])
 def test_no_redirect_is_followed_and_no_error_is_shown(status):
     with answering(whole(b"eyJsecret", status, "Location: http://169.254.169.254/\r\n")) as url:
         with pytest.raises(Unavailable) as refused:
             fetch("POST", url, b"code=s3cret", {})
         assert "eyJ" not in str(refused.value) and "s3cret" not in str(refused.value)
+
+
+def test_a_code_that_the_provider_refuses_is_not_the_providers_absence():
+    with answering(whole(b'{"error":"invalid_grant"}', "400 Bad Request")) as url:
+        with pytest.raises(OidcRefused) as refused:
+            fetch("POST", url, b"code=s3cret", {})
+        assert "s3cret" not in str(refused.value)
+    with answering(whole(b"", "400 Bad Request")) as url, pytest.raises(Unavailable):
+        fetch("GET", url, None, {})
 
 
 @pytest.mark.parametrize("url", ["http://169.254.169.254/", "http://127.0.0.1:1/", "http://nowhere.invalid/"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -106,6 +107,10 @@ def test_ops_is_on_the_public_port_only_where_that_is_near(tmp_path):
     assert (far.hosts, far.needs_code) == ({"ops.example"}, True), (
         "the provider's second factor is the provider's"
     )
+    for url in ("https://Ops.example:443/", "https://ops.example"):
+        assert staff_door(settings(tmp_path, **(FAR | {"staff_url": url}), **TLS)).hosts == {"ops.example"}
+    other = FAR | {"staff_url": "https://ops.example:8443"}
+    assert staff_door(settings(tmp_path, **other, **TLS)).hosts == {"ops.example:8443"}
     assert far.oidc.config.redirect_url == "https://ops.example/ops/sign-in/oidc/back"
     assert staff_base_url(settings(tmp_path)) == "http://127.0.0.1:8080"
 
@@ -220,3 +225,13 @@ def test_a_request_is_served(served):
     with contextlib.closing(socket.create_connection(served, 10)) as sock:
         sock.sendall(b"GET /ops HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert sock.recv(1000).startswith(b"HTTP/1.1 204")
+
+
+def test_what_the_server_logs_goes_through_our_own_limits(tmp_path, monkeypatch):
+    """uvicorn's own set-up would give its loggers handlers of their own: without a rate, and on a stream that may be full."""
+    loggers = [logging.getLogger(name) for name in ("uvicorn", "uvicorn.error")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "handlers", [])
+        monkeypatch.setattr(logger, "propagate", True)
+    server_config(Echo(), settings(tmp_path, staff_listen="127.0.0.1:0"), None)
+    assert all(logger.propagate and not logger.handlers for logger in loggers)

@@ -67,6 +67,24 @@ def test_claims_that_are_not_in_the_token_are_read_from_the_user_info(provider, 
         come_back(provider, client, **missing)
 
 
+def test_what_is_said_of_an_email_counts_for_the_email_beside_it_alone(provider, client):
+    """Else the token's email, which nobody verified, would be verified by the user info's."""
+    provider.userinfo = {
+        "sub": "person-1",
+        "email": "eve@carrier.example",
+        "email_verified": True,
+        "groups": ["a"],
+    }
+    person = come_back(provider, client, email_verified=None, groups=None)
+    assert (person.email, person.email_verified) == ("ann@carrier.example", False)
+    assert person.groups == {"a"}
+    provider.userinfo |= {"email": "ann@carrier.example"}
+    assert come_back(provider, client, email_verified=None).email_verified
+    provider.userinfo |= {"email": "eve@carrier.example", "email_verified": False}
+    person = come_back(provider, client, email=None)
+    assert (person.email, person.email_verified) == ("eve@carrier.example", False)
+
+
 LIES = {
     "another nonce": {"nonce": "x" * 43},
     "no nonce": {"nonce": None},

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pyotp
 import pytest
 
-from tokenworks.trust import CodeWrong, EnrolmentLinkWrong, SecondFactor, TooManyAttempts
+from tokenworks.kernel import Unavailable
+from tokenworks.trust import CodeWrong, EnrolmentLinkWrong, Peppers, SecondFactor, TooManyAttempts
 from tokenworks.trust.identity.second_factor import (
     ATTEMPTS_PER_ACCOUNT,
     ATTEMPTS_PER_ASKER,
@@ -176,3 +177,18 @@ def test_a_retired_pepper_ends_recovery_codes_and_leaves_the_authenticator(
     other = SecondFactor(services.connection, {9: b"p" * 32}, clock, services.vault, "Tokenworks")
     assert other.use(ann, codes[0]) is None
     assert other.use(ann, code_at(secret, clock)) == "totp"
+
+
+def test_what_a_host_without_a_pepper_cannot_check_is_not_wrong(services, factor, ann, enrolled, clock):
+    """Five wrong codes lock an account: a right one counts for none of them."""
+    _, codes = enrolled
+    peppers = Peppers({9: b"p" * 32})
+    peppers.lacking = (1,)
+    lacking = SecondFactor(services.connection, peppers, clock, services.vault, "Tokenworks")
+    with pytest.raises(Unavailable, match="lacks pepper-1"):
+        lacking.use(ann, codes[0])
+    assert lacking.use(ann, "abc") is None
+    link = factor.make_link(ann)
+    with pytest.raises(Unavailable, match="lacks pepper-1"):
+        lacking.owner_of(link)
+    assert factor.use(ann, codes[0]) == "recovery_code" and factor.owner_of(link) == ann

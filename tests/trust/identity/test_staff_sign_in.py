@@ -9,21 +9,24 @@ import pytest
 from tests.support.openid import ISSUER
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.settings import load_settings
-from tokenworks.kernel import Invalid
+from tokenworks.kernel import Invalid, Unavailable
 from tokenworks.trust import (
     CodeWrong,
     EnrolmentLinkWrong,
     OidcPerson,
     OidcRefused,
     Origin,
+    Peppers,
     SecondFactorMissing,
     SignInRefused,
     StaffExists,
     StaffNotFound,
+    StaffSignIn,
     TooManyAttempts,
     checked_email,
 )
-from tokenworks.trust.identity.second_factor import ATTEMPTS_PER_ACCOUNT
+from tokenworks.trust.identity import staff_store
+from tokenworks.trust.identity.second_factor import ATTEMPTS_PER_ACCOUNT, ATTEMPTS_PER_ASKER
 from tokenworks.trust.identity.staff_sign_in import FLOW_LIFE
 
 HERE = Origin("staff", "203.0.113.7", "Firefox")
@@ -115,6 +118,43 @@ def test_guesses_of_a_code_are_few_and_lock_out_nobody_without_the_token(service
     assert signing.by_token(ann.token, ann.now(), HERE, needs_code=True)
 
 
+def test_a_stranger_behind_the_same_address_locks_out_nobody(services, signing, ann, clock):
+    """An office, or all staff where a proxy reports no addresses."""
+    ((crowd, _),) = ATTEMPTS_PER_ASKER
+    for _ in range(crowd):
+        with pytest.raises(SignInRefused):
+            signing.by_token("twf_guess", "", HERE, needs_code=True)
+    with pytest.raises(TooManyAttempts):
+        signing.by_token("twf_guess", "", HERE, needs_code=True)
+    assert signing.by_token(ann.token, ann.now(), HERE, needs_code=True).name == "Ann"
+    link = signing.make_link("Ann")
+    assert signing.open_link(link, ann.token, HERE)
+    services.identity.add_staff("Bo", "operator")
+    with pytest.raises(TooManyAttempts):
+        signing.open_link(link, "twf_guess", HERE)
+    assert services.connection.execute("SELECT count(*) FROM staff_attempt").fetchone() == (crowd,)
+
+
+def test_who_has_no_authenticator_is_counted_and_does_not_fill_the_trail(services, signing):
+    token = services.identity.add_staff("Bo", "operator")
+    ((few, _), _) = ATTEMPTS_PER_ACCOUNT
+    for _ in range(few):
+        with pytest.raises(SecondFactorMissing):
+            signing.by_token(token, "", HERE, needs_code=True)
+    with pytest.raises(TooManyAttempts):
+        signing.by_token(token, "", HERE, needs_code=True)
+    assert len(trail(services, "staff.sign_in_refused")) == few
+
+
+def test_a_token_that_ends_at_once_ends_the_sessions(services, signing, ann, clock):
+    """The token was stolen: who has it may be signed in with it."""
+    opened = signing.by_token(ann.token, ann.now(), HERE, needs_code=True)
+    services.identity.rotate_staff("Ann", timedelta(hours=1))
+    assert services.staff_sessions.find(opened.text, "staff")
+    services.identity.rotate_staff("Ann", timedelta(0))
+    assert services.staff_sessions.find(opened.text, "staff") is None
+
+
 def test_a_revoked_or_ended_token_signs_nobody_in(services, signing, ann, clock):
     opened = signing.by_token(ann.token, ann.now(), HERE, needs_code=True)
     services.identity.revoke_staff("Ann")
@@ -188,10 +228,31 @@ def test_a_verified_email_links_an_account_once(services, signing):
     for issuer, subject in ((ISSUER, "person-2"), ("https://another.example", "person-1")):
         with pytest.raises(OidcRefused):
             signing.by_oidc(OidcPerson(issuer, subject, PERSON.email, True, frozenset()), HERE)
-    signing.set_email("Ann", "ann@carrier.example")
+    # Another account there in place of the earlier one, whose sessions end.
+    services.staff_sessions.open(signing.staff_id_of("Ann"), "staff", "totp", None, None)
+    assert signing.set_email("Ann", "ann@carrier.example") == 2
+    assert [session.method for session in live(services)] == ["totp"]
+    assert signing.set_email("Ann", "ann@carrier.example") == 0, "an operator who does it twice"
     assert (
         signing.by_oidc(OidcPerson(ISSUER, "person-2", PERSON.email, True, frozenset()), HERE).name == "Ann"
     )
+
+
+def test_an_account_whose_email_changes_meanwhile_is_not_linked(services, signing, monkeypatch):
+    """The person of the earlier email comes back from the provider at the moment of `staff email`."""
+    services.identity.add_staff("Ann", "operator")
+    signing.set_email("Ann", "ann@carrier.example")
+    find = staff_store.find_by_email
+
+    def found_and_then_changed(connection, email):
+        row = find(connection, email)
+        signing.set_email("Ann", "anna@carrier.example")
+        return row
+
+    monkeypatch.setattr(staff_store, "find_by_email", found_and_then_changed)
+    with pytest.raises(OidcRefused):
+        signing.by_oidc(PERSON, HERE)
+    assert not signing.account("Ann").is_linked and live(services) == []
 
 
 def test_an_email_is_of_one_account(services, signing):
@@ -263,6 +324,7 @@ def test_who_is_revoked_does_not_come_back_by_the_provider(services, grouped):
         with pytest.raises(OidcRefused):
             grouped.by_oidc(person, HERE)
     assert len(services.identity.staff()) == 1
+    assert trail(services, "staff.sign_in_refused") == [{"why": "revoked", "ended": 1}]
 
 
 def test_a_flow_is_of_its_browser_used_once_and_short(services, signing, clock):
@@ -273,13 +335,48 @@ def test_a_flow_is_of_its_browser_used_once_and_short(services, signing, clock):
         (flow.cookie + "x", flow.state), ("9" * 90, flow.state), ("1e5.x", flow.state), (f"٣.{flow.cookie}", flow.state),
     ):  # fmt: skip
         with pytest.raises(OidcRefused):
-            signing.take_oidc(cookie, state)
-    assert signing.take_oidc(flow.cookie, flow.state) == flow
+            signing.take_oidc(cookie, state, HERE)
+    assert signing.take_oidc(flow.cookie, flow.state, HERE) == flow
     with pytest.raises(OidcRefused):
-        signing.take_oidc(flow.cookie, flow.state)
+        signing.take_oidc(flow.cookie, flow.state, HERE)
     clock.move(FLOW_LIFE + timedelta(seconds=2))
     with pytest.raises(OidcRefused):
-        signing.take_oidc(other.cookie, other.state)
+        signing.take_oidc(other.cookie, other.state, HERE)
     clock.move(timedelta(days=2))
     signing.forget_old()
     assert services.connection.execute("SELECT count(*) FROM staff_oidc_state").fetchone() == (0,)
+
+
+def host(signing, clock, *versions, lacking=()):
+    """The sign-in of a host that has these peppers."""
+    peppers = Peppers({version: bytes([version]) * 32 for version in versions})
+    peppers.lacking = lacking
+    return StaffSignIn(
+        signing._connection, peppers, clock, signing._identity, signing._sessions, signing._second_factor, signing._rules
+    )  # fmt: skip
+
+
+def test_a_flow_is_used_once_by_hosts_whose_peppers_differ(signing, clock):
+    first, second = host(signing, clock, 1, 2), host(signing, clock, 2)
+    flow = second.begin_oidc()
+    assert first.take_oidc(flow.cookie, flow.state, HERE) == flow
+    with pytest.raises(OidcRefused):
+        second.take_oidc(flow.cookie, flow.state, HERE)
+    newer = host(signing, clock, 3).begin_oidc()
+    with pytest.raises(Unavailable, match="lacks pepper-3"):
+        host(signing, clock, 2, lacking=(3,)).take_oidc(newer.cookie, newer.state, HERE)
+
+
+def test_refused_answers_of_the_provider_are_bounded_by_asker(services, signing):
+    """Each is a request to the provider, and a row: a stranger could make the provider refuse all of us."""
+    ((crowd, _),) = ATTEMPTS_PER_ASKER
+    for _ in range(crowd - 1):
+        signing.count_oidc(HERE)
+    flow, another = signing.begin_oidc(), signing.begin_oidc()
+    signing.take_oidc(flow.cookie, flow.state, HERE)
+    with pytest.raises(OidcRefused):
+        signing.by_oidc(PERSON, HERE)
+    with pytest.raises(TooManyAttempts):
+        signing.take_oidc(another.cookie, another.state, HERE)
+    assert services.connection.execute("SELECT count(*) FROM staff_oidc_state").fetchone() == (1,)
+    assert signing.take_oidc(another.cookie, another.state, Origin("staff", "198.51.100.9")) == another

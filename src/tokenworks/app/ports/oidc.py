@@ -6,7 +6,7 @@ from typing import Final
 
 from tokenworks.app.ports.outbound import NotDelivered, exchange
 from tokenworks.kernel import Unavailable
-from tokenworks.trust import read_private
+from tokenworks.trust import OidcRefused, read_private
 
 SECRET_FILE: Final = "oidc-client-secret"  # noqa: S105 - the name of a file
 DOCUMENT_BYTES_MAX: Final = 262_144
@@ -17,7 +17,8 @@ ANSWER_S: Final = 5.0
 def fetch(method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
     """A document of the provider. Its address may be private or loopback, since the operator chose the provider, and never link-local.
 
-    Raises `Unavailable`, whose text has nothing of the document.
+    Raises `Unavailable`, whose text has nothing of the document; `OidcRefused` where the provider refuses a form: its code is wrong, used
+    or too old.
     """
     try:
         _, content = exchange(
@@ -30,6 +31,8 @@ def fetch(method: str, url: str, body: bytes | None, headers: Mapping[str, str])
             bytes_max=DOCUMENT_BYTES_MAX + 1,
         )
     except NotDelivered as error:
+        if method == "POST" and error.status == 400:
+            raise OidcRefused("the identity provider does not accept the code: begin again") from None
         raise Unavailable(f"the identity provider can't be used: {error}") from None
     if len(content) > DOCUMENT_BYTES_MAX:
         raise Unavailable(f"a document of the identity provider has more than {DOCUMENT_BYTES_MAX} bytes")

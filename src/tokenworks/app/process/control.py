@@ -154,7 +154,7 @@ async def serve(
     public = make_control_app(lambda: url, settings, secrets)
     for app in (public, make_admin_app(metrics)):
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, date_header=False, limit_concurrency=1000,
+            app, log_config=None, log_level="warning", access_log=False, server_header=False, date_header=False, limit_concurrency=1000,
             timeout_graceful_shutdown=3, proxy_headers=False,
         )  # fmt: skip
         servers.append(_Server(config))

@@ -116,9 +116,15 @@ def public_door(settings: Settings) -> StaffDoor | None:
 def staff_door(settings: Settings) -> StaffDoor:
     """The door of the staff port."""
     near = _is_near(settings, settings.staff_listen, settings.staff_url)
-    authority = urlsplit(settings.staff_url).netloc.lower() if settings.staff_url else ""
+    authority = _authority(settings.staff_url) if settings.staff_url else ""
     hosts = frozenset() if near or not authority else frozenset({authority})
     return StaffDoor("staff", hosts, settings.staff_totp or not near, oidc_client(settings))
+
+
+def _authority(url: str) -> str:
+    """Host and port of a URL as a browser writes them into `Host`: without the default port."""
+    parts = urlsplit(url)
+    return parts.netloc.rpartition("@")[2].lower().removesuffix(":443" if parts.scheme == "https" else ":80")
 
 
 class StaffEdge:
@@ -218,7 +224,7 @@ def server_config(app: ASGIApp, settings: Settings, certificates: Certificates |
     """How the staff port is served. With TLS, its certificate is that of the public port."""
     tls = certificates is not None
     config = uvicorn.Config(
-        StaffEdge(app, () if tls else settings.proxy_networks, tls=tls), log_level="warning", access_log=False, server_header=False,
+        StaffEdge(app, () if tls else settings.proxy_networks, tls=tls), log_config=None, log_level="warning", access_log=False, server_header=False,
         date_header=False, limit_concurrency=CONNECTIONS_MAX, timeout_graceful_shutdown=3, proxy_headers=False, http=_TimedProtocol,
         ws="none", lifespan="off",
     )  # fmt: skip

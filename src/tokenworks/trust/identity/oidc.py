@@ -49,7 +49,9 @@ SCOPE: Final = "openid email profile"
 
 
 class Fetch(Protocol):
-    """Gets a document: bounded in size and time, by https, without redirects. Raises `Unavailable`."""
+    """Gets a document: bounded in size and time, by https, without redirects. Raises `Unavailable`, and `OidcRefused` where the provider
+    refuses what a form has (400; RFC 6749, section 5.2).
+    """
 
     def __call__(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> bytes: ...
 
@@ -336,7 +338,8 @@ class OidcClient:
         return claims
 
     def _person(self, provider: _Provider, claims: dict[str, object], access_token: str | None) -> OidcPerson:
-        wanted = ("email", self.config.roles_claim)
+        wanted = ("email", "email_verified", self.config.roles_claim)
+        said: dict[str, object] = {}
         if provider.userinfo_url and access_token and any(name not in claims for name in wanted):
             said = self._document(
                 "GET", provider.userinfo_url, None, {"Authorization": f"Bearer {access_token}"}
@@ -344,18 +347,21 @@ class OidcClient:
             # Section 5.3.2: claims of another subject are not used.
             if said.get("sub") != claims.get("sub"):
                 raise _refused("its user info is of another person")
-            claims = {**said, **claims}
-        subject, email = _text(claims.get("sub")), _text(claims.get("email"))
+        subject = _text(claims.get("sub"))
         if subject is None:
             raise _refused("it names no subject")
-        groups = claims.get(self.config.roles_claim)
+        # What a document says of an email is said of that document's email alone.
+        same = "email_verified" not in claims and claims.get("email") == said.get("email")
+        by_email = said if "email" not in claims or same else claims
+        email = _text(by_email.get("email"))
+        groups = {**said, **claims}.get(self.config.roles_claim)
         named = groups if isinstance(groups, list) else groups.split() if isinstance(groups, str) else []
         return OidcPerson(
             self.config.issuer,
             subject,
             email,
             # Some providers write booleans of this claim as texts.
-            email is not None and claims.get("email_verified") in (True, "true"),
+            email is not None and by_email.get("email_verified") in (True, "true"),
             frozenset(text for text in map(_text, named[:GROUPS_MAX]) if text is not None),
         )
 

@@ -2,7 +2,8 @@
 
 The secret is 160 bits, sealed under the installation's own key. A code is valid in its time step of 30 seconds and in the steps beside
 it (RFC 6238, section 5.2), and once: a step whose code was used, and all earlier steps, are refused. Refused sign-ins are counted by
-account and by asker. An account is known only with its staff token, so a stranger cannot lock out a person.
+account and by asker. An account is known only with its staff token, and a right token is not refused for the wrong ones of its asker, so
+a stranger cannot lock out a person.
 """
 
 import hmac
@@ -18,7 +19,7 @@ from tokenworks.kernel import Clock, is_digits, uuid7
 from tokenworks.trust.errors import CodeWrong, EnrolmentLinkWrong, TooManyAttempts
 from tokenworks.trust.identity import second_factor_store as store
 from tokenworks.trust.identity.service import asker_of
-from tokenworks.trust.keys.pepper import issuing
+from tokenworks.trust.keys.pepper import check_no_pepper_missing, issuing
 from tokenworks.trust.model import key_mac
 from tokenworks.trust.vault.service import PersonVault
 
@@ -33,6 +34,7 @@ LINK_LIFE: Final = timedelta(hours=24)
 RECOVERY_CODES: Final = 10
 # 80 bits: 16 letters and digits of base32.
 RECOVERY_BYTES: Final = 10
+RECOVERY_CHARS: Final = 16
 # Limits as (refused sign-ins, time span). Of an account: 20 guesses a day, each right with 3 of a million, are 6 in 100,000 a day.
 ATTEMPTS_PER_ACCOUNT: Final = ((5, timedelta(minutes=15)), (20, timedelta(days=1)))
 # Of an asker: an office behind one address may have many who mistype; a token of 256 bits is not guessed.
@@ -92,6 +94,7 @@ class SecondFactor:
         if link.startswith("twl_") and len(link) <= 100:
             found = store.find_begun(self._connection, self._macs("staff_link", link), self._clock.now())
         if found is None:
+            check_no_pepper_missing(self._peppers)
             raise EnrolmentLinkWrong(
                 "the link was used, or is older than a day: ask an administrator for a new one"
             )
@@ -151,6 +154,8 @@ class SecondFactor:
     def use(self, staff_id: UUID, code: str) -> Literal["totp", "recovery_code"] | None:
         """Use a code up, of the authenticator or for recovery. Returns its kind; None if it is wrong or used. The caller holds the lock of
         the staff member, so that concurrent requests with one code run one after the other.
+
+        Raises `Unavailable` if a recovery code is not found and this host lacks a pepper: it is not counted as a wrong one.
         """
         row = store.find_confirmed(self._connection, staff_id)
         if row is None:
@@ -159,9 +164,13 @@ class SecondFactor:
         if step is not None:
             store.use_step(self._connection, row.totp_id, step)
             return "totp"
-        macs = self._macs("staff_recovery", _normal(code))
-        used = store.use_recovery_code(self._connection, row.totp_id, macs, self._clock.now())
-        return "recovery_code" if used else None
+        normal = _normal(code)
+        macs = self._macs("staff_recovery", normal)
+        if store.use_recovery_code(self._connection, row.totp_id, macs, self._clock.now()):
+            return "recovery_code"
+        if len(normal) == RECOVERY_CHARS:
+            check_no_pepper_missing(self._peppers)
+        return None
 
     # Refused sign-ins.
 

@@ -15,7 +15,7 @@ from psycopg.rows import DictRow
 
 from tokenworks.kernel import Clock, Invalid, check_line, shown, uuid7
 from tokenworks.trust.errors import CodeWrong, StaffExists, StaffNotFound, TooManyCodes
-from tokenworks.trust.identity import passkey_store, store
+from tokenworks.trust.identity import passkey_store, staff_session_store, store
 from tokenworks.trust.identity.roles import STAFF_ROLES, Role, StaffRole
 from tokenworks.trust.keys.pepper import check_no_pepper_missing, issuing
 from tokenworks.trust.model import key_mac
@@ -381,7 +381,8 @@ class Identity:
         return text
 
     def rotate_staff(self, name: str, overlap: timedelta = STAFF_OVERLAP_DEFAULT) -> str:
-        """Make a new token for a staff member. Returns its text, which cannot be read again. Earlier tokens end after `overlap`.
+        """Make a new token for a staff member. Returns its text, which cannot be read again. Earlier tokens end after `overlap`; without
+        an overlap they may be in other hands, so the sessions of the staff member end, too.
 
         Raises `StaffNotFound`, `Invalid`.
         """
@@ -391,7 +392,10 @@ class Identity:
             staff_id = store.lock_staff(self._connection, name)
             if staff_id is None:
                 raise StaffNotFound(f"there is no active staff member {name}: `tokenworks staff list`")
-            store.end_staff_tokens(self._connection, staff_id, self._clock.now() + overlap)
+            now = self._clock.now()
+            store.end_staff_tokens(self._connection, staff_id, now + overlap)
+            if not overlap:
+                staff_session_store.end_all(self._connection, staff_id, now)
             return self._new_token(staff_id)
 
     def staff(self) -> list[dict[str, object]]:

@@ -89,11 +89,18 @@ def is_of(connection: Connection, staff_id: UUID, session_id: UUID) -> bool:
     return row is not None
 
 
-def end_all(connection: Connection, staff_id: UUID, at: datetime, keep: UUID | None) -> int:
+def end_all(
+    connection: Connection,
+    staff_id: UUID,
+    at: datetime,
+    keep: UUID | None = None,
+    method: str | None = None,
+) -> int:
     return connection.execute(
         """UPDATE staff_session SET ended_at = %(at)s
-           WHERE staff_id = %(s)s AND ended_at IS NULL AND expires_at > %(at)s AND session_id IS DISTINCT FROM %(keep)s::uuid""",
-        {"at": at, "s": staff_id, "keep": keep},
+           WHERE staff_id = %(s)s AND ended_at IS NULL AND expires_at > %(at)s AND session_id IS DISTINCT FROM %(keep)s::uuid
+             AND (%(method)s::text IS NULL OR method = %(method)s)""",
+        {"at": at, "s": staff_id, "keep": keep, "method": method},
     ).rowcount
 
 

@@ -113,9 +113,9 @@ class StaffSessions:
         """True if the session is, or was, one of the staff member's."""
         return store.is_of(self._connection, staff_id, session_id)
 
-    def end_all(self, staff_id: UUID, keep: UUID | None = None) -> int:
-        """End the live sessions of a staff member, except `keep`. Returns how many."""
-        return store.end_all(self._connection, staff_id, self._clock.now(), keep)
+    def end_all(self, staff_id: UUID, keep: UUID | None = None, method: SignInMethod | None = None) -> int:
+        """End the live sessions of a staff member, except `keep`; with `method`: those that were opened so. Returns how many."""
+        return store.end_all(self._connection, staff_id, self._clock.now(), keep, method)
 
     def forget_old(self) -> None:
         """Delete sessions that ended long ago."""

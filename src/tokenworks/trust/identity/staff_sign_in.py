@@ -4,6 +4,7 @@ A sign-in opens a session, writes a row of the audit trail, and never reuses a s
 """
 
 import base64
+import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from tokenworks.trust.identity.roles import STAFF_ROLES, StaffRole
 from tokenworks.trust.identity.second_factor import SecondFactor
 from tokenworks.trust.identity.service import Identity
 from tokenworks.trust.identity.staff_sessions import Listener, SignInMethod, StaffSessions
-from tokenworks.trust.keys.pepper import issuing
+from tokenworks.trust.keys.pepper import check_no_pepper_missing, issuing
 from tokenworks.trust.model import key_mac
 
 EMAIL_CHARS_MAX: Final = 254
@@ -147,13 +148,16 @@ class StaffSignIn:
             store.set_role(self._connection, row.staff_id, role)
             return self._sessions.end_all(row.staff_id)
 
-    def set_email(self, name: str, email: str) -> None:
-        """Let a staff member sign in by the OpenID provider with this email. Raises `StaffNotFound`, `StaffExists`, `Invalid`."""
+    def set_email(self, name: str, email: str) -> int:
+        """Let a staff member sign in by the OpenID provider with this email, in place of an earlier account there, whose sessions end.
+        Returns how many. Raises `StaffNotFound`, `StaffExists`, `Invalid`.
+        """
         email = checked_email(email)
         with self._connection.transaction():
             row = self._row(name)
             if not store.set_email(self._connection, row.staff_id, email):
                 raise StaffExists(f"another staff member has the email {email}")
+            return self._sessions.end_all(row.staff_id, method="oidc")
 
     def make_link(self, name: str) -> str:
         """Make the text of a one-time link for setting up an authenticator. Raises `StaffNotFound`."""
@@ -166,10 +170,10 @@ class StaffSignIn:
 
         Raises `SignInRefused`, whose text does not tell what is wrong; `SecondFactorMissing`, `TooManyAttempts`.
         """
-        self._second_factor.check_attempts(None, origin.address)
         row = self._holder(token.strip(), origin)
         enrolled = self._second_factor.is_enrolled(row.staff_id)
         if needs_code and not enrolled:
+            self._second_factor.check_attempts(row.staff_id, origin.address)
             self._refused(row, origin, "no authenticator")
             raise SecondFactorMissing(
                 "sign-in here needs an authenticator: ask an administrator for a link (`tokenworks staff enrol`)"
@@ -188,13 +192,20 @@ class StaffSignIn:
         raise self._wrong()
 
     def _holder(self, token: str, origin: Origin) -> store.StaffRow:
-        """The staff member with this token. Counts a wrong token. Raises `SignInRefused`."""
+        """The staff member with this token. Counts a wrong token, and refuses more of them from one asker. The right token is not refused
+        for the wrong ones: a stranger behind the same address would lock out its holder. Raises `SignInRefused`, `TooManyAttempts`.
+        """
         holder = self._identity.staff_of(token, origin.address)
         row = None if holder is None else store.find(self._connection, holder.name)
         if row is None:
-            self._second_factor.count_attempt(None, origin.address)
-            raise self._wrong()
+            raise self._counted(origin)
         return row
+
+    def _counted(self, origin: Origin) -> SignInRefused:
+        """Count a refused sign-in of no account. Raises `TooManyAttempts`."""
+        self._second_factor.check_attempts(None, origin.address)
+        self._second_factor.count_attempt(None, origin.address)
+        return self._wrong()
 
     @staticmethod
     def _wrong() -> SignInRefused:
@@ -222,12 +233,10 @@ class StaffSignIn:
 
         Raises `EnrolmentLinkWrong`, `SignInRefused`, `TooManyAttempts`.
         """
-        self._second_factor.check_attempts(None, origin.address)
         owner = self._second_factor.owner_of(link)
         row = self._holder(token.strip(), origin)
         if row.staff_id != owner:
-            self._second_factor.count_attempt(None, origin.address)
-            raise self._wrong()
+            raise self._counted(origin)
         found = self._second_factor.enrolment(link, row.name)
         return found.secret, found.uri
 
@@ -259,8 +268,10 @@ class StaffSignIn:
         cookie = f"{int(self._clock.now().timestamp())}.{secrets.token_urlsafe(32)}"
         return self._flow(cookie, self._peppers[issuing(self._peppers)])
 
-    def take_oidc(self, cookie: str, state: str) -> OidcFlow:
-        """The sign-in that a browser brings back from the provider. It is taken once. Raises `OidcRefused`."""
+    def take_oidc(self, cookie: str, state: str, origin: Origin) -> OidcFlow:
+        """The sign-in that a browser brings back from the provider. It is taken once. Raises `OidcRefused`, and `TooManyAttempts` if too
+        many from there were refused: each one is a request to the provider, and a row.
+        """
         refused = OidcRefused("this sign-in was begun elsewhere, is too old, or was used: begin again")
         begun, dot, _ = cookie.partition(".")
         if not dot or not begun.isascii() or not begun.isdigit() or len(cookie) > 100 or not state.isascii():
@@ -272,11 +283,18 @@ class StaffSignIn:
         flows = [self._flow(cookie, pepper) for pepper in self._peppers.values()]
         found = next((flow for flow in flows if hmac.compare_digest(flow.state, state)), None)
         if found is None:
+            check_no_pepper_missing(self._peppers)
             raise refused
-        mac = key_mac(self._peppers[min(self._peppers)], f"oidc_used:{cookie}")
+        self._second_factor.check_attempts(None, origin.address)
+        # Without a pepper: hosts have different ones while peppers change. The cookie has 256 random bits.
+        mac = hashlib.sha256(f"oidc_used:{cookie}".encode()).digest()
         if not store.use_state(self._connection, mac, now):
             raise refused
         return found
+
+    def count_oidc(self, origin: Origin) -> None:
+        """Count an answer that the provider, or its client, has refused."""
+        self._second_factor.count_attempt(None, origin.address)
 
     @staticmethod
     def _flow(cookie: str, pepper: bytes) -> OidcFlow:
@@ -295,11 +313,12 @@ class StaffSignIn:
         role = next((role for group, role in self._rules.roles.items() if group in person.groups), None)
         with self._connection.transaction():
             row = self._linked(person, role)
-            allowed = row is not None and store.lock(self._connection, row.staff_id)
-            if row is not None and allowed and self._rules.roles and role is None:
+            active = row is not None and store.lock(self._connection, row.staff_id)
+            allowed = active and (role is not None or not self._rules.roles)
+            if row is not None and not allowed:
                 ended = self._sessions.end_all(row.staff_id)
-                self._audit(row, origin, "staff.sign_in_refused", {"why": "no group", "ended": ended})
-                allowed = False
+                why = "no group" if active else "revoked"
+                self._audit(row, origin, "staff.sign_in_refused", {"why": why, "ended": ended})
             if row is not None and allowed:
                 if role is not None and role != row.role:
                     store.set_role(self._connection, row.staff_id, role)
@@ -307,6 +326,7 @@ class StaffSignIn:
                     self._audit(row, origin, "staff.role", {"role": role}, {"role": row.role})
                     row = row._replace(role=role)
                 return self._open(row, origin, "oidc")
+            self.count_oidc(origin)
         raise OidcRefused("the provider knows you, and no staff account is yours: ask an administrator")
 
     def _linked(self, person: OidcPerson, role: StaffRole | None) -> store.StaffRow | None:
@@ -324,7 +344,9 @@ class StaffSignIn:
         if row is None or row.revoked_at is not None:
             return None
         # An account of another subject is never taken over by an email that went to another person.
-        if not store.link(self._connection, row.staff_id, person.issuer, person.subject, self._clock.now()):
+        if not store.link(
+            self._connection, row.staff_id, email, person.issuer, person.subject, self._clock.now()
+        ):
             return None
         return row
 

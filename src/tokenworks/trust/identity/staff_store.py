@@ -71,13 +71,13 @@ def set_email(connection: Connection, staff_id: UUID, email: str) -> bool:
     return row is not None
 
 
-def link(connection: Connection, staff_id: UUID, issuer: str, subject: str, at: datetime) -> bool:
-    """Store the subject of an account that has none yet. Returns False if it has one."""
+def link(connection: Connection, staff_id: UUID, email: str, issuer: str, subject: str, at: datetime) -> bool:
+    """Store the subject of an account that has none yet. Returns False if it has one, or has another email by now."""
     return (
         connection.execute(
             """UPDATE staff_identity SET oidc_issuer = %s, oidc_subject = %s, linked_at = %s
-               WHERE staff_id = %s AND oidc_subject IS NULL""",
-            (issuer, subject, at, staff_id),
+               WHERE staff_id = %s AND email = %s AND oidc_subject IS NULL""",
+            (issuer, subject, at, staff_id, email),
         ).rowcount
         == 1
     )
