@@ -23,6 +23,7 @@ COMPACT_PATH: Final = "/v1/responses/compact"
 # The items that this gateway made begin with this; those of a provider are its own.
 OWN_MARK: Final = "twc1."
 # Compactions of this gateway in one request: each of them has a key that is opened.
+MAXIMUM: Final = "max_output_tokens"
 OWN_ITEMS_MAX: Final = 16
 INSTRUCTION: Final = (
     "The conversation above ends here, and a summary by you will stand in its place. Write that summary for a model that continues the "
@@ -168,6 +169,11 @@ def written(sealed: bytes) -> str:
 def _unwritten(content: str) -> bytes | None:
     try:
         return base64.b64decode(content[len(OWN_MARK) :], altchars=b"-_", validate=True)
+def without_maximum(fields: RawObject) -> RawObject:
+    """The fields of a request with a trigger for a vendor that compacts: its compaction may have more tokens than the request's maximum."""
+    return {name: value for name, value in fields.items() if name != MAXIMUM}
+
+
     except (binascii.Error, ValueError):
         return None
 
