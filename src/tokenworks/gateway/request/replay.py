@@ -183,11 +183,11 @@ class Replay:
         request = self._request
         if self._kind != IDEMPOTENCY_KEY:
             return b""
-        compaction = request.compaction
-        if compaction is not None:
-            # The body of a summary does not say in which shape it is wanted.
-            return _digest(request.head.path.encode(), request.head.query, request.body)
-        return _digest(request.protocol.encode(), request.head.query, request.body)
+        # Of the client's own body. The body that is sent in its place is another one for a repeat, if the response that it continues was
+        # deleted since, or if a deployment compacts now.
+        body = request.body if request.own_body is None else request.own_body
+        route = request.protocol if request.compaction is None else request.head.path
+        return _digest(route.encode(), request.head.query, body)
 
     def _answered(self, found: ReplayFound | None) -> None:
         request = self._request
