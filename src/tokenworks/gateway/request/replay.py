@@ -42,7 +42,7 @@ from tokenworks.gateway.request.fallback import asked_name
 from tokenworks.gateway.request.losses import is_filtered
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.record import AttemptCharge, ChargeCallback
-from tokenworks.gateway.request.replayed import lookup_refusal, write_replayed
+from tokenworks.gateway.request.replayed import lookup_refusal, refusal_of_model, write_replayed
 from tokenworks.gateway.request.state import HeldRequest
 
 # Requests with a larger body are not answered from the cache, since to compare them would block the loop for too long.
@@ -215,6 +215,10 @@ class Replay:
     def _take(self, found: ReplayFound) -> None:
         """Hold exactly what the answer is charged."""
         request, shared, holds = self._request, self._parts.shared, self._parts.holds
+        refusal = refusal_of_model(request, found, shared.snapshot)
+        if refusal is not None:
+            self._refuse(refusal)
+            return
         if not shared.memory.take(request.address, len(found.answer)):
             self._refuse(shared.memory.refusal(request.address, len(found.answer)))
             return
