@@ -9,11 +9,14 @@ import pytest
 from tests.gateway.protocol import streams
 from tests.gateway.protocol.streams import sse
 from tests.gateway.request.support import Worker, deployment
+from tests.gateway.request.test_compacting import OPENAI, gives_keys
+from tests.gateway.request.test_compacting import begins as compacts
 from tests.gateway.request.test_replay import asked
 from tokenworks.catalog import Counts, Service
 from tokenworks.charging import REPLAY_KEEP, REPLAY_LOOKUP, ReplayFound
 from tokenworks.factory import COUNT_PATHS, PROTOCOL_PATHS
 from tokenworks.gateway.http.paths import ENDPOINTS, KEY_PATHS
+from tokenworks.gateway.protocol.compaction import COMPACT_PATH
 from tokenworks.gateway.request.ticking import cut, time_out
 
 INPUT, OUTPUT = 9, 4
@@ -103,6 +106,17 @@ class Case:
         return [record for record, _ in recorder.records]
 
 
+class CompactionCase(Case):
+    """A request to the route for compactions: of a vendor that compacts, or of a model that is asked for a summary."""
+
+    def __init__(self, place):
+        self.protocol, self.stream = "responses", False
+        self.worker = Worker(place)
+        self.exchange = compacts(self.worker, route=True)
+        if place is not OPENAI:
+            gives_keys(self.worker)
+
+
 def completes(case):
     case.speaks(ends=True)
 
@@ -160,11 +174,13 @@ ENDS = {
 }
 METERED = dict(PROTOCOL_PATHS)
 STREAMED = [protocol for protocol in METERED if protocol != "embeddings"]
+COMPACTING = {"summary": deployment("d1", protocols=("responses",)), "vendor": OPENAI}
 FREE = {"/models", *[path.removeprefix("/v1") for path in COUNT_PATHS.values()]}
 
 
 def test_every_route_is_charged_or_said_to_be_free():
-    assert {path.removeprefix("/v1") for path in METERED.values()} | FREE == set(ENDPOINTS)
+    charged = {path.removeprefix("/v1") for path in (*METERED.values(), COMPACT_PATH)}
+    assert charged | FREE == set(ENDPOINTS)
     # They read: the control plane answers them. Stored responses are read by `stored_routes`, which has no part that records.
     assert KEY_PATHS == {"/v1/key", "/v1/usage"}
 
@@ -173,17 +189,26 @@ def test_every_route_is_charged_or_said_to_be_free():
 @pytest.mark.parametrize("protocol", METERED)
 def test_every_route_at_every_end_leaves_the_record_and_the_charge_that_it_should(protocol, end):
     for stream in (True, False) if protocol in STREAMED else (False,):
-        case = Case(protocol, stream=stream)
-        end(case)
-        state = ENDS[end][not stream]
-        records = case.recorded()
-        drawn = [sum(part.amount for part in record.parts) for record in records]
-        assert [record.state for record in records if sum(record.c)] == ([state] if state else []), stream
-        assert [amount > 0 for amount in drawn if amount] == ([True] if state else []), stream
-        if state == "complete":
-            (record,) = records
-            assert (record.c.input_tokens, record.counted_by) == (INPUT, "provider")
-            assert drawn == [1000 * sum(record.c)]
+        leaves_its_record(Case(protocol, stream=stream), end)
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
+@pytest.mark.parametrize("place", COMPACTING)
+def test_a_compaction_at_every_end_leaves_the_record_and_the_charge_that_it_should(place, end):
+    leaves_its_record(CompactionCase(COMPACTING[place]), end)
+
+
+def leaves_its_record(case, end):
+    end(case)
+    state = ENDS[end][not case.stream]
+    records = case.recorded()
+    drawn = [sum(part.amount for part in record.parts) for record in records]
+    assert [record.state for record in records if sum(record.c)] == ([state] if state else []), case.stream
+    assert [amount > 0 for amount in drawn if amount] == ([True] if state else []), case.stream
+    if state == "complete":
+        (record,) = records
+        assert (record.c.input_tokens, record.counted_by) == (INPUT, "provider")
+        assert drawn == [1000 * sum(record.c)]
 
 
 @pytest.mark.parametrize("protocol", METERED)

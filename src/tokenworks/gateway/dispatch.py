@@ -149,12 +149,24 @@ class Dispatch:
         if head.model is not None:
             body = with_model(body, head.model)
         if head.path == COMPACT_PATH:
-            compacting = triggered(body)
+            self._compact(conn, head, body)
+        else:
+            self._metered(conn, head, body, protocol or _COUNTED_OF[head.path], free=protocol is None)
+
+    def _compact(self, conn: ClientConnection, head: Head, body: bytes) -> None:
+        """Give a request for a compaction its trigger if the key is known, so that a client without a key can't make this worker compute."""
+
+        def identified(user: KeyEntry | None) -> None:
+            if conn.transport is None:
+                return
+            unusable = self._identify.unusable(user)
+            compacting = triggered(body) if unusable is None else unusable
             if isinstance(compacting, Refusal):
                 conn.refuse(compacting)
-                return
-            protocol, body = RESPONSES, compacting
-        self._metered(conn, head, body, protocol or _COUNTED_OF[head.path], free=protocol is None)
+            else:
+                self._metered(conn, head, compacting, RESPONSES, free=False)
+
+        self._identify.identify(conn, head, identified, conn.refuse)
 
     def _inflate(self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None) -> None:
         """Decode a body if the key is known, so that a client without a key can't make this worker compute."""

@@ -135,3 +135,31 @@ def test_what_waits_fails_with_a_database_that_does_not_answer(hangs):
         assert again.done() and calls.made[-1] == ("a", 1)
 
     asyncio.run(case())
+
+
+def test_a_cancelled_call_that_has_failed_already_gives_its_turn_to_nobody():
+    """Its turn never came: a second call would be with the thread."""
+
+    async def case():
+        calls = Calls()
+        first, left = calls.ask("a", 0), calls.ask("b", 0)
+        await asyncio.sleep(0)
+        fail_all = calls.turns._fail_all
+
+        def fail_and_leave(why):
+            fail_all(why)
+            left.cancel()
+            calls.thread.error, calls.thread.hangs = None, False
+
+        calls.turns._fail_all = fail_and_leave
+        calls.thread.error, calls.thread.hangs = Unavailable("away"), True
+        calls.thread.steps.release()
+        later = [calls.ask(name, 1) for name in "cd"]
+        await calls.step(0)
+        await calls.step(2)
+        await asyncio.gather(*later)
+        found = await asyncio.gather(first, left, return_exceptions=True)
+        assert [type(one) for one in found] == [Unavailable, asyncio.CancelledError]
+        assert calls.made == [("c", 1), ("d", 1)]
+
+    asyncio.run(case())

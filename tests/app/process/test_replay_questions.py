@@ -118,3 +118,24 @@ def test_the_keys_of_a_dead_workers_requests_are_freed_account_by_account_until_
         assert freed == [(ACCOUNT, requests[:2], {ours.usage_id: ours}), (OTHER, requests[2:3], {})]
 
     asyncio.run(case())
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_an_account_whose_release_is_refused_keeps_no_key_of_another_one_claimed(hangs):
+    async def case():
+        host, freed = Host(), []
+        host.free.set()
+
+        def release(account_id, request_ids, seen):
+            if account_id.hex == ACCOUNT:
+                host.hangs = hangs
+                raise Unavailable("too many wait")
+            freed.append(account_id.hex)
+
+        host.services = lambda _: SimpleNamespace(replays=SimpleNamespace(release_lost=release))
+        questions = ReplayQuestions(host, AccountTurns(host), host.services)
+        questions.lost({ACCOUNT: [uuid7().hex], OTHER: [uuid7().hex]})
+        await asyncio.gather(*questions._releases)
+        assert freed == ([] if hangs else [OTHER])
+
+    asyncio.run(case())

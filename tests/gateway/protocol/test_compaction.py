@@ -26,6 +26,7 @@ from tokenworks.gateway.protocol.compaction import (
     written,
 )
 from tokenworks.gateway.protocol.errors import Refusal
+from tokenworks.gateway.protocol.fields.body import COUNTED_BYTES, VALUES_MAX
 from tokenworks.gateway.protocol.fields.scan import object_decoder
 from tokenworks.gateway.protocol.stored import ended_response
 
@@ -134,3 +135,13 @@ def test_a_compaction_is_read_as_a_message_of_the_user():
     message = read(opened_item("was \ud83d getan".encode("utf-8", "replace")))
     assert (message["type"], message["role"]) == ("message", "user")
     assert message["content"][0]["text"].startswith(PREFACE + "was ")
+
+
+def test_an_input_of_very_many_values_is_refused_before_each_of_them_is_read():
+    objects = b'{"model":"m","input":[%b{}]}' % (b"{}," * (VALUES_MAX + 1))
+    assert len(objects) > COUNTED_BYTES
+    found = triggered(objects)
+    assert isinstance(found, Refusal) and found.code == "invalid_body"
+    numbers = find(msgspec.Raw(b"[%b0]" % (b"0," * VALUES_MAX)))
+    assert isinstance(numbers, Refusal) and numbers.code == "invalid_body"
+    assert len(find(msgspec.Raw(b'[0,"a",{}]')).items) == 3

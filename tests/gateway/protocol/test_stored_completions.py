@@ -60,6 +60,8 @@ def test_a_stream_without_a_choice_or_with_broken_ones_is_read_tolerantly():
     odd = chunk({"content": 5, "tool_calls": [1]}, index="x")
     (choice,) = read(streamed_completion(stream(odd, chunk({"content": "a"}), {"choices": 5})))["choices"]
     assert choice["message"] == {"role": "assistant", "content": "a"}
+    endless = stream(chunk({"content": "a"})).replace(b'"index": 0', b'"index": 1e999')
+    assert b"1e999" in endless and len(read(streamed_completion(endless))["choices"]) == 1
 
 
 def test_what_is_kept_has_its_metadata_and_messages_with_ids_of_their_places():
@@ -67,6 +69,9 @@ def test_what_is_kept_has_its_metadata_and_messages_with_ids_of_their_places():
     assert completion_id(fields) == "chatcmpl-1"
     assert completion_id(object_decoder.decode(b'{"id":"x"}')) is None
     assert completion_id(object_decoder.decode(b'{"id":5,"choices":[]}')) is None
+    for name in ("a/b", "a b", "\u4f60", "x" * 201, ""):
+        unreadable = object_decoder.decode(json.dumps({"id": name, "choices": []}))
+        assert completion_id(unreadable) is None, "no route could read or delete it"
     messages = messages_of(msgspec.Raw(b'[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]'))
     stored = decode_stored(encode_completion(fields, messages, msgspec.Raw(b'{"k":"v"}')))
     assert read(stored.fields)["metadata"] == {"k": "v"}

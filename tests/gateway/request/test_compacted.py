@@ -5,8 +5,17 @@ import json
 
 import pytest
 
+from tests.gateway.protocol.streams import sse
 from tests.gateway.request.support import deployment
-from tests.gateway.request.test_compacting import MEMBER, PERSON, USER, begins, gives_keys, worker_of
+from tests.gateway.request.test_compacting import (
+    MEMBER,
+    OPENAI,
+    PERSON,
+    USER,
+    begins,
+    gives_keys,
+    worker_of,
+)
 from tests.gateway.request.test_storing import questions, storing
 from tokenworks.charging import REPLAY_KEEP
 from tokenworks.gateway.protocol.stored import decode_stored, ended_response, response_body
@@ -115,8 +124,6 @@ def test_a_response_that_is_to_be_stored_is_stored_as_its_client_gets_it():
 
 
 def test_a_vendors_own_answer_is_passed_on():
-    from tests.gateway.request.test_compacting import OPENAI
-
     worker = worker_of(OPENAI)
     begins(worker, route=True)
     answer = {"id": "resp_1", "object": "response.compaction", "created_at": 5, "usage": USED,
@@ -124,3 +131,27 @@ def test_a_vendors_own_answer_is_passed_on():
     record, _, body = answered(worker, answer)
     assert json.loads(body) == answer and (record.counted_by, sum(record.c)) == ("provider", 12)
     assert record.loss == []
+
+
+def test_a_client_that_leaves_once_it_has_a_vendors_compaction_is_charged_for_it():
+    """The item comes before the usage: to hang up in between must not be cheaper."""
+    worker = worker_of(OPENAI)
+    begins(worker, stream=True)
+    item = {"type": "compaction", "id": "cmp", "encrypted_content": "gAAA"}
+    response = ANSWER | {"status": "in_progress", "output": [], "usage": None}
+    upstream = worker.upstream()
+    upstream.answers(
+        sse({"type": "response.created", "response": response},
+            {"type": "response.output_item.added", "output_index": 0, "item": item},
+            {"type": "response.output_item.done", "output_index": 0, "item": item}),
+        kind=b"text/event-stream",
+    )  # fmt: skip
+    assert b"gAAA" in worker.client.written
+    upstream.user.request.client_gone()
+    ended = ANSWER | {"output": [item], "usage": USED | {"output_tokens": 900, "total_tokens": 909}}
+    upstream.user.upstream_data(upstream, sse({"type": "response.completed", "response": ended}))
+    upstream.ends()
+    ((record, _),) = worker.recorder.records
+    assert (record.state, record.counted_by, sum(record.c), record.loss) == ("complete", "provider", 909, [])
+    worker.recorder.durable()
+    assert not worker.held and worker.shared.memory.used == 0

@@ -89,6 +89,27 @@ def test_a_vendor_that_compacts_gets_a_trigger_as_it_came():
     assert sent(worker)["input"] == [USER, SAID, TRIGGER] and sent(worker)["stream"] is True
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_vendors_compaction_is_held_whole_whatever_maximum_the_client_names(stream):
+    """A vendor may write more than the maximum, and its stream shows nothing by which a hold could be extended."""
+    worker = worker_of(OPENAI)
+    exchange = begins(worker, stream=stream, max_output_tokens=16)
+    assert exchange.held_output == 1000 and not exchange.cuttable
+    assert sent(worker)["max_output_tokens"] == 1000 and "max_output_tokens" in exchange.parsed.dropped
+    without = worker_of(OPENAI)
+    exchange = begins(without, stream=stream, max_output_tokens=None)
+    assert exchange.held_output == 1000 and not exchange.cuttable
+    poor = worker_of(OPENAI, tokens=500)
+    begins(poor, stream=stream, max_output_tokens=16)
+    assert not poor.pools and poor.recorder.asked[0].need.output_tokens == 1000
+
+
+def test_the_tags_of_a_request_stay_where_its_vendors_route_has_no_field_for_them():
+    worker = worker_of(OPENAI)
+    exchange = begins(worker, route=True, metadata={"team": "a"}, headers=b"x-tokenworks-tag-job: b\r\n")
+    assert exchange.tags == {"team": "a", "job": "b"} and "metadata" not in sent(worker)
+
+
 def test_of_several_deployments_one_that_compacts_is_taken():
     worker = worker_of(deployment("d0", protocols=("responses", "chat")), OPENAI)
     exchange = begins(worker, route=True)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.gateway.protocol.streams import chat_stream, sse
 from tests.gateway.request.support import WHOLE, Worker
+from tests.gateway.request.test_compacting import gives_keys
 from tests.gateway.request.test_storing import begins, found, questions, storing
 from tests.gateway.request.test_traced import begin, ends
 from tokenworks.charging import CONTENT_LOG, REPLAY_LOOKUP
@@ -125,3 +126,14 @@ def test_the_entry_of_a_continued_response_has_what_its_client_sent():
     log_content(worker.parts, exchange, None)
     ((entry, _),) = questions(worker, CONTENT_LOG)
     assert (entry.request, entry.request_bytes) == (own, len(own))
+
+
+def test_the_entry_of_a_compacted_conversation_has_what_its_client_sent_too():
+    """Its body is given another one twice: for the store, and for the compaction."""
+    worker = storing()
+    worker.user.logs_content = True
+    own = b'{"model":"m","input":[{"type":"compaction_trigger"}],"previous_response_id":"resp_1"}'
+    exchange = worker.begins(protocol="responses", body=own)
+    questions(worker, REPLAY_LOOKUP)[0][1](found())
+    gives_keys(worker)
+    assert exchange.own_body == own and exchange.compaction is not None

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 
 from tests.gateway.request.support import WHOLE, Worker, deployment
@@ -16,7 +17,7 @@ from tokenworks.charging import (
     ReplayFound,
     Verdict,
 )
-from tokenworks.factory import ModelCard
+from tokenworks.factory import Intent, ModelCard
 from tokenworks.gateway.request.replay import begin_replay
 from tokenworks.gateway.request.ticking import cut
 
@@ -544,6 +545,26 @@ def test_a_repeat_with_a_key_that_may_not_use_the_model_gets_no_answer_of_it():
     worker.user.models = frozenset({"other"})
     worker.begins(headers=KEY)
     assert worker.client.refused.code == "model_not_allowed" and not asked(worker, REPLAY_LOOKUP)
+
+
+@pytest.mark.parametrize(
+    ("models", "given"), [(["smart", "y"], True), (["y", "x"], True), (["y", "alias"], True), (["y"], False)]
+)
+@pytest.mark.parametrize("served", ["x", "y"])
+def test_a_repeat_of_an_intents_answer_is_given_to_keys_that_may_use_its_model(models, given, served):
+    """A key of the account that may not use it asks by the same idempotency key and body."""
+    intent = Intent(name="smart", models=("x", "y"))
+    worker = Worker(deployment("d1", served), intents=(intent,), aliases={"alias": "x"})
+    worker.user.models = frozenset(models)
+    worker.begins(headers=KEY, model="smart")
+    answer_lookup(worker, msgspec.structs.replace(FOUND, model="x", asked="smart"))
+    if given:
+        worker.recorder.durable()
+        assert worker.client.written.endswith(ANSWER)
+    else:
+        assert worker.client.refused.code == "model_not_allowed" and not worker.recorder.records
+        assert not asked(worker, REPLAY_DROP)
+    assert is_over(worker)
 
 
 def test_the_name_of_a_model_that_is_gone_is_text_in_the_record_of_a_repeat():

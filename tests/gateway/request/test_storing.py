@@ -198,3 +198,28 @@ def test_a_request_without_a_wish_is_relayed_as_it_came(fields):
     assert exchange.body == body.encode() and exchange.parsed.scan is None
     assert exchange.stored is None and exchange.replay is None and not questions(worker, REPLAY_LOOKUP)
     assert sent(worker)["input"] == [{"role": "user", "content": "hi"}]
+
+
+def test_a_repeat_of_a_request_that_continues_a_response_is_answered_after_that_was_deleted():
+    """An idempotency key knows the client's own body: the one that is sent has the conversation, which a repeat has not any more."""
+    key = b"idempotency-key: order 1\r\n"
+    worker = storing()
+    exchange = begins(worker, headers=key, previous_response_id="resp_1")
+    questions(worker, REPLAY_LOOKUP)[0][1](found())
+    first = questions(worker, REPLAY_LOOKUP)[1][0]
+    assert exchange.body != exchange.own_body
+    again = storing()
+    begins(again, headers=key, previous_response_id="resp_1")
+    questions(again, REPLAY_LOOKUP)[0][1](ReplayFound("none"))
+    questions(again, OBJECT_OWNER)[0][1](ObjectOwner("", 0))
+    repeat, answered = questions(again, REPLAY_LOOKUP)[1]
+    assert repeat.body_digest == first.body_digest != b""
+    answered(
+        ReplayFound("found", "5" * 32, "6" * 32, "provider", media_type="application/json", answer=b"{}")
+    )
+    again.recorder.durable()
+    assert again.client.written.endswith(b"\r\n\r\n{}") and not again.pools
+    other = storing()
+    begins(other, headers=key, previous_response_id="resp_2")
+    questions(other, REPLAY_LOOKUP)[0][1](found())
+    assert questions(other, REPLAY_LOOKUP)[1][0].body_digest != first.body_digest

@@ -54,6 +54,11 @@ class AccountTurns:
         self._count = 0
         self._busy = False
 
+    @property
+    def hangs(self) -> bool:
+        """True if the database gave the latest call no answer in time."""
+        return self._thread.hangs
+
     async def run(
         self,
         account_id: str,
@@ -90,7 +95,8 @@ class AccountTurns:
         try:
             await waiting.place
         except asyncio.CancelledError:
-            if waiting.place.done() and not waiting.place.cancelled():
+            place = waiting.place
+            if place.done() and not place.cancelled() and place.exception() is None:
                 # The turn came with the cancellation: it is the next call's.
                 self._next()
             raise

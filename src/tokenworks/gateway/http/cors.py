@@ -15,7 +15,7 @@ _HEADER_NAMES: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~ ,-]{1,2000}")
 _EXPOSED_NAMES: Final = (
     "x-request-id", "request-id", "x-client-request-id", "retry-after", "x-should-retry", "x-tokenworks-model", "x-tokenworks-choice",
     "x-tokenworks-queued-ms", "x-tokenworks-restricted-to", "x-tokenworks-dropped", "x-tokenworks-cost", "x-tokenworks-translated", "x-tokenworks-counted",
-    "x-tokenworks-replayed", "x-tokenworks-cache", "age",
+    "x-tokenworks-replayed", "x-tokenworks-cache", "x-tokenworks-stored", "x-tokenworks-compacted", "age",
     *(f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
     *(f"anthropic-ratelimit-{of}-{what}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
 )  # fmt: skip

@@ -14,14 +14,16 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.protocol.fields.errors import UNREADABLE
-from tokenworks.gateway.protocol.fields.layout import RawObject
-from tokenworks.gateway.protocol.fields.scan import any_decoder, object_decoder
+from tokenworks.gateway.protocol.fields.body import COUNTED_BYTES, VALUES_MAX, check_count
+from tokenworks.gateway.protocol.fields.errors import UNREADABLE, BodyError
+from tokenworks.gateway.protocol.fields.layout import OPEN_OBJECT, RawObject
+from tokenworks.gateway.protocol.fields.scan import any_decoder, first_byte, object_decoder
 from tokenworks.gateway.protocol.stored import input_items, whole_response
 
 COMPACT_PATH: Final = "/v1/responses/compact"
 # The items that this gateway made begin with this; those of a provider are its own.
 OWN_MARK: Final = "twc1."
+MAXIMUM: Final = "max_output_tokens"
 # Compactions of this gateway in one request: each of them has a key that is opened.
 OWN_ITEMS_MAX: Final = 16
 INSTRUCTION: Final = (
@@ -85,9 +87,13 @@ class Found(NamedTuple):
 def triggered(body: bytes) -> bytes | Refusal:
     """The body of a request to the route, as that of a request of responses with a trigger. What can't be read is refused."""
     try:
+        if len(body) > COUNTED_BYTES:
+            check_count(body)
         fields = object_decoder.decode(body)
         given = fields.get("input", _NULL)
         items = [] if given == _NULL else input_items(given)
+    except BodyError as error:
+        return error.refusal
     except UNREADABLE as error:
         return Refusal(400, "bad_request", f"the body is not a JSON object with an input: {error}")
     fields.pop("stream", None)
@@ -97,13 +103,16 @@ def triggered(body: bytes) -> bytes | Refusal:
 
 
 def find(value: msgspec.Raw) -> Found | Refusal:
-    """Read the input. Triggers are not among its items any more."""
+    """Read the input. Triggers are not among its items any more. Each item is read, so that their number is limited."""
+    given = input_items(value)
+    if len(given) > VALUES_MAX:
+        return Refusal(400, "invalid_body", f"input has at most {VALUES_MAX} items", param="input")
     items: list[msgspec.Raw] = []
     own: list[SealedItem] = []
     users: list[msgspec.Raw] = []
     triggers = False
-    for item in input_items(value):
-        fields = whole_response(bytes(item))
+    for item in given:
+        fields = _fields(item)
         kind = _text(fields, "type")
         if kind == "compaction_trigger":
             triggers = True
@@ -126,7 +135,7 @@ def find(value: msgspec.Raw) -> Found | Refusal:
 
 
 def is_trigger(item: msgspec.Raw) -> bool:
-    return _text(whole_response(bytes(item)), "type") == "compaction_trigger"
+    return _text(_fields(item), "type") == "compaction_trigger"
 
 
 def opened_item(summary: bytes) -> msgspec.Raw:
@@ -158,6 +167,11 @@ def route_body(fields: RawObject, items: list[msgspec.Raw]) -> tuple[bytes, tupl
     sent = {name: value for name, value in fields.items() if name in _OF_THE_ROUTE}
     sent["input"] = msgspec.Raw(_encode(items))
     return _encode(sent), tuple([name for name in fields if name not in sent and name != "store"])
+
+
+def without_maximum(fields: RawObject) -> RawObject:
+    """The fields of a request with a trigger for a vendor that compacts: its compaction may have more tokens than the request's maximum."""
+    return {name: value for name, value in fields.items() if name != MAXIMUM}
 
 
 def written(sealed: bytes) -> str:
@@ -235,6 +249,11 @@ def _objects(value: msgspec.Raw | None) -> Iterable[RawObject]:
         fields = whole_response(bytes(item))
         if fields is not None:
             yield fields
+
+
+def _fields(item: msgspec.Raw) -> RawObject | None:
+    """The fields of an item; None if it is no object."""
+    return whole_response(bytes(item)) if first_byte(item) == OPEN_OBJECT else None
 
 
 def _text(fields: RawObject | None, name: str) -> str:

@@ -104,7 +104,12 @@ def response_id(fields: RawObject) -> str | None:
         items_decoder.decode(fields.get("output", b"null"))
     except (*UNREADABLE, msgspec.ValidationError):
         return None
-    return found if isinstance(found, str) and _ID.fullmatch(found) is not None else None
+    return found if isinstance(found, str) and is_readable_id(found) else None
+
+
+def is_readable_id(name: str) -> bool:
+    """True if the routes of stored answers take this id."""
+    return _ID.fullmatch(name) is not None
 
 
 def whole_response(body: bytes) -> RawObject | None:

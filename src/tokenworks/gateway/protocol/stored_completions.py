@@ -16,6 +16,7 @@ from tokenworks.gateway.protocol.stored import (
     ItemsPage,
     StoredResponse,
     events_in,
+    is_readable_id,
     list_body,
     object_places,
     shown_places,
@@ -23,7 +24,6 @@ from tokenworks.gateway.protocol.stored import (
     whole_response,
 )
 
-COMPLETION_ID_CHARS_MAX: Final = 200
 _encode: Final = msgspec.json.encode
 _NULL: Final = msgspec.Raw(b"null")
 _EMPTY: Final = msgspec.Raw(b"{}")
@@ -44,7 +44,7 @@ def completion_id(fields: RawObject) -> str | None:
         items_decoder.decode(fields.get("choices", b"null"))
     except (*UNREADABLE, msgspec.ValidationError):
         return None
-    return name if 0 < len(name) <= COMPLETION_ID_CHARS_MAX else None
+    return name if is_readable_id(name) else None
 
 
 def encode_completion(completion: RawObject, messages: list[msgspec.Raw], metadata: msgspec.Raw) -> bytes:
@@ -159,5 +159,8 @@ def _objects(value: msgspec.Raw | None) -> list[RawObject]:
 
 def _whole(value: msgspec.Raw | None) -> int:
     """A number of a choice or a call; 0 if it has none."""
-    found = None if value is None else any_decoder.decode(value)
+    try:
+        found = None if value is None else any_decoder.decode(value)
+    except UNREADABLE:  # of a number without an end, such as 1e999
+        return 0
     return found if isinstance(found, int) else 0

@@ -10,6 +10,7 @@ from typing import Final
 from tokenworks.charging import CONTENT_KEYS, ContentKeys, ContentKeysAsked
 from tokenworks.gateway.protocol.compaction import (
     COMPACT_PATH,
+    MAXIMUM,
     NOT_OURS,
     TRIGGER,
     Found,
@@ -19,6 +20,7 @@ from tokenworks.gateway.protocol.compaction import (
     route_body,
     summary_body,
     with_input,
+    without_maximum,
 )
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import UNREADABLE
@@ -118,8 +120,15 @@ class Compacting:
         if request.stored is not None:
             # What is stored is what the client sent: the compaction stays sealed, and the request for one is no part of a conversation.
             request.stored.items = [item for item in request.stored.items if not is_trigger(item)]
-        if body is request.body:
-            return None
+        refusal = None if body is request.body else self._give(body, unlisted)
+        if self._relays and refusal is None:
+            # What a vendor writes can't be read, so that its stream can't extend its hold by what it shows: all of it is held.
+            request.parsed.hidden_reasoning = True
+        return refusal
+
+    def _give(self, body: bytes, unlisted: tuple[str, ...]) -> Refusal | None:
+        """Give the request another body. `unlisted`: names of fields of the client that this body lacks."""
+        request, tags = self._request, self._request.tags
         bytes_max = self._shared.settings.body_bytes_max
         if len(body) > bytes_max:
             message = f"the input is too large with its compactions: {bytes_max} bytes are the most"
@@ -130,6 +139,7 @@ class Compacting:
         refusal = read_body(request, body)
         if refusal is None and unlisted:
             request.parsed.dropped += unlisted
+            request.tags = tags  # a field that is not sent may have given some
         return refusal
 
     def _open(self, keys: ContentKeys) -> bool:
@@ -156,7 +166,10 @@ class Compacting:
             request.compaction = Compaction(True, by_route, streams, [], b"", b"")
             if by_route:
                 return route_body(fields, found.items)
-            return (with_input(fields, [*found.items, TRIGGER]) if found.own else request.body), ()
+            if not found.own and MAXIMUM not in fields:
+                return request.body, ()
+            body = with_input(without_maximum(fields), [*found.items, TRIGGER])
+            return body, (MAXIMUM,) if MAXIMUM in fields else ()
         if keys is None or not keys.key:
             return None, ()
         request.compaction = Compaction(False, by_route, streams, found.users, keys.key, keys.sealed)

@@ -1,8 +1,8 @@
 """The attempt of a client that has gone: it is read to its end in the background, or cut.
 
 A client that hangs up before the usage event must not pay less than one that waits for it. So an answer that ends soon is read to its
-end and charged as complete: one that is not streamed (for `drain_s` at most), a stream that has stopped, or one with at most
-`drain_tokens` of its maximum left. A longer stream is cut, since the operator would pay for text that no client reads. If the
+end and charged as complete: one that is not streamed (for `drain_s` at most), a compaction, a stream that has stopped, or one with at
+most `drain_tokens` of its maximum left. A longer stream is cut, since the operator would pay for text that no client reads. If the
 account's loss budget of today is spent, every answer is read to its end.
 """
 
@@ -36,8 +36,11 @@ def leave(shared: Shared, attempt: Attempt) -> None:
 
 def drain_of(shared: Shared, attempt: AnsweredAttempt) -> Drain:
     """How far the upstream is read for a client that has gone."""
-    meter = attempt.meter
+    meter, compaction = attempt.meter, attempt.request.compaction
     streams = attempt.request.parsed.stream
+    if compaction is not None:
+        # The client has all of a vendor's compaction before the stream's end, and what was written for it is known at the end alone.
+        return "whole"
     if not streams or (meter is not None and meter.stopped) or _is_spent(shared, attempt):
         return "whole"
     return "whole" if tokens_left(attempt) <= shared.settings.drain_tokens else "cut"

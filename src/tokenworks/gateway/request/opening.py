@@ -45,7 +45,11 @@ def read_body(request: KnownRequest, body: bytes) -> Refusal | None:
         parsed = parse_body(body, request.protocol)
     except BodyError as error:
         return error.refusal
-    if request.logs_content and body is not request.body:
+    if (
+        body is not request.body
+        and request.own_body is None
+        and (request.logs_content or request.head.may_replay)
+    ):
         request.own_body = request.body
     request.body = body
     request.set_parsed(parsed)

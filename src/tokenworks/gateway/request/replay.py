@@ -42,7 +42,7 @@ from tokenworks.gateway.request.fallback import asked_name
 from tokenworks.gateway.request.losses import is_filtered
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.record import AttemptCharge, ChargeCallback
-from tokenworks.gateway.request.replayed import lookup_refusal, write_replayed
+from tokenworks.gateway.request.replayed import lookup_refusal, refusal_of_model, write_replayed
 from tokenworks.gateway.request.state import HeldRequest
 
 # Requests with a larger body are not answered from the cache, since to compare them would block the loop for too long.
@@ -183,11 +183,11 @@ class Replay:
         request = self._request
         if self._kind != IDEMPOTENCY_KEY:
             return b""
-        compaction = request.compaction
-        if compaction is not None:
-            # The body of a summary does not say in which shape it is wanted.
-            return _digest(request.head.path.encode(), request.head.query, request.body)
-        return _digest(request.protocol.encode(), request.head.query, request.body)
+        # Of the client's own body. The body that is sent in its place is another one for a repeat, if the response that it continues was
+        # deleted since, or if a deployment compacts now.
+        body = request.body if request.own_body is None else request.own_body
+        route = request.protocol if request.compaction is None else request.head.path
+        return _digest(route.encode(), request.head.query, body)
 
     def _answered(self, found: ReplayFound | None) -> None:
         request = self._request
@@ -215,6 +215,10 @@ class Replay:
     def _take(self, found: ReplayFound) -> None:
         """Hold exactly what the answer is charged."""
         request, shared, holds = self._request, self._parts.shared, self._parts.holds
+        refusal = refusal_of_model(request, found, shared.snapshot)
+        if refusal is not None:
+            self._refuse(refusal)
+            return
         if not shared.memory.take(request.address, len(found.answer)):
             self._refuse(shared.memory.refusal(request.address, len(found.answer)))
             return

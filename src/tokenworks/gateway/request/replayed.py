@@ -10,6 +10,7 @@ from tokenworks.gateway.request.cost import stream_end, whole_answer
 from tokenworks.gateway.request.rate_headers import admitted_lines
 from tokenworks.gateway.request.reply import end_stream, write_whole
 from tokenworks.gateway.request.state import HeldRequest
+from tokenworks.gateway.snapshot import Snapshot, allows
 
 _HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\nx-request-id: %b\r\nrequest-id: %b\r\nx-tokenworks-replayed: %b\r\n%b"
 
@@ -44,6 +45,18 @@ def _head(request: HeldRequest, found: ReplayFound, kind: ReplayKind, now_ms: in
     if request.parsed.dropped:
         lines += (b"x-tokenworks-dropped: ", dropped_header(request.parsed.dropped), b"\r\n")
     return b"".join(lines)
+
+
+def refusal_of_model(request: HeldRequest, found: ReplayFound, snapshot: Snapshot) -> Refusal | None:
+    """The refusal if the request's key may not use the model that answered first: another key of the account may have asked, by an intent or
+    with models to fall back to. A recorder of the release before names no model.
+    """
+    model, allowed = found.model, request.user.models
+    if allowed is None or not model or allows(allowed, request.parsed.model, model):
+        return None
+    if model == request.user.policy.restrict_to or any(snapshot.resolve(name) == model for name in allowed):
+        return None
+    return Refusal(403, "model_not_allowed", f"this key may not use {model}", param="model")
 
 
 def lookup_refusal(found: ReplayFound | None) -> Refusal | None:

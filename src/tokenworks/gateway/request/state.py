@@ -262,7 +262,9 @@ class KnownRequest(ArrivedRequest):
         str, ...
     ]  # names of the models to fall back to after those, by the client, the key or the plan
     falls_back: bool  # it had such models
-    own_body: bytes | None  # as its client sent it, if it is logged and has been given another one
+    own_body: (
+        bytes | None
+    )  # as its client sent it, if it is logged or may be a repeat, and has been given another one
     shown_model: str  # the name of its model in the answer: as the client, the key or the plan wrote it
     restricted: bool  # it got the plan's cheaper model, since nothing was left for the model that it named
     object_deployment: str  # the deployment that made the upstream objects that the request names

@@ -169,7 +169,7 @@ def _parsed(body: bytes, protocol: str) -> Parsed:
         body = body[3:]
     lists = lists_of(protocol)
     if len(body) > COUNTED_BYTES:
-        _check_count(body)
+        check_count(body)
     if not _is_spaced(body):
         try:
             return _proven(body, lists)
@@ -193,7 +193,8 @@ def count_values(body: bytes) -> int:
     return body.count(b"{") + body.count(b'",') + body.count(b"],") + body.count(b'":')
 
 
-def _check_count(body: bytes) -> None:
+def check_count(body: bytes) -> None:
+    """Raise `BodyError` for a large body (`COUNTED_BYTES`) that has too many values to be read."""
     if count_values(body) > VALUES_MAX:
         raise invalid(f"a body of this size has at most {VALUES_MAX} values")
 
