@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.authenticator import Authenticator
+from tests.support.server import until
 from tokenworks.app.database.connections import connect
-from tokenworks.trust import Passkeys, PasskeySites, PasskeyWrong
+from tokenworks.trust import Passkeys, PasskeySites, PasskeyWrong, SignInTooOld
 from tokenworks.trust.identity.passkeys import decode, encode
 from tokenworks.web.passkeys import MadeCredential, UsedCredential
 
@@ -47,3 +48,33 @@ def test_bytes_are_base64url_with_or_without_padding():
     for text in ("A", "AAAAA", "é", "AAAA" * 20):
         with pytest.raises(PasskeyWrong):
             decode(text, 16)
+
+
+def test_no_passkey_is_added_beside_the_end_of_all_sessions(services, database_url):
+    """A lost phone: what ends the sessions removes the passkeys that it sees, and one that is added meanwhile must not outlive it."""
+    key, owner = Authenticator(), services.subscriptions.register("+8613800000001")
+    passkeys, member_id = services.passkeys, services.subscriptions.owner_of(owner)
+    services.identity.open_session(owner.subscriber_id, member_id)
+    session_id = services.identity.sessions(owner.subscriber_id)[0].session_id
+    asked = passkeys.options_to_add(HERE, session_id, member_id, "Li", "Shop")
+    made = MadeCredential.model_validate(key.make(asked, HERE)).read()
+    with contextlib.closing(connect(database_url)) as other:
+        rival = Passkeys(other, services._peppers, services.clock, services.vault, PasskeySites())
+        pid = other.info.backend_pid
+
+        def waits():
+            (found,) = services.connection.execute(
+                "SELECT cardinality(pg_blocking_pids(%s)) > 0", (pid,)
+            ).fetchone()
+            return found
+
+        with ThreadPoolExecutor(1) as pool:
+            with services.connection.transaction():
+                services.identity.end_sessions(owner.subscriber_id)
+                adding = pool.submit(
+                    rival.add, HERE, session_id, owner.subscriber_id, member_id, made, "phone"
+                )
+                until(lambda: adding.done() or waits(), what="the addition to wait")
+            with pytest.raises(SignInTooOld):
+                adding.result(30)
+    assert passkeys.of(owner.subscriber_id, member_id) == []

@@ -246,7 +246,8 @@ class Passkeys:
         from tokenworks.trust.identity import authenticator  # noqa: PLC0415 - it takes most of a second
 
         site, name = self._site(reached), check_line(name, "a name", chars_max=NAME_CHARS_MAX)
-        owner = str(self._check_fresh(session_id))
+        fresh_id = self._check_fresh(session_id)
+        owner = str(fresh_id)
         said = authenticator.read_client_data(made.client_data)
         challenge, mac, ends = self._opened(said.challenge, "add", owner)
         new = authenticator.verify_new(
@@ -255,6 +256,9 @@ class Passkeys:
         passkey_id = uuid7()
         transports = [name for name in TRANSPORTS if name in made.transports]
         with self._connection.transaction():
+            # What ends all sessions of a person removes its passkeys: none may be added beside that.
+            if not session_store.lock_session(self._connection, fresh_id):
+                raise SignInTooOld("sign in again first: this session has ended")
             store.lock_member(self._connection, member_id)
             self._use_up(mac, ends)
             if len(store.of_member(self._connection, member_id)) >= PASSKEYS_MAX:

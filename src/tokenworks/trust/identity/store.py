@@ -182,6 +182,14 @@ def proved_at(connection: Connection, session_id: UUID) -> datetime | None:
     return None if row is None else row[0]
 
 
+def lock_session(connection: Connection, session_id: UUID) -> bool:
+    """Lock a session, so that whatever ends it waits for this transaction. Returns False if it has ended."""
+    row = connection.execute(
+        "SELECT 1 FROM session WHERE session_id = %s AND ended_at IS NULL FOR UPDATE", (session_id,)
+    ).fetchone()
+    return row is not None
+
+
 def find_session(
     connection: Connection, macs: list[bytes], now: datetime
 ) -> tuple[UUID, UUID, UUID, datetime | None, str | None] | None:
