@@ -104,12 +104,19 @@ def person_of(member: Member) -> Person:
 
 def check_email(text: str) -> str:
     """An e-mail address, its domain in small letters. Raises `Invalid`."""
-    if not _EMAIL.fullmatch(text):
+    # Mail programs read `=?` as the beginning of an encoded word (RFC 2047): the address that they take would be another one.
+    if not _EMAIL.fullmatch(text) or "=?" in text:
         raise Invalid(
             f"email: an address such as li@example.com, in ASCII, of at most {EMAIL_CHARS_MAX} characters"
         )
     local, _, domain = text.rpartition("@")
     return f"{local}@{domain.lower()}"
+
+
+def _mailbox(email: str) -> str:
+    """An address without its tag: what is sent to `li+tag@example.com` comes to `li@example.com` at many providers."""
+    local, _, domain = email.rpartition("@")
+    return f"{local.partition('+')[0] or local}@{domain}"
 
 
 class NoticeChoices:
@@ -206,8 +213,10 @@ class NoticeChoices:
                 "mails can't be sent here: the operator has to set smtp_host, smtp_from and public_url"
             )
         now = self._clock.now()
-        address_hash = self._vault.lookup.email(email)
+        address_hash = self._vault.lookup.email(_mailbox(email))
         with self._connection.transaction():
+            # The account always first: requests that wait for each other can't wait in a circle.
+            store.lock_requests(self._connection, person.subscriber_id.bytes[8:])
             store.lock_requests(self._connection, address_hash)
             of_address, of_account = store.requests(
                 self._connection, person.subscriber_id, address_hash, now - timedelta(days=1)
