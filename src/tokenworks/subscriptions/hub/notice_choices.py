@@ -1,7 +1,7 @@
 """What a person chose for notices: kinds by channel, an e-mail address that the person confirms, a webhook with its secret.
 
-No token and no secret is stored: each is derived from a pepper, the address's id and its generation. So a token is void once its
-address is replaced, and all of them are void once their pepper is retired.
+No token and no secret is stored: each is derived from a pepper, the address's id and its generation. A token is void once its address
+is replaced, and once the pepper that was in use when it was made is retired. A pepper that makes the secret of a webhook is not retired.
 """
 
 import base64
@@ -324,7 +324,10 @@ class NoticeChoices:
         return None if "email" in kind.required else self._token("unsubscribe", address, kind.name)
 
     def _token(self, purpose: str, address: NoticeAddress, kind: str) -> str:
-        version, id_ = address.pepper_version, address.address_id.hex
+        return self._token_under(issuing(self._peppers), purpose, address, kind)
+
+    def _token_under(self, version: int, purpose: str, address: NoticeAddress, kind: str) -> str:
+        id_ = address.address_id.hex
         mac = self._mac(version, f"notice-{purpose}:{id_}:{kind}")
         return f"{version}.{id_}.{kind}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
 
@@ -336,7 +339,9 @@ class NoticeChoices:
             raise invalid
         row = store.lock_address(self._connection, UUID(match[2]))
         found = None if row is None else self._decrypted(row)
-        if found is None or not hmac.compare_digest(self._token(purpose, found, match[3]), token):
+        if found is None or not hmac.compare_digest(
+            self._token_under(int(match[1]), purpose, found, match[3]), token
+        ):
             raise invalid
         return found, match[3]
 
