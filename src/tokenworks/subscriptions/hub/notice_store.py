@@ -304,12 +304,12 @@ def delete_old(connection: Connection, before: datetime, limit: int) -> int:
 
 def forget(connection: Connection, subscriber_id: UUID | None, person_id: UUID | None, at: datetime) -> None:
     """Delete what was sent to an erased subscriber with its members, or to one erased member (`person_id`), also what waits."""
-    connection.execute(
-        "DELETE FROM notice_delivery WHERE subscriber_id = %s OR person_id = %s", (subscriber_id, person_id)
-    )
-    # A notice that has no deliveries yet must not get any.
+    # A notice that has no deliveries yet must not get any. First, since it waits for a job that makes them at this moment.
     connection.execute(
         """UPDATE notification SET given_up_at = %s
-           WHERE subscriber_id = %s AND delivered_at IS NULL AND given_up_at IS NULL""",
-        (at, subscriber_id),
+           WHERE (subscriber_id = %s OR content ->> 'person_id' = %s) AND delivered_at IS NULL AND given_up_at IS NULL""",
+        (at, subscriber_id, None if person_id is None else str(person_id)),
+    )
+    connection.execute(
+        "DELETE FROM notice_delivery WHERE subscriber_id = %s OR person_id = %s", (subscriber_id, person_id)
     )
