@@ -54,7 +54,9 @@ UNREADABLE_WAIT: Final = timedelta(hours=1)
 ADMINS_MAX: Final = 20
 INVITATIONS_DAY_MAX: Final = 50
 UNREAD_MAX: Final = 1000
+# Deleted at once, and in one hour: more than a works with a million subscribers writes in it.
 OLD_BATCH: Final = 1000
+OLD_BATCHES_MAX: Final = 100
 ANNOUNCED_BATCH: Final = 1000
 SAID_CHARS_MAX: Final = 300
 REF_CHARS_MAX: Final = 64
@@ -388,10 +390,16 @@ class Notices:
     # Retention and erasure.
 
     def forget_old(self) -> int:
-        """Delete a batch of notices that are older than `notice_days`, with their deliveries. Return how many."""
+        """Delete notices that are older than `notice_days`, with their deliveries, in at most `OLD_BATCHES_MAX` batches. Return how many."""
         before = self._clock.now() - timedelta(days=self._days_kept)
         self._choices.forget_old()
-        return notice_store.delete_old(self._connection, before, OLD_BATCH)
+        total = 0
+        for _ in range(OLD_BATCHES_MAX):
+            gone = notice_store.delete_old(self._connection, before, OLD_BATCH)
+            total += gone
+            if gone < OLD_BATCH:
+                break
+        return total
 
     def forget(self, subscriber: Subscriber) -> None:
         """Forget a subscriber who is erased, and its members, in the erasure's transaction: no notice is sent any more."""
