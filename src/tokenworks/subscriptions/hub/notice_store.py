@@ -9,6 +9,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from tokenworks.kernel import uuid7
+from tokenworks.subscriptions.hub.notice_kinds import due_from, kind_of
 
 _NOTICE = "notification_id, subscriber_id, kind, ref, content, created_at"
 _DELIVERY = """notice_delivery_id, notification_id, subscriber_id, person_id, kind, channel, state, cause, created_at, begun_at,
@@ -28,7 +29,7 @@ def add_notification(
     row = connection.execute(
         """INSERT INTO notification (notification_id, subscriber_id, kind, ref, content, created_at, next_at)
            VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",
-        (uuid7(), subscriber_id, kind, ref, Jsonb(content), at, at),
+        (uuid7(), subscriber_id, kind, ref, Jsonb(content), at, due_from(kind_of(kind), at)),
     ).fetchone()
     return row is not None
 
@@ -44,7 +45,7 @@ def add_notifications(
         return 0
     return connection.execute(
         """INSERT INTO notification (notification_id, subscriber_id, kind, ref, content, created_at, next_at)
-           SELECT id, subscriber, %(kind)s, ref, content, %(at)s, %(at)s
+           SELECT id, subscriber, %(kind)s, ref, content, %(at)s, %(due)s
            FROM unnest(%(ids)s::uuid[], %(subscribers)s::uuid[], %(refs)s::text[], %(contents)s::jsonb[])
                r(id, subscriber, ref, content) ON CONFLICT DO NOTHING""",
         {
@@ -54,6 +55,7 @@ def add_notifications(
             "contents": [Jsonb(content) for _, _, content in notices],
             "kind": kind,
             "at": at,
+            "due": due_from(kind_of(kind), at),
         },
     ).rowcount
 
