@@ -208,6 +208,21 @@ def test_a_lease_that_is_over_decides_nothing(services, li, clock):
     assert channels(services) == {("console", "sent", None), ("sms", "sent", None)}
 
 
+def test_what_waits_for_a_channel_that_is_gone_ends_after_a_day(services, li, clock):
+    spend(services, li)
+    fan_out(services)
+    clock.move(timedelta(hours=23))
+    services.notices.skip_without_port(("webhook",))
+    assert ("sms", "waits", None) in channels(services)
+    clock.move(timedelta(hours=2))
+    services.notices.skip_without_port(("sms", "webhook"))
+    assert ("sms", "waits", None) in channels(services)
+    services.notices.skip_without_port(("webhook",))
+    assert channels(services) == {("console", "sent", None), ("sms", "skipped", "no_port")}
+    clock.move(timedelta(days=366))
+    assert services.notices.forget_old() == 1
+
+
 def test_a_number_of_another_holder_is_not_told(services, li):
     content = {"bill_no": "1", "remaining_nano": 10**9}
     services.subscriptions.notify(li.subscriber_id, "dunning.close", "1", content)

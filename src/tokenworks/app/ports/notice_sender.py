@@ -66,6 +66,7 @@ class NoticeTurn:
             ("webhook", self._webhooks),
         )
         ports = ports_of(self._settings)
+        self._notices.skip_without_port(ports)
         for channel, step in steps:
             if channel not in ports:
                 continue

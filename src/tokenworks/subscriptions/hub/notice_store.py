@@ -183,6 +183,17 @@ def postpone(connection: Connection, delivery_id: UUID, attempts: int, next_at: 
     )
 
 
+def end_waiting(
+    connection: Connection, channels: Sequence[str], cause: str, before: datetime, at: datetime
+) -> None:
+    """Skip the deliveries by some channels that have waited since before an instant."""
+    connection.execute(
+        """UPDATE notice_delivery SET state = 'skipped', cause = %s, ended_at = %s
+           WHERE state = 'waits' AND channel = ANY(%s) AND next_at < %s AND begun_at < %s""",
+        (cause, at, list(channels), before, before),
+    )
+
+
 def lock_delivery(connection: Connection, delivery_id: UUID) -> TupleRow | None:
     return connection.execute(
         f"SELECT {_DELIVERY} FROM notice_delivery WHERE notice_delivery_id = %s FOR UPDATE".encode(),

@@ -16,6 +16,7 @@ from tokenworks.subscriptions.errors import SubscriberNotFound
 from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.hub.notice_choices import NoticeChoices
 from tokenworks.subscriptions.hub.notice_kinds import (
+    CHANNELS,
     CONFIRM,
     MARKETING,
     Channel,
@@ -307,6 +308,14 @@ class Notices:
         notice_store.postpone(
             self._connection, delivery.delivery_id, delivery.attempts, self._clock.now() + FIRST_WAIT
         )
+
+    def skip_without_port(self, ports: Collection[Channel]) -> None:
+        """Skip deliveries that have waited for `GIVE_UP_AFTER` for a channel that is not set up any more: nothing else ends them, and
+        their notices would be kept for ever.
+        """
+        now = self._clock.now()
+        gone = [channel for channel in CHANNELS if channel != "console" and channel not in ports]
+        notice_store.end_waiting(self._connection, gone, NO_PORT, now - GIVE_UP_AFTER, now)
 
     def _end(self, delivery: NoticeDelivery, state: NoticeState, cause: str | None) -> None:
         notice_store.end(
