@@ -63,7 +63,8 @@ def test_a_notice_that_does_not_arrive_is_sent_again(host, shell, tmp_path):
                 lambda: any(one["kind"] == "spend" for one in skipped()), 60, what="a notice without a port"
             )
             notice = next(one["delivery_id"] for one in skipped() if one["kind"] == "spend")
-            assert notice in page.run("notice list") and "no_port" in page.run("notice list")
+            listed = page.run("notice list")
+            assert notice in listed and "no_port" in listed
             page.run("notice resend", NOTICE=notice)
             page.run("webhook rotate", LISTENER=listener.listener_id)
             page.run("webhook-secret-old", SECRETS=secrets, OTHER_SECRETS=other)
