@@ -115,6 +115,17 @@ def test_a_stream_ends_when_its_reader_may_not_read_any_more_or_its_time_is_over
     assert client.text() == "retry: 3000\n\n" and streams.open == 0
 
 
+def test_a_reader_that_takes_nothing_keeps_no_place(monkeypatch):
+    async def stuck(_client, _message):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(events, "STREAM_S_MAX", 0.05)
+    monkeypatch.setattr(events, "UNREAD_S_MAX", 0.05)
+    monkeypatch.setattr(Client, "send", stuck)
+    _, streams = served(lambda: Event("x"))
+    assert streams.open == 0
+
+
 def test_silence_is_broken_by_comments(monkeypatch):
     monkeypatch.setattr(events, "HEARTBEAT_S", 0.0)
     client, _ = served(lambda: None, messages=4)

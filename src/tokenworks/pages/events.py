@@ -1,6 +1,7 @@
 """Server-sent events: a bounded number of streams, each with heartbeats and an end (HTML Living Standard, 9.2)."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import Counter
@@ -21,6 +22,8 @@ STREAMS_OF_ONE_MAX: Final = 4
 HEARTBEAT_S: Final = 15.0
 # A stream ends after this time and the browser opens another one, which is authorised anew.
 STREAM_S_MAX: Final = 600.0
+# A reader that takes no bytes holds its stream at the byte that it does not take: the stream is broken off so much later.
+UNREAD_S_MAX: Final = 30.0
 RETRY_MS: Final = 3000
 EVENT_CHARS_MAX: Final = 262_144
 
@@ -110,7 +113,9 @@ class _Held(StreamingResponse):
             await Response(status_code=503)(scope, receive, send)
             return
         try:
-            await super().__call__(scope, receive, send)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STREAM_S_MAX + UNREAD_S_MAX):
+                    await super().__call__(scope, receive, send)
         finally:
             self._streams.give_back(self._who)
 

@@ -14,6 +14,7 @@ from tests.support.receiver import Receiver
 from tests.support.smtp import SmtpServer
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import connect
+from tokenworks.app.ports import notice_sender
 from tokenworks.app.ports.notice_sender import NoticeTurn, webhook_headers
 from tokenworks.app.settings import load_settings
 from tokenworks.subscriptions import CONFIRM
@@ -149,6 +150,26 @@ def test_slow_webhooks_of_many_delay_no_one_beyond_a_turn(world, smtp, hook):
             spend(services, one)
         turn(world)
     assert sum(path.startswith("/+86") for path, _, _ in hook.got) == 4
+
+
+def test_one_with_many_notices_takes_no_turn_of_another(world, li, hook, monkeypatch):
+    """The oldest batch is of one person alone: by webhook all but one of it wait, by text message nothing of it is wanted."""
+    services, _ = world
+    wu = services.subscriptions.register("+8613800000002", "Wu", language="en")
+    for one in (li, wu):
+        services.notice_choices.set_webhook(person(one), f"{hook.url}/{one.phone}")
+    turn(world)
+    monkeypatch.setattr(notice_sender, "BATCH", 2)
+    for number in range(4):
+        spend(services, li, str(number))
+    with services.transaction():
+        services.notices.fan_out(10, ("sms", "webhook"))
+    services.notice_choices.choose(person(li), {("spend", "sms"): False})
+    services.clock.move(timedelta(seconds=1))
+    spend(services, wu)
+    hook.got.clear()
+    turn(world)
+    assert sorted(path for path, _, _ in hook.got) == [f"/{li.phone}", f"/{wu.phone}", "/sms"]
 
 
 def test_a_private_webhook_is_refused_when_it_is_sent_too(world, li, hook):

@@ -103,6 +103,9 @@ def test_no_text_adds_a_header_or_a_receiver(tmp_path, end):
             a_mail(settings, subject=f"hello{end}Bcc: all@example.com")
         with pytest.raises(ValueError):
             a_mail(settings, to=f"li@example.com{end}Bcc: all@example.com")
+        for to in ("=?utf-8?b?5byg?=@example.com", "=?x?q?all?=@example.com"):
+            with pytest.raises(ValueError):
+                a_mail(settings, to=to)
         body = mail(settings, "li@example.com", "s", f"x{end}.{end}MAIL FROM:<a@b.example>{end}", "id", None)
         with Mailer(settings) as mailer:
             mailer.send(body)

@@ -1,17 +1,28 @@
 """Choices, addresses that are confirmed, and links that can't be forged."""
 
 import base64
+import contextlib
+import threading
 from datetime import timedelta
 
 import pytest
 
 from tests.support.notices import fan_out, person
 from tokenworks.app.bootstrap import make_works
+from tokenworks.app.database.connections import connect
 from tokenworks.app.settings import load_settings
-from tokenworks.kernel import Conflict, Invalid, Refused
+from tokenworks.kernel import Conflict, Invalid, Refused, uuid7
 from tokenworks.subscriptions import AddressNotFound, LinkInvalid, NoticeRequired, TooManyRequests
-from tokenworks.subscriptions.hub.notice_choices import ADDRESS_REQUESTS_MAX, check_email
+from tokenworks.subscriptions.hub import notice_address_store as store
+from tokenworks.subscriptions.hub.notice_choices import (
+    ACCOUNT_REQUESTS_MAX,
+    ADDRESS_REQUESTS_MAX,
+    NoticeChoices,
+    check_email,
+)
+from tokenworks.subscriptions.hub.notice_kinds import KINDS
 from tokenworks.subscriptions.hub.notice_model import NoticeSkipped
+from tokenworks.trust.keys.store import made_under
 
 
 @pytest.fixture
@@ -146,11 +157,74 @@ def test_nobody_has_mails_sent_to_another_person_without_end(works, li):
     for who in (li, wu):
         with pytest.raises(TooManyRequests):
             works.notice_choices.ask_email(person(who), "victim@example.com")
+    # The same mailbox under another name.
+    with pytest.raises(TooManyRequests):
+        works.notice_choices.ask_email(person(li), "Victim+2@example.com")
     with pytest.raises(TooManyRequests):
         for number in range(30):
             works.notice_choices.ask_email(person(li), f"victim{number}@example.com")
     works.clock.move(timedelta(days=1, seconds=1))
     works.notice_choices.ask_email(person(li), "victim@example.com")
+
+
+def test_requests_of_one_account_at_one_moment_are_counted_together(
+    works, li, database_url, clock, session_dir
+):
+    settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
+    for number in range(ACCOUNT_REQUESTS_MAX - 1):
+        store.add_request(
+            works.connection, uuid7(), li.subscriber_id, li.subscriber_id, bytes([number] * 16), clock.now()
+        )
+    refused = []
+
+    def ask():
+        with contextlib.closing(connect(database_url)) as connection:
+            other = NoticeChoices(
+                connection, {1: b"x" * 32}, clock, make_works(settings, connection, clock).vault,
+                has_mail=True, allow_private=False, need_tls=False,
+            )  # fmt: skip
+            try:
+                other.ask_email(person(li), "second@example.com")
+            except TooManyRequests:
+                refused.append(True)
+
+    asking = threading.Thread(target=ask)
+    with works.transaction():
+        works.notice_choices.ask_email(person(li), "first@example.com")
+        asking.start()
+        asking.join(0.3)
+    asking.join()
+    assert refused == [True]
+
+
+def test_a_retired_pepper_ends_links_and_not_the_mails_of_an_address(works, li, clock):
+    who = person(li)
+    confirmed(works, who)
+    address = works.notice_choices.address(li.subscriber_id, "email")
+
+    def choices(**peppers):
+        return NoticeChoices(
+            works.connection, {int(name[1:]): pepper for name, pepper in peppers.items()}, clock, works.vault,
+            has_mail=True, allow_private=False, need_tls=False,
+        )  # fmt: skip
+
+    before, both, after = choices(v1=b"a" * 32), choices(v1=b"a" * 32, v2=b"b" * 32), choices(v2=b"b" * 32)
+    old, new = (one.unsubscription(address, KINDS["spend"]) for one in (before, after))
+    for token in (old, new):
+        assert both.unsubscribe(token) == (who, "spend")
+    assert after.unsubscribe(new) == (who, "spend")
+    with pytest.raises(LinkInvalid):
+        after.unsubscribe(old)
+
+
+def test_a_pepper_that_signs_a_webhook_is_live(works, li, clock):
+    what = "webhook(s) for notices"
+    works.notice_choices.set_webhook(person(li), "https://hooks.example/a")
+    version = works.notice_choices.address(li.subscriber_id, "webhook").pepper_version
+    assert made_under(works.connection, version, clock.now())[what] == 1
+    assert made_under(works.connection, version + 1, clock.now())[what] == 0
+    works.notice_choices.remove(person(li), "webhook")
+    assert made_under(works.connection, version, clock.now())[what] == 0
 
 
 @pytest.mark.parametrize(
@@ -159,6 +233,7 @@ def test_nobody_has_mails_sent_to_another_person_without_end(works, li):
         "", "li", "li@", "@example.com", "li@example", "li@-example.com", "li@example..com", "a b@example.com", "li@example.com\n",
         "li@example.com\r\nBcc: a@b.example", "<li@example.com>", "li@[127.0.0.1]", '"a b"@example.com', "li@exämple.com", "lí@example.com",
         "li@example.com,wu@example.com", f"{'a' * 65}@example.com", f"li@{'a.' * 130}com", ".li@example.com", "li.@example.com", "li@1.2.3.4",
+        "=?utf-8?b?5byg?=@example.com", "=?x?q?victim?=@example.com",
     ],
 )  # fmt: skip
 def test_what_is_no_plain_address_is_refused(text):

@@ -1,12 +1,18 @@
 """A cause becomes one delivery for each person and channel; each of them is sent, or has a cause why not."""
 
+import contextlib
 import itertools
+import threading
 from datetime import timedelta
 
 import pytest
 
-from tests.support.notices import channels, fan_out, person
+from tests.support.notices import PORTS, channels, fan_out, person
+from tokenworks.app.bootstrap import make_works
+from tokenworks.app.database.connections import connect
+from tokenworks.app.settings import load_settings
 from tokenworks.kernel import uuid7
+from tokenworks.subscriptions.hub import notices
 from tokenworks.subscriptions.hub.notice_model import NoticeSkipped
 from tokenworks.subscriptions.hub.notices import (
     ATTEMPTS_MAX,
@@ -100,11 +106,20 @@ def test_an_account_can_not_text_the_world_with_invitations(services, li):
     made = INVITATIONS_DAY_MAX + 3
     for number in range(made):
         services.members.invite(li, f"+86137{number:08d}", f"guest {number}")
-    while fan_out(services, limit=5):
+    while fan_out(services, limit=40):
         pass
     found = [one for one in services.notices.log(limit=1000)[0] if one.kind == "invitation"]
     assert sum(one.state == "waits" for one in found) <= INVITATIONS_DAY_MAX
     assert sum(one.cause == "day_limit" for one in found) >= 3
+
+
+def test_two_campaigns_of_a_day_are_one_message(services, li):
+    services.consents.keep(li, "marketing", given=True)
+    for campaign, ref in (("spring", "1"), ("spring", "2"), ("summer", "1"), ("autumn", "1")):
+        kind = f"marketing.{campaign}"
+        services.subscriptions.notify(li.subscriber_id, kind, ref, {"said": "x", "said_zh": "x"})
+        fan_out(services)
+    assert services.notices.unread(li.subscriber_id) == 1
 
 
 def test_marketing_and_kinds_of_other_releases(services, li):
@@ -145,6 +160,23 @@ def test_a_failure_is_tried_again_with_growing_waits_and_ends_after_a_day(servic
     assert services.notices.lease(["sms"], 10) == []
 
 
+def test_an_urgent_notice_passes_those_of_a_bill_run(services, li):
+    for number in range(3):
+        spend(services, li, str(number))
+    fan_out(services)
+    for number in range(3, 6):
+        spend(services, li, str(number))
+    services.clock.move(timedelta(hours=5))
+    services.subscriptions.notify(
+        li.subscriber_id, "address.changed", "1", {"person_id": str(li.subscriber_id), "channel": "email"}
+    )
+    assert fan_out(services, limit=1) == 1
+    first, *_ = services.notices.lease(["sms"], 1)
+    assert first.kind == "address.changed"
+    # Its age is counted from its cause.
+    assert services.notices.standing()[0][1] == 5 * 3600
+
+
 def test_staff_sends_again_what_failed_and_nothing_else(services, li):
     spend(services, li)
     fan_out(services)
@@ -174,6 +206,21 @@ def test_a_lease_that_is_over_decides_nothing(services, li, clock):
     services.notices.mark_sent(second)
     services.notices.mark_failed(first, "no_answer", for_good=True)
     assert channels(services) == {("console", "sent", None), ("sms", "sent", None)}
+
+
+def test_what_waits_for_a_channel_that_is_gone_ends_after_a_day(services, li, clock):
+    spend(services, li)
+    fan_out(services)
+    clock.move(timedelta(hours=23))
+    services.notices.skip_without_port(("webhook",))
+    assert ("sms", "waits", None) in channels(services)
+    clock.move(timedelta(hours=2))
+    services.notices.skip_without_port(("sms", "webhook"))
+    assert ("sms", "waits", None) in channels(services)
+    services.notices.skip_without_port(("webhook",))
+    assert channels(services) == {("console", "sent", None), ("sms", "skipped", "no_port")}
+    clock.move(timedelta(days=366))
+    assert services.notices.forget_old() == 1
 
 
 def test_a_number_of_another_holder_is_not_told(services, li):
@@ -226,6 +273,34 @@ def test_old_notices_are_deleted_and_what_waits_is_kept(services, li, clock):
     assert services.notices.forget_old() == 1
     assert services.notices.log()[1] == 0
     assert services.connection.execute("SELECT ref FROM notification").fetchall() == [("new",)]
+
+
+def test_old_notices_are_deleted_in_as_many_batches_as_it_takes(services, li, clock, monkeypatch):
+    monkeypatch.setattr(notices, "OLD_BATCH", 2)
+    for number in range(5):
+        services.subscriptions.notify(li.subscriber_id, "from.tomorrow", str(number), {})
+    fan_out(services)
+    clock.move(timedelta(days=366))
+    assert services.notices.forget_old() == 5 and services.notices.forget_old() == 0
+
+
+def test_an_erasure_waits_for_deliveries_that_are_made_at_the_moment(services, li, database_url, session_dir):
+    spend(services, li)
+    settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
+
+    def erase():
+        with contextlib.closing(connect(database_url)) as connection:
+            erasing = make_works(settings, connection, services.clock)
+            with erasing.transaction():
+                erasing.notices.forget(li)
+
+    other = threading.Thread(target=erase)
+    with services.transaction():
+        services.notices.fan_out(10, PORTS)
+        other.start()
+        other.join(0.3)
+    other.join()
+    assert services.notices.log()[1] == 0
 
 
 def test_an_erased_person_gets_nothing_more_and_leaves_nothing(services, li):

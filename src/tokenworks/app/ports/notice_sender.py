@@ -31,7 +31,7 @@ log = structlog.get_logger()
 # Bounded for each channel, since other jobs wait meanwhile: deliveries that are left are due again in the next turn.
 CHANNEL_S: Final = 8.0
 BATCH: Final = 100
-# Webhooks of subscribers are asked side by side, and at most once each in a batch: slow ones do not delay all others.
+# Webhooks of subscribers are asked side by side, and at most once each in a turn: slow ones do not delay all others.
 WEBHOOKS_AT_ONCE: Final = 16
 WEBHOOK_S: Final = 3.0
 UNSUBSCRIBE_PATH: Final = "/api/notices/unsubscribe"
@@ -66,6 +66,7 @@ class NoticeTurn:
             ("webhook", self._webhooks),
         )
         ports = ports_of(self._settings)
+        self._notices.skip_without_port(ports)
         for channel, step in steps:
             if channel not in ports:
                 continue
@@ -90,9 +91,18 @@ class NoticeTurn:
                 return
 
     def _leased(self, channel: Channel, until_s: float) -> list[tuple[NoticeDelivery, Outgoing]]:
-        """Lease a batch, and say what each delivery says. What must not be sent is marked."""
+        """Lease a batch that has something to send, and say what each delivery says. What must not be sent is marked."""
+        while leased := self._notices.lease([channel], BATCH):
+            found = self._messages(leased, until_s)
+            if found or time.monotonic() > until_s:
+                return found
+        return []
+
+    def _messages(
+        self, leased: Collection[NoticeDelivery], until_s: float
+    ) -> list[tuple[NoticeDelivery, Outgoing]]:
         found = []
-        for delivery in self._notices.lease([channel], BATCH):
+        for delivery in leased:
             if time.monotonic() > until_s:
                 self._notices.postpone(delivery)
                 continue
@@ -172,19 +182,18 @@ class NoticeTurn:
     # Webhooks of subscribers.
 
     def _webhooks(self, until_s: float) -> None:
+        asked: set[UUID] = set()
         with ThreadPoolExecutor(WEBHOOKS_AT_ONCE, "notice-webhook") as pool:
             while time.monotonic() < until_s and (found := self._leased("webhook", until_s)):
-                asked: dict[UUID, tuple[NoticeDelivery, Outgoing]] = {}
+                at_s = int(self._services.clock.now().timestamp())
+                jobs = []
                 for delivery, message in found:
                     if delivery.person_id in asked:
                         self._notices.postpone(delivery)
                     else:
-                        asked[delivery.person_id] = (delivery, message)
-                at_s = int(self._services.clock.now().timestamp())
-                jobs = [
-                    (delivery, pool.submit(_post_signed, self._settings, delivery, message, at_s))
-                    for delivery, message in asked.values()
-                ]
+                        asked.add(delivery.person_id)
+                        job = pool.submit(_post_signed, self._settings, delivery, message, at_s)
+                        jobs.append((delivery, job))
                 for delivery, job in jobs:
                     cause = job.result()
                     if cause is None:
@@ -192,8 +201,6 @@ class NoticeTurn:
                         self.arrived += 1
                     else:
                         self._notices.mark_failed(delivery, cause, for_good=cause == "http_410")
-                if len(asked) < len(found):
-                    return
 
 
 def _post_signed(settings: Settings, delivery: NoticeDelivery, message: Outgoing, at_s: int) -> str | None:

@@ -39,11 +39,14 @@ def mail(
     settings: Settings, to: str, subject: str, text: str, message_id: str, unsubscribe: str | None
 ) -> EmailMessage:
     """A mail in plain text. `message_id` stays the same for each attempt, so that a receiver can tell that two are one. `unsubscribe`: the
-    URL of the link with one click (RFC 8058). Raises `ValueError` for a header with a line break.
+    URL of the link with one click (RFC 8058). Raises `ValueError` for a header with a line break, and for an address that would be read as
+    another one.
     """
     message = EmailMessage(_POLICY)
     message["From"] = settings.smtp_from
     message["To"] = to
+    if str(message["To"]) != to:
+        raise ValueError("the address is not read as it is written")
     message["Subject"] = subject
     message["Message-ID"] = f"<{message_id}@{settings.smtp_from.rpartition('@')[2]}>"
     # RFC 3834: an automatic reply must not be sent to it.

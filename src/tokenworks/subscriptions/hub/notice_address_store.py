@@ -110,11 +110,9 @@ def add_request(
     )
 
 
-def lock_requests(connection: Connection, address_hash: bytes) -> None:
-    """Let concurrent requests for one address wait for each other, so that none of them passes its limit."""
-    connection.execute(
-        "SELECT pg_advisory_xact_lock(%s)", (int.from_bytes(address_hash[:8], "big", signed=True),)
-    )
+def lock_requests(connection: Connection, of: bytes) -> None:
+    """Let concurrent requests for one address, or of one account, wait for each other, so that none of them passes its limit."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (int.from_bytes(of[:8], "big", signed=True),))
 
 
 def requests(

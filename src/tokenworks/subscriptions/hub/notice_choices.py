@@ -1,7 +1,7 @@
 """What a person chose for notices: kinds by channel, an e-mail address that the person confirms, a webhook with its secret.
 
-No token and no secret is stored: each is derived from a pepper, the address's id and its generation. So a token is void once its
-address is replaced, and all of them are void once their pepper is retired.
+No token and no secret is stored: each is derived from a pepper, the address's id and its generation. A token is void once its address
+is replaced, and once the pepper that was in use when it was made is retired. A pepper that makes the secret of a webhook is not retired.
 """
 
 import base64
@@ -104,12 +104,19 @@ def person_of(member: Member) -> Person:
 
 def check_email(text: str) -> str:
     """An e-mail address, its domain in small letters. Raises `Invalid`."""
-    if not _EMAIL.fullmatch(text):
+    # Mail programs read `=?` as the beginning of an encoded word (RFC 2047): the address that they take would be another one.
+    if not _EMAIL.fullmatch(text) or "=?" in text:
         raise Invalid(
             f"email: an address such as li@example.com, in ASCII, of at most {EMAIL_CHARS_MAX} characters"
         )
     local, _, domain = text.rpartition("@")
     return f"{local}@{domain.lower()}"
+
+
+def _mailbox(email: str) -> str:
+    """An address without its tag: what is sent to `li+tag@example.com` comes to `li@example.com` at many providers."""
+    local, _, domain = email.rpartition("@")
+    return f"{local.partition('+')[0] or local}@{domain}"
 
 
 class NoticeChoices:
@@ -206,8 +213,10 @@ class NoticeChoices:
                 "mails can't be sent here: the operator has to set smtp_host, smtp_from and public_url"
             )
         now = self._clock.now()
-        address_hash = self._vault.lookup.email(email)
+        address_hash = self._vault.lookup.email(_mailbox(email))
         with self._connection.transaction():
+            # The account always first: requests that wait for each other can't wait in a circle.
+            store.lock_requests(self._connection, person.subscriber_id.bytes[8:])
             store.lock_requests(self._connection, address_hash)
             of_address, of_account = store.requests(
                 self._connection, person.subscriber_id, address_hash, now - timedelta(days=1)
@@ -315,7 +324,10 @@ class NoticeChoices:
         return None if "email" in kind.required else self._token("unsubscribe", address, kind.name)
 
     def _token(self, purpose: str, address: NoticeAddress, kind: str) -> str:
-        version, id_ = address.pepper_version, address.address_id.hex
+        return self._token_under(issuing(self._peppers), purpose, address, kind)
+
+    def _token_under(self, version: int, purpose: str, address: NoticeAddress, kind: str) -> str:
+        id_ = address.address_id.hex
         mac = self._mac(version, f"notice-{purpose}:{id_}:{kind}")
         return f"{version}.{id_}.{kind}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
 
@@ -327,7 +339,9 @@ class NoticeChoices:
             raise invalid
         row = store.lock_address(self._connection, UUID(match[2]))
         found = None if row is None else self._decrypted(row)
-        if found is None or not hmac.compare_digest(self._token(purpose, found, match[3]), token):
+        if found is None or not hmac.compare_digest(
+            self._token_under(int(match[1]), purpose, found, match[3]), token
+        ):
             raise invalid
         return found, match[3]
 

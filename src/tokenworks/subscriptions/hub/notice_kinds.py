@@ -17,6 +17,8 @@ Recipient = Literal["owner", "managers", "member", "invited"]
 # The time of day (in the billing zone) in which a text message that is not urgent may be sent.
 SMS_FROM: Final = time(8)
 SMS_UNTIL: Final = time(22)
+# More than the day for which a delivery is tried.
+URGENT_AHEAD: Final = timedelta(days=2)
 MARKETING: Final = "marketing"
 CONFIRM: Final = "email.confirm"
 
@@ -30,7 +32,7 @@ _SHOWN: Final = frozenset[Channel]({"console"})
 class NoticeKind:
     """A kind of notice. `defaults`: its channels where a person chose nothing; e-mail and webhooks need an address that the person
     gave. `required`: the channels that can't be switched off, since law, money or security demand the notice. `day_max`: the most of
-    this kind to one person by one channel in 24 hours. `urgent`: a text message is sent at night, too.
+    this kind to one person by one channel in 24 hours. `urgent`: it is sent before others, and a text message at night, too.
     """
 
     name: str
@@ -94,6 +96,13 @@ KINDS: Final[dict[str, NoticeKind]] = {kind.name: kind for kind in _KINDS}
 def kind_of(name: str) -> NoticeKind | None:
     """The kind of a notice; None for one of another release. `marketing.<campaign>` is of the kind `marketing`."""
     return KINDS.get(MARKETING if name.startswith(f"{MARKETING}.") else name)
+
+
+def due_from(kind: NoticeKind | None, at: datetime) -> datetime:
+    """From when a notice is due, which decides on the order in which notices are read and sent: urgent ones pass those that wait, such
+    as the bills of a whole run.
+    """
+    return at - URGENT_AHEAD if kind is not None and kind.urgent else at
 
 
 def sms_at(kind: NoticeKind, now: datetime) -> datetime:

@@ -9,6 +9,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from tokenworks.kernel import uuid7
+from tokenworks.subscriptions.hub.notice_kinds import due_from, kind_of
 
 _NOTICE = "notification_id, subscriber_id, kind, ref, content, created_at"
 _DELIVERY = """notice_delivery_id, notification_id, subscriber_id, person_id, kind, channel, state, cause, created_at, begun_at,
@@ -28,7 +29,7 @@ def add_notification(
     row = connection.execute(
         """INSERT INTO notification (notification_id, subscriber_id, kind, ref, content, created_at, next_at)
            VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",
-        (uuid7(), subscriber_id, kind, ref, Jsonb(content), at, at),
+        (uuid7(), subscriber_id, kind, ref, Jsonb(content), at, due_from(kind_of(kind), at)),
     ).fetchone()
     return row is not None
 
@@ -44,7 +45,7 @@ def add_notifications(
         return 0
     return connection.execute(
         """INSERT INTO notification (notification_id, subscriber_id, kind, ref, content, created_at, next_at)
-           SELECT id, subscriber, %(kind)s, ref, content, %(at)s, %(at)s
+           SELECT id, subscriber, %(kind)s, ref, content, %(at)s, %(due)s
            FROM unnest(%(ids)s::uuid[], %(subscribers)s::uuid[], %(refs)s::text[], %(contents)s::jsonb[])
                r(id, subscriber, ref, content) ON CONFLICT DO NOTHING""",
         {
@@ -54,6 +55,7 @@ def add_notifications(
             "contents": [Jsonb(content) for _, _, content in notices],
             "kind": kind,
             "at": at,
+            "due": due_from(kind_of(kind), at),
         },
     ).rowcount
 
@@ -181,6 +183,17 @@ def postpone(connection: Connection, delivery_id: UUID, attempts: int, next_at: 
     )
 
 
+def end_waiting(
+    connection: Connection, channels: Sequence[str], cause: str, before: datetime, at: datetime
+) -> None:
+    """Skip the deliveries by some channels that have waited since before an instant."""
+    connection.execute(
+        """UPDATE notice_delivery SET state = 'skipped', cause = %s, ended_at = %s
+           WHERE state = 'waits' AND channel = ANY(%s) AND next_at < %s AND begun_at < %s""",
+        (cause, at, list(channels), before, before),
+    )
+
+
 def lock_delivery(connection: Connection, delivery_id: UUID) -> TupleRow | None:
     return connection.execute(
         f"SELECT {_DELIVERY} FROM notice_delivery WHERE notice_delivery_id = %s FOR UPDATE".encode(),
@@ -304,12 +317,12 @@ def delete_old(connection: Connection, before: datetime, limit: int) -> int:
 
 def forget(connection: Connection, subscriber_id: UUID | None, person_id: UUID | None, at: datetime) -> None:
     """Delete what was sent to an erased subscriber with its members, or to one erased member (`person_id`), also what waits."""
-    connection.execute(
-        "DELETE FROM notice_delivery WHERE subscriber_id = %s OR person_id = %s", (subscriber_id, person_id)
-    )
-    # A notice that has no deliveries yet must not get any.
+    # A notice that has no deliveries yet must not get any. First, since it waits for a job that makes them at this moment.
     connection.execute(
         """UPDATE notification SET given_up_at = %s
-           WHERE subscriber_id = %s AND delivered_at IS NULL AND given_up_at IS NULL""",
-        (at, subscriber_id),
+           WHERE (subscriber_id = %s OR content ->> 'person_id' = %s) AND delivered_at IS NULL AND given_up_at IS NULL""",
+        (at, subscriber_id, None if person_id is None else str(person_id)),
+    )
+    connection.execute(
+        "DELETE FROM notice_delivery WHERE subscriber_id = %s OR person_id = %s", (subscriber_id, person_id)
     )

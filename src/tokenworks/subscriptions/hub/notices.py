@@ -16,10 +16,12 @@ from tokenworks.subscriptions.errors import SubscriberNotFound
 from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.hub.notice_choices import NoticeChoices
 from tokenworks.subscriptions.hub.notice_kinds import (
+    CHANNELS,
     CONFIRM,
     MARKETING,
     Channel,
     NoticeKind,
+    due_from,
     kind_of,
     sms_at,
 )
@@ -54,7 +56,9 @@ UNREADABLE_WAIT: Final = timedelta(hours=1)
 ADMINS_MAX: Final = 20
 INVITATIONS_DAY_MAX: Final = 50
 UNREAD_MAX: Final = 1000
+# Deleted at once, and in one hour: more than a works with a million subscribers writes in it.
 OLD_BATCH: Final = 1000
+OLD_BATCHES_MAX: Final = 100
 ANNOUNCED_BATCH: Final = 1000
 SAID_CHARS_MAX: Final = 300
 REF_CHARS_MAX: Final = 64
@@ -151,7 +155,8 @@ class Notices:
         chosen = self._choices.chosen(people)
         has = self._choices.channels(people)
         since = now - timedelta(days=1)
-        counts = notice_store.day_counts(self._connection, people, since)
+        counts = self._day_counts(people, since)
+        invited: dict[UUID, int] = {}
         rows: list[tuple[object, ...]] = []
         for notice, kind, persons in told:
             for person_id in persons:
@@ -163,50 +168,63 @@ class Notices:
                         and channel not in has.get(person_id, ())
                     ):
                         continue
-                    place = (person_id, notice.kind, channel)
+                    place = (person_id, kind.name, channel)
                     counts[place] = counts.get(place, 0) + 1
-                    cause = self._not_sent(notice, kind, channel, counts[place], ports, since)
+                    cause = self._not_sent(kind, channel, counts[place], ports)
+                    if (
+                        cause is None
+                        and kind.to == "invited"
+                        and not self._may_invite(notice, invited, since)
+                    ):
+                        cause = DAY_LIMIT
                     state = "sent" if channel == "console" else "waits"
                     if cause is not None:
                         state = "skipped"
-                    next_at = sms_at(kind, now) if channel == "sms" else now
+                    begun_at = sms_at(kind, now) if channel == "sms" else now
+                    next_at = due_from(kind, begun_at)
                     ended_at = None if state == "waits" else now
                     rows.append(
                         (uuid7(), notice.notification_id, notice.subscriber_id, person_id, notice.kind, channel, state, cause,
-                         now, next_at, next_at, ended_at)
+                         now, begun_at, next_at, ended_at)
                     )  # fmt: skip
         return rows
 
+    def _day_counts(self, person_ids: Sequence[UUID], since: datetime) -> dict[tuple[UUID, str, str], int]:
+        """(person, kind, channel) -> deliveries since an instant that were not skipped; all campaigns are one kind."""
+        counts: dict[tuple[UUID, str, str], int] = {}
+        for (person_id, name, channel), count in notice_store.day_counts(
+            self._connection, person_ids, since
+        ).items():
+            kind = kind_of(name)
+            place = (person_id, name if kind is None else kind.name, channel)
+            counts[place] = counts.get(place, 0) + count
+        return counts
+
+    def _may_invite(self, notice: Notice, invited: dict[UUID, int], since: datetime) -> bool:
+        """False if the account has sent all invitations of a day. `invited`: by account, those of the day with those of this batch."""
+        account = notice.subscriber_id
+        if account not in invited:
+            invited[account] = notice_store.invited_count(self._connection, account, notice.kind, since)
+        invited[account] += 1
+        return invited[account] <= INVITATIONS_DAY_MAX
+
     def _not_sent(
-        self,
-        notice: Notice,
-        kind: NoticeKind,
-        channel: Channel,
-        count: int,
-        ports: Collection[Channel],
-        since: datetime,
+        self, kind: NoticeKind, channel: Channel, count: int, ports: Collection[Channel]
     ) -> str | None:
         """Why a delivery is skipped; None if it is made. `count`: this person's of the kind by the channel in a day, with this one."""
         if channel != "console" and channel not in ports:
             return NO_PORT
         if channel in kind.required and kind.to != "member":
             return None  # its causes are bounded: a bill, a step of dunning
-        if count > kind.day_max:
-            return DAY_LIMIT
-        if kind.to == "invited":
-            invited = notice_store.invited_count(self._connection, notice.subscriber_id, notice.kind, since)
-            return DAY_LIMIT if invited >= INVITATIONS_DAY_MAX else None
-        return None
+        return DAY_LIMIT if count > kind.day_max else None
 
     # From a delivery to a message.
 
     def lease(self, channels: Collection[Channel], limit: int) -> list[NoticeDelivery]:
-        """Lease the deliveries that are due, oldest first: no other process sends them for a minute."""
+        """Lease the deliveries that are due, urgent ones first, then oldest first: no other process sends them for a minute."""
         now = self._clock.now()
         rows = notice_store.lease(self._connection, list(channels), now, now + LEASE, limit)
-        return sorted(
-            (NoticeDelivery(*row) for row in rows), key=lambda found: (found.begun_at, found.delivery_id)
-        )
+        return sorted((NoticeDelivery(*row) for row in rows), key=_turn_of)
 
     def message(self, delivery: NoticeDelivery) -> Outgoing:
         """What a delivery says now. Raises `NoticeSkipped` if the person is gone, has no address, or no longer wants it."""
@@ -290,6 +308,14 @@ class Notices:
         notice_store.postpone(
             self._connection, delivery.delivery_id, delivery.attempts, self._clock.now() + FIRST_WAIT
         )
+
+    def skip_without_port(self, ports: Collection[Channel]) -> None:
+        """Skip deliveries that have waited for `GIVE_UP_AFTER` for a channel that is not set up any more: nothing else ends them, and
+        their notices would be kept for ever.
+        """
+        now = self._clock.now()
+        gone = [channel for channel in CHANNELS if channel != "console" and channel not in ports]
+        notice_store.end_waiting(self._connection, gone, NO_PORT, now - GIVE_UP_AFTER, now)
 
     def _end(self, delivery: NoticeDelivery, state: NoticeState, cause: str | None) -> None:
         notice_store.end(
@@ -388,10 +414,16 @@ class Notices:
     # Retention and erasure.
 
     def forget_old(self) -> int:
-        """Delete a batch of notices that are older than `notice_days`, with their deliveries. Return how many."""
+        """Delete notices that are older than `notice_days`, with their deliveries, in at most `OLD_BATCHES_MAX` batches. Return how many."""
         before = self._clock.now() - timedelta(days=self._days_kept)
         self._choices.forget_old()
-        return notice_store.delete_old(self._connection, before, OLD_BATCH)
+        total = 0
+        for _ in range(OLD_BATCHES_MAX):
+            gone = notice_store.delete_old(self._connection, before, OLD_BATCH)
+            total += gone
+            if gone < OLD_BATCH:
+                break
+        return total
 
     def forget(self, subscriber: Subscriber) -> None:
         """Forget a subscriber who is erased, and its members, in the erasure's transaction: no notice is sent any more."""
@@ -427,6 +459,10 @@ def _shown(row: TupleRow, language: Language) -> ShownNotice:
         found.created_at,
         found.read_at,
     )
+
+
+def _turn_of(delivery: NoticeDelivery) -> tuple[datetime, UUID]:
+    return due_from(kind_of(delivery.kind), delivery.begun_at), delivery.delivery_id
 
 
 def _wait(delivery: NoticeDelivery) -> timedelta:

@@ -274,6 +274,7 @@ def made_under(connection: Connection, version: int, now: datetime) -> dict[str,
         ("staff session(s)", "FROM staff_session WHERE pepper_version = %(v)s AND ended_at IS NULL AND expires_at > %(now)s"),
         ("staff token(s)", "FROM staff_token WHERE coalesce(pepper_version, 1) = %(v)s AND expires_at > %(now)s"),
         ("webhook(s)", "FROM hub_listener WHERE removed_at IS NULL AND (pepper_version = %(v)s OR overlap_version = %(v)s AND overlap_until > %(now)s)"),
+        ("webhook(s) for notices", "FROM notice_address WHERE channel = 'webhook' AND (pepper_version = %(v)s OR overlap_version = %(v)s AND overlap_until > %(now)s)"),
     ):  # fmt: skip
         row = connection.execute(f"SELECT count(*) {query}".encode(), {"v": version, "now": now}).fetchone()
         found[what] = 0 if row is None else int(row[0])
