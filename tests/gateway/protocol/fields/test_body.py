@@ -7,6 +7,7 @@ import pytest
 from tests.gateway.protocol.fields.support import HI, compact, sent
 from tokenworks.gateway.protocol.fields import BodyError, allowed_query, parse_body
 from tokenworks.gateway.protocol.fields.layout import TRANSLATED
+from tokenworks.gateway.protocol.fields.scan import ELEMENTS_MAX
 
 
 def refused(body, protocol="chat"):
@@ -309,3 +310,12 @@ def test_thinking_of_a_translated_answer_does_not_pass(spaced):
     out, names = sent(json.dumps(marked).encode() if spaced else marked, "messages")
     assert out["messages"][1]["content"] == [said, *native]
     assert set(names) == {"messages[1].content[0]", "messages[1].content[1]"}
+
+
+def test_a_list_of_very_many_values_is_refused_before_they_are_looked_at():
+    """Numbers in the place of messages are cheap to send: 16 MB of them would hold up a worker's loop for seconds."""
+    for protocol, name in (("chat", "messages"), ("messages", "messages"), ("responses", "input")):
+        limit = [{"role": "user", "content": "x"}, *[0] * (ELEMENTS_MAX - 1)]
+        parse_body(compact({"model": "m", "max_tokens": 5, name: limit}), protocol)
+        refusal = refused({"model": "m", "max_tokens": 5, name: [*limit, 0]}, protocol)
+        assert (refusal.status, refusal.param) == (400, name)

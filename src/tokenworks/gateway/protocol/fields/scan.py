@@ -45,6 +45,8 @@ DEPTH_MAX: Final = 16
 # Fields and objects that are removed from one body at most.
 CUTS_MAX: Final = 1_000
 LINKS_MAX: Final = 1_000
+# Elements of a list that has others than objects: each costs time, though nothing of them is read.
+ELEMENTS_MAX: Final = 100_000
 STORE: Final = ("store",)
 ID_CHARS_MAX: Final = 200
 object_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -236,6 +238,8 @@ class BodyScan:
             items = items_decoder.decode(raw)
         except UNREADABLE as error:
             raise invalid(f"{path_text(path)}: {error}", path_text(path)) from None
+        if len(items) > ELEMENTS_MAX:
+            raise invalid(f"{path_text(path)} has at most {ELEMENTS_MAX} elements", path_text(path))
         changed = False
         for number, item in enumerate(items):
             opens = first_byte(item)
@@ -248,6 +252,8 @@ class BodyScan:
             elif opens == OPEN_ARRAY:
                 # No protocol has a list inside a list of typed objects.
                 self.cuts.append((*path, number))
+            else:
+                continue
             self._check_cuts()
         return msgspec.Raw(_encode(items)) if changed else raw
 
