@@ -302,16 +302,11 @@ class Dispatch:
             conn.refuse(refusal)
             return
 
-        def identified(user: KeyEntry | None) -> None:
-            if conn.transport is None:
-                return
-            unusable = self._identify.unusable(user)
-            if unusable is not None or user is None:
-                conn.refuse(unusable or KEYS_AWAY)
-            else:
-                stored_routes.StoredRoute(self._shared, conn, head, user, self._json).run()
-
-        self._identify.identify(conn, head, identified, conn.refuse)
+        self._with_key(
+            conn,
+            head,
+            lambda user: stored_routes.StoredRoute(self._shared, conn, head, user, self._json).run(),
+        )
 
     def _health(self, conn: ClientConnection, path: str) -> None:
         reasons = self._not_ready() if path == "/readyz" else []
@@ -355,6 +350,11 @@ class Dispatch:
             conn.refuse(Refusal(405, "method_not_allowed", f"{head.path} takes GET"))
             return
 
+        self._with_key(conn, head, lambda user: self._control(conn, head, b"", user.text))
+
+    def _with_key(self, conn: ClientConnection, head: Head, serve: Callable[[KeyEntry], None]) -> None:
+        """Call `serve` with the request's key if it may be used; refuse the request if not."""
+
         def identified(user: KeyEntry | None) -> None:
             if conn.transport is None:
                 return
@@ -362,7 +362,7 @@ class Dispatch:
             if unusable is not None or user is None:
                 conn.refuse(unusable or KEYS_AWAY)
             else:
-                self._control(conn, head, b"", user.text)
+                serve(user)
 
         self._identify.identify(conn, head, identified, conn.refuse)
 

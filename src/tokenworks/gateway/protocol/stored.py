@@ -220,8 +220,8 @@ def object_places(items: list[msgspec.Raw]) -> list[int]:
 
 
 def shown_places(places: list[int], first: int, page: ItemsPage) -> tuple[list[int], bool]:
-    """The part of a list that is shown, and whether more follows; `places` is turned round for a descending order. `first`: the number, from 1, of the item after which the part begins;
-    0: the part begins the list.
+    """The part of a list that is shown, and whether more follows; `places` is turned round for a descending order. `first`: the number,
+    from 1, of the item after which the part begins; 0: the part begins the list.
     """
     if not page.ascending:
         first = len(places) - first + 1 if first else 0

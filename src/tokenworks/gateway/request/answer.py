@@ -168,8 +168,15 @@ class Answers:
             return Fault("server", 502, "", "", None)
         return None
 
-    def translated_body(self, attempt: AnsweredAttempt, answer: Answer, counted: Counts | None) -> bytes:
-        """The body of a translated answer. `counted`: the tokens of the record, which the client gets if the upstream reported no usage."""
+    def whole_body(self, attempt: AnsweredAttempt, counted: Counts | None) -> bytes:
+        """The body of an answer that is not streamed, as its client gets it. `counted`: the tokens of the record, which the client of a
+        translated answer gets if the upstream reported no usage.
+        """
+        if attempt.whole is not None:
+            return self._translated_body(attempt, attempt.whole, counted)
+        return attempt.chunks[0] if attempt.chunks else b""
+
+    def _translated_body(self, attempt: AnsweredAttempt, answer: Answer, counted: Counts | None) -> bytes:
         translated = attempt.translated
         assert translated is not None
         naming = self._translations.naming(attempt, translated)
@@ -182,7 +189,7 @@ class Answers:
         meter: StreamMeter,
         counted: Counts | None,
     ) -> bytes:
-        """The last events of a translated stream that is complete, made once. `counted`: as in `translated_body`. An end that can't be
+        """The last events of a translated stream that is complete, made once. `counted`: as in `whole_body`. An end that can't be
         translated is the event of an error, and sets `end_failed`.
         """
         if attempt.end is None:

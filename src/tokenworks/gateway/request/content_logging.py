@@ -59,9 +59,7 @@ def _answer(parts: Parts, request: HeldRequest, attempt: AnsweredAttempt | None)
         return (b"", copy.size) if copy.lost else (copy.content(), copy.size)
     if attempt is None or not attempt.chunks or record is None or record.state != "complete":
         return b"", 0
-    answer = attempt.chunks[0]
-    if attempt.whole is not None:
-        answer = parts.answers.translated_body(attempt, attempt.whole, record.c)
+    answer = parts.answers.whole_body(attempt, record.c)
     if request.compaction is not None:
         answer = compacted_body(request, answer) or b""
     return answer, len(answer)

@@ -31,10 +31,7 @@ def write_end(conn: ClientConnection, attempt: AnsweredAttempt, answers: Answers
             request, conn, stream_end(request, meter.upstream_id, last) if request.wants_cost else last
         )
         return
-    if attempt.whole is not None:
-        body = answers.translated_body(attempt, attempt.whole, counted)
-    else:
-        body = attempt.chunks[0] if attempt.chunks else b""
+    body = answers.whole_body(attempt, counted)
     if request.wants_cost:
         body = whole_answer(request, body)
     write_whole(request, conn, body if request.compaction is None else compacted_end(request, body))

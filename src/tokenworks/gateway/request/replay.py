@@ -337,9 +337,7 @@ class Replay:
         ):
             return None
         if attempt.meter is None:
-            answer = attempt.chunks[0] if attempt.chunks else b""
-            if attempt.whole is not None:
-                answer = self._parts.answers.translated_body(attempt, attempt.whole, charge.counts)
+            answer = self._parts.answers.whole_body(attempt, charge.counts)
             if request.compaction is not None:
                 answer = compacted_body(request, answer) or b""
             return answer if 0 < len(answer) <= size_max else None

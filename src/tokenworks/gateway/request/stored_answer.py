@@ -117,10 +117,7 @@ class StoredAnswer(Replay):
                 return with_shown_output(ended, copy.content())
             last = answers.translated_end(attempt, translator, meter, charge.counts)
             return None if attempt.end_failed else ended_response(last)
-        if attempt.whole is not None:
-            body = answers.translated_body(attempt, attempt.whole, charge.counts)
-            return compacted_response(self._request, body)
-        return compacted_response(self._request, attempt.chunks[0] if attempt.chunks else b"")
+        return compacted_response(self._request, answers.whole_body(attempt, charge.counts))
 
     def _completion(self, charge: AttemptCharge) -> RawObject | None:
         """The chat completion as its client gets it; None if it is not whole."""
@@ -129,10 +126,7 @@ class StoredAnswer(Replay):
         if charge.state != "complete":
             return None
         if meter is None:
-            body = attempt.chunks[0] if attempt.chunks else b""
-            if attempt.whole is not None:
-                body = answers.translated_body(attempt, attempt.whole, charge.counts)
-            return whole_response(body)
+            return whole_response(answers.whole_body(attempt, charge.counts))
         last = meter.withheld
         if translator is not None:
             last = answers.translated_end(attempt, translator, meter, charge.counts)

@@ -22,6 +22,7 @@ from tokenworks.subscriptions.hub import notice_address_store as store
 from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.hub.callback import check_callback
 from tokenworks.subscriptions.hub.notice_kinds import CONFIRM, KINDS, Channel, NoticeKind
+from tokenworks.subscriptions.hub.service import signing_generations
 from tokenworks.subscriptions.model import Member
 from tokenworks.trust import PersonVault, issuing
 
@@ -294,15 +295,10 @@ class NoticeChoices:
 
     def signing_secrets(self, address: NoticeAddress) -> list[bytes]:
         """The secrets that sign now: the webhook's, and during an overlap the former one."""
-        found = [self._key(address.address_id, address.generation, address.pepper_version)]
-        if (
-            address.overlap_until is not None
-            and address.overlap_version is not None
-            and address.overlap_version in self._peppers
-            and self._clock.now() < address.overlap_until
-        ):
-            found.append(self._key(address.address_id, address.generation - 1, address.overlap_version))
-        return found
+        return [
+            self._key(address.address_id, generation, version)
+            for generation, version in signing_generations(address, self._peppers, self._clock.now())
+        ]
 
     def _key(self, address_id: UUID, generation: int, version: int) -> bytes:
         return self._mac(version, f"notice-webhook:{address_id}:{generation}")

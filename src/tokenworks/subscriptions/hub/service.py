@@ -8,10 +8,10 @@ least once, under the event's id. A body names people, so that it is encrypted u
 import base64
 import hashlib
 import hmac
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 from urllib.parse import parse_qsl
 from uuid import UUID
 
@@ -57,6 +57,34 @@ class ListenerNotFound(NotFound):
 
 class DeliveryNotFound(NotFound):
     """No such delivery is in the log."""
+
+
+class RotatingSecret(Protocol):
+    """The present generation of a secret that is derived under a pepper, and until when the former one signs, too."""
+
+    @property
+    def generation(self) -> int: ...
+    @property
+    def pepper_version(self) -> int: ...
+    @property
+    def overlap_until(self) -> datetime | None: ...
+    @property
+    def overlap_version(self) -> int | None: ...
+
+
+def signing_generations(
+    secret: RotatingSecret, peppers: Container[int], now: datetime
+) -> list[tuple[int, int]]:
+    """(generation, version of its pepper) of each secret that signs now: the present one, and during an overlap the former one."""
+    found = [(secret.generation, secret.pepper_version)]
+    if (
+        secret.overlap_until is not None
+        and secret.overlap_version is not None
+        and secret.overlap_version in peppers
+        and now < secret.overlap_until
+    ):
+        found.append((secret.generation - 1, secret.overlap_version))
+    return found
 
 
 class DeliveryNotDone(Conflict):
@@ -224,17 +252,10 @@ class Hub:
 
     def secrets(self, listener: Listener) -> list[bytes]:
         """The secrets that a delivery is signed with now: the listener's, and during an overlap the former one."""
-        found = [self._secret(listener.listener_id, listener.generation, listener.pepper_version)]
-        if (
-            listener.overlap_until is not None
-            and listener.overlap_version is not None
-            and listener.overlap_version in self._peppers
-            and self._clock.now() < listener.overlap_until
-        ):
-            found.append(
-                self._secret(listener.listener_id, listener.generation - 1, listener.overlap_version)
-            )
-        return [text.encode() for text in found]
+        return [
+            self._secret(listener.listener_id, generation, version).encode()
+            for generation, version in signing_generations(listener, self._peppers, self._clock.now())
+        ]
 
     def _secret(self, listener_id: UUID, generation: int, version: int) -> str:
         if version not in self._peppers:
