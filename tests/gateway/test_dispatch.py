@@ -5,9 +5,12 @@ from types import SimpleNamespace
 import pytest
 
 from tests.gateway.request.support import Worker
+from tests.support.builds import on_sources
 from tokenworks.gateway.dispatch import Dispatch
 from tokenworks.gateway.http.head import parse_head
 from tokenworks.gateway.keys import KeyEntry
+
+pytestmark = on_sources
 
 GOOD, BAD = b'{"model":"m","input":"hi"}', b'{"model":'
 

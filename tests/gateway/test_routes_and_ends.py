@@ -12,12 +12,15 @@ from tests.gateway.request.support import Worker, deployment
 from tests.gateway.request.test_compacting import OPENAI, gives_keys
 from tests.gateway.request.test_compacting import begins as compacts
 from tests.gateway.request.test_replay import asked
+from tests.support.builds import on_sources
 from tokenworks.catalog import Counts, Service
 from tokenworks.charging import REPLAY_KEEP, REPLAY_LOOKUP, ReplayFound
 from tokenworks.factory import COUNT_PATHS, PROTOCOL_PATHS
 from tokenworks.gateway.http.paths import ENDPOINTS, KEY_PATHS
 from tokenworks.gateway.protocol.compaction import COMPACT_PATH
 from tokenworks.gateway.request.ticking import cut, time_out
+
+pytestmark = on_sources
 
 INPUT, OUTPUT = 9, 4
 EVENTS, JSON = b"text/event-stream", b"application/json"
